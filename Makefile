@@ -1,0 +1,50 @@
+# Everything a clone needs: `make render` and `make test` set up `.venv` by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROMPT ?= a red circle moves left on a blue background
+OUT ?= clip.mp4
+ARGS ?=
+
+.PHONY: help install install-dev render test test-slow check format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed  ## what `make render` needs
+
+install-dev: $(VENV)/.installed-dev  ## what `make check` and `make test` need
+
+render: $(VENV)/.installed  ## turn PROMPT into the video OUT (ARGS="--steps 10 ..." are passed on)
+	$(BIN)/reelray render "$(PROMPT)" -o "$(OUT)" $(ARGS)
+
+test: $(VENV)/.installed-dev  ## the default tests: CPU, offline
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(VENV)/.installed-dev  ## format, lint, types, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(VENV)/.installed-dev  ## rewrite to the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

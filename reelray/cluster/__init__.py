@@ -1,0 +1,1 @@
+"""What touches the outside: Ray, files, settings, the command line."""

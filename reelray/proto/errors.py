@@ -1,0 +1,124 @@
+"""One error tree. Every error has a stable code, says whether trying again can help, and carries ids.
+
+ReelrayError
+├── InputError            what the caller asked for cannot be done            exit 2
+│   ├── UnknownModelError     no preset and no folder of that name
+│   ├── SizeError             width, height or frame count does not fit the model
+│   ├── PromptError           empty or too long
+│   └── UnsupportedError      a well-formed wish that this model or build does not serve
+├── CheckpointError       the folder of weights is not usable                 exit 3
+│   ├── ManifestError         manifest.yaml: file, field, allowed values
+│   └── WeightsError          missing shard, truncated file, wrong key or shape
+├── OutputError           the result cannot be written                        exit 4
+├── ResourceError         memory or device ran out                            exit 5   retryable
+├── EngineError           a rank or the engine was lost                       exit 6   retryable
+└── CancelledError        somebody stopped the request                        exit 130
+"""
+
+from collections.abc import Mapping
+
+
+class ReelrayError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        message: One line: what was wrong, and what would be right.
+        ids: Ids that help to find the request or engine, such as ``{"request": "r-1"}``.
+    """
+
+    code: str = "internal"
+    retryable: bool = False
+    exit_code: int = 1
+
+    def __init__(self, message: str, *, ids: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.ids: dict[str, str] = dict(ids or {})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep ids when the error crosses a process border."""
+        return (_rebuild, (type(self), self.message, self.ids))
+
+
+def _rebuild(kind: type[ReelrayError], message: str, ids: dict[str, str]) -> ReelrayError:
+    return kind(message, ids=ids)
+
+
+class InputError(ReelrayError):
+    """What the caller asked for cannot be done."""
+
+    code = "invalid_input"
+    exit_code = 2
+
+
+class UnknownModelError(InputError):
+    """No preset and no checkpoint folder has this name."""
+
+    code = "unknown_model"
+
+
+class SizeError(InputError):
+    """Width, height or frame count does not fit the model."""
+
+    code = "invalid_size"
+
+
+class PromptError(InputError):
+    """The prompt is empty or too long."""
+
+    code = "invalid_prompt"
+
+
+class UnsupportedError(InputError):
+    """A well-formed wish that this model or this build does not serve."""
+
+    code = "unsupported"
+
+
+class CheckpointError(ReelrayError):
+    """The folder of weights is not usable."""
+
+    code = "bad_checkpoint"
+    exit_code = 3
+
+
+class ManifestError(CheckpointError):
+    """`manifest.yaml` is not valid; the message names file, field and allowed values."""
+
+    code = "bad_manifest"
+
+
+class WeightsError(CheckpointError):
+    """A weight file is missing, truncated, or holds a wrong key or shape."""
+
+    code = "bad_weights"
+
+
+class OutputError(ReelrayError):
+    """The result cannot be written."""
+
+    code = "output_failed"
+    exit_code = 4
+
+
+class ResourceError(ReelrayError):
+    """Memory or a device ran out."""
+
+    code = "out_of_resources"
+    retryable = True
+    exit_code = 5
+
+
+class EngineError(ReelrayError):
+    """A rank or the whole engine was lost."""
+
+    code = "engine_lost"
+    retryable = True
+    exit_code = 6
+
+
+class CancelledError(ReelrayError):
+    """Somebody stopped the request."""
+
+    code = "cancelled"
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""Pure decisions. No torch, no ray, no I/O; the clock is injected."""

@@ -1,0 +1,1 @@
+"""What runs beside a GPU: models, samplers, recipes, checkpoints, the VAE, the engine."""

@@ -1,0 +1,1 @@
+"""The Wan2.1 family: transformer, causal video VAE, text encoder and their weight maps."""

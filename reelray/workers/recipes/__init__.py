@@ -1,0 +1,1 @@
+"""Recipes as data: the shipped presets and the `manifest.yaml` reader."""
