@@ -1,0 +1,70 @@
+"""What the scheduler and the engine must know of a model, without its weights."""
+
+from dataclasses import dataclass
+
+from reelray.proto.errors import SizeError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """Geometry of a latent video model.
+
+    Args:
+        family: Key of the model registry, such as ``wan``.
+        task: ``t2v`` or ``i2v``.
+        latent_channels: Channels the sampler works on.
+        spatial_stride: Pixels per latent cell, in height and in width.
+        temporal_stride: Pixel frames per latent frame after the first.
+        patch: Latent cells per token in time, height and width.
+        text_tokens: Text slots the transformer attends.
+        layers: Transformer blocks.
+        dim: Transformer width.
+        parameters: Transformer parameters.
+    """
+
+    family: str
+    task: str
+    latent_channels: int
+    spatial_stride: int
+    temporal_stride: int
+    patch: tuple[int, int, int]
+    text_tokens: int
+    layers: int
+    dim: int
+    parameters: int
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip of `frames` pixel frames.
+
+        Raises:
+            SizeError: `frames` is not a multiple of the temporal stride plus one.
+        """
+        if frames < 1 or (frames - 1) % self.temporal_stride:
+            lower = max(1, (frames - 1) // self.temporal_stride * self.temporal_stride + 1)
+            raise SizeError(
+                f"{frames} frames cannot be made: the count must be {self.temporal_stride}n+1, "
+                f"such as {lower} or {lower + self.temporal_stride}"
+            )
+        return (frames - 1) // self.temporal_stride + 1
+
+    def frames(self, latent_frames: int) -> int:
+        """Pixel frames that `latent_frames` latent frames decode to."""
+        return (latent_frames - 1) * self.temporal_stride + 1
+
+    def latent_size(self, width: int, height: int) -> tuple[int, int]:
+        """Latent height and width of a picture.
+
+        Raises:
+            SizeError: A side is not a multiple of stride times patch.
+        """
+        for name, value, patch in (("width", width, self.patch[2]), ("height", height, self.patch[1])):
+            step = self.spatial_stride * patch
+            if value < step or value % step:
+                lower = max(step, value // step * step)
+                raise SizeError(f"{name} {value} does not divide by {step}; the nearest are {lower} and {lower + step}")
+        return height // self.spatial_stride, width // self.spatial_stride
+
+    def tokens(self, latent_frames: int, width: int, height: int) -> int:
+        """Tokens of one window."""
+        rows, columns = self.latent_size(width, height)
+        return latent_frames // self.patch[0] * (rows // self.patch[1]) * (columns // self.patch[2])

@@ -1,0 +1,76 @@
+"""A validated wish for one video, and what came of it."""
+
+from dataclasses import dataclass, field
+from typing import NewType
+
+from reelray.proto.recipe import Recipe
+
+RequestId = NewType("RequestId", str)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderRequest:
+    """One video, every default already filled in.
+
+    Args:
+        request_id: Unique in the engine.
+        prompt: What to show.
+        negative_prompt: Text of the unconditional branch; may be empty.
+        width: Pixels, fits the model.
+        height: Pixels, fits the model.
+        frames: Pixel frames, 4n+1 for Wan.
+        seed: Noise seed, 0 <= seed < 2**63.
+        recipe: Sampling as data; step count and guidance of the request are already merged into it.
+        image: RGB bytes of the first frame at `width` x `height` (H, W, 3 uint8), for i2v models.
+    """
+
+    request_id: RequestId
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    frames: int
+    seed: int
+    recipe: Recipe
+    image: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must lie in 0..2**63-1")
+        if self.image is not None and len(self.image) != self.width * self.height * 3:
+            raise ValueError(f"image holds {len(self.image)} bytes; {self.width * self.height * 3} were expected")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderSummary:
+    """What ran, for how long, and on what.
+
+    Args:
+        request_id: The request.
+        model: Name of the recipe.
+        model_digest: Hex digest over the checkpoint's files.
+        frames: Pixel frames made.
+        width: Pixels.
+        height: Pixels.
+        seed: Noise seed.
+        steps: Denoise steps.
+        forwards: Transformer evaluations, both guidance branches counted.
+        device: Such as ``cpu`` or ``NVIDIA H200``.
+        dtype: Such as ``bfloat16``.
+        stage_s: Seconds per stage: load, text, denoise, decode.
+        peak_bytes: Peak memory of the engine process (device memory on a GPU).
+    """
+
+    request_id: RequestId
+    model: str
+    model_digest: str
+    frames: int
+    width: int
+    height: int
+    seed: int
+    steps: int
+    forwards: int
+    device: str
+    dtype: str
+    stage_s: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0

@@ -1,0 +1,64 @@
+"""One engine step, small enough to send to every rank over a control channel."""
+
+from dataclasses import dataclass
+
+from reelray.proto.request import RenderRequest, RequestId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowStep:
+    """Move one window by one denoise step.
+
+    Args:
+        request_id: Whose window.
+        chunk: Index of the chunk.
+        first_latent_frame: Index of the window's first latent frame in the video.
+        latent_frames: Latent frames in the window.
+        step: Index in the chunk's step list.
+        last: True when the chunk is clean afterwards.
+    """
+
+    request_id: RequestId
+    chunk: int
+    first_latent_frame: int
+    latent_frames: int
+    step: int
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeStep:
+    """Decode clean latent frames and send them out.
+
+    Args:
+        request_id: Whose latents.
+        first_latent_frame: First latent frame to decode; the request's decoder state stands right before it.
+        latent_frames: How many.
+        last: True when the video is complete afterwards.
+    """
+
+    request_id: RequestId
+    first_latent_frame: int
+    latent_frames: int
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepPlan:
+    """What every rank does next, in this order: releases, admits, windows, decodes.
+
+    Args:
+        sequence: Grows by one per plan; a gap is an error.
+        generation: Generation of the gang; a plan of another generation is refused.
+        releases: Requests to forget (finished, cancelled or failed); their memory is freed.
+        admits: Requests to take in: text is encoded and noise is drawn from the request alone.
+        windows: Windows that share this step's forward.
+        decodes: Latents to decode.
+    """
+
+    sequence: int
+    generation: int
+    releases: tuple[RequestId, ...] = ()
+    admits: tuple[RenderRequest, ...] = ()
+    windows: tuple[WindowStep, ...] = ()
+    decodes: tuple[DecodeStep, ...] = ()

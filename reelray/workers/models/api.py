@@ -1,0 +1,67 @@
+"""What the engine needs from a model; it never asks which model it runs.
+
+Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S tokens, F pixel frames.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from reelray.proto.model_facts import ModelFacts
+
+
+class VideoModel(Protocol):
+    """A loaded checkpoint: text encoder, transformer and latent decoder on one device.
+
+    Text and image contexts are opaque to the engine: it keeps them per request and hands them back.
+    """
+
+    facts: ModelFacts
+    device: torch.device
+    dtype: torch.dtype
+    digest: str
+
+    def encode_text(self, prompts: Sequence[str]) -> list[Any]:
+        """Encode prompts into one text context each, cached by content."""
+        ...
+
+    def encode_image(self, image_HWC: Tensor, *, frames: int) -> Any:
+        """Encode a first frame (uint8) into the image context of an i2v model."""
+        ...
+
+    def denoise(
+        self,
+        latents_BCTHW: Tensor,
+        timestep_BT: Tensor,
+        text: Sequence[Any],
+        *,
+        positions_BT: Tensor,
+        image: Sequence[Any] | None = None,
+    ) -> Tensor:
+        """Evaluate the transformer once.
+
+        Args:
+            latents_BCTHW: Noisy latents, any float dtype; computed in the model's dtype.
+            timestep_BT: Timestep in [0, 1000] of each latent frame.
+            text: One text context per batch row.
+            positions_BT: Temporal position of each latent frame.
+            image: One image context per batch row, for i2v models.
+
+        Returns:
+            The raw prediction, float32, shape of `latents_BCTHW`.
+        """
+        ...
+
+    def new_decode_state(self) -> Any:
+        """State of one video's causal decoder before its first latent frame."""
+        ...
+
+    def decode(self, latents_1CTHW: Tensor, state: Any) -> Tensor:
+        """Decode the next latent frames of a video and advance its state.
+
+        Returns:
+            RGB uint8 frames on the CPU, shape F, H, W, 3.
+        """
+        ...
