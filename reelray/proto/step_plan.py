@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reelray.proto.errors import ReelrayError
-from reelray.proto.events import Frames, Stage
+from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.request import RenderRequest, RequestId
 
 
@@ -110,3 +110,18 @@ class StepReport:
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
     peak_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOutcome:
+    """What a reported step means to the clients whose requests nobody cancelled meanwhile.
+
+    Args:
+        progress: Stages that moved, in plan order.
+        finished: Requests that are complete.
+        failed: Requests that ended by an error of this step.
+    """
+
+    progress: tuple[Progress, ...] = ()
+    finished: tuple[RequestId, ...] = ()
+    failed: tuple[RequestId, ...] = ()

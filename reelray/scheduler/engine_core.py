@@ -10,30 +10,13 @@ One step is in flight at a time. It may admit queued requests, move one window a
 A request that ended (finished, cancelled, failed) is released in the next step, once, and then forgotten.
 """
 
-from dataclasses import dataclass
-
 from reelray.proto.errors import EngineError, InputError
 from reelray.proto.events import Progress
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import DecodeStep, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepOutcome:
-    """What a reported step means for requests that nobody cancelled meanwhile.
-
-    Args:
-        progress: Stages that moved, in plan order.
-        finished: Requests that are complete.
-        failed: Requests that ended by an error of this step.
-    """
-
-    progress: tuple[Progress, ...] = ()
-    finished: tuple[RequestId, ...] = ()
-    failed: tuple[RequestId, ...] = ()
 
 
 class EngineCore:
