@@ -1,0 +1,19 @@
+"""Fixtures that several rooms share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_t2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny text-to-video checkpoint; do not write into it."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-t2v")
+
+
+@pytest.fixture(scope="session")
+def tiny_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny image-to-video checkpoint; do not write into it."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-i2v", task="i2v", shards=2)
