@@ -57,6 +57,11 @@ class Schedule:
         if any(a <= b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False)):
             raise ValueError(f"timesteps holds {list(self.timesteps)}; values must fall strictly")
 
+    @property
+    def length(self) -> int:
+        """Denoise steps of one chunk."""
+        return len(self.timesteps) or self.steps
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guidance:

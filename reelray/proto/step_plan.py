@@ -1,7 +1,9 @@
-"""One engine step, small enough to send to every rank over a control channel."""
+"""One engine step, small enough to send to every rank over a control channel, and what came of it."""
 
 from dataclasses import dataclass
 
+from reelray.proto.errors import ReelrayError
+from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.request import RenderRequest, RequestId
 
 
@@ -62,3 +64,64 @@ class StepPlan:
     admits: tuple[RenderRequest, ...] = ()
     windows: tuple[WindowStep, ...] = ()
     decodes: tuple[DecodeStep, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageCost:
+    """What one request spent in one stage of one step.
+
+    Args:
+        request_id: Who pays.
+        stage: Where it was spent.
+        seconds: Wall time; a shared forward is split evenly over its windows.
+        forwards: Transformer evaluations, both guidance branches counted.
+    """
+
+    request_id: RequestId
+    stage: Stage
+    seconds: float
+    forwards: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestFailure:
+    """One request could not go on; the others are untouched."""
+
+    request_id: RequestId
+    error: ReelrayError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What a step produced.
+
+    Args:
+        sequence: Of the plan it answers.
+        generation: Of the plan it answers.
+        frames: Decoded frames, in the order of the plan's decodes.
+        costs: Time spent, per request and stage.
+        failures: Requests that failed in this step; whatever else the plan said of them was skipped.
+        peak_bytes: Peak memory of the rank so far (device memory on a GPU, resident memory elsewhere).
+    """
+
+    sequence: int
+    generation: int
+    frames: tuple[Frames, ...] = ()
+    costs: tuple[StageCost, ...] = ()
+    failures: tuple[RequestFailure, ...] = ()
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOutcome:
+    """What a reported step means to the clients whose requests nobody cancelled meanwhile.
+
+    Args:
+        progress: Stages that moved, in plan order.
+        finished: Requests that are complete.
+        failed: Requests that ended by an error of this step.
+    """
+
+    progress: tuple[Progress, ...] = ()
+    finished: tuple[RequestId, ...] = ()
+    failed: tuple[RequestId, ...] = ()

@@ -1,0 +1,24 @@
+"""What an engine says of itself to whoever sends it requests."""
+
+from dataclasses import dataclass
+
+from reelray.proto.model_facts import ModelFacts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineDescription:
+    """A loaded engine.
+
+    Args:
+        facts: Geometry of its model.
+        digest: Hex digest over the checkpoint's files.
+        device: Such as ``cpu`` or ``NVIDIA H200``.
+        dtype: Such as ``bfloat16``.
+        load_s: Seconds it took to load the checkpoint.
+    """
+
+    facts: ModelFacts
+    digest: str
+    device: str
+    dtype: str
+    load_s: float = 0.0

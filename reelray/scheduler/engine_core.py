@@ -1,0 +1,157 @@
+"""Forms engine steps: pure decisions, no threads, no clock of its own, no tensors.
+
+One step is in flight at a time. It may admit queued requests, move one window and decode one piece:
+
+- the window goes to the running request whose last window lies furthest back (round robin, ties by arrival), so that a
+  short clip is not held up behind a long one. One window per forward for now; the plan carries several for the batching
+  policy that follows.
+- the decode turns the same way, over the requests whose next piece is clean and whose client has room for its frames.
+
+A request that ended (finished, cancelled, failed) is released in the next step, once, and then forgotten.
+"""
+
+from reelray.proto.errors import EngineError, InputError
+from reelray.proto.events import Progress
+from reelray.proto.model_facts import ModelFacts
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.step_plan import DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.rollout import ENDED, Phase, Rollout
+
+
+class EngineCore:
+    """Decides what the ranks do next.
+
+    Args:
+        limits: How much the engine takes on.
+        generation: Generation of the gang of ranks; stamped on every plan.
+    """
+
+    def __init__(self, limits: EngineLimits | None = None, *, generation: int = 0) -> None:
+        self._limits = limits or EngineLimits()
+        self._generation = generation
+        self._sequence = 0
+        self._rollouts: dict[RequestId, Rollout] = {}
+        self._issued: StepPlan | None = None
+        self._issued_at_s = 0.0
+
+    def submit(self, request: RenderRequest, facts: ModelFacts) -> None:
+        """Queue a request.
+
+        Raises:
+            SizeError: Its size does not fit the model.
+            InputError: A request of this id is here already.
+        """
+        if request.request_id in self._rollouts:
+            raise InputError(f"request {request.request_id} is here already", ids={"request": request.request_id})
+        self._rollouts[request.request_id] = Rollout(request, facts, self._limits)
+
+    def cancel(self, request_id: RequestId) -> bool:
+        """Stop a request at the next step; returns whether it was still going on."""
+        rollout = self._rollouts.get(request_id)
+        if rollout is None or rollout.phase in ENDED:
+            return False
+        if rollout.phase is Phase.QUEUED:
+            del self._rollouts[request_id]
+        else:
+            rollout.phase = Phase.CANCELLED
+        return True
+
+    def acknowledge(self, request_id: RequestId, frames: int) -> None:
+        """Give back decode credit: the client is done with `frames` frames. Ended requests are ignored."""
+        rollout = self._rollouts.get(request_id)
+        if rollout is not None and rollout.phase not in ENDED:
+            rollout.acknowledge(frames)
+
+    def next_step(self, now_s: float) -> StepPlan | None:
+        """Form the next step, or None while one is in flight or nothing can be done.
+
+        Args:
+            now_s: Seconds on the caller's monotonic clock.
+        """
+        if self._issued is not None:
+            return None
+        releases, admits = self._take_releases(), self._take_admits()
+        windows, decodes = self._pick_window(), self._pick_decode()
+        if not (releases or admits or windows or decodes):
+            return None
+        self._issued = StepPlan(
+            sequence=self._sequence,
+            generation=self._generation,
+            releases=releases,
+            admits=admits,
+            windows=windows,
+            decodes=decodes,
+        )
+        self._issued_at_s = now_s
+        self._sequence += 1
+        return self._issued
+
+    def report(self, report: StepReport) -> StepOutcome:
+        """Take in what came of the step in flight.
+
+        Raises:
+            EngineError: The report answers no step in flight of this generation.
+        """
+        plan = self._issued
+        if plan is None or (report.sequence, report.generation) != (plan.sequence, plan.generation):
+            raise EngineError(f"report of step {report.generation}.{report.sequence}, which is not in flight")
+        self._issued = None
+        failed = tuple(f.request_id for f in report.failures if self._goes_on(f.request_id))
+        for request_id in failed:
+            self._rollouts[request_id].phase = Phase.FAILED
+        progress = self._advance(plan)
+        finished = tuple(d.request_id for d in plan.decodes if d.last and self._is_finished(d.request_id))
+        return StepOutcome(progress=progress, finished=finished, failed=failed)
+
+    def in_flight_s(self, now_s: float) -> float | None:
+        """Seconds since the step in flight was issued, or None; liveness is judged by it."""
+        return None if self._issued is None else now_s - self._issued_at_s
+
+    def phase(self, request_id: RequestId) -> Phase | None:
+        """Where a request is; None once it is forgotten."""
+        rollout = self._rollouts.get(request_id)
+        return None if rollout is None else rollout.phase
+
+    def _take_releases(self) -> tuple[RequestId, ...]:
+        ended = tuple(i for i, rollout in self._rollouts.items() if rollout.phase in ENDED)
+        for request_id in ended:
+            del self._rollouts[request_id]
+        return ended
+
+    def _take_admits(self) -> tuple[RenderRequest, ...]:
+        queued = [r for r in self._rollouts.values() if r.phase is Phase.QUEUED]
+        room = self._limits.requests - (len(self._rollouts) - len(queued))
+        admits = queued[: max(0, room)]
+        for rollout in admits:
+            rollout.phase = Phase.ADMITTED
+        return tuple(rollout.request for rollout in admits)
+
+    def _pick_window(self) -> tuple[WindowStep, ...]:
+        for rollout in sorted(self._rollouts.values(), key=lambda r: r.window_turn):
+            window = rollout.next_window()
+            if window is not None:
+                rollout.window_turn = self._sequence
+                return (window,)
+        return ()
+
+    def _pick_decode(self) -> tuple[DecodeStep, ...]:
+        for rollout in sorted(self._rollouts.values(), key=lambda r: r.decode_turn):
+            decode = rollout.next_decode()
+            if decode is not None:
+                rollout.decode_turn = self._sequence
+                return (decode,)
+        return ()
+
+    def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
+        moved = [self._rollouts[a.request_id].admitted() for a in plan.admits if self._goes_on(a.request_id)]
+        moved += [self._rollouts[w.request_id].window_moved() for w in plan.windows if self._goes_on(w.request_id)]
+        moved += [self._rollouts[d.request_id].piece_decoded() for d in plan.decodes if self._goes_on(d.request_id)]
+        return tuple(moved)
+
+    def _goes_on(self, request_id: RequestId) -> bool:
+        rollout = self._rollouts.get(request_id)
+        return rollout is not None and rollout.phase not in ENDED
+
+    def _is_finished(self, request_id: RequestId) -> bool:
+        return self._rollouts[request_id].phase is Phase.FINISHED

@@ -1,0 +1,32 @@
+"""How much one engine takes on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineLimits:
+    """Bounds of the engine core.
+
+    Args:
+        requests: Requests that hold memory on the ranks at once; further ones wait in order of arrival.
+        frame_credit: Pixel frames of a request that may be decoded and not yet acknowledged by its client.
+        chunks_ahead: Clean chunks that may wait for decode before the request's next chunk is held back.
+        decode_latent_frames: Latent frames decoded at once.
+        decode_pixels: Pixels decoded at once, over all frames; large pictures decode in shorter pieces.
+    """
+
+    requests: int = 4
+    frame_credit: int = 32
+    chunks_ahead: int = 2
+    decode_latent_frames: int = 4
+    decode_pixels: int = 1_600_000
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "frame_credit", "chunks_ahead", "decode_latent_frames", "decode_pixels"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
+    def piece_latent_frames(self, *, width: int, height: int, temporal_stride: int) -> int:
+        """Latent frames of one decode piece for pictures of this size (pixels)."""
+        return max(1, min(self.decode_latent_frames, self.decode_pixels // (width * height * temporal_stride)))

@@ -1,0 +1,132 @@
+"""Where one request stands: which window comes next, which piece can be decoded, what the client still owes."""
+
+from enum import StrEnum
+
+from reelray.proto.events import Progress, Stage
+from reelray.proto.model_facts import ModelFacts
+from reelray.proto.request import RenderRequest
+from reelray.proto.step_plan import DecodeStep, WindowStep
+from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
+from reelray.scheduler.limits import EngineLimits
+
+
+class Phase(StrEnum):
+    """Life of a request in the engine core."""
+
+    QUEUED = "queued"  # no rank has heard of it
+    ADMITTED = "admitted"  # sent to the ranks, text not yet encoded
+    RUNNING = "running"  # windows and decodes are issued
+    FINISHED = "finished"  # every frame is out; the release is due
+    CANCELLED = "cancelled"  # the release is due
+    FAILED = "failed"  # the release is due
+
+
+ENDED = frozenset({Phase.FINISHED, Phase.CANCELLED, Phase.FAILED})
+
+
+class Rollout:
+    """Bookkeeping of one request; changes only when the engine core is told of something that happened.
+
+    Args:
+        request: The request.
+        facts: Geometry of the model.
+        limits: Bounds on what may be ahead of the client.
+
+    Raises:
+        SizeError: The request's size does not fit the model.
+    """
+
+    def __init__(self, request: RenderRequest, facts: ModelFacts, limits: EngineLimits) -> None:
+        facts.latent_size(request.width, request.height)
+        self.request = request
+        self.phase = Phase.QUEUED
+        self.window_turn = -1  # sequence of the last plan that moved a window, for round robin
+        self.decode_turn = -1
+        self._facts = facts
+        self._limits = limits
+        self._steps = request.recipe.schedule.length
+        self._chunks = cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))
+        self._pieces = cut_pieces(
+            self._chunks,
+            limits.piece_latent_frames(
+                width=request.width, height=request.height, temporal_stride=facts.temporal_stride
+            ),
+        )
+        self._windows_done = 0
+        self._pieces_done = 0
+        self._unacknowledged_frames = 0
+
+    def next_window(self) -> WindowStep | None:
+        """The window that may be moved now, or None."""
+        index, step = divmod(self._windows_done, self._steps)
+        if self.phase is not Phase.RUNNING or index == len(self._chunks):
+            return None
+        if index - self._chunks_decoded() > self._limits.chunks_ahead:
+            return None
+        chunk = self._chunks[index]
+        return WindowStep(
+            request_id=self.request.request_id,
+            chunk=index,
+            first_latent_frame=chunk.first,
+            latent_frames=chunk.length,
+            step=step,
+            last=step == self._steps - 1,
+        )
+
+    def next_decode(self) -> DecodeStep | None:
+        """The piece that is clean and for which the client has room, or None.
+
+        A piece larger than the whole credit goes out when the client owes nothing.
+        """
+        if self.phase is not Phase.RUNNING or self._pieces_done == len(self._pieces):
+            return None
+        piece = self._pieces[self._pieces_done]
+        owed = self._unacknowledged_frames
+        if piece.end > self._clean_latent_frames() or (owed and owed + self._frames(piece) > self._limits.frame_credit):
+            return None
+        return DecodeStep(
+            request_id=self.request.request_id,
+            first_latent_frame=piece.first,
+            latent_frames=piece.length,
+            last=self._pieces_done == len(self._pieces) - 1,
+        )
+
+    def admitted(self) -> Progress:
+        """Note that the ranks hold the request's text."""
+        self.phase = Phase.RUNNING
+        return self._progress(Stage.TEXT, 1, 1)
+
+    def window_moved(self) -> Progress:
+        """Note that the window of `next_window` was moved."""
+        self._windows_done += 1
+        return self._progress(Stage.DENOISE, self._windows_done, self._steps * len(self._chunks))
+
+    def piece_decoded(self) -> Progress:
+        """Note that the piece of `next_decode` was decoded and is on its way to the client."""
+        piece = self._pieces[self._pieces_done]
+        self._pieces_done += 1
+        self._unacknowledged_frames += self._frames(piece)
+        if self._pieces_done == len(self._pieces):
+            self.phase = Phase.FINISHED
+        return self._progress(Stage.DECODE, self._facts.frames(piece.end), self.request.frames)
+
+    def acknowledge(self, frames: int) -> None:
+        """Note that the client is done with `frames` pixel frames."""
+        if not 0 <= frames <= self._unacknowledged_frames:
+            raise ValueError(f"frames is {frames}; {self._unacknowledged_frames} frames are unacknowledged")
+        self._unacknowledged_frames -= frames
+
+    def _clean_latent_frames(self) -> int:
+        done = self._windows_done // self._steps
+        return self._chunks[done - 1].end if done else 0
+
+    def _chunks_decoded(self) -> int:
+        decoded = self._pieces[self._pieces_done - 1].end if self._pieces_done else 0
+        return sum(chunk.end <= decoded for chunk in self._chunks)
+
+    def _frames(self, piece: Span) -> int:
+        before = self._facts.frames(piece.first) if piece.first else 0
+        return self._facts.frames(piece.end) - before
+
+    def _progress(self, stage: Stage, done: int, total: int) -> Progress:
+        return Progress(request_id=self.request.request_id, stage=stage, done=done, total=total)

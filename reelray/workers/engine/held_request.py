@@ -1,0 +1,93 @@
+"""What a rank holds of one request between steps.
+
+Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F pixel frames.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reelray.proto.events import Frames
+from reelray.proto.request import RenderRequest
+from reelray.proto.step_plan import DecodeStep, WindowStep
+from reelray.workers.engine.chunk_in_work import ChunkInWork, needs_uncond
+from reelray.workers.models.api import VideoModel
+from reelray.workers.samplers.guidance import mix_branches
+
+
+class HeldRequest:
+    """Contexts, latents and decoder state of one request; dropping it frees its memory.
+
+    Args:
+        request: The request; its text and image are encoded here.
+        model: The loaded checkpoint.
+    """
+
+    def __init__(self, request: RenderRequest, model: VideoModel) -> None:
+        self.request = request
+        self._model = model
+        prompts = [request.prompt, request.negative_prompt] if needs_uncond(request) else [request.prompt]
+        self._texts = model.encode_text(prompts)
+        self._image = None if request.image is None else [self._encode_image(request.image)]
+        self._chunk: ChunkInWork | None = None
+        self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
+        self._decode_state: Any = None
+
+    def move(self, window: WindowStep) -> int:
+        """Move a window by one step; returns the transformer evaluations it took."""
+        if window.step == 0:
+            self._chunk = self._begin(window)
+        assert self._chunk is not None
+        weight = self._chunk.weight(window.step)
+        self._chunk.advance(window.step, self._predict(self._chunk, window, weight))
+        if window.last:
+            self._clean_1CTHW[window.first_latent_frame] = self._chunk.latents_1CTHW
+            self._chunk = None
+        return 1 if weight == 1.0 else 2
+
+    def decode(self, step: DecodeStep) -> Frames:
+        """Decode the next clean latent frames, and drop the latents of a chunk once it is through."""
+        first = max(start for start in self._clean_1CTHW if start <= step.first_latent_frame)
+        chunk_1CTHW = self._clean_1CTHW[first]
+        begin = step.first_latent_frame - first
+        end = begin + step.latent_frames
+        if step.first_latent_frame == 0:
+            self._decode_state = self._model.new_decode_state()
+        frames_FHWC = self._model.decode(chunk_1CTHW[:, :, begin:end], self._decode_state)
+        if end == chunk_1CTHW.shape[2]:
+            del self._clean_1CTHW[first]
+        return self._pack(frames_FHWC, step.first_latent_frame)
+
+    def _begin(self, window: WindowStep) -> ChunkInWork:
+        height, width = self._model.facts.latent_size(self.request.width, self.request.height)
+        shape_CTHW = (self._model.facts.latent_channels, window.latent_frames, height, width)
+        return ChunkInWork(self.request, window.chunk, shape_CTHW, self._model.device)
+
+    def _predict(self, chunk: ChunkInWork, window: WindowStep, weight: float) -> Tensor:
+        # Two forwards of batch one, not one of batch two: the row tiles, and so the bits, are those of a lone branch.
+        device, first, length = self._model.device, window.first_latent_frame, window.latent_frames
+        timestep_BT = torch.full((1, length), chunk.timestep(window.step), dtype=torch.float32, device=device)
+        positions_BT = torch.arange(first, first + length, device=device).unsqueeze(0)
+        branches = self._texts[:1] if weight == 1.0 else self._texts
+        prediction, *uncond = (
+            self._model.denoise(chunk.latents_1CTHW, timestep_BT, [text], positions_BT=positions_BT, image=self._image)
+            for text in branches
+        )
+        return mix_branches(prediction, uncond[0], weight) if uncond else prediction
+
+    def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
+        count, height, width, _ = frames_FHWC.shape
+        return Frames(
+            request_id=self.request.request_id,
+            first_frame=self._model.facts.frames(first_latent_frame) if first_latent_frame else 0,
+            count=count,
+            height=height,
+            width=width,
+            data=frames_FHWC.contiguous().numpy().tobytes(),
+        )
+
+    def _encode_image(self, image: bytes) -> Any:
+        pixels = torch.frombuffer(bytearray(image), dtype=torch.uint8)
+        image_HWC = pixels.view(self.request.height, self.request.width, 3)
+        return self._model.encode_image(image_HWC, frames=self.request.frames)

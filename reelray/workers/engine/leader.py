@@ -1,0 +1,155 @@
+"""The leader: asks the core for the next step, has the ranks carry it out, tells the clients what came of it."""
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from reelray.proto.engine_description import EngineDescription
+from reelray.proto.errors import CancelledError, EngineError, ReelrayError
+from reelray.proto.events import Done, Progress, Stage
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
+from reelray.workers.engine.account import Account
+from reelray.workers.engine.event_stream import EventStream
+from reelray.workers.engine.seams import Channel, StepFormer
+
+
+class Leader:
+    """Runs the step loop in a thread of its own. Every method may be called from any thread.
+
+    The ranks are idle, not waiting in a collective, while there is no work: the loop sleeps on a condition that
+    `submit`, `cancel` and acknowledgements signal.
+
+    Args:
+        core: Decides the steps.
+        channel: Carries them out.
+        description: The engine, for summaries; its facts go to the core.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        core: StepFormer,
+        channel: Channel,
+        description: EngineDescription,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.description = description
+        self._core = core
+        self._channel = channel
+        self._clock = clock
+        self._wake = threading.Condition()
+        self._streams: dict[RequestId, EventStream] = {}
+        self._accounts: dict[RequestId, Account] = {}
+        self._ended: ReelrayError | None = None
+        self._thread = threading.Thread(target=self._run, name="reelray-leader", daemon=True)
+
+    def start(self) -> Self:
+        """Start the loop."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop after the step in flight; requests that still go on are cancelled."""
+        self._end(CancelledError("the engine was closed"))
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def submit(self, request: RenderRequest) -> EventStream:
+        """Take in a request.
+
+        Raises:
+            InputError: The request does not fit the model, or its id is in use.
+            EngineError: The engine is lost.
+        """
+        request_id = request.request_id
+        stream = EventStream(
+            request_id, acknowledge=partial(self._acknowledge, request_id), cancel=partial(self.cancel, request_id)
+        )
+        with self._wake:
+            if self._ended is not None:
+                raise EngineError(f"the engine takes no requests: {self._ended.message}")
+            self._core.submit(request, self.description.facts)
+            self._streams[request_id] = stream
+            self._accounts[request_id] = Account(request, self.description)
+            stream.put(Progress(request_id=request_id, stage=Stage.TEXT, done=0, total=1))
+            self._wake.notify()
+        return stream
+
+    def cancel(self, request_id: RequestId) -> bool:
+        """Stop a request at the next step; its stream ends at once. Returns whether it was still going on."""
+        with self._wake:
+            if not self._core.cancel(request_id):
+                return False
+            self._close_stream(
+                request_id, CancelledError("the request was cancelled", ids={"request": str(request_id)})
+            )
+            self._wake.notify()
+            return True
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _acknowledge(self, request_id: RequestId, frames: int) -> None:
+        with self._wake:
+            self._core.acknowledge(request_id, frames)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        try:
+            while (plan := self._next_plan()) is not None:
+                self._deliver(self._channel.execute(plan))
+        except ReelrayError as error:
+            self._end(error)
+        except Exception as error:  # noqa: BLE001  the last stop before the thread ends silently
+            self._end(EngineError(f"the engine stopped: {type(error).__name__}: {error}"))
+
+    def _next_plan(self) -> StepPlan | None:
+        with self._wake:
+            while self._ended is None:
+                plan = self._core.next_step(self._clock())
+                if plan is not None:
+                    return plan
+                self._wake.wait()
+        return None
+
+    def _deliver(self, report: StepReport) -> None:
+        with self._wake:
+            outcome = self._core.report(report)
+            for cost in report.costs:
+                if cost.request_id in self._accounts:
+                    self._accounts[cost.request_id].add(cost)
+            for frames in report.frames:
+                if frames.request_id in self._streams:
+                    self._streams[frames.request_id].put(frames)
+            self._tell(outcome, report)
+
+    def _tell(self, outcome: StepOutcome, report: StepReport) -> None:
+        for progress in outcome.progress:
+            self._streams[progress.request_id].put(progress)
+        for request_id in outcome.finished:
+            summary = self._accounts[request_id].summary(report.peak_bytes)
+            self._close_stream(request_id, Done(request_id=request_id, summary=summary))
+        for failure in report.failures:
+            if failure.request_id in outcome.failed:
+                self._close_stream(failure.request_id, failure.error)
+
+    def _close_stream(self, request_id: RequestId, last: Done | ReelrayError) -> None:
+        del self._accounts[request_id]
+        self._streams.pop(request_id).put(last)
+
+    def _end(self, error: ReelrayError) -> None:
+        with self._wake:
+            self._ended = self._ended or error
+            for request_id in list(self._streams):
+                self._close_stream(request_id, error)
+            self._wake.notify()

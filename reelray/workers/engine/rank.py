@@ -1,0 +1,108 @@
+"""A rank: holds one loaded model and carries out step plans on it."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from reelray.proto.engine_description import EngineDescription
+from reelray.proto.errors import EngineError
+from reelray.proto.events import Stage
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.step_plan import DecodeStep, StepPlan, StepReport, WindowStep
+from reelray.workers.engine.device_memory import device_name, peak_bytes
+from reelray.workers.engine.failure import as_reelray_error
+from reelray.workers.engine.held_request import HeldRequest
+from reelray.workers.engine.step_record import StepRecord
+from reelray.workers.models.api import VideoModel
+
+
+class Rank:
+    """Executes plans in sequence. One request's failure never touches another's.
+
+    Args:
+        model: The loaded checkpoint.
+        generation: Generation of the gang; plans of another one are refused.
+    """
+
+    def __init__(self, model: VideoModel, *, generation: int = 0) -> None:
+        self._model = model
+        self._generation = generation
+        self._sequence = 0
+        self._held: dict[RequestId, HeldRequest] = {}
+
+    def describe(self, *, load_s: float = 0.0) -> EngineDescription:
+        """What this rank runs."""
+        return EngineDescription(
+            facts=self._model.facts,
+            digest=self._model.digest,
+            device=device_name(self._model.device),
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            load_s=load_s,
+        )
+
+    def execute(self, plan: StepPlan) -> StepReport:
+        """Carry out one plan: releases, admits, windows, decodes.
+
+        Raises:
+            EngineError: The plan is of another generation, or one before it is missing.
+        """
+        self._check(plan)
+        record = StepRecord(plan)
+        for request_id in plan.releases:
+            self._held.pop(request_id, None)
+        with torch.inference_mode():
+            for request in plan.admits:
+                self._attempt(record, request, Stage.TEXT, partial(self._admit, request))
+            for window in plan.windows:
+                self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
+            for decode in plan.decodes:
+                self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
+        return record.report(peak_bytes(self._model.device))
+
+    def _check(self, plan: StepPlan) -> None:
+        if plan.generation != self._generation:
+            raise EngineError(f"plan of generation {plan.generation} came to a rank of generation {self._generation}")
+        if plan.sequence != self._sequence:
+            raise EngineError(f"plan {plan.sequence} came where plan {self._sequence} was due")
+        self._sequence += 1
+
+    def _admit(self, request: RenderRequest) -> int:
+        self._held[request.request_id] = HeldRequest(request, self._model)
+        return 0
+
+    def _move(self, window: WindowStep, held: HeldRequest) -> int:
+        return held.move(window)
+
+    def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
+        record.add_frames(held.decode(step))
+        return 0
+
+    def _on_held(
+        self, record: StepRecord, step: WindowStep | DecodeStep, stage: Stage, action: Callable[[HeldRequest], int]
+    ) -> None:
+        held = self._held.get(step.request_id)
+        if held is not None:  # else it failed earlier in this very plan
+            self._attempt(record, held.request, stage, partial(action, held))
+
+    def _attempt(self, record: StepRecord, request: RenderRequest, stage: Stage, action: Callable[[], int]) -> None:
+        started = time.perf_counter()
+        try:
+            forwards = action()
+            self._synchronize()
+        except Exception as error:  # noqa: BLE001  the request boundary
+            record.add_failure(request.request_id, as_reelray_error(error, request))
+            self._forget(request.request_id)
+        else:
+            record.add_cost(request.request_id, stage, time.perf_counter() - started, forwards)
+
+    def _forget(self, request_id: RequestId) -> None:
+        self._held.pop(request_id, None)
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _synchronize(self) -> None:
+        # a report means done: stage times are honest and an error is blamed on its own request
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)

@@ -1,0 +1,43 @@
+"""What the leader is given: the decisions, and the way to its ranks."""
+
+from typing import Protocol
+
+from reelray.proto.model_facts import ModelFacts
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
+
+
+class StepFormer(Protocol):
+    """The engine core of the scheduler, seen from below; see `reelray/scheduler/engine_core.py`."""
+
+    def submit(self, request: RenderRequest, facts: ModelFacts) -> None:
+        """Queue a request."""
+        ...
+
+    def cancel(self, request_id: RequestId) -> bool:
+        """Stop a request at the next step; returns whether it was still going on."""
+        ...
+
+    def acknowledge(self, request_id: RequestId, frames: int) -> None:
+        """Give back decode credit."""
+        ...
+
+    def next_step(self, now_s: float) -> StepPlan | None:
+        """Form the next step, or None while one is in flight or nothing can be done."""
+        ...
+
+    def report(self, report: StepReport) -> StepOutcome:
+        """Take in what came of the step in flight."""
+        ...
+
+
+class Channel(Protocol):
+    """The way from the leader to its ranks; a `Rank` in the same process is one."""
+
+    def execute(self, plan: StepPlan) -> StepReport:
+        """Have every rank carry out the plan; returns when all are done.
+
+        Raises:
+            EngineError: A rank was lost or refused the plan.
+        """
+        ...

@@ -1,0 +1,39 @@
+"""Collects what one step produces on a rank."""
+
+from reelray.proto.errors import ReelrayError
+from reelray.proto.events import Frames, Stage
+from reelray.proto.request import RequestId
+from reelray.proto.step_plan import RequestFailure, StageCost, StepPlan, StepReport
+
+
+class StepRecord:
+    """The growing report of one step."""
+
+    def __init__(self, plan: StepPlan) -> None:
+        self._plan = plan
+        self._frames: list[Frames] = []
+        self._costs: list[StageCost] = []
+        self._failures: dict[RequestId, ReelrayError] = {}
+
+    def add_frames(self, frames: Frames) -> None:
+        """Add decoded frames."""
+        self._frames.append(frames)
+
+    def add_cost(self, request_id: RequestId, stage: Stage, seconds: float, forwards: int = 0) -> None:
+        """Add time spent."""
+        self._costs.append(StageCost(request_id=request_id, stage=stage, seconds=seconds, forwards=forwards))
+
+    def add_failure(self, request_id: RequestId, error: ReelrayError) -> None:
+        """Note that a request cannot go on."""
+        self._failures[request_id] = error
+
+    def report(self, peak_bytes: int) -> StepReport:
+        """Close the record."""
+        return StepReport(
+            sequence=self._plan.sequence,
+            generation=self._plan.generation,
+            frames=tuple(self._frames),
+            costs=tuple(self._costs),
+            failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),
+            peak_bytes=peak_bytes,
+        )

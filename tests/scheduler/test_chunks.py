@@ -1,0 +1,30 @@
+import pytest
+
+from reelray.proto.recipe import Chunking
+from reelray.scheduler.chunks import cut_chunks, cut_pieces
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "total", "lengths"),
+    [
+        (None, None, 21, [21]),
+        (None, None, 1, [1]),
+        (3, None, 9, [3, 3, 3]),
+        (3, None, 10, [3, 3, 3, 1]),
+        (4, 1, 9, [1, 4, 4]),
+        (4, 1, 1, [1]),
+        (5, None, 3, [3]),
+        (2, 7, 5, [5]),
+        (None, 2, 6, [2, 4]),
+    ],
+)
+def test_chunks_have_the_lengths_of_the_recipe(size, first, total, lengths):
+    chunks = cut_chunks(Chunking(latent_frames=size, first_latent_frames=first), total)
+    assert [c.length for c in chunks] == lengths
+    assert [c.first for c in chunks] == [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+def test_pieces_never_cross_a_chunk():
+    chunks = cut_chunks(Chunking(latent_frames=5), 12)
+    pieces = cut_pieces(chunks, 2)
+    assert [(p.first, p.length) for p in pieces] == [(0, 2), (2, 2), (4, 1), (5, 2), (7, 2), (9, 1), (10, 2)]

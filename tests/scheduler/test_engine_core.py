@@ -1,0 +1,363 @@
+"""The core's decisions, driven without ranks: every trace is checked against the same set of invariants."""
+
+import itertools
+import random
+from dataclasses import replace
+
+import pytest
+
+from reelray.proto.errors import EngineError, InputError, ReelrayError, SizeError
+from reelray.proto.events import Stage
+from reelray.proto.step_plan import RequestFailure, StepReport
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.rollout import Phase
+from tests.support.requests import make_facts, make_recipe, make_request
+
+FACTS = make_facts()
+
+
+class Trace:
+    """Drives a core and records what it issued, holding the invariants at every plan."""
+
+    def __init__(self, limits=None, generation=3):
+        self.core = EngineCore(limits, generation=generation)
+        self.limits = limits or EngineLimits()
+        self.generation = generation
+        self.sequence = 0
+        self.requests = {}
+        self.ended = set()
+        self.held = set()
+        self.windows = {}
+        self.decoded = {}
+        self.owed = {}
+        self.released = []
+        self.finished = []
+
+    def submit(self, request):
+        self.core.submit(request, FACTS)
+        self.requests[request.request_id] = request
+        self.windows[request.request_id] = []
+        self.decoded[request.request_id] = []
+        self.owed[request.request_id] = 0
+
+    def cancel(self, name):
+        if self.core.cancel(name):
+            self.ended.add(name)
+
+    def acknowledge(self, name):
+        if name in self.owed:
+            self.core.acknowledge(name, self.owed[name])
+            self.owed[name] = 0
+
+    def step(self, fail=(), during=lambda: None):
+        plan = self.core.next_step(0.0)
+        if plan is None:
+            return None
+        self._check(plan)
+        assert self.core.next_step(0.0) is None
+        during()
+        touched = {w.request_id for w in plan.windows} | {d.request_id for d in plan.decodes}
+        touched |= {a.request_id for a in plan.admits}
+        failures = tuple(RequestFailure(request_id=i, error=ReelrayError("no")) for i in fail if i in touched)
+        report = StepReport(sequence=plan.sequence, generation=plan.generation, failures=failures)
+        outcome = self.core.report(report)
+        self.ended |= set(outcome.failed) | set(outcome.finished)
+        self.finished += outcome.finished
+        return plan
+
+    def _check(self, plan):
+        assert (plan.sequence, plan.generation) == (self.sequence, self.generation)
+        self.sequence += 1
+        for name in plan.releases:
+            assert name in self.held
+            assert name in self.ended
+            self.held.remove(name)
+            self.released.append(name)
+        for request in plan.admits:
+            assert request.request_id not in self.held
+            self.held.add(request.request_id)
+        assert len(self.held) <= self.limits.requests
+        for window in plan.windows:
+            assert window.request_id in self.held - self.ended
+            self.windows[window.request_id].append(window)
+        for decode in plan.decodes:
+            assert decode.request_id in self.held - self.ended
+            self._check_decode(decode)
+
+    def _check_decode(self, decode):
+        name = decode.request_id
+        end = decode.first_latent_frame + decode.latent_frames
+        before = FACTS.frames(decode.first_latent_frame) if decode.first_latent_frame else 0
+        frames = FACTS.frames(end) - before
+        clean = sum(w.latent_frames for w in self.windows[name] if w.last)
+        # a window of the same plan is clean only after the plan
+        assert end <= clean
+        assert self.owed[name] == 0 or self.owed[name] + frames <= self.limits.frame_credit
+        self.owed[name] += frames
+        self.decoded[name].append(decode)
+
+    def assert_complete(self, name):
+        request = self.requests[name]
+        total = FACTS.latent_frames(request.frames)
+        steps = request.recipe.schedule.length
+        size = request.recipe.chunking.latent_frames or total
+        chunks = [(first, min(size, total - first)) for first in range(0, total, size)]
+        expected = [
+            (index, first, length, step, step == steps - 1)
+            for index, (first, length) in enumerate(chunks)
+            for step in range(steps)
+        ]
+        got = [(w.chunk, w.first_latent_frame, w.latent_frames, w.step, w.last) for w in self.windows[name]]
+        assert got == expected
+        self.assert_contiguous(name)
+        assert sum(d.latent_frames for d in self.decoded[name]) == total
+        assert [d.last for d in self.decoded[name]] == [False] * (len(self.decoded[name]) - 1) + [True]
+
+    def assert_contiguous(self, name):
+        position = 0
+        for decode in self.decoded[name]:
+            assert decode.first_latent_frame == position
+            position += decode.latent_frames
+
+    def run(self):
+        while self.step() is not None:
+            for name in self.requests:
+                self.acknowledge(name)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2, 3, 7])
+@pytest.mark.parametrize("latent_frames", [1, 2, 5, 6])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("piece", [1, 2, 9])
+def test_one_request_runs_each_step_once_and_in_order(chunk, latent_frames, steps, piece):
+    trace = Trace(EngineLimits(decode_latent_frames=piece, frame_credit=4))
+    trace.submit(make_request("a", latent_frames=latent_frames, recipe=make_recipe(steps=steps, chunk=chunk)))
+    trace.run()
+    trace.assert_complete("a")
+    assert trace.finished == trace.released == ["a"]
+    assert trace.core.phase("a") is None
+
+
+def test_windows_wait_for_the_admission_to_be_reported():
+    trace = Trace()
+    trace.submit(make_request("a"))
+    first, second = trace.step(), trace.step()
+    assert first.admits
+    assert not first.windows
+    assert second.windows
+    assert not second.admits
+
+
+def test_progress_counts_to_the_end():
+    core = EngineCore(EngineLimits(decode_latent_frames=2, frame_credit=999))
+    core.submit(make_request("a", latent_frames=3, recipe=make_recipe(steps=2, chunk=2)), FACTS)
+    seen = []
+    while (plan := core.next_step(0.0)) is not None:
+        seen += core.report(StepReport(sequence=plan.sequence, generation=plan.generation)).progress
+    by_stage = {s: [(p.done, p.total) for p in seen if p.stage is s] for s in Stage}
+    assert by_stage[Stage.TEXT] == [(1, 1)]
+    assert by_stage[Stage.DENOISE] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert by_stage[Stage.DECODE] == [(5, 9), (9, 9)]
+
+
+def test_decode_stops_at_the_credit_and_goes_on_after_an_acknowledgement():
+    trace = Trace(EngineLimits(decode_latent_frames=1, frame_credit=9))
+    trace.submit(make_request("a", latent_frames=6, recipe=make_recipe(steps=1)))
+    while trace.step() is not None:
+        pass
+    assert sum(d.latent_frames for d in trace.decoded["a"]) == 3  # 1 + 4 + 4 frames
+    trace.core.acknowledge("a", 4)
+    trace.owed["a"] -= 4
+    assert trace.step().decodes
+    assert trace.step() is None
+
+
+def test_a_piece_larger_than_the_credit_goes_out_alone():
+    trace = Trace(EngineLimits(decode_latent_frames=8, frame_credit=1))
+    trace.submit(make_request("a", latent_frames=5, recipe=make_recipe(steps=1)))
+    trace.run()
+    assert [d.latent_frames for d in trace.decoded["a"]] == [5]
+
+
+def test_a_slow_client_holds_back_the_chunks_ahead():
+    trace = Trace(EngineLimits(decode_latent_frames=1, frame_credit=1, chunks_ahead=2))
+    trace.submit(make_request("a", latent_frames=9, recipe=make_recipe(steps=2, chunk=1)))
+    while trace.step() is not None:
+        pass
+    assert max(w.chunk for w in trace.windows["a"]) == 3  # one decoded, two waiting, one more in work
+    trace.acknowledge("a")
+    trace.run()
+    trace.assert_complete("a")
+
+
+def test_running_requests_take_turns():
+    trace = Trace(EngineLimits(frame_credit=999))
+    for name in "abc":
+        trace.submit(make_request(name, recipe=make_recipe(steps=4)))
+    moved = [w.request_id for plan in iter(trace.step, None) for w in plan.windows]
+    assert moved == list("abc" * 4)
+
+
+def test_a_late_request_is_served_at_once():
+    trace = Trace()
+    trace.submit(make_request("a", recipe=make_recipe(steps=9)))
+    for _ in range(4):
+        trace.step()
+    trace.submit(make_request("b"))
+    assert [r.request_id for r in trace.step().admits] == ["b"]
+    assert trace.step().windows[0].request_id == "b"
+
+
+def test_requests_beyond_the_bound_wait_in_order():
+    trace = Trace(EngineLimits(requests=2, frame_credit=999))
+    for name in "abcd":
+        trace.submit(make_request(name, recipe=make_recipe(steps=2)))
+    trace.run()
+    assert trace.finished == list("abcd")
+    assert trace.released == list("abcd")
+
+
+def test_nothing_is_issued_after_a_cancel_at_any_point():
+    for point in itertools.count():
+        trace = Trace(EngineLimits(decode_latent_frames=2))
+        trace.submit(make_request("a", recipe=make_recipe(steps=2, chunk=2)))
+        trace.submit(make_request("b", recipe=make_recipe(steps=2, chunk=2)))
+        taken = sum(trace.step() is not None or trace.acknowledge("a") is not None for _ in range(point))
+        was_there = trace.core.phase("a") is not None
+        trace.cancel("a")
+        trace.run()  # Trace refuses a window or decode of an ended request
+        trace.assert_complete("b")
+        trace.assert_contiguous("a")
+        assert sorted(trace.released) == (["a", "b"] if point else ["b"])
+        assert not trace.held
+        if not was_there or taken < point:
+            break
+    assert point > 8
+
+
+def test_a_cancel_while_the_step_is_in_flight_frees_the_request():
+    trace = Trace()
+    trace.submit(make_request("a"))
+    trace.step()
+    trace.step(during=lambda: trace.cancel("a"))
+    assert trace.core.phase("a") is Phase.CANCELLED
+    assert trace.step().releases == ("a",)
+    assert trace.step() is None
+    assert trace.finished == []
+
+
+def test_a_cancel_in_the_last_step_wins_over_the_end():
+    trace = Trace()
+    trace.submit(make_request("a", latent_frames=1, recipe=make_recipe(steps=1)))
+    trace.step()
+    trace.step()
+    trace.step(during=lambda: trace.cancel("a"))
+    assert trace.decoded["a"][-1].last
+    assert trace.finished == []
+    assert trace.step().releases == ("a",)
+
+
+def test_cancel_tells_whether_the_request_was_going_on():
+    trace = Trace()
+    trace.submit(make_request("a", latent_frames=1, recipe=make_recipe(steps=1)))
+    assert not trace.core.cancel("unknown")
+    trace.run()
+    assert not trace.core.cancel("a")
+    trace.submit(make_request("a"))
+    assert trace.core.cancel("a")
+    assert trace.step() is None  # no rank heard of it: nothing to release
+
+
+def test_a_failed_request_is_released_and_the_others_go_on():
+    trace = Trace()
+    trace.submit(make_request("a"))
+    trace.submit(make_request("b"))
+    trace.step()
+    trace.step(fail={"a"})
+    assert trace.core.phase("a") is Phase.FAILED
+    trace.run()
+    trace.assert_complete("b")
+    assert trace.released[0] == "a"
+    assert sorted(trace.released) == ["a", "b"]
+
+
+def test_a_report_of_another_step_is_refused():
+    core = EngineCore(generation=2)
+    core.submit(make_request("a"), FACTS)
+    with pytest.raises(EngineError):
+        core.report(StepReport(sequence=0, generation=2))
+    plan = core.next_step(0.0)
+    report = StepReport(sequence=plan.sequence, generation=plan.generation)
+    for wrong in (replace(report, sequence=1), replace(report, generation=1)):
+        with pytest.raises(EngineError):
+            core.report(wrong)
+    core.report(report)
+    with pytest.raises(EngineError):
+        core.report(report)
+
+
+def test_sizes_and_doubled_ids_are_refused():
+    core = EngineCore()
+    with pytest.raises(SizeError, match="width 30"):
+        core.submit(make_request("a", width=30), FACTS)
+    with pytest.raises(SizeError, match="6 frames"):
+        core.submit(make_request("a", frames=6), FACTS)
+    core.submit(make_request("a"), FACTS)
+    with pytest.raises(InputError, match="request a"):
+        core.submit(make_request("a"), FACTS)
+
+
+def test_acknowledging_more_than_was_sent_is_refused():
+    core = EngineCore()
+    core.submit(make_request("a"), FACTS)
+    with pytest.raises(ValueError, match="1; 0 frames"):
+        core.acknowledge("a", 1)
+    core.acknowledge("gone", 1)
+
+
+def test_the_age_of_the_step_in_flight_is_known():
+    core = EngineCore()
+    assert core.in_flight_s(1.0) is None
+    core.submit(make_request("a"), FACTS)
+    core.next_step(5.0)
+    assert core.in_flight_s(7.5) == 2.5
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_random_traffic_keeps_every_invariant(seed):
+    rng = random.Random(seed)
+    limits = EngineLimits(
+        requests=rng.randint(1, 3),
+        frame_credit=rng.randint(1, 12),
+        chunks_ahead=rng.randint(1, 3),
+        decode_latent_frames=rng.randint(1, 3),
+    )
+    trace = Trace(limits)
+    names = [f"r{i}" for i in range(rng.randint(1, 5))]
+    waiting = list(names)
+    failed = set()
+    for _ in range(400):
+        action = rng.random()
+        if waiting and action < 0.1:
+            recipe = make_recipe(steps=rng.randint(1, 4), chunk=rng.choice([None, 1, 2, 3]))
+            trace.submit(make_request(waiting.pop(), latent_frames=rng.randint(1, 7), recipe=recipe))
+        elif action < 0.12:
+            trace.cancel(rng.choice(names))
+        elif action < 0.3:
+            trace.acknowledge(rng.choice(names))
+        else:
+            fail = {rng.choice(names)} if rng.random() < 0.02 else set()
+            victim = rng.choice(names)
+            during = (lambda v=victim: trace.cancel(v)) if rng.random() < 0.02 else (lambda: None)
+            trace.step(fail, during)
+            failed |= fail
+    trace.run()
+    assert not trace.held
+    assert len(trace.released) == len(set(trace.released))
+    for name in trace.requests:
+        trace.assert_contiguous(name)
+        if name in trace.finished:
+            trace.assert_complete(name)
+        else:
+            assert name in trace.ended

@@ -1,0 +1,87 @@
+"""A video model in closed form: every prediction and every frame can be recomputed by hand.
+
+Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F pixel frames.
+"""
+
+import os
+import threading
+import time
+
+import torch
+
+from tests.support.requests import make_facts
+
+
+class FakeDecodeState:
+    """Causal memory of one video: the latent frame before."""
+
+    def __init__(self):
+        self.previous = None
+        self.decoded = 0
+
+
+class FakeModel:
+    """Linear in latents, text, time and position.
+
+    A prompt may carry an order: ``boom`` raises a RuntimeError in the transformer, ``oom`` runs out of memory there,
+    ``bad text`` fails in the text encoder, ``bad decode`` in the decoder, ``exit`` ends the process.
+
+    Args:
+        step_s: Seconds each evaluation takes.
+    """
+
+    def __init__(self, *, step_s=0.0):
+        self.facts = make_facts()
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self.digest = "fa4e"
+        self.step_s = step_s
+        self.calls = []
+        self.decoded_latent_frames = 0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __reduce__(self):
+        return (_rebuild, (self.step_s,))
+
+    def encode_text(self, prompts):
+        if "bad text" in prompts:
+            raise ValueError("cannot read it\nsecond line")
+        return [(prompt, torch.tensor(sum(map(ord, prompt)) % 17 / 17)) for prompt in prompts]
+
+    def encode_image(self, image_HWC, *, frames):
+        return image_HWC.float().mean() / 255 / frames
+
+    def denoise(self, latents_BCTHW, timestep_BT, text, *, positions_BT, image=None):
+        self.gate.wait()
+        time.sleep(self.step_s)
+        prompt, value = text[0]
+        self.calls.append(prompt)
+        if prompt == "boom":
+            raise RuntimeError("the transformer broke")
+        if prompt == "oom":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        if prompt == "exit":
+            os._exit(9)
+        per_frame_BT = timestep_BT / 1000 + 0.01 * positions_BT
+        picture = 0.0 if image is None else image[0]
+        return 0.5 * latents_BCTHW - value - picture + per_frame_BT[:, None, :, None, None]
+
+    def new_decode_state(self):
+        return FakeDecodeState()
+
+    def decode(self, latents_1CTHW, state):
+        frames = []
+        for latent_CHW in latents_1CTHW[0].unbind(1):
+            shade_HW = latent_CHW.mean(0) if state.previous is None else (latent_CHW - 0.5 * state.previous).mean(0)
+            state.previous = latent_CHW
+            picture_HW = (shade_HW * 40 + 128).clamp(0, 255).repeat_interleave(8, 0).repeat_interleave(8, 1)
+            count = 1 if state.decoded == 0 else 4
+            state.decoded += 1
+            frames += [(picture_HW + i).clamp(0, 255) for i in range(count)]
+        self.decoded_latent_frames += latents_1CTHW.shape[2]
+        return torch.stack(frames).to(torch.uint8).unsqueeze(-1).repeat(1, 1, 1, 3)
+
+
+def _rebuild(step_s):
+    return FakeModel(step_s=step_s)
