@@ -1,0 +1,79 @@
+"""Encodes frames in a thread of its own, while the engine makes the next ones."""
+
+import queue
+import threading
+
+from reelray.cluster.video_output import VideoOutput
+from reelray.cluster.video_writer import FramesArray
+
+QUEUED_BATCHES = 4
+"""Batches that may wait; a slow disk then holds the engine back and memory stays bounded."""
+POLL_S = 0.1
+
+
+class BackgroundWriter:
+    """Feeds a started `VideoOutput` from a bounded queue.
+
+    Args:
+        output: Where frames go; committed by `finish`, left uncommitted by `close`.
+    """
+
+    def __init__(self, output: VideoOutput) -> None:
+        self._output = output
+        self._batches: queue.Queue[FramesArray | None] = queue.Queue(QUEUED_BATCHES)
+        self._stopping = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="video-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, frames_FHWC: FramesArray) -> None:
+        """Queue RGB frames; blocks while the queue is full.
+
+        Raises:
+            OutputError: An earlier batch could not be written.
+        """
+        self._put(frames_FHWC)
+
+    def finish(self) -> None:
+        """Write what is queued and commit the output.
+
+        Raises:
+            OutputError: The file could not be completed; nothing has appeared under its name.
+        """
+        self._put(None)
+        self._thread.join()
+        self._check()
+        self._output.commit()
+
+    def close(self) -> None:
+        """Drop what is queued and wait for the thread; harmless after `finish`."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _put(self, batch: FramesArray | None) -> None:
+        while True:
+            self._check()
+            try:
+                self._batches.put(batch, timeout=POLL_S)
+            except queue.Full:
+                continue
+            return
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._take()) is not None:
+                self._output.write(batch)
+        except BaseException as error:  # noqa: BLE001  raised again in the thread that feeds this one
+            self._error = error
+
+    def _take(self) -> FramesArray | None:
+        while not self._stopping.is_set():
+            try:
+                return self._batches.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+        return None

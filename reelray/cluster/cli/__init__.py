@@ -1,0 +1,5 @@
+"""The `reelray` command."""
+
+from reelray.cluster.cli.entry import main
+
+__all__ = ["main"]

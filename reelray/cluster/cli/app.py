@@ -1,0 +1,51 @@
+"""The commands and the options that all share."""
+
+from typing import Annotated
+
+import typer
+
+import reelray
+from reelray.cluster.cli.doctor import doctor
+from reelray.cluster.cli.info import info
+from reelray.cluster.cli.models import models
+from reelray.cluster.cli.render import RENDER_EPILOG, render
+from reelray.cluster.cli.session import session_of
+from reelray.cluster.cli.settings import settings
+
+# Plain help: the same text in a terminal, in a pipe and in the documentation.
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"reelray {reelray.__version__}")
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  its callback prints
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show stack traces of errors.")] = False,
+) -> None:
+    """Serve video diffusion transformers.
+
+    Exit codes: 0 done, 1 unexpected error, 2 wrong input, 3 unusable checkpoint, 4 output not written,
+    5 out of memory, 6 engine lost, 130 interrupted.
+    """
+    session_of(context).debug = debug
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"reelray {reelray.__version__}")
+
+
+app.command(epilog=RENDER_EPILOG)(render)
+app.command()(models)
+app.command()(doctor)
+app.command()(info)
+app.command()(settings)

@@ -1,0 +1,73 @@
+"""Runs the command line: one clear line and an exit code for every failure."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+
+from reelray.cluster.cli.app import app
+from reelray.cluster.cli.session import Session
+from reelray.cluster.services import Services, default_services
+from reelray.proto.errors import CancelledError, ReelrayError, ResourceError
+
+USAGE_EXIT_CODE = 2
+UNEXPECTED_EXIT_CODE = 1
+TERMINATED_EXIT_CODE = 128 + signal.SIGTERM
+PIPE_EXIT_CODE = 128 + 13
+
+
+def main(arguments: Sequence[str] | None = None, services: Services | None = None) -> int:
+    """Run `reelray` with `arguments` and return its exit code.
+
+    Args:
+        arguments: Without the program's name; None takes those of the process.
+        services: What commands are built from; None takes the real ones.
+    """
+    session = Session(services=services or default_services())
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(
+            args=None if arguments is None else list(arguments),
+            prog_name="reelray",
+            obj=session,
+            standalone_mode=False,
+        )
+    except BrokenPipeError:
+        # Whoever read the output has left: `reelray models | head -1`. Nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_EXIT_CODE
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary: whatever happened becomes one line
+        if session.debug:
+            traceback.print_exception(error)
+        message, code = describe_failure(error)
+        print(f"reelray: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return code if isinstance(code, int) else 0
+
+
+def describe_failure(error: BaseException) -> tuple[str, int]:
+    """Say in one line what happened, and with which exit code to leave."""
+    if isinstance(error, ReelrayError):
+        return error.message, error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted", CancelledError.exit_code
+    if isinstance(error, MemoryError):
+        return "the memory of this machine ran out; ask for fewer frames or a smaller size", ResourceError.exit_code
+    # Usage errors have no public base class in Typer; this method is what they share in every version.
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        return f"{format_message()} (see reelray --help)", USAGE_EXIT_CODE
+    return (
+        f"unexpected {type(error).__name__}: {error}; run again with --debug for the stack trace",
+        UNEXPECTED_EXIT_CODE,
+    )
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    # Unwinds the stack, so that partial files and the engine go away as with Ctrl-C.
+    raise SystemExit(TERMINATED_EXIT_CODE)

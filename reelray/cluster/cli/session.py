@@ -1,0 +1,27 @@
+"""What commands of one run share."""
+
+from dataclasses import dataclass
+
+import typer
+
+from reelray.cluster.services import Services
+
+
+@dataclass(kw_only=True, slots=True)
+class Session:
+    """One run of the command line.
+
+    Args:
+        services: What commands are built from.
+        debug: Show stack traces.
+    """
+
+    services: Services
+    debug: bool = False
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session of a running command."""
+    session = context.obj
+    assert isinstance(session, Session), "main() passes a session"
+    return session

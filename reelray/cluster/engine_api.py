@@ -1,0 +1,42 @@
+"""What a client needs from an engine, wherever it runs."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from reelray.proto.events import Event
+from reelray.proto.request import RenderRequest
+
+
+class Description(Protocol):
+    """What an engine says of itself."""
+
+    @property
+    def digest(self) -> str:
+        """Hex digest over the checkpoint's files."""
+        ...
+
+
+class Engine(Protocol):
+    """Renders requests of one loaded checkpoint."""
+
+    @property
+    def description(self) -> Description:
+        """What runs here."""
+        ...
+
+    def render(self, request: RenderRequest) -> Iterator[Event]:
+        """Run one request.
+
+        Closing the iterator early cancels the request.
+
+        Returns:
+            Progress and frames in order, then `Done`.
+
+        Raises:
+            ReelrayError: The request failed; the engine may be used again unless it is an `EngineError`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free everything; harmless when called twice."""
+        ...

@@ -1,0 +1,257 @@
+"""From what a user asks to a validated request, before anything is loaded.
+
+Every check that needs no weights is made here, so that a mistake costs milliseconds and not a model load.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from uuid import uuid4
+
+from PIL import Image
+
+from reelray.cluster.first_frame import Picture, fit_picture, load_picture, size_for_picture
+from reelray.cluster.model_catalog import ModelEntry
+from reelray.proto.errors import InputError, PromptError, SizeError, UnsupportedError
+from reelray.proto.model_facts import ModelFacts
+from reelray.proto.recipe import Recipe
+from reelray.proto.request import RenderRequest, RequestId
+
+MAX_STEPS = 1000
+"""The flow time axis has 1000 training steps; more denoise steps would repeat some."""
+MAX_FPS = 240
+MAX_GUIDANCE = 100.0
+SHORTEST_PROMPT_LIMIT = 2000
+CHARACTERS_PER_TOKEN = 16
+"""No tokenizer packs ordinary text tighter; the exact limit, in tokens, is the text encoder's."""
+RANDOM_SEED_BITS = 32
+"""Short enough to type again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderOptions:
+    """What a user may say; None means the model's default.
+
+    Args:
+        prompt: What to show.
+        seconds: Length; rounded up to a whole number of latent frames. Excludes `frames`.
+        frames: Pixel frames.
+        size: Pixels, such as ``832x480``.
+        seed: Noise seed; None draws one.
+        steps: Denoise steps.
+        guidance: Weight of classifier-free guidance; 1 switches it off.
+        negative: What to avoid.
+        image: First frame: a file, a PIL image or a uint8 array (H, W, 3).
+        fps: Frames per second of the video.
+    """
+
+    prompt: str
+    seconds: float | None = None
+    frames: int | None = None
+    size: str | tuple[int, int] | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str | None = None
+    image: Picture | None = None
+    fps: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderJob:
+    """A request with what only the client needs.
+
+    Args:
+        request: Goes to the engine.
+        model: Where the weights are.
+        fps: Of the written video.
+    """
+
+    request: RenderRequest
+    model: ModelEntry
+    fps: Fraction
+
+
+def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
+    """Check options against a model and fill in its defaults.
+
+    Raises:
+        InputError: An option is wrong; the message names it and what would be right.
+    """
+    recipe, facts = model.recipe, model.facts
+    prompt = check_text("prompt", options.prompt, facts)
+    if not prompt:
+        raise PromptError("the prompt is empty; say what the video shows")
+    negative = recipe.defaults.negative_prompt if options.negative is None else options.negative
+    fps = choose_fps(options.fps, recipe)
+    picture = load_first_frame(options, model)
+    width, height = choose_size(options.size, recipe, facts, picture_size=picture.size if picture else None)
+    request = RenderRequest(
+        request_id=RequestId(f"r-{uuid4().hex[:12]}"),
+        prompt=prompt,
+        negative_prompt=check_text("negative prompt", negative, facts),
+        width=width,
+        height=height,
+        frames=choose_frames(options, recipe, facts, fps),
+        seed=choose_seed(options.seed),
+        recipe=choose_recipe(options, recipe),
+        image=fit_picture(picture, width, height) if picture else None,
+    )
+    return RenderJob(request=request, model=model, fps=fps)
+
+
+def check_text(name: str, text: str, facts: ModelFacts) -> str:
+    """Return the text without surrounding blanks.
+
+    Raises:
+        PromptError: It is far longer than the text encoder reads, or is no text.
+    """
+    limit = max(SHORTEST_PROMPT_LIMIT, CHARACTERS_PER_TOKEN * facts.text_tokens)
+    if len(text) > limit:
+        raise PromptError(
+            f"the {name} has {len(text)} characters; this model reads at most {limit} "
+            f"({facts.text_tokens} tokens); shorten it"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"the {name} is not valid UTF-8 text") from None
+    if "\0" in text:
+        raise PromptError(f"the {name} holds a NUL character; remove it")
+    return text.strip()
+
+
+def choose_fps(fps: float | None, recipe: Recipe) -> Fraction:
+    """Frames per second as a fraction that video containers can hold.
+
+    Raises:
+        InputError: Not a number in (0, 240].
+    """
+    if fps is None:
+        return Fraction(recipe.defaults.fps)
+    if not math.isfinite(fps) or not 0 < fps <= MAX_FPS:
+        raise InputError(f"fps is {fps:g}; it must be greater than 0 and at most {MAX_FPS}")
+    chosen = Fraction(fps).limit_denominator(1001)
+    if not chosen:
+        raise InputError(f"fps is {fps:g}; the slowest is 0.001")
+    return chosen
+
+
+def choose_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps: Fraction) -> int:
+    """Pixel frames: as asked, long enough for the seconds asked, or the default.
+
+    Raises:
+        InputError: Both were given, or seconds is not positive.
+        SizeError: The count does not fit the temporal stride.
+    """
+    if options.frames is not None and options.seconds is not None:
+        raise InputError("both frames and seconds were given; give one of them")
+    frames = recipe.defaults.frames if options.frames is None else options.frames
+    if options.seconds is not None:
+        if not math.isfinite(options.seconds) or options.seconds <= 0:
+            raise InputError(f"seconds is {options.seconds:g}; it must be greater than 0")
+        wanted = math.ceil(Fraction(str(options.seconds)) * fps)
+        frames = facts.frames(math.ceil((wanted - 1) / facts.temporal_stride) + 1)
+    facts.latent_frames(frames)
+    return frames
+
+
+def choose_size(
+    size: str | tuple[int, int] | None,
+    recipe: Recipe,
+    facts: ModelFacts,
+    *,
+    picture_size: tuple[int, int] | None = None,
+) -> tuple[int, int]:
+    """Width and height: as asked, in the picture's shape, or the default.
+
+    Raises:
+        SizeError: Not a size, or one that does not divide; the message names the nearest that does.
+    """
+    if size is None:
+        width, height = recipe.defaults.width, recipe.defaults.height
+        if picture_size is not None:
+            width, height = size_for_picture(picture_size, width * height, facts)
+    else:
+        width, height = parse_size(size) if isinstance(size, str) else size
+    try:
+        facts.latent_size(width, height)
+    except SizeError as error:
+        near_width, near_height = nearest_size(width, height, facts)
+        raise SizeError(f"size {width}x{height}: {error.message}; nearest size: {near_width}x{near_height}") from None
+    return width, height
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``WIDTHxHEIGHT``.
+
+    Raises:
+        SizeError: The text is something else.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise SizeError(f"size is '{text}'; write WIDTHxHEIGHT in pixels, such as 832x480")
+    return int(parts[0]), int(parts[1])
+
+
+def nearest_size(width: int, height: int, facts: ModelFacts) -> tuple[int, int]:
+    """The valid size nearest to the given one."""
+    step_width, step_height = facts.spatial_stride * facts.patch[2], facts.spatial_stride * facts.patch[1]
+    return (
+        max(1, round(width / step_width)) * step_width,
+        max(1, round(height / step_height)) * step_height,
+    )
+
+
+def choose_seed(seed: int | None) -> int:
+    """The given seed, or a new one.
+
+    Raises:
+        InputError: Out of range.
+    """
+    if seed is None:
+        return secrets.randbits(RANDOM_SEED_BITS)
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; it must lie in 0..{2**63 - 1}")
+    return seed
+
+
+def choose_recipe(options: RenderOptions, recipe: Recipe) -> Recipe:
+    """The model's recipe with the steps and the guidance of this request.
+
+    Raises:
+        InputError: Out of range.
+        UnsupportedError: The model was distilled to a fixed list of steps.
+    """
+    schedule, guidance, steps = recipe.schedule, recipe.guidance, options.steps
+    if options.guidance is not None:
+        if not 0 <= options.guidance <= MAX_GUIDANCE:
+            raise InputError(
+                f"guidance is {options.guidance:g}; it must lie in 0..{MAX_GUIDANCE:g} (1 switches it off)"
+            )
+        guidance = replace(guidance, scale=options.guidance, per_step=())
+    if steps is not None:
+        if not 1 <= steps <= MAX_STEPS:
+            raise InputError(f"steps is {steps}; it must lie in 1..{MAX_STEPS}")
+        fixed = len(schedule.timesteps) or len(guidance.per_step)
+        if fixed and steps != fixed:
+            raise UnsupportedError(f"steps is {steps}, but model '{recipe.name}' is made for exactly {fixed} steps")
+        schedule = replace(schedule, steps=steps)
+    return replace(recipe, schedule=schedule, guidance=guidance)
+
+
+def load_first_frame(options: RenderOptions, model: ModelEntry) -> Image.Image | None:
+    """Read the image of an image-to-video request.
+
+    Raises:
+        InputError: Missing, unreadable, or not wanted by this model.
+    """
+    wants_image = model.recipe.task == "i2v"
+    if options.image is None:
+        if wants_image:
+            raise InputError(f"model '{model.name}' continues a picture; name it (--image FILE)")
+        return None
+    if not wants_image:
+        raise UnsupportedError(f"model '{model.name}' makes videos from text alone and takes no image")
+    return load_picture(options.image)

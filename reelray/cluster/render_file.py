@@ -1,0 +1,97 @@
+"""Renders a job into a file: plan, check, start the engine, and encode while it works."""
+
+import json
+import sys
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from reelray.cluster.background_writer import BackgroundWriter
+from reelray.cluster.progress import ProgressView, create_view
+from reelray.cluster.render import RenderJob, RenderOptions
+from reelray.cluster.render_plan import Target, open_engine, plan_on
+from reelray.cluster.render_report import describe_job, describe_result, file_metadata, summary_json
+from reelray.cluster.render_session import RenderSession
+from reelray.cluster.services import EngineKind, Services
+from reelray.cluster.video_format import VideoFormat, format_for, name_for
+from reelray.cluster.video_output import VideoOutput
+from reelray.cluster.video_writer import VideoSpec, load_writer
+from reelray.proto.request import RenderSummary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileOptions:
+    """How a render is run and where it goes; None means the setting's or the model's choice.
+
+    Args:
+        output: File or folder; None makes a name of prompt and seed.
+        video_format: None goes by the output's ending.
+        replace: An existing file may be replaced.
+        model: Name or folder.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        engine: ``ray`` or ``local``.
+        json: Print a summary on standard output.
+        quiet: Show no progress.
+    """
+
+    output: str | None = None
+    video_format: VideoFormat | None = None
+    replace: bool = True
+    model: str | None = None
+    device: str | None = None
+    engine: EngineKind | None = None
+    json: bool = False
+    quiet: bool = False
+
+
+def render_file(options: RenderOptions, file_options: FileOptions, services: Services) -> None:
+    """Run `reelray render`.
+
+    Raises:
+        ReelrayError: Anything failed; no file has appeared or changed.
+    """
+    started = time.monotonic()
+    video_format = file_options.video_format or format_for(file_options.output or "video.mp4")
+    job, target = plan_on(options, services, file_options.model, file_options.device, file_options.engine)
+    output = file_options.output or name_for(job.request.prompt, job.request.seed, video_format)
+    with (
+        VideoOutput(Path(output), video_format, replace=file_options.replace) as video,
+        create_view(sys.stderr, quiet=file_options.quiet) as view,
+    ):
+        view.say(describe_job(job))
+        summary = _render(job, target, services, video, view)
+    total_s = time.monotonic() - started
+    view.say(describe_result(job, summary, output, total_s=total_s, replaced=video.replaces))
+    if file_options.json:
+        report = summary_json(job, summary, output, video_format, total_s=total_s)
+        print(json.dumps(report, ensure_ascii=False), flush=True)  # noqa: T201  the command's result
+
+
+def _render(
+    job: RenderJob, target: Target, services: Services, video: VideoOutput, view: ProgressView
+) -> RenderSummary:
+    # The encoder's library loads while the engine starts.
+    threading.Thread(target=load_writer, args=(video.format,), name="load-encoder", daemon=True).start()
+    with closing(open_engine(job, target, services, view.update)) as engine:
+        video.start(video_spec(job, engine.description.digest))
+        session = RenderSession(engine, job, view.update)
+        with closing(BackgroundWriter(video)) as writer:
+            for frames_FHWC in session:
+                writer.write(frames_FHWC)
+            writer.finish()
+    assert session.summary is not None, "a session ends with Done or an error"
+    return session.summary
+
+
+def video_spec(job: RenderJob, digest: str) -> VideoSpec:
+    """What the file's writer must know, with the facts that travel in the file."""
+    request = job.request
+    return VideoSpec(
+        width=request.width,
+        height=request.height,
+        frames=request.frames,
+        fps=job.fps,
+        metadata=file_metadata(job, digest),
+    )

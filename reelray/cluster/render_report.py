@@ -1,0 +1,70 @@
+"""What is said of a render: before it, after it, in JSON, and inside the file."""
+
+from pathlib import Path
+
+import reelray
+from reelray.cluster.render import RenderJob
+from reelray.cluster.video_format import VideoFormat
+from reelray.proto.request import RenderSummary
+
+
+def describe_job(job: RenderJob) -> str:
+    """One line that says what will be rendered, seed included."""
+    request = job.request
+    return (
+        f"{job.model.name}: {request.width}x{request.height}, {request.frames} frames "
+        f"({_length_s(job):.2f} s at {float(job.fps):g} fps), {_steps(job)} steps, seed {request.seed}"
+    )
+
+
+def describe_result(job: RenderJob, summary: RenderSummary, output: str, *, total_s: float, replaced: bool) -> str:
+    """One line that says what was written and how long it took."""
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary.stage_s.items())
+    verb = "replaced" if replaced else "wrote"
+    times = f"{total_s:.1f} s" + (f" ({stages})" if stages else "")
+    return f"{verb} {output}: {summary.frames} frames, seed {job.request.seed}, {summary.device}, {times}"
+
+
+def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
+    """Facts that travel in the file: enough to render it again."""
+    request = job.request
+    return {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "model": job.model.name,
+        "model_digest": digest,
+        "width": request.width,
+        "height": request.height,
+        "frames": request.frames,
+        "fps": float(job.fps),
+        "steps": _steps(job),
+        "guidance": request.recipe.guidance.scale,
+        "reelray": reelray.__version__,
+    }
+
+
+def summary_json(
+    job: RenderJob, summary: RenderSummary, output: str, video_format: VideoFormat, *, total_s: float
+) -> dict[str, object]:
+    """What `--json` prints."""
+    return {
+        "file": str(Path(output).absolute()),
+        "format": video_format.value,
+        **file_metadata(job, summary.model_digest),
+        "frames": summary.frames,
+        "forwards": summary.forwards,
+        "device": summary.device,
+        "dtype": summary.dtype,
+        "seconds": {**{stage: round(value, 3) for stage, value in summary.stage_s.items()}, "total": round(total_s, 3)},
+        "peak_bytes": summary.peak_bytes,
+    }
+
+
+def _steps(job: RenderJob) -> int:
+    schedule = job.request.recipe.schedule
+    return len(schedule.timesteps) or schedule.steps
+
+
+def _length_s(job: RenderJob) -> float:
+    return job.request.frames / float(job.fps)

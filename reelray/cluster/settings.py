@@ -1,0 +1,64 @@
+"""Settings from the environment: the only place that reads it.
+
+Every name starts with `REELRAY_`; an option given on the command line or in Python wins over it.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from reelray.proto.errors import InputError
+
+
+class Settings(BaseSettings):
+    """What a machine or a user sets once."""
+
+    model_config = SettingsConfigDict(env_prefix="REELRAY_", frozen=True, extra="ignore")
+
+    model: str = Field(default="sprites", description="Model that is used when none is named.")
+    model_path: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description=f"Folders that hold checkpoint folders, separated by '{os.pathsep}'."
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reelray"),
+        description="Where reelray keeps what outlives a run; checkpoints in its `models` folder are found.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where models run.")
+    engine: Literal["ray", "local"] = Field(
+        default="ray", description="`ray` runs the engine in an embedded Ray cluster, `local` in the same process."
+    )
+
+    @field_validator("model_path", mode="before")
+    @classmethod
+    def _split_path(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
+        return value
+
+    @property
+    def model_folders(self) -> tuple[Path, ...]:
+        """Folders searched for checkpoints, in this order, before those shipped with the package."""
+        return (*self.model_path, self.data_dir / "models")
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        InputError: A variable holds a value that is not allowed; the message names variable and allowed values.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = variable_name("_".join(str(part) for part in first["loc"]))
+        raise InputError(f"{name} is '{first.get('input')}': {first['msg']}") from None
+
+
+def variable_name(field: str) -> str:
+    """Environment variable of a setting."""
+    return "REELRAY_" + field.upper()
