@@ -33,19 +33,29 @@ class EventStream(Iterator[Event]):
         self._taken_frames = 0
         self._ended = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last event, or the error, was taken."""
+        return self._ended
+
     def put(self, item: Event | ReelrayError) -> None:
         """Leader's side: hand on an event, or the error that ends the request."""
         self._queue.put(item)
 
-    def take(self, timeout_s: float | None = None) -> list[Event | ReelrayError]:
-        """Wait for something, then take all there is; empty when the time is up or the stream has ended."""
+    def take(self, timeout_s: float | None = None, *, limit_bytes: int = 1 << 24) -> list[Event | ReelrayError]:
+        """Wait for something, then take what there is; empty when the time is up or the stream has ended.
+
+        Args:
+            timeout_s: Longest wait; None waits for ever.
+            limit_bytes: Frames beyond this are left for the next call.
+        """
         if self._ended:
             return []
         self._acknowledge_taken()
         items: list[Event | ReelrayError] = []
         with contextlib.suppress(queue.Empty):
             items.append(self._note(self._queue.get(timeout=timeout_s)))
-            while not self._ended:
+            while not self._ended and sum(len(i.data) for i in items if isinstance(i, Frames)) < limit_bytes:
                 items.append(self._note(self._queue.get_nowait()))
         return items
 

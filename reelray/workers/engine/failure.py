@@ -15,7 +15,7 @@ def as_reelray_error(error: Exception, request: RenderRequest) -> ReelrayError:
     ids = {"request": str(request.request_id)}
     if isinstance(error, ReelrayError):
         return type(error)(error.message, ids={**ids, **error.ids})
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return ResourceError(
             f"out of memory at {request.width}x{request.height} with {request.frames} frames; "
             "ask for fewer frames or a smaller picture",
@@ -26,6 +26,7 @@ def as_reelray_error(error: Exception, request: RenderRequest) -> ReelrayError:
     return ReelrayError(f"the model failed with {type(error).__name__}: {first_line}", ids=ids)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether `error` says that memory, of the device or of the machine, ran out."""
     # torch has no error class for a failed allocation on the CPU, only this text
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,10 +1,24 @@
-"""What the leader is given: the decisions, and the way to its ranks."""
+"""What an engine is given: the checkpoint, the decisions, and the way to its ranks."""
 
 from typing import Protocol
 
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
+from reelray.workers.models.api import VideoModel
+
+
+class ModelLoader(Protocol):
+    """Opens a checkpoint in the process that will run it."""
+
+    def __call__(self) -> VideoModel:
+        """Open it.
+
+        Raises:
+            CheckpointError: It is not usable.
+            ResourceError: It does not fit the device.
+        """
+        ...
 
 
 class StepFormer(Protocol):

@@ -1,0 +1,72 @@
+"""An engine in a Ray cluster that lives and dies with this command."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from reelray.cluster.embedded_ray import EmbeddedRay
+from reelray.cluster.remote_engine import RemoteEngine, RemoteStream
+from reelray.proto.engine_description import EngineDescription
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.scheduler.limits import EngineLimits
+
+
+class EmbeddedEngine:
+    """Starts Ray and one engine actor, and loads a checkpoint there.
+
+    Args:
+        open_model: A picklable `ModelLoader`; it runs in the actor.
+        limits: How much the engine takes on.
+        gpus: GPUs the engine needs.
+        preload: Modules the actor's process imports while Ray starts.
+
+    Raises:
+        CheckpointError: The checkpoint is not usable.
+        ResourceError: It does not fit.
+        EngineError: Ray does not start, or the actor was lost.
+    """
+
+    def __init__(
+        self,
+        open_model: Any,
+        *,
+        limits: EngineLimits | None = None,
+        gpus: int = 0,
+        preload: tuple[str, ...] = ("torch",),
+    ) -> None:
+        self._ray = EmbeddedRay(gpus=gpus, preload=preload).start()
+        try:
+            self._engine = RemoteEngine(open_model, limits=limits, gpus=gpus)
+        except BaseException:
+            self._ray.stop()
+            raise
+
+    @property
+    def description(self) -> EngineDescription:
+        """What runs there."""
+        return self._engine.description
+
+    def render(self, request: RenderRequest) -> RemoteStream:
+        """Start a request; iterate over the result for its events.
+
+        Raises:
+            InputError: The request does not fit the model, or its id is in use.
+            EngineError: The engine is lost.
+        """
+        return self._engine.render(request)
+
+    def cancel(self, request_id: RequestId) -> bool:
+        """Stop a request at the next step; returns whether it was still going on."""
+        return self._engine.cancel(request_id)
+
+    def close(self) -> None:
+        """End the actor and Ray; harmless when called twice."""
+        self._engine.close()
+        self._ray.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,252 @@
+"""A Ray cluster inside this command: loopback only, private, and gone with the command.
+
+Ray is told what to do partly through environment variables. They are set around `ray.init` and put back, which makes
+this file the one place besides `settings.py` that touches the environment. Each has a reason:
+
+- `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`: every listener binds 127.0.0.1 instead of all interfaces.
+- `RAY_AUTH_MODE=token` with `RAY_AUTH_TOKEN`: other users of the machine cannot use the loopback ports, and Ray has no
+  reason to write a token under the home directory.
+- `RAY_USAGE_STATS_ENABLED=0`: nothing is reported to anybody.
+- `RAY_ENABLE_UV_RUN_RUNTIME_ENV=0`: under `uv run`, workers would otherwise be started through uv again.
+- `RAY_enable_worker_prestart=1` with `RAY_preload_python_modules`: the worker imports the slow modules while Ray is
+  still starting.
+- `RAY_ADDRESS` is taken away: a cluster that happens to be configured is not ours to join.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from reelray.proto.errors import EngineError
+
+MIB = 1 << 20
+# A Unix socket path holds 107 bytes, and Ray appends up to 80 to its folder.
+_LONGEST_FOLDER = 24
+# Reads its standard input, which ends with this process however it ends, and removes what is left then.
+_WATCHDOG = 'cat >/dev/null; sleep 2; rm -rf -- "$1"'
+
+
+class EmbeddedRay:
+    """One Ray node for the time of a `with` block.
+
+    Ray lives in a thread of its own until `stop`: the kernel ends Ray's processes together with the thread that started
+    them, so neither a short-lived caller thread nor a killed process leaves anything wrong behind.
+
+    Args:
+        gpus: GPUs that Ray may hand out.
+        object_store_bytes: Size of the shared memory for values; mapped lazily.
+        preload: Modules that workers import while the cluster starts.
+    """
+
+    def __init__(self, *, gpus: int = 0, object_store_bytes: int = 80 * MIB, preload: Sequence[str] = ()) -> None:
+        self._gpus = gpus
+        self._object_store_bytes = object_store_bytes
+        self._preload = tuple(preload)
+        self._folder: Path | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Event()
+        self._leave = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._live, name="reelray-ray", daemon=True)
+
+    def start(self) -> Self:
+        """Start Ray and connect this process to it.
+
+        Raises:
+            EngineError: Ray does not start, or this process uses another Ray already.
+        """
+        self._folder = Path(tempfile.mkdtemp(prefix="rr-", dir=_short_root()))
+        self._watchdog = _start_watchdog(self._folder)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End Ray and remove its folder; harmless when called twice."""
+        self._leave.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+            self._watchdog = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _wait_until_ready(self) -> None:
+        with _signals_kept():
+            self._thread.start()
+            self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _live(self) -> None:
+        try:
+            self._run()
+        except EngineError as error:
+            self._failure = error
+        except Exception as error:  # noqa: BLE001  a thread has no caller to raise to
+            first_line = (str(error).splitlines() or [""])[0]
+            self._failure = EngineError(f"Ray does not start: {type(error).__name__}: {first_line}")
+        finally:
+            self._ready.set()
+
+    def _run(self) -> None:
+        with _environment(_variables(secrets.token_hex(32), self._preload)):
+            import ray  # noqa: PLC0415  Ray reads some of the variables when it is imported
+
+            if ray.is_initialized():
+                raise EngineError("this process is connected to a Ray cluster already; use the local engine instead")
+            try:
+                self._init(ray)
+            except BaseException:
+                ray.shutdown()
+                raise
+        self._ready.set()
+        self._leave.wait()
+        ray.shutdown()
+
+    def _init(self, ray: Any) -> None:
+        _reread_variables()
+        with _loopback_only(), _slim(), _quiet():
+            ray.init(
+                address="local",
+                num_cpus=1,
+                num_gpus=self._gpus,
+                object_store_memory=self._object_store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(self._folder),
+            )
+        if not ray.util.get_node_ip_address().startswith("127."):
+            raise EngineError("Ray listens on other addresses than 127.0.0.1")
+
+
+def _variables(token: str, preload: Sequence[str]) -> dict[str, str | None]:
+    return {
+        "RAY_ADDRESS": None,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_enable_worker_prestart": "1",
+        "RAY_preload_python_modules": ",".join(preload) or None,
+    }
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables (None takes one away), and put everything back that changed, Ray's own settings included."""
+    before = dict(os.environ)
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        for name, value in before.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Take SIGTERM back from Ray, whose handler prints a stack trace to the terminal."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _reread_variables() -> None:
+    """Make Ray forget what it read of the environment when it was imported, an older token included."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Hold Ray to loopback even where somebody imported it before the variable was set."""
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _slim() -> Iterator[None]:
+    """Leave out the autoscaler, the log forwarder and the dashboard's head, which serve a cluster of several nodes.
+
+    No option of `ray.init` does that. It saves three processes, 160 MB and two seconds on two cores. Where another
+    version of Ray names these steps differently they simply run.
+    """
+    node = importlib.import_module("ray._private.node").Node
+    names = [name for name in ("start_monitor", "start_log_monitor", "start_api_server") if hasattr(node, name)]
+    before = {name: getattr(node, name) for name in names}
+    for name in names:
+        setattr(node, name, _skip)
+    try:
+        yield
+    finally:
+        for name, step in before.items():
+            setattr(node, name, step)
+
+
+def _skip(*_arguments: object, **_options: object) -> None:
+    return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray announces itself through its logger before it reads `logging_level`."""
+    logger = logging.getLogger("ray")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _short_root() -> str:
+    root = tempfile.gettempdir()
+    return root if len(root) + len("/rr-12345678") <= _LONGEST_FOLDER else "/tmp"  # noqa: S108  mkdtemp makes it private
+
+
+def _start_watchdog(folder: Path) -> "subprocess.Popen[bytes]":
+    command = ["/bin/sh", "-c", _WATCHDOG, "reelray-watchdog", str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603  the folder is ours

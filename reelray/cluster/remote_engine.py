@@ -1,0 +1,144 @@
+"""A client's view of an engine actor on the Ray cluster this process is connected to."""
+
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+
+from reelray.proto.engine_description import EngineDescription
+from reelray.proto.errors import EngineError, ReelrayError, ResourceError
+from reelray.proto.events import Done, Event
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.actor import start_engine_actor
+
+_PULL_S = 2.0  # longest wait inside one actor call, so that waiting calls do not pile up in the actor
+
+
+class RemoteEngine:
+    """One engine actor with one checkpoint.
+
+    Args:
+        open_model: A picklable `ModelLoader`; it runs in the actor.
+        limits: How much the engine takes on.
+        gpus: GPUs it needs.
+
+    Raises:
+        CheckpointError: The checkpoint is not usable.
+        ResourceError: It does not fit.
+        EngineError: The actor was lost while it loaded.
+    """
+
+    def __init__(self, open_model: Any, *, limits: EngineLimits | None = None, gpus: float = 0) -> None:
+        self._actor = start_engine_actor(gpus=gpus)
+        try:
+            self._description: EngineDescription = _fetch(self._actor.load.remote(open_model, EngineCore(limits)))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def description(self) -> EngineDescription:
+        """What runs there."""
+        return self._description
+
+    def render(self, request: RenderRequest) -> "RemoteStream":
+        """Start a request; iterate over the result for its events.
+
+        Raises:
+            InputError: The request does not fit the model, or its id is in use.
+            EngineError: The engine is lost.
+        """
+        _fetch(self._actor.submit.remote(request))
+        return RemoteStream(self._actor, request.request_id)
+
+    def cancel(self, request_id: RequestId) -> bool:
+        """Stop a request at the next step; returns whether it was still going on."""
+        return bool(_fetch(self._actor.cancel.remote(request_id)))
+
+    def close(self) -> None:
+        """End the actor and whatever it runs; harmless when called twice."""
+        if ray.is_initialized():
+            ray.kill(self._actor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class RemoteStream(Iterator[Event]):
+    """Iterates over the events of one request; ends after `Done`, raises the request's error.
+
+    Frames are acknowledged by the pull that follows them: a client that stops stops the decoder. Leaving the `with`
+    block early, or `close`, cancels the request.
+
+    Args:
+        actor: Ray handle of the engine.
+        request_id: The request.
+    """
+
+    def __init__(self, actor: Any, request_id: RequestId) -> None:
+        self.request_id = request_id
+        self._actor = actor
+        self._items: deque[Event | ReelrayError] = deque()
+        self._ended = False
+
+    def close(self) -> None:
+        """Cancel the request if it still goes on."""
+        if not self._ended:
+            self._ended = True
+            self._items.clear()
+            _fetch(self._actor.cancel.remote(self.request_id))
+
+    def __next__(self) -> Event:
+        if self._ended:
+            raise StopIteration
+        while not self._items:
+            self._items.extend(self._pull())
+        item = self._items.popleft()
+        self._ended = isinstance(item, Done | ReelrayError)
+        if isinstance(item, ReelrayError):
+            raise item
+        return item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pull(self) -> list[Event | ReelrayError]:
+        try:
+            items: list[Event | ReelrayError] = _fetch(self._actor.take.remote(self.request_id, _PULL_S))
+        except EngineError:
+            self._ended = True  # there is nobody left to cancel it
+            raise
+        return items
+
+
+def _fetch(reference: Any) -> Any:
+    """Wait for an actor call, in the errors of this package."""
+    try:
+        value = ray.get(reference)
+    except ray.exceptions.OutOfMemoryError:
+        raise ResourceError(
+            "the machine ran out of memory and the engine was stopped; use a smaller model or picture"
+        ) from None
+    except ray.exceptions.RayActorError:
+        raise EngineError(
+            "the engine process ended unexpectedly; if memory was short, ask for fewer frames or a smaller picture"
+        ) from None
+    except ray.exceptions.RayError as error:
+        raise EngineError(f"the engine cannot be reached: {type(error).__name__}") from None
+    if isinstance(value, ReelrayError):
+        raise value
+    return value
