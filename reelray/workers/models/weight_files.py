@@ -1,17 +1,13 @@
-"""Weight files of a checkpoint, looked at without loading a tensor and without torch.
+"""Which weight files a checkpoint has, how many parameters they hold, and a digest that names them.
 
-A safetensors file is an 8-byte little-endian header length, a JSON header with every tensor's dtype, shape and byte
-range, and the data. A truncated file shows in its size alone.
+Nothing here imports torch: a client describes checkpoints without waiting for it.
 """
 
 import hashlib
 import json
 import math
-import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reelray.proto.errors import WeightsError
 
@@ -21,24 +17,6 @@ WHOLE_BYTES = 16 * 2**20
 """Files up to this size are hashed whole; larger ones by samples."""
 SAMPLE_BYTES = 2**20
 SAMPLES = 8
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TensorEntry:
-    """One tensor of a file's header.
-
-    Args:
-        dtype: safetensors' name, such as ``BF16``.
-        shape: Shape.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def parameters(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
 
 
 def find_weight_files(folder: Path) -> list[Path]:
@@ -77,45 +55,29 @@ def _find_shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Read which tensors a safetensors file holds, and check that none is cut off.
+def count_parameters(file: Path) -> int:
+    """Count the elements of a safetensors file, and check by its size that nothing is cut off.
 
     Raises:
         WeightsError: The file is missing, truncated or not in safetensors format.
     """
-    header, start = _read_raw_header(path)
-    entries, end = {}, 0
-    for name, raw in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            entries[name] = TensorEntry(dtype=raw["dtype"], shape=tuple(raw["shape"]))
-            end = max(end, int(raw["data_offsets"][1]))
-        except (TypeError, KeyError, IndexError, ValueError) as error:
-            raise WeightsError(f"{path}: header entry {name!r} is not valid") from error
-    size = path.stat().st_size
-    if size < start + end:
-        raise WeightsError(f"{path}: truncated: {size} bytes of {start + end}; fetch the file again")
-    return entries
-
-
-def _read_raw_header(path: Path) -> tuple[dict[str, Any], int]:
     try:
-        with path.open("rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            text = file.read(length) if length <= MAX_HEADER_BYTES else b""
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+                raise WeightsError(f"{file}: not a safetensors file, or truncated ({size} bytes)")
+            header = json.loads(handle.read(length))
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        end = max((entry["data_offsets"][1] for entry in entries), default=0)
+        count = sum(math.prod(int(side) for side in entry["shape"]) for entry in entries)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(prefix) < 8 or len(text) < length <= MAX_HEADER_BYTES:
-        raise WeightsError(f"{path}: truncated: the header is cut off; fetch the file again")
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise WeightsError(f"{path}: not a safetensors file") from error
-    if not isinstance(header, dict):
-        raise WeightsError(f"{path}: not a safetensors file")
-    return header, 8 + length
+        raise WeightsError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
+        raise WeightsError(f"{file}: not a safetensors file, or damaged; download the file again") from error
+    if size != 8 + length + end:
+        raise WeightsError(f"{file}: has {size} bytes where its header tells of {8 + length + end}; download it again")
+    return count
 
 
 def digest_files(paths: Iterable[Path], root: Path) -> str:

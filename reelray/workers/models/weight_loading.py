@@ -1,70 +1,71 @@
-"""Copies checkpoint tensors into a module, straight to its device and dtype."""
+"""Builds a module from weight files: every tensor goes straight to its device and dtype."""
 
-import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from reelray.proto.errors import WeightsError
+from reelray.workers.weights.safetensors_file import SafetensorsSource
+from reelray.workers.weights.source import TensorSource, check_names
+from reelray.workers.weights.torch_file import TorchSource
 
+Module = TypeVar("Module", bound=nn.Module)
 Rename = Callable[[str], str | None]
-"""Maps a checkpoint's tensor name to the module's; None drops the tensor."""
+"""Maps a checkpoint's tensor name to the module's; None leaves the tensor unread."""
 
 
-def load_weights(module: nn.Module, files: Sequence[Path], rename: Rename, *, device: torch.device) -> None:
-    """Fill every parameter of `module`.
+def load_module(
+    build: Callable[[], Module],
+    files: Sequence[Path],
+    rename: Rename,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Module:
+    """Build a module in evaluation mode and fill it.
 
     Args:
-        module: Built on the meta device, in the dtype wished for; parameters land on `device`.
-        files: safetensors files, or torch files (`.pth`).
+        build: Makes the module; called under the meta device.
+        files: safetensors files, or one torch file (`.pth`).
         rename: Names of the files to names of the module.
         device: Where the parameters go.
+        dtype: Dtype of the parameters.
 
     Raises:
-        WeightsError: A file is not readable; a tensor is missing or has another shape.
+        WeightsError: A file is not readable; a tensor is missing, unknown or has another shape.
     """
-    wanted = dict(module.named_parameters())
-    found: dict[str, Tensor] = {}
-    for file in files:
-        for source, tensor in iterate_tensors(file):
-            name = rename(source)
-            if name is None or name not in wanted:
-                continue
-            if tensor.shape != wanted[name].shape:
-                raise WeightsError(
-                    f"{file}: {source} has shape {list(tensor.shape)}; the configuration needs "
-                    f"{list(wanted[name].shape)}"
-                )
-            # A clone lets go of the file's memory map when nothing had to be converted.
-            placed = tensor.to(device, wanted[name].dtype)
-            found[name] = placed.clone() if placed.data_ptr() == tensor.data_ptr() else placed
-    missing = sorted(wanted.keys() - found.keys())
-    if missing:
-        where = files[0].parent if files else "checkpoint"
-        raise WeightsError(f"{where}: {len(missing)} tensors are missing, such as {missing[0]}")
-    module.load_state_dict(found, strict=False, assign=True)
-    module.requires_grad_(requires_grad=False)
+    with torch.device("meta"):
+        module = build()
+    for child in module.modules():
+        for name, parameter in list(child.named_parameters(recurse=False)):
+            empty = torch.empty_like(parameter, device=device, dtype=dtype)
+            child.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+    fill_parameters(module, files, rename)
+    return module.eval()
 
 
-def iterate_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and tensor of a weight file, memory-mapped.
+def fill_parameters(module: nn.Module, files: Sequence[Path], rename: Rename) -> None:
+    """Copy tensors of the files into the parameters of `module`; see `load_module`."""
+    views = {name: parameter.data for name, parameter in module.named_parameters()}
+    file = str(files[0].parent if len(files) > 1 else files[0])
+    with open_files(files) as source:
+        # Two names may mean one tensor where a checkpoint stores a tied weight twice.
+        names = {ours: theirs for theirs in source.tensors if (ours := rename(theirs)) is not None}
+        found = {ours: source.tensors[theirs] for ours, theirs in names.items()}
+        check_names({name: tuple(view.shape) for name, view in views.items()}, found, names, file)
+        for name, view in views.items():
+            source.read(names[name], view)
+
+
+def open_files(files: Sequence[Path]) -> TensorSource:
+    """Open safetensors files, or one torch file.
 
     Raises:
-        WeightsError: The file is not readable.
+        WeightsError: There is none, or a file is not readable.
     """
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - it is not a mapping
-                    yield name, tensors.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file}: not a readable safetensors file: {error}") from error
-        return
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{file}: not a readable torch file; is it truncated?") from error
-    yield from state.items()
+    if not files:
+        raise WeightsError("no weight file is named")
+    return SafetensorsSource(files) if files[0].suffix == ".safetensors" else TorchSource(files[0])

@@ -6,8 +6,9 @@ Shape suffixes: B batch, S tokens, N heads, D head width, C channels, H/W pixels
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reelray.proto.errors import CheckpointError
+from reelray.workers.models.weight_loading import load_module
 
 PREPROCESS_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PREPROCESS_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -113,8 +115,8 @@ class ClipVision(nn.Module):
         """
         patches_BSC = self.patch_embedding(pixels_BCHW.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         first_B1C = self.class_embedding.expand(len(patches_BSC), 1, -1)
-        x_BSC = torch.cat([first_B1C, patches_BSC], dim=1) + self.position_embedding.weight
-        x_BSC = self.pre_layernorm(x_BSC)
+        embedded_BSC = torch.cat([first_B1C, patches_BSC], dim=1) + self.position_embedding.weight
+        x_BSC: Tensor = self.pre_layernorm(embedded_BSC)
         for layer in self.layers:
             x_BSC = layer(x_BSC)
         return x_BSC
@@ -129,10 +131,30 @@ TOP_NAMES: Mapping[str, str] = {
 }
 
 
-def rename_tensor(name: str) -> str | None:
-    """Map a tensor name of transformers to ours; None for one that is not run."""
+def rename_tensor(name: str, layers: int) -> str | None:
+    """Map a tensor name of transformers to ours; None for one that is not run.
+
+    Args:
+        name: Name in the file.
+        layers: Layers in the checkpoint.
+    """
     name = name.removeprefix("vision_model.")
     if name in TOP_NAMES:
         return TOP_NAMES[name]
     found = re.fullmatch(r"encoder\.layers\.(\d+)\.(?:self_attn\.|mlp\.)?(\w+\.(?:weight|bias))", name)
-    return f"layers.{found[1]}.{found[2]}" if found else None
+    return f"layers.{found[1]}.{found[2]}" if found and int(found[1]) < layers - 1 else None
+
+
+def load_clip(
+    files: Sequence[Path], config: ClipConfig, *, device: torch.device | str, dtype: torch.dtype
+) -> ClipVision:
+    """Load a vision tower in transformers' names.
+
+    Raises:
+        WeightsError: The weights do not fit.
+    """
+
+    def rename(name: str) -> str | None:
+        return rename_tensor(name, config.num_hidden_layers)
+
+    return load_module(lambda: ClipVision(config), files, rename, device=device, dtype=dtype)

@@ -29,7 +29,7 @@ def embed_image(clip: ClipVision, image_HWC: Tensor) -> Tensor:
     resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     top, left = (height - size) // 2, (width - size) // 2
     cropped = resized[top : top + size, left : left + size].astype(np.float32) / 255
-    normalised = (cropped - np.float32(PREPROCESS_MEAN)) / np.float32(PREPROCESS_STD)
+    normalised = (cropped - np.asarray(PREPROCESS_MEAN, np.float32)) / np.asarray(PREPROCESS_STD, np.float32)
     pixels_1CHW = torch.from_numpy(normalised).permute(2, 0, 1)[None]
     hidden: Tensor = clip(pixels_1CHW.to(clip.class_embedding.device))
     return hidden
@@ -52,10 +52,20 @@ def build_condition(vae: WanVae, image_HWC: Tensor, *, frames: int) -> Tensor:
     stride = vae.config.temporal_ratio
     parameter = next(vae.parameters())
     first_CHW = image_HWC.to(parameter.device).permute(2, 0, 1).float() / 127.5 - 1
-    height, width = image_HWC.shape[:2]
-    video_1CFHW = parameter.new_zeros(1, 3, frames, height, width)
-    video_1CFHW[0, :, 0] = first_CHW.to(parameter.dtype)
-    latents_1CTHW = vae.normalise(encode_clip(vae, video_1CFHW).float())
+    moments_1CTHW = _encode_then_grey(vae, first_CHW.to(parameter.dtype)[None, :, None], frames)
+    latents_1CTHW = vae.normalise(moments_1CTHW.chunk(2, dim=1)[0].float())
     mask_1CTHW = torch.zeros_like(latents_1CTHW[:, :1]).repeat(1, stride, 1, 1, 1)
     mask_1CTHW[:, :, 0] = 1
     return torch.cat([mask_1CTHW, latents_1CTHW], dim=1)
+
+
+def _encode_then_grey(vae: WanVae, first_1C1HW: Tensor, frames: int) -> Tensor:
+    """Encode a frame and the grey frames after it, one latent frame at a time: the whole clip would not fit."""
+    stride = vae.config.temporal_ratio
+    moments_1C1HW, slots = vae.encode_first(first_1C1HW)
+    parts = [moments_1C1HW]
+    grey_1CFHW = torch.zeros_like(first_1C1HW).repeat(1, 1, stride, 1, 1)
+    for _ in range((frames - 1) // stride):
+        moments_1C1HW, slots = vae.encode_step(grey_1CFHW, slots)
+        parts.append(moments_1C1HW)
+    return torch.cat(parts, dim=2)

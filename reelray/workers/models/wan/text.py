@@ -15,7 +15,7 @@ from reelray.proto.errors import CheckpointError, PromptError
 from reelray.workers.models.byte_cache import ByteCache
 from reelray.workers.models.prompts import clean_prompt
 from reelray.workers.models.wan.umt5 import Umt5Config, Umt5Encoder, rename_tensor
-from reelray.workers.models.weight_loading import load_weights
+from reelray.workers.models.weight_loading import load_module
 
 Tokenize = Callable[[str], list[int]]
 CACHE_BYTES = 256 * 2**20
@@ -102,9 +102,7 @@ def load_text_encoder(
         WeightsError: The weights do not fit.
     """
     tokenize = load_tokenizer(tokenizer_folder, vocab_size=config.vocab_size)
-    with torch.device("meta"):
-        encoder = Umt5Encoder(config).to(dtype).eval()
-    load_weights(encoder, files, rename_tensor, device=device)
+    encoder = load_module(lambda: Umt5Encoder(config), files, rename_tensor, device=device, dtype=dtype)
     return TextEncoder(tokenize, encoder, text_tokens=text_tokens, digest=digest)
 
 
