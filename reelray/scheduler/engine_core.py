@@ -7,7 +7,8 @@ One step is in flight at a time. It may admit queued requests, move one window a
   policy that follows.
 - the decode turns the same way, over the requests whose next piece is clean and whose client has room for its frames.
 
-A request that ended (finished, cancelled, failed) is released in the next step, once, and then forgotten.
+A request that ended (finished, cancelled, failed) is forgotten as soon as no step of its own is in flight, and released
+on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
 from reelray.proto.errors import EngineError, InputError
@@ -32,6 +33,7 @@ class EngineCore:
         self._generation = generation
         self._sequence = 0
         self._rollouts: dict[RequestId, Rollout] = {}
+        self._releases: list[RequestId] = []
         self._issued: StepPlan | None = None
         self._issued_at_s = 0.0
 
@@ -55,6 +57,8 @@ class EngineCore:
             del self._rollouts[request_id]
         else:
             rollout.phase = Phase.CANCELLED
+            if self._issued is None:
+                self._retire()
         return True
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
@@ -71,7 +75,8 @@ class EngineCore:
         """
         if self._issued is not None:
             return None
-        releases, admits = self._take_releases(), self._take_admits()
+        releases, self._releases = tuple(self._releases), []
+        admits = self._take_admits()
         windows, decodes = self._pick_window(), self._pick_decode()
         if not (releases or admits or windows or decodes):
             return None
@@ -101,7 +106,8 @@ class EngineCore:
         for request_id in failed:
             self._rollouts[request_id].phase = Phase.FAILED
         progress = self._advance(plan)
-        finished = tuple(d.request_id for d in plan.decodes if d.last and self._is_finished(d.request_id))
+        finished = tuple(i for i, rollout in self._rollouts.items() if rollout.phase is Phase.FINISHED)
+        self._retire()
         return StepOutcome(progress=progress, finished=finished, failed=failed)
 
     def in_flight_s(self, now_s: float) -> float | None:
@@ -113,11 +119,11 @@ class EngineCore:
         rollout = self._rollouts.get(request_id)
         return None if rollout is None else rollout.phase
 
-    def _take_releases(self) -> tuple[RequestId, ...]:
-        ended = tuple(i for i, rollout in self._rollouts.items() if rollout.phase in ENDED)
+    def _retire(self) -> None:
+        ended = [i for i, rollout in self._rollouts.items() if rollout.phase in ENDED]
         for request_id in ended:
             del self._rollouts[request_id]
-        return ended
+        self._releases += ended
 
     def _take_admits(self) -> tuple[RenderRequest, ...]:
         queued = [r for r in self._rollouts.values() if r.phase is Phase.QUEUED]
@@ -152,6 +158,3 @@ class EngineCore:
     def _goes_on(self, request_id: RequestId) -> bool:
         rollout = self._rollouts.get(request_id)
         return rollout is not None and rollout.phase not in ENDED
-
-    def _is_finished(self, request_id: RequestId) -> bool:
-        return self._rollouts[request_id].phase is Phase.FINISHED

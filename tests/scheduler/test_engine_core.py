@@ -237,11 +237,12 @@ def test_nothing_is_issued_after_a_cancel_at_any_point():
 
 
 def test_a_cancel_while_the_step_is_in_flight_frees_the_request():
-    trace = Trace()
+    trace, phases = Trace(), []
     trace.submit(make_request("a"))
     trace.step()
-    trace.step(during=lambda: trace.cancel("a"))
-    assert trace.core.phase("a") is Phase.CANCELLED
+    trace.step(during=lambda: (trace.cancel("a"), phases.append(trace.core.phase("a"))))
+    assert phases == [Phase.CANCELLED]
+    assert trace.core.phase("a") is None
     assert trace.step().releases == ("a",)
     assert trace.step() is None
     assert trace.finished == []
@@ -275,11 +276,33 @@ def test_a_failed_request_is_released_and_the_others_go_on():
     trace.submit(make_request("b"))
     trace.step()
     trace.step(fail={"a"})
-    assert trace.core.phase("a") is Phase.FAILED
+    assert trace.core.phase("a") is None
     trace.run()
     trace.assert_complete("b")
     assert trace.released[0] == "a"
     assert sorted(trace.released) == ["a", "b"]
+
+
+def test_an_id_may_be_used_again_once_its_request_ended():
+    trace = Trace()
+    trace.submit(make_request("a"))
+    trace.step()
+    trace.step()
+    trace.cancel("a")
+    trace.ended.clear()
+    trace.core.submit(make_request("a"), FACTS)
+    plan = trace.core.next_step(0.0)
+    assert plan.releases == ("a",)
+    assert [request.request_id for request in plan.admits] == ["a"]
+
+
+def test_an_id_stays_taken_while_a_step_of_it_is_in_flight():
+    core = EngineCore()
+    core.submit(make_request("a"), FACTS)
+    core.next_step(0.0)
+    core.cancel("a")
+    with pytest.raises(InputError):
+        core.submit(make_request("a"), FACTS)
 
 
 def test_a_report_of_another_step_is_refused():
