@@ -71,7 +71,6 @@ class VideoOutput:
         if self.format is VideoFormat.RAW:
             self._check_room(spec.frames * spec.width * spec.height * 3)
         with output_errors(self.path):
-            _remove(self._partial)
             self._writer = load_writer(self.format)(self._partial, spec)
 
     def write(self, frames_FHWC: FramesArray) -> None:

@@ -62,7 +62,8 @@ class VideoWriter(Protocol):
 
 
 CreateWriter = Callable[[Path, VideoSpec], VideoWriter]
-"""Starts writing to a path that does not exist yet; its name does not matter. May raise OSError."""
+"""Starts writing to a path, over an empty file or folder if there is one; its name does not matter. May raise
+OSError."""
 
 
 def load_writer(video_format: VideoFormat) -> CreateWriter:

@@ -16,7 +16,7 @@ class PngWriter:
     """Writes frame_000000.png, frame_000001.png and so on."""
 
     def __init__(self, path: Path, spec: VideoSpec) -> None:
-        path.mkdir()
+        path.mkdir(exist_ok=True)
         self._path = path
         self._next = 0
         (path / METADATA_FILE).write_text(json.dumps({**spec.metadata, "fps": float(spec.fps)}, indent=2) + "\n")

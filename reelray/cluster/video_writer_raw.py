@@ -13,7 +13,7 @@ class RawWriter:
     def __init__(self, path: Path, spec: VideoSpec) -> None:
         self._shape = (spec.height, spec.width, 3)
         self._left = spec.frames
-        self._file = path.open("xb")
+        self._file = path.open("wb")
         np.lib.format.write_array_header_1_0(
             self._file,
             {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": (spec.frames, *self._shape)},

@@ -35,7 +35,7 @@ def _main(
     Exit codes: 0 done, 1 unexpected error, 2 wrong input, 3 unusable checkpoint, 4 output not written,
     5 out of memory, 6 engine lost, 130 interrupted.
     """
-    session_of(context).debug = debug
+    session_of(context).set_debug(wanted=debug)
 
 
 @app.command()

@@ -18,7 +18,7 @@ def doctor(
     The exit code is 0 when a video can be rendered here, 1 when not.
     """
     session = session_of(context)
-    session.debug |= debug
+    session.set_debug(wanted=debug)
     from reelray.cluster.doctor import describe_machine, inspect_machine  # noqa: PLC0415  `--help` needs none of it
 
     report = inspect_machine(session.services)

@@ -1,10 +1,13 @@
 """Runs the command line: one clear line and an exit code for every failure."""
 
+import contextlib
+import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import typer
@@ -28,14 +31,14 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
         services: What commands are built from; None takes the real ones.
     """
     session = Session(services=services or default_services())
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(
-            args=None if arguments is None else list(arguments),
-            prog_name="reelray",
-            obj=session,
-            standalone_mode=False,
-        )
+        with _one_line_per_failure():
+            code = app(
+                args=None if arguments is None else list(arguments),
+                prog_name="reelray",
+                obj=session,
+                standalone_mode=False,
+            )
     except BrokenPipeError:
         # Whoever read the output has left: `reelray models | head -1`. Nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,10 +46,12 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary: whatever happened becomes one line
         if session.debug:
             traceback.print_exception(error)
-        message, code = describe_failure(error)
-        print(f"reelray: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        message, exit_code = describe_failure(error)
+        _print_error(message)
+        return exit_code
+    if code == CancelledError.exit_code:
+        # Typer took the KeyboardInterrupt and left only this.
+        _print_error("interrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -66,6 +71,26 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
         f"unexpected {type(error).__name__}: {error}; run again with --debug for the stack trace",
         UNEXPECTED_EXIT_CODE,
     )
+
+
+def _print_error(message: str) -> None:
+    print(f"reelray: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+
+
+@contextlib.contextmanager
+def _one_line_per_failure() -> Iterator[None]:
+    """Keep the warnings of libraries and our own logged stack traces off standard error; unwind when terminated."""
+    logger, silence = logging.getLogger("reelray"), logging.NullHandler()
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    logger.addHandler(silence)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(silence)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ def info(
     debug: Annotated[bool, typer.Option("--debug", help="Show stack traces of errors.")] = False,
 ) -> None:
     """Show size, length, prompt, seed and model of a video that reelray made."""
-    session_of(context).debug |= debug
+    session_of(context).set_debug(wanted=debug)
     from reelray.cluster.video_info import read_video_info  # noqa: PLC0415  `--help` needs none of it
 
     facts = read_video_info(file)

@@ -15,7 +15,7 @@ def models(
 ) -> None:
     """List presets and the checkpoints found on this machine."""
     session = session_of(context)
-    session.debug |= debug
+    session.set_debug(wanted=debug)
     from reelray.cluster.model_report import describe_models, list_models  # noqa: PLC0415  `--help` needs none of it
 
     listed = list_models(session.services.open_catalog(session.services.load_settings()))

@@ -70,7 +70,7 @@ def render(  # noqa: PLR0917  Typer calls it by name
     replaced then, and left as it is if the render fails. Progress goes to standard error.
     """
     session = session_of(context)
-    session.debug |= debug
+    session.set_debug(wanted=debug)
     from reelray.cluster.render import RenderOptions  # noqa: PLC0415  `--help` needs none of this
     from reelray.cluster.render_file import FileOptions, render_file  # noqa: PLC0415
 

@@ -1,5 +1,6 @@
 """What commands of one run share."""
 
+import logging
 from dataclasses import dataclass
 
 import typer
@@ -18,6 +19,12 @@ class Session:
 
     services: Services
     debug: bool = False
+
+    def set_debug(self, *, wanted: bool) -> None:
+        """Show stack traces and logs from now on if wanted; once on, it stays on."""
+        if wanted and not self.debug:
+            self.debug = True
+            logging.getLogger("reelray").addHandler(logging.StreamHandler())
 
 
 def session_of(context: typer.Context) -> Session:

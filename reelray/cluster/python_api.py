@@ -1,0 +1,137 @@
+"""`reelray.render` and `reelray.render_stream`: the same options and checks as the command line, frames as arrays."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+import numpy as np
+
+from reelray.cluster.first_frame import Picture
+from reelray.cluster.render import RenderJob, RenderOptions
+from reelray.cluster.render_plan import Target, open_engine, plan_on
+from reelray.cluster.render_session import RenderSession
+from reelray.cluster.services import EngineKind, Services, default_services
+from reelray.cluster.video_writer import FramesArray
+from reelray.proto.events import Progress
+from reelray.proto.request import RenderSummary
+
+OnProgress = Callable[[Progress], None]
+
+
+class RenderArguments(TypedDict, total=False):
+    """Options of a render; what is missing comes from the model or the settings.
+
+    `model` is a name or folder, `device` is ``auto``, ``cpu`` or ``cuda``, `engine` is ``ray`` or ``local``, and
+    `on_progress` is told whenever a stage moves on. `reelray.cluster.render.RenderOptions` describes the others.
+    """
+
+    model: str
+    seconds: float
+    frames: int
+    size: str | tuple[int, int]
+    seed: int
+    steps: int
+    guidance: float
+    negative: str
+    image: Picture
+    fps: float
+    device: str
+    engine: EngineKind
+    on_progress: OnProgress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """A finished video.
+
+    Args:
+        frames: RGB, uint8, shape F, H, W, 3.
+        fps: Frames per second it is meant for.
+        summary: What ran, with the seed that makes it again.
+    """
+
+    frames: FramesArray
+    fps: float
+    summary: RenderSummary
+
+
+class Client:
+    """Renders with given services.
+
+    Args:
+        services: Settings, checkpoints and engines.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def render(self, prompt: str, arguments: RenderArguments) -> Rendered:
+        """Render a whole video; see `reelray.render`."""
+        job, target, on_progress = self._plan(prompt, arguments)
+        request = job.request
+        frames_FHWC = np.empty((request.frames, request.height, request.width, 3), np.uint8)
+        made = 0
+        with closing(open_engine(job, target, self._services, on_progress)) as engine:
+            session = RenderSession(engine, job, on_progress)
+            for batch_FHWC in session:
+                frames_FHWC[made : made + len(batch_FHWC)] = batch_FHWC
+                made += len(batch_FHWC)
+        assert session.summary is not None, "a session ends with Done or an error"
+        return Rendered(frames=frames_FHWC, fps=float(job.fps), summary=session.summary)
+
+    def render_stream(self, prompt: str, arguments: RenderArguments) -> Iterator[FramesArray]:
+        """Check everything now, then yield frames; see `reelray.render_stream`."""
+        job, target, on_progress = self._plan(prompt, arguments)
+        return self._stream(job, target, on_progress)
+
+    def _stream(self, job: RenderJob, target: Target, on_progress: OnProgress) -> Iterator[FramesArray]:
+        with closing(open_engine(job, target, self._services, on_progress)) as engine:
+            for batch_FHWC in RenderSession(engine, job, on_progress):
+                yield from batch_FHWC
+
+    def _plan(self, prompt: str, arguments: RenderArguments) -> tuple[RenderJob, Target, OnProgress]:
+        options = dict(arguments)
+        on_progress = options.pop("on_progress", _ignore)
+        where = {name: options.pop(name, None) for name in ("model", "device", "engine")}
+        job, target = plan_on(RenderOptions(prompt=prompt, **options), self._services, **where)  # type: ignore[arg-type]
+        return job, target, on_progress  # type: ignore[return-value]
+
+
+def render(prompt: str, **arguments: Unpack[RenderArguments]) -> Rendered:
+    """Render a video and return its frames.
+
+    Args:
+        prompt: What to show.
+        **arguments: See `RenderArguments`.
+
+    Returns:
+        All frames, uint8, and the summary.
+
+    Raises:
+        ReelrayError: An option is wrong, or the render failed; see `reelray.proto.errors`.
+    """
+    return Client(default_services()).render(prompt, arguments)
+
+
+def render_stream(prompt: str, **arguments: Unpack[RenderArguments]) -> Iterator[FramesArray]:
+    """Render a video and yield its frames as they are decoded; memory does not grow with the length.
+
+    Options are checked at once, the model is loaded when the first frame is asked for. Closing the iterator early
+    cancels the render.
+
+    Args:
+        prompt: What to show.
+        **arguments: See `RenderArguments`.
+
+    Returns:
+        Frames, RGB uint8 of shape H, W, 3, in order.
+
+    Raises:
+        ReelrayError: An option is wrong, or the render failed; see `reelray.proto.errors`.
+    """
+    return Client(default_services()).render_stream(prompt, arguments)
+
+
+def _ignore(_progress: Progress) -> None:
+    return

@@ -1,0 +1,38 @@
+"""What is quick to answer imports nothing that is slow to import."""
+
+import json
+
+import pytest
+
+from tests.support.commands import start_process
+
+SLOW = ("torch", "ray", "diffusers", "transformers", "av", "numpy", "pydantic_settings", "PIL")
+CODE = """
+import contextlib, io, json
+from reelray.cluster.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as said:
+    code = main(sys.argv[1:])
+print(json.dumps([code, said.getvalue(), sorted(sys.modules)]))
+"""
+
+
+def run(tmp_path, *arguments):
+    with start_process(CODE, tmp_path, *arguments) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    code, said, modules = json.loads(out)
+    return code, said, {name.split(".")[0] for name in modules}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["version"], ["render", "--help"]])
+def test_help_and_version_import_nothing_slow(tmp_path, arguments):
+    code, said, modules = run(tmp_path, *arguments)
+    assert code == 0
+    assert said.startswith(("Usage: reelray", "reelray 0."))
+    assert not modules & set(SLOW)
+
+
+@pytest.mark.parametrize("arguments", [["settings"], ["models"], ["render", " "]])
+def test_what_needs_no_engine_imports_neither_torch_nor_ray(tmp_path, arguments):
+    _, _, modules = run(tmp_path, *arguments)
+    assert not modules & {"torch", "ray", "diffusers", "transformers", "av"}

@@ -1,0 +1,49 @@
+"""The environment is read once, checked, and loses against options."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from reelray.cluster.settings import Settings, load_settings
+from reelray.proto.errors import InputError
+from tests.test_floors import PACKAGE, sources
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("REELRAY_")]:
+        monkeypatch.delenv(name)
+
+
+def test_defaults():
+    settings = load_settings()
+    assert (settings.model, settings.device, settings.engine, settings.model_path) == ("sprites", "auto", "ray", ())
+    assert settings.model_folders == (settings.data_dir / "models",)
+
+
+def test_environment(monkeypatch):
+    monkeypatch.setenv("REELRAY_MODEL_PATH", f"/a{os.pathsep}{os.pathsep}~/b")
+    monkeypatch.setenv("REELRAY_DATA_DIR", "/data")
+    monkeypatch.setenv("REELRAY_ENGINE", "local")
+    settings = load_settings()
+    assert settings.model_folders == (Path("/a"), Path.home() / "b", Path("/data/models"))
+    assert settings.engine == "local"
+
+
+def test_wrong_value_names_variable_and_allowed_values(monkeypatch):
+    monkeypatch.setenv("REELRAY_DEVICE", "tpu")
+    with pytest.raises(InputError, match=r"REELRAY_DEVICE is 'tpu'.*'auto', 'cpu' or 'cuda'"):
+        load_settings()
+
+
+def test_every_setting_is_described():
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_nobody_else_reads_the_environment():
+    allowed = {"cluster/settings.py", "cluster/embedded_ray.py"}
+    readers = {
+        str(p.relative_to(PACKAGE)) for p in sources() if "os.environ" in p.read_text() or "getenv" in p.read_text()
+    }
+    assert readers <= allowed
