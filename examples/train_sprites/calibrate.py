@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,29 @@ from reelray.quality.sprites.scene import Scene
 from reelray.quality.sprites.vocabulary import CLIP_FRAMES
 
 CHUNK = 4
+KINDS = ("true", *DISTORTIONS, *FAULTS)
 REVERSIBLE = frozenset({"circle", "bounce", "spin"})
 
 
-def calibrate(clips: int, seed: int) -> dict[str, Any]:
+def calibrate(clips: int, seed: int, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
     """Judge random clips of the training split.
 
     Args:
         clips: Number of clips of each kind.
         seed: Chooses scenes and distortions.
+        kinds: "true", which is always needed, and names of distortions and faults.
 
     Returns:
         Shares of right verdicts by kind of clip and attribute, of faults found, and seconds a clip.
     """
     generator = torch.Generator().manual_seed(seed)
-    sights: dict[str, list[Sight]] = {name: [] for name in ("true", *DISTORTIONS, *FAULTS)}
+    sights: dict[str, list[Sight]] = {name: [] for name in kinds}
     scenes: list[Scene] = []
     spent_s = 0.0
     for start in range(0, clips, CHUNK):
         batch = sample_scenes(min(CHUNK, clips - start), generator)
         scenes += [batch.describe(index) for index in range(len(batch))]
-        for name, video in _make_kinds(batch, generator):
+        for name, video in _make_kinds(batch, generator, kinds):
             began = time.perf_counter()
             sights[name] += [detect(frames) for frames in to_uint8(video).numpy()]
             spent_s += time.perf_counter() - began
@@ -53,22 +55,24 @@ def calibrate(clips: int, seed: int) -> dict[str, Any]:
         "clips": clips,
         "seed": seed,
         "right": {
-            **{name: _shares(verdicts[name]) for name in ("true", *DISTORTIONS)},
+            **{name: _shares(verdicts[name]) for name in kinds if name not in FAULTS},
             **{name: _shares(chosen) for name, chosen in by_count.items()},
             "shuffled_captions": _shares(list(map(judge, sights["true"], shuffled))),
         },
-        "faults_found": {name: _found(verdicts[name], scenes, name) for name in FAULTS},
+        "faults_found": {name: _found(verdicts[name], scenes, name) for name in kinds if name in FAULTS},
         "seconds_per_clip": round(spent_s / (clips * len(sights)), 4),
     }
 
 
-def _make_kinds(batch: SceneBatch, generator: torch.Generator) -> Iterable[tuple[str, Tensor]]:
+def _make_kinds(batch: SceneBatch, generator: torch.Generator, kinds: Sequence[str]) -> Iterable[tuple[str, Tensor]]:
     video = draw_batch(batch, range(CLIP_FRAMES))
-    yield "true", video
-    for name, distort in DISTORTIONS.items():
-        yield name, distort(video, generator).clamp(-1, 1)
-    for name, (spoil, _) in FAULTS.items():
-        yield name, spoil(video, batch)
+    for kind in kinds:
+        if kind in DISTORTIONS:
+            yield kind, DISTORTIONS[kind](video, generator).clamp(-1, 1)
+        elif kind in FAULTS:
+            yield kind, FAULTS[kind][0](video, batch)
+        else:
+            yield kind, video
 
 
 def _shares(verdicts: list[Verdict]) -> dict[str, float]:

@@ -105,16 +105,14 @@ def _centred_axis(count: int, pixels: int) -> Floats:
 
 def _find_foreground(frames_THWC: NDArray[np.uint8], planes: Floats, x: Floats, y: Floats) -> Bools:
     """Pixels that are neither the background nor the background in a sprite's soft shadow."""
-    dot, square, own = (np.zeros(frames_THWC.shape[:3], np.float32) for _ in range(3))
-    for channel in range(3):
-        pixel = frames_THWC[..., channel].astype(np.float32)
-        offset, slope_x, slope_y = planes[:, :, channel, None, None].swapaxes(0, 1)
-        under = offset + slope_x * x[None, None, :] + slope_y * y[None, :, None]
-        dot += pixel * under
-        square += under * under
-        own += pixel * pixel
-    shade = np.clip(dot / np.maximum(square, 1), DARKEST_HALO, 1)
-    return np.asarray(own - 2 * shade * dot + shade * shade * square > STANDS_OUT**2)
+    standing = np.empty(frames_THWC.shape[:3], np.bool_)
+    for t, (frame, (offset, slope_x, slope_y)) in enumerate(zip(frames_THWC, planes, strict=True)):
+        under = offset[:, None, None] + slope_x[:, None, None] * x[None, :] + slope_y[:, None, None] * y[:, None]
+        pixel = frame.transpose(2, 0, 1).astype(np.float32)
+        shade = (pixel * under).sum(0) / np.maximum((under * under).sum(0), 1)
+        off = pixel - np.clip(shade, DARKEST_HALO, 1) * under
+        standing[t] = (off * off).sum(0) > STANDS_OUT**2
+    return standing
 
 
 def _find_colors(frames_THWC: NDArray[np.uint8], standing: Bools) -> list[str]:
