@@ -170,6 +170,12 @@ def measure(model: SpritesModel, held_out: Pool) -> dict[str, float]:
     return losses
 
 
+def save_half(trainer: Trainer, out: Path) -> None:
+    """Write the averaged weights in half precision: small enough to carry elsewhere while training goes on."""
+    halves = {name: value.half() for name, value in trainer.average.state_dict().items()}
+    torch.save({"step": trainer.step, "average": halves}, out / "half.pt")
+
+
 def train(vae_folder: Path, out: Path, *, seed: int, settings: Settings, compile_model: bool) -> None:
     """Run the training and write `model.pt`, the vocabulary and the log to `out`."""
     torch.manual_seed(seed)
@@ -199,6 +205,7 @@ def train(vae_folder: Path, out: Path, *, seed: int, settings: Settings, compile
         if trainer.step % 2000 == 0 or trainer.step == settings.steps:
             trainer.log(**measure(trainer.average, held_out))
             trainer.save()
+            save_half(trainer, out)
     torch.save(trainer.average.state_dict(), out / "model.pt")
     (out / "words.json").write_text(json.dumps(words))
 

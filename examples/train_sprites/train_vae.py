@@ -45,10 +45,9 @@ class Stage:
 
 
 STAGES = (
-    Stage(name="pictures", steps=1500, batch=256, frames=1, crop=(64, 64)),
-    Stage(name="short clips", steps=5000, batch=64, frames=17, crop=(64, 64)),
-    Stage(name="long crops", steps=2500, batch=24, frames=81, crop=(64, 64)),
-    Stage(name="whole clips", steps=1500, batch=8, frames=81, crop=(HEIGHT, WIDTH)),
+    Stage(name="pictures", steps=600, batch=256, frames=1, crop=(64, 64)),
+    Stage(name="short clips", steps=2500, batch=64, frames=17, crop=(64, 64)),
+    Stage(name="long crops", steps=1600, batch=24, frames=81, crop=(64, 64)),
 )
 
 
@@ -133,16 +132,16 @@ def load_vae(folder: Path, device: torch.device) -> WanVae:
     return vae.to(device).to_channels_last().eval().requires_grad_(requires_grad=False)
 
 
-def batches(seed: int, device: torch.device, scale: float) -> Iterator[tuple[Stage, Tensor]]:
-    """All training batches in order."""
-    generator = torch.Generator().manual_seed(seed)
-    for stage in STAGES:
-        for _ in range(max(1, round(stage.steps * scale))):
-            yield stage, draw_clips(stage, generator, device)
+def batches(seed: int, device: torch.device, scale: float, done: int) -> Iterator[tuple[Stage, Tensor]]:
+    """Training batches in order, from the step after `done` on."""
+    generator = torch.Generator().manual_seed(seed + done)
+    stages = [stage for stage in STAGES for _ in range(max(1, round(stage.steps * scale)))]
+    for stage in stages[done:]:
+        yield stage, draw_clips(stage, generator, device)
 
 
 def train(out: Path, *, seed: int, scale: float, compile_model: bool) -> None:
-    """Run all stages and write `vae.safetensors`, `statistics.json` and the log to `out`."""
+    """Run all stages and write `vae.pt`, `statistics.json` and the log to `out`; goes on from a `state.pt` there."""
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -153,7 +152,9 @@ def train(out: Path, *, seed: int, scale: float, compile_model: bool) -> None:
     total = sum(max(1, round(stage.steps * scale)) for stage in STAGES)
     trainer = Trainer(vae, Optimisation(learning_rate=1.6e-3, ema=0.998, clip=0.5), total, out)
     loss_of = torch.compile(vae_loss, dynamic=False) if compile_model else vae_loss
-    for stage, video in batches(seed, device, scale):
+    if (out / "state.pt").exists():
+        trainer.load(out / "state.pt")
+    for stage, video in batches(seed, device, scale, trainer.step):
         with torch.autocast(device.type, torch.bfloat16):
             loss, error, kl = loss_of(vae, video)
         norm = trainer.update(loss)
