@@ -14,8 +14,8 @@ from reelray.workers.models.wan.vae.config import WanVaeConfig
 from reelray.workers.models.wan.vae.decoder import Decoder
 from reelray.workers.models.wan.vae.encoder import Encoder
 from reelray.workers.models.wan.vae.footprint import choose_tiling, estimate_decode_bytes
-from reelray.workers.models.wan.vae.layers import CausalConv3d, History
-from reelray.workers.models.wan.vae.resample import Upsample
+from reelray.workers.models.wan.vae.layers import CausalConv3d, FrameAttention, History
+from reelray.workers.models.wan.vae.resample import Downsample, Upsample
 from reelray.workers.models.wan.vae.state import CausalState, DecodeState, EncodeState, Slots, Tiling
 from reelray.workers.models.wan.vae.stream import Direction, advance
 
@@ -49,6 +49,10 @@ class WanVae(nn.Module):
             formats = {4: torch.channels_last, 5: torch.channels_last_3d}
             if parameter.dim() in formats:
                 parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
+        for module in self.modules():
+            if isinstance(module, CausalConv3d | FrameAttention | Downsample | Upsample):
+                module.channels_last = True
+        self._channels_last = True
         return self
 
     def to_inference(
@@ -66,7 +70,6 @@ class WanVae(nn.Module):
         """
         self.to(device=torch.device(device), dtype=dtype or torch.bfloat16).eval().requires_grad_(False)
         self.to_channels_last()
-        self._channels_last = True
         by_taps = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.float64)
         for module in self.modules():
             if isinstance(module, CausalConv3d):
@@ -128,7 +131,7 @@ class WanVae(nn.Module):
         Returns:
             Pixels (B, C, 1 + (T - 1)·temporal_ratio, ...) in [-1, 1], and the slots that `decode_step` takes.
         """
-        history = History(None)
+        history = History(None, channels_last=self._channels_last)
         video = self.decoder(self.post_quant_conv(latents_BCTHW), history).clamp(-1.0, 1.0)
         return video, tuple(history.kept)
 
@@ -142,18 +145,18 @@ class WanVae(nn.Module):
         Returns:
             Pixels (B, C, T·temporal_ratio, ...) in [-1, 1], and the new slots.
         """
-        history = History(slots)
+        history = History(slots, channels_last=self._channels_last)
         video = self.decoder(self.post_quant_conv(latents_BCTHW), history).clamp(-1.0, 1.0)
         return video, tuple(history.kept)
 
     def encode_first(self, video_BCTHW: Tensor) -> tuple[Tensor, Slots]:
         """Encode the first 1 + k·temporal_ratio frames; returns moments (B, 2·z_dim, 1 + k, H, W) and slots."""
-        history = History(None)
+        history = History(None, channels_last=self._channels_last)
         return self.quant_conv(self.encoder(video_BCTHW, history)), tuple(history.kept)
 
     def encode_step(self, video_BCTHW: Tensor, slots: Sequence[Tensor]) -> tuple[Tensor, Slots]:
         """Encode k·temporal_ratio later frames; returns moments (B, 2·z_dim, k, H, W) and the new slots."""
-        history = History(slots)
+        history = History(slots, channels_last=self._channels_last)
         return self.quant_conv(self.encoder(video_BCTHW, history)), tuple(history.kept)
 
     def new_decode_state(self, batch: int = 1, tiling: Tiling | None = None) -> DecodeState:
