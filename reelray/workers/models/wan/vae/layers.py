@@ -98,10 +98,13 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * spatial_dims))
 
     def forward(self, x_BC: Tensor) -> Tensor:
-        """Normalise over dimension 1; statistics in fp32 for half dtypes."""
-        half = x_BC.dtype in (torch.bfloat16, torch.float16)
-        unit: Tensor = F.normalize(x_BC.float() if half else x_BC, dim=1).to(x_BC.dtype)
-        scaled: Tensor = unit * self.scale * self.gamma
+        """Normalise over dimension 1; half dtypes are worked on in fp32 and rounded once."""
+        if x_BC.dtype in (torch.bfloat16, torch.float16):
+            length = torch.linalg.vector_norm(x_BC, dim=1, keepdim=True, dtype=torch.float32)
+            scaled: Tensor = x_BC * (self.scale / length.clamp_min(1e-12)) * self.gamma.float()
+            return scaled.to(x_BC.dtype)
+        unit: Tensor = F.normalize(x_BC, dim=1)
+        scaled = unit * self.scale * self.gamma
         return scaled
 
 

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from reelray.proto.errors import SizeError
 from reelray.workers.models.wan.vae import DecodeState, EncodeState, WanVae
+from reelray.workers.models.wan.vae.stream import call_sizes
 from tests.workers.models.wan.vae.oracle import make_pair
 
 LATENTS = torch.randn(2, 16, 6, 4, 5, generator=torch.Generator().manual_seed(3))
@@ -64,6 +65,7 @@ def test_a_stored_state_goes_on_as_if_nothing_happened(pause: int) -> None:
     loaded = DecodeState.from_bytes(stored)
     assert loaded == copy
     assert loaded != state
+    assert {slot.data_ptr() for slot in copy.tiles[0]}.isdisjoint(slot.data_ptr() for slot in copy.clone().tiles[0])
     for resumed in (copy, loaded):
         rest = ours.decode(LATENTS[:, :, pause:], resumed)
         assert torch.equal(torch.cat([start, rest], dim=2), expected)
@@ -115,6 +117,22 @@ def test_latents_that_do_not_go_on_are_refused_and_leave_the_state(shape: tuple[
     with pytest.raises(SizeError, match=message):
         ours.decode(torch.zeros(shape), state)
     assert state == before
+
+
+@pytest.mark.parametrize(
+    ("frames", "ratio", "most", "begun", "sizes"),
+    [
+        (5, 1, 1, False, [1, 1, 1, 1, 1]),
+        (5, 1, 2, True, [2, 2, 1]),
+        (13, 4, 1, False, [1, 4, 4, 4]),
+        (13, 4, 3, False, [9, 4]),
+        (12, 4, 2, True, [8, 4]),
+    ],
+)
+def test_calls_hold_at_most_the_asked_number_of_latents(
+    frames: int, ratio: int, most: int, sizes: list[int], *, begun: bool
+) -> None:
+    assert call_sizes(frames, ratio, most, begun=begun) == sizes
 
 
 def test_encode_refuses_part_of_a_group() -> None:
