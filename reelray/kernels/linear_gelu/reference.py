@@ -1,5 +1,6 @@
 """Linear layer and tanh-GELU in plain torch."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,4 +13,9 @@ def linear_gelu(x_BSC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: [out, in].
         bias: [out].
     """
-    return F.gelu(F.linear(x_BSC, weight, bias), approximate="tanh")
+    hidden_BSC = F.linear(x_BSC, weight, bias)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.gelu(hidden_BSC, approximate="tanh")
+    # In place: eager inference spares the widest tensor of the block a second allocation.
+    bent_BSC: Tensor = torch.ops.aten.gelu_(hidden_BSC, approximate="tanh")
+    return bent_BSC

@@ -71,7 +71,7 @@ def _launch(
     x_BSC = x_BSC.contiguous()
     batch, tokens, channels = x_BSC.shape
     out_BSC = torch.empty_like(x_BSC)
-    sum_BSC = x_BSC if update_BSC is None else torch.empty_like(x_BSC)
+    sum_BSC = out_BSC if update_BSC is None else torch.empty_like(x_BSC)
     parts = [part for part in (gain_BGC, shift_BGC, gate_BGC) if part is not None]
     groups = max(part.shape[1] for part in parts)
     if any(part.shape[1] not in {1, groups} or part.stride(2) != 1 for part in parts):
