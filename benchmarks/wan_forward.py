@@ -118,7 +118,7 @@ def make_forwards(args: argparse.Namespace) -> dict[str, Forward]:
         context = ours.prepare_text(text, merge_padding=args.merge_padding)
         return lambda: ours(latents, timestep, context)
 
-    makers = {
+    makers: dict[str, Callable[[], Forward]] = {
         "diffusers": wrap_theirs,
         "torch": lambda: wrap_ours(TORCH_OPS),
         "fused": lambda: wrap_ours(FUSED_OPS),
