@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from reelray.kernels.linear_gelu import api as linear_gelu_api
+from reelray.kernels.linear_gelu import reference as linear_gelu
+from reelray.kernels.modulate import api as modulate_api
 from reelray.kernels.modulate import reference as modulate
+from reelray.kernels.norm_rope import api as norm_rope_api
 from reelray.kernels.norm_rope import reference as norm_rope
 
 
@@ -76,15 +79,17 @@ class BlockOps:
     linear_gelu: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def linear_gelu(x_BSC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute gelu(x W^T + b) with the tanh form."""
-    return F.gelu(F.linear(x_BSC, weight, bias), approximate="tanh")
-
-
 TORCH_OPS = BlockOps(
     norm_heads=norm_rope.norm_heads,
     norm_modulate=modulate.norm_modulate,
     add_norm_modulate=modulate.add_norm_modulate,
     add_gated=modulate.add_gated,
-    linear_gelu=linear_gelu,
+    linear_gelu=linear_gelu.linear_gelu,
+)
+FUSED_OPS = BlockOps(
+    norm_heads=norm_rope_api.norm_heads,
+    norm_modulate=modulate_api.norm_modulate,
+    add_norm_modulate=modulate_api.add_norm_modulate,
+    add_gated=modulate.add_gated,
+    linear_gelu=linear_gelu_api.linear_gelu,
 )

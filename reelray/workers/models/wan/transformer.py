@@ -76,18 +76,20 @@ class WanTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.normal_(self.scale_shift_table, std=self.config.dim**-0.5)
 
-    def prepare_text(self, embeddings_BKC: Tensor, *, merge_padding: bool = False) -> TextContext:
+    def prepare_text(self, embeddings_BKC: Tensor, *, merge_padding: bool | None = None) -> TextContext:
         """Project a prompt and make every layer's cross-attention keys and values.
 
         Args:
             embeddings_BKC: Text embeddings, zero in unused slots, on the model's device.
-            merge_padding: Let one token stand for all zero slots (exact; see `merge_zero_tokens`). Waits
-                for the device.
+            merge_padding: Let one token stand for all zero slots (exact; see `merge_zero_tokens`). Waits for the
+                device. None means on a CPU without gradients, where it makes a small forward a sixth faster.
 
         Returns:
             A context for any number of forwards with the same rows.
         """
         embeddings_BKC, bias_BK = embeddings_BKC.to(self.dtype), None
+        if merge_padding is None:
+            merge_padding = self.device.type == "cpu" and not torch.is_grad_enabled()
         if merge_padding:
             embeddings_BKC, bias_BK = merge_zero_tokens(embeddings_BKC)
         text_BKC = self.condition_embedder.text_embedder(embeddings_BKC)
@@ -147,7 +149,7 @@ class WanTransformer(nn.Module):
         inputs = BlockInputs(
             modulation=modulation_BG6C,
             rotation=self.rope(positions, height // ph, width // pw),
-            text=self.prepare_text(text) if isinstance(text, Tensor) else text,
+            text=self.prepare_text(text, merge_padding=False) if isinstance(text, Tensor) else text,
             image=image,
             attention=attention or DenseAttention(),
         )

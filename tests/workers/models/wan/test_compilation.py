@@ -41,7 +41,7 @@ def test_many_sizes(dynamic) -> None:
     plain, twin = make_twin(oracle), make_twin(oracle)
     twin.compile_blocks(backend="eager", dynamic=dynamic)
     seen = []
-    for frames in range(2, 12):
+    for frames in range(2, 12 if dynamic is False else 7):
         latents, text = draw_inputs(oracle, batch=2, size=(frames, 6, 2 * frames))
         timestep = torch.rand(2, frames) * 1000
         assert torch.equal(twin(latents, timestep, text), plain(latents, timestep, text))
@@ -49,9 +49,11 @@ def test_many_sizes(dynamic) -> None:
     if dynamic is False:
         assert seen[-1] == 30
     else:
-        assert seen[-1] == seen[4]
+        assert seen[-1] == seen[2]
 
 
+# Dynamo looks at the gradient of the residual stream while it traces, which torch itself warns of.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_model_trains_under_autocast() -> None:
     oracle = make_oracle()
     plain, twin = make_twin(oracle), make_twin(oracle)
@@ -66,7 +68,7 @@ def test_a_compiled_model_trains_under_autocast() -> None:
 
 
 def test_the_whole_forward_compiles_without_breaks() -> None:
-    oracle = make_oracle()
+    oracle = make_oracle(num_layers=1)
     plain = make_twin(oracle)
     compiled = torch.compile(plain, fullgraph=True, backend="aot_eager")
     latents, text = draw_inputs(oracle)

@@ -53,6 +53,16 @@ def test_a_stack_equals_its_rows(merge) -> None:
     assert stack_contexts(contexts[:1]) is contexts[0]
 
 
+def test_merging_is_the_default_without_gradients() -> None:
+    oracle = make_oracle()
+    twin = make_twin(oracle)
+    _, text = draw_inputs(oracle, words=(3, 30))
+    assert twin.prepare_text(text).tokens == 512
+    with torch.no_grad():
+        assert twin.prepare_text(text).tokens == 31
+        assert twin.prepare_text(text, merge_padding=False).tokens == 512
+
+
 def test_layers_must_pair() -> None:
     with pytest.raises(ValueError, match="1 layers of keys, 0 of values"):
         CrossContext(keys=(torch.zeros(1, 1, 1, 1),), values=())

@@ -1,0 +1,1 @@
+"""A linear layer with tanh-GELU behind it."""

@@ -1,0 +1,36 @@
+"""LayerNorm and modulation through Triton on CUDA, through the reference elsewhere. For inference: no gradient.
+
+Shape suffixes: B batch, S tokens, G groups of tokens, C channels.
+"""
+
+from torch import Tensor
+
+from reelray.kernels.modulate import reference
+
+
+def norm_modulate(x_BSC: Tensor, gain_BGC: Tensor, shift_BGC: Tensor, *, eps: float) -> Tensor:
+    """Compute LayerNorm(x) * gain + shift; see `reference.norm_modulate`."""
+    if x_BSC.device.type != "cuda":
+        return reference.norm_modulate(x_BSC, gain_BGC, shift_BGC, eps=eps)
+    from reelray.kernels.modulate import triton as kernels  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    normed_BSC: Tensor = kernels.norm_modulate(x_BSC, gain_BGC, shift_BGC, eps)
+    return normed_BSC
+
+
+def add_norm_modulate(
+    x_BSC: Tensor,
+    update_BSC: Tensor,
+    gate_BGC: Tensor | None,
+    gain_BGC: Tensor,
+    shift_BGC: Tensor,
+    *,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Compute y = x + update * gate and LayerNorm(y) * gain + shift; see `reference.add_norm_modulate`."""
+    if x_BSC.device.type != "cuda":
+        return reference.add_norm_modulate(x_BSC, update_BSC, gate_BGC, gain_BGC, shift_BGC, eps=eps)
+    from reelray.kernels.modulate import triton as kernels  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    sum_BSC, normed_BSC = kernels.add_norm_modulate(x_BSC, update_BSC, gate_BGC, gain_BGC, shift_BGC, eps)
+    return sum_BSC, normed_BSC
