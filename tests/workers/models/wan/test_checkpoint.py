@@ -186,3 +186,6 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
 def test_a_wished_recipe_replaces_the_folders_own(tiny_t2v: Path) -> None:
     recipe = dataclasses.replace(describe_checkpoint(tiny_t2v).recipe, text_tokens=16)
     assert open_checkpoint(tiny_t2v, device="cpu", recipe=recipe).facts.text_tokens == 16
+    wrong = dataclasses.replace(recipe, task="i2v")
+    with pytest.raises(ManifestError, match="field `task` is 'i2v'"):
+        open_checkpoint(tiny_t2v, device="cpu", recipe=wrong)
