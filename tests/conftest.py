@@ -3,8 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors: more threads only wait for each other, ten times longer where other work shares the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def open_checkpoint(
     *,
     device: "torch.device | str",
     dtype: "torch.dtype | None" = None,
+    vae_dtype: "torch.dtype | None" = None,
     recipe: "Recipe | None" = None,
 ) -> "VideoModel":
     """Load a checkpoint of any family.
@@ -64,11 +65,12 @@ def open_checkpoint(
     Args:
         folder: The checkpoint.
         device: Where the weights go.
-        dtype: None chooses by device.
+        dtype: Dtype of the networks; None chooses by device.
+        vae_dtype: Dtype of the latent decoder; None follows `dtype`.
         recipe: Instead of the folder's own.
 
     Raises:
         CheckpointError: As `describe_checkpoint`.
     """
     family = FAMILIES[recipe.model if recipe else "wan"]
-    return family.open(folder, device=device, dtype=dtype, recipe=recipe)
+    return family.open(folder, device=device, dtype=dtype, vae_dtype=vae_dtype, recipe=recipe)

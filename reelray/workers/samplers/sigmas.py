@@ -40,7 +40,7 @@ def plan_noise_levels(schedule: Schedule) -> NoiseLevels:
     """Turn a schedule into sigmas and timesteps.
 
     Raises:
-        ValueError: A warped timestep is not an integer.
+        ValueError: A warped timestep is not an integer, or the list ends in 0 for a solver that has no step there.
     """
     if schedule.timesteps:
         timesteps = warp_timesteps(schedule.timesteps, schedule.shift) if schedule.warp else schedule.timesteps
@@ -90,6 +90,8 @@ def _listed_levels(schedule: Schedule, timesteps: tuple[float, ...]) -> NoiseLev
     if schedule.solver is Solver.X0_RENOISE:
         table = build_table(schedule.shift)
         sigmas = [find_nearest_sigma(t, table) for t in timesteps]
+    elif timesteps[-1] == 0:
+        raise ValueError(f"timesteps ends in 0, which is clean already; {schedule.solver} stops there by itself")
     else:
         sigmas = [float(np.float32(t / TRAIN_STEPS)) for t in timesteps]
     if schedule.solver in {Solver.UNIPC, Solver.DPMPP}:

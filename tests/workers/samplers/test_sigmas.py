@@ -76,3 +76,10 @@ def test_multistep_solvers_never_start_at_one() -> None:
 def test_levels_must_fit_together() -> None:
     with pytest.raises(ValueError, match="do not fit 2 steps"):
         NoiseLevels(sigmas=(1.0, 0.0), timesteps=(1000.0, 500.0))
+
+
+@pytest.mark.parametrize("solver", [Solver.EULER, Solver.UNIPC, Solver.DPMPP, Solver.LCM])
+def test_a_step_at_timestep_zero_is_refused(solver: Solver) -> None:
+    with pytest.raises(ValueError, match="timesteps ends in 0"):
+        plan_noise_levels(Schedule(solver=solver, timesteps=(1000, 0)))
+    plan_noise_levels(Schedule(solver=Solver.X0_RENOISE, timesteps=(1000, 0)))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from reelray.proto.errors import CheckpointError
+from reelray.proto.errors import CheckpointError, ResourceError
 from reelray.proto.recipe import Recipe
 from reelray.workers.models.wan.clip import ClipConfig, ClipVision, load_clip
 from reelray.workers.models.wan.config import WanConfig
@@ -35,7 +35,7 @@ def open_checkpoint(
     Args:
         folder: diffusers layout, or the original Wan 2.1 layout.
         device: Where everything goes.
-        dtype: Dtype of transformer and text encoders; None chooses by device.
+        dtype: Dtype of transformer and text encoder; None chooses by device.
         vae_dtype: Dtype of the VAE; None means `dtype`, or a choice by device.
         recipe: Instead of the folder's own; `task` and `text_tokens` matter here.
 
@@ -47,6 +47,7 @@ def open_checkpoint(
         CheckpointError: The folder is not a Wan2.1 checkpoint, or lacks a part.
         ManifestError: `manifest.yaml` is wrong or does not fit the weights.
         WeightsError: A weight file is missing, damaged or does not fit.
+        ResourceError: The weights do not fit the device.
         ValueError: A dtype is neither float32 nor bfloat16.
     """
     layout = find_layout(folder)
@@ -58,20 +59,16 @@ def open_checkpoint(
     dtypes = choose_dtypes(place, dtype, vae_dtype)
     parameters = sum(count_parameters(file) for file in layout.weights["transformer"])
     digest = digest_files(layout.files, folder)
-    parts = WanParts(
-        transformer=load_transformer(layout.transformer, place, dtypes.transformer, config=config),
-        vae=_load_vae(layout, vae_config, place, dtypes),
-        text_encoder=load_text_encoder(
-            layout.weights["text_encoder"],
-            layout.tokenizer,
-            text_config,
-            device=place,
-            dtype=dtypes.text,
-            text_tokens=recipe.text_tokens,
-            digest=digest,
-        ),
-        clip=_load_clip(layout, place, dtypes),
-    )
+    try:
+        parts = _load_parts(
+            layout, (config, vae_config, text_config), place, dtypes, text_tokens=recipe.text_tokens, digest=digest
+        )
+    except torch.OutOfMemoryError as error:
+        free = torch.cuda.mem_get_info(place)[0] / 2**30
+        needed = layout.weight_bytes / 2**30
+        raise ResourceError(
+            f"{folder}: {needed:.1f} GiB of weights do not fit; {place} has {free:.1f} GiB free"
+        ) from error
     return WanModel(facts=gather_facts(layout, recipe, parameters), parts=parts, digest=digest)
 
 
@@ -98,16 +95,42 @@ def _check_configs(config: WanConfig, vae: WanVaeConfig, text: Umt5Config, layou
             raise CheckpointError(f"{layout.folder}: the transformer's {what} is {value}; {why} need {wanted}")
 
 
+def _load_parts(
+    layout: Layout,
+    configs: tuple[WanConfig, WanVaeConfig, Umt5Config],
+    device: torch.device,
+    dtypes: Dtypes,
+    *,
+    text_tokens: int,
+    digest: str,
+) -> WanParts:
+    config, vae_config, text_config = configs
+    return WanParts(
+        transformer=load_transformer(layout.transformer, device, dtypes.transformer, config=config),
+        vae=_load_vae(layout, vae_config, device, dtypes),
+        text_encoder=load_text_encoder(
+            layout.weights["text_encoder"],
+            layout.tokenizer,
+            text_config,
+            device=device,
+            dtype=dtypes.text,
+            text_tokens=text_tokens,
+            digest=digest,
+        ),
+        clip=_load_clip(layout, device, dtypes),
+    )
+
+
 def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes: Dtypes) -> WanVae:
     vae = load_module(lambda: WanVae(config), layout.weights["vae"], rename_tensor, device=device, dtype=dtypes.vae)
     for name in ("latents_mean", "latents_std"):  # buffers: not in the files, and empty on the meta device
         values = torch.tensor(getattr(config, name), dtype=torch.float32, device=device)
         vae.register_buffer(name, values.view(1, -1, 1, 1, 1), persistent=False)
-    return vae
+    return vae.to_inference(device, dtypes.vae)
 
 
 def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes) -> ClipVision | None:
     if "image_encoder" not in layout.weights:
         return None
     config = ClipConfig.from_transformers(read_json(layout.folder / "image_encoder" / "config.json"))
-    return load_clip(layout.weights["image_encoder"], config, device=device, dtype=dtypes.text)
+    return load_clip(layout.weights["image_encoder"], config, device=device, dtype=dtypes.image)

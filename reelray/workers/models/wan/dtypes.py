@@ -12,6 +12,7 @@ class Dtypes:
     transformer: torch.dtype
     text: torch.dtype
     vae: torch.dtype
+    image: torch.dtype = torch.float32  # runs once a request: precision costs nothing there
 
 
 def choose_dtypes(device: torch.device, dtype: torch.dtype | None, vae_dtype: torch.dtype | None) -> Dtypes:
@@ -19,7 +20,7 @@ def choose_dtypes(device: torch.device, dtype: torch.dtype | None, vae_dtype: to
 
     Args:
         device: Where the model runs.
-        dtype: Wish for transformer and text encoders.
+        dtype: Wish for transformer and text encoder.
         vae_dtype: Wish for the VAE; None follows `dtype`.
 
     Raises:

@@ -61,11 +61,11 @@ def test_describing_does_not_import_torch(tiny_t2v: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_opening_imports_neither_diffusers_nor_transformers(tiny_i2v: Path) -> None:
+def test_opening_imports_nothing_slow(tiny_i2v: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from reelray.workers.models.registry import open_checkpoint;"
         f"model = open_checkpoint(Path({str(tiny_i2v)!r}), device='cpu'); model.encode_text(['a']);"
-        "print([name for name in ('transformers', 'diffusers') if name in sys.modules])"
+        "print([name for name in ('transformers', 'diffusers', 'sympy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -186,3 +186,6 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
 def test_a_wished_recipe_replaces_the_folders_own(tiny_t2v: Path) -> None:
     recipe = dataclasses.replace(describe_checkpoint(tiny_t2v).recipe, text_tokens=16)
     assert open_checkpoint(tiny_t2v, device="cpu", recipe=recipe).facts.text_tokens == 16
+    wrong = dataclasses.replace(recipe, task="i2v")
+    with pytest.raises(ManifestError, match="field `task` is 'i2v'"):
+        open_checkpoint(tiny_t2v, device="cpu", recipe=wrong)

@@ -1,0 +1,110 @@
+"""The loaded model behind the engine's seam: batches, windows, images, frames."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from reelray.proto.errors import UnsupportedError
+from reelray.workers.models.registry import open_checkpoint
+from reelray.workers.models.wan.model import WanModel
+
+PROMPTS = ["a red circle", "the green square moves right on a blue background"]
+
+
+@pytest.fixture(scope="module")
+def t2v(tiny_t2v: Path) -> WanModel:
+    return open_checkpoint(tiny_t2v, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def i2v(tiny_i2v: Path) -> WanModel:
+    return open_checkpoint(tiny_i2v, device="cpu")
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def draw_pixels(seed: int) -> Tensor:
+    return torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_rows_of_a_batch_are_those_of_lone_forwards(t2v: WanModel) -> None:
+    latents, texts = draw(2, 16, 3, 4, 4), t2v.encode_text(PROMPTS)
+    timestep = torch.tensor([[900.0, 900, 900], [400, 300, 200]])
+    positions = torch.tensor([[0, 1, 2], [5, 6, 7]])
+    together = t2v.denoise(latents, timestep, texts, positions_BT=positions)
+    assert together.shape == latents.shape
+    assert together.dtype == torch.float32
+    for row in range(2):
+        rows = slice(row, row + 1)
+        alone = t2v.denoise(latents[rows], timestep[rows], texts[rows], positions_BT=positions[rows])
+        torch.testing.assert_close(together[rows], alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_prompt_timestep_and_image_matter(i2v: WanModel) -> None:
+    latents, positions = draw(1, 16, 3, 4, 4), torch.arange(3)[None]
+    texts = i2v.encode_text(PROMPTS)
+    images = [[i2v.encode_image(draw_pixels(seed), frames=9)] for seed in (1, 2)]
+    results = [
+        i2v.denoise(latents, torch.full((1, 3), timestep), [text], positions_BT=positions, image=image)
+        for timestep, text, image in [
+            (500.0, texts[0], images[0]),
+            (400.0, texts[0], images[0]),
+            (500.0, texts[1], images[0]),
+            (500.0, texts[0], images[1]),
+        ]
+    ]
+    for other in results[1:]:
+        assert (results[0] - other).abs().max() > 1e-4
+
+
+def test_a_window_sees_the_condition_of_its_own_frames(i2v: WanModel) -> None:
+    latents, timestep, text = draw(1, 16, 1, 4, 4), torch.full((1, 1), 500.0), i2v.encode_text(PROMPTS[:1])
+    image = i2v.encode_image(draw_pixels(1), frames=9)
+    assert image.beside.shape == (1, 20, 3, 4, 4)
+    for frame in range(3):
+        cut = type(image)(context=image.context, beside=image.beside[:, :, frame : frame + 1].repeat(1, 1, 3, 1, 1))
+        position = torch.tensor([[frame]])
+        ours = i2v.denoise(latents, timestep, text, positions_BT=position, image=[image])
+        assert torch.equal(ours, i2v.denoise(latents, timestep, text, positions_BT=position, image=[cut]))
+
+
+def test_an_image_goes_with_an_i2v_checkpoint_and_no_other(t2v: WanModel, i2v: WanModel) -> None:
+    latents, timestep, positions = draw(1, 16, 1, 4, 4), torch.full((1, 1), 500.0), torch.zeros(1, 1, dtype=torch.int64)
+    with pytest.raises(UnsupportedError, match="makes videos from text alone"):
+        t2v.encode_image(draw_pixels(1), frames=1)
+    with pytest.raises(UnsupportedError, match="this i2v checkpoint needs a first frame"):
+        i2v.denoise(latents, timestep, i2v.encode_text(["a"]), positions_BT=positions)
+    image = i2v.encode_image(draw_pixels(1), frames=1)
+    with pytest.raises(UnsupportedError, match="this t2v checkpoint takes no image"):
+        t2v.denoise(latents, timestep, t2v.encode_text(["a"]), positions_BT=positions, image=[image])
+
+
+def test_frames_do_not_depend_on_how_latents_are_cut(t2v: WanModel) -> None:
+    latents = draw(1, 16, 4, 4, 6)
+    whole = t2v.decode(latents, t2v.new_decode_state())
+    assert whole.shape == (13, 32, 48, 3)
+    assert whole.dtype == torch.uint8
+    assert whole.is_contiguous()
+    state, parts = t2v.new_decode_state(), []
+    for first, last in ((0, 1), (1, 3), (3, 4)):
+        parts.append(t2v.decode(latents[:, :, first:last], state))
+    assert [len(part) for part in parts] == [1, 8, 4]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_bfloat16_stays_near_float32(tiny_t2v: Path, t2v: WanModel) -> None:
+    half = open_checkpoint(tiny_t2v, device="cpu", dtype=torch.bfloat16)
+    latents, timestep, positions = draw(1, 16, 3, 4, 4), torch.full((1, 3), 500.0), torch.arange(3)[None]
+    ours, exact = (
+        model.denoise(latents, timestep, model.encode_text(PROMPTS[:1]), positions_BT=positions)
+        for model in (half, t2v)
+    )
+    assert ours.dtype == torch.float32
+    assert (ours - exact).norm() / exact.norm() < 0.03
+    frames = half.decode(latents, half.new_decode_state()).float() - t2v.decode(latents, t2v.new_decode_state()).float()
+    assert frames.abs().mean() < 3
