@@ -1,0 +1,1 @@
+"""Dense attention over [B, S, N, D] tensors."""

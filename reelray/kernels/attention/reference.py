@@ -1,0 +1,25 @@
+"""Attention written out in float32: what every backend is measured against.
+
+Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width.
+"""
+
+import torch
+from torch import Tensor
+
+
+def attend_reference(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, bias_BK: Tensor | None = None) -> Tensor:
+    """Compute softmax(q k^T / sqrt(D) + bias) v in float32.
+
+    Args:
+        q_BSND: Queries.
+        k_BKND: Keys.
+        v_BKND: Values.
+        bias_BK: Added to every score of a key; minus infinity hides the key.
+
+    Returns:
+        Mixed values, shape and dtype of `q_BSND`.
+    """
+    scores_BNSK = torch.einsum("bsnd,bknd->bnsk", q_BSND.float(), k_BKND.float()) * q_BSND.shape[-1] ** -0.5
+    if bias_BK is not None:
+        scores_BNSK = scores_BNSK + bias_BK[:, None, None, :].float()
+    return torch.einsum("bnsk,bknd->bsnd", scores_BNSK.softmax(-1), v_BKND.float()).to(q_BSND.dtype)

@@ -1,0 +1,1 @@
+"""LayerNorm with scale and shift, and gated residuals, per group of tokens."""

@@ -1,0 +1,74 @@
+"""Model families by the name that manifests use. Importing this imports no model and no torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from reelray.proto.recipe import Recipe
+    from reelray.workers.models.api import VideoModel
+    from reelray.workers.models.wan.description import CheckpointDescription
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """How checkpoints of one family are described and opened.
+
+    Args:
+        describe: Reads configurations and file headers; quick, without torch.
+        open: Loads the weights.
+    """
+
+    describe: "Callable[[Path], CheckpointDescription]"
+    open: "Callable[..., VideoModel]"
+
+
+def _describe_wan(folder: Path) -> "CheckpointDescription":
+    from reelray.workers.models.wan.description import describe_checkpoint  # noqa: PLC0415 - loaded when used
+
+    return describe_checkpoint(folder)
+
+
+def _open_wan(folder: Path, **wishes: object) -> "VideoModel":
+    from reelray.workers.models.wan.checkpoint import open_checkpoint  # noqa: PLC0415 - pulls in torch
+
+    return open_checkpoint(folder, **wishes)  # type: ignore[arg-type]
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({"wan": Family(describe=_describe_wan, open=_open_wan)})
+
+
+def describe_checkpoint(folder: Path) -> "CheckpointDescription":
+    """Describe a checkpoint without loading it.
+
+    Raises:
+        UnknownModelError: There is no such folder.
+        CheckpointError: The folder is not a checkpoint of a known family, or is damaged.
+    """
+    return FAMILIES["wan"].describe(folder)
+
+
+def open_checkpoint(
+    folder: Path,
+    *,
+    device: "torch.device | str",
+    dtype: "torch.dtype | None" = None,
+    recipe: "Recipe | None" = None,
+) -> "VideoModel":
+    """Load a checkpoint of any family.
+
+    Args:
+        folder: The checkpoint.
+        device: Where the weights go.
+        dtype: None chooses by device.
+        recipe: Instead of the folder's own.
+
+    Raises:
+        CheckpointError: As `describe_checkpoint`.
+    """
+    family = FAMILIES[recipe.model if recipe else "wan"]
+    return family.open(folder, device=device, dtype=dtype, recipe=recipe)

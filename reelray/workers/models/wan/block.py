@@ -1,0 +1,169 @@
+"""One transformer block: self-attention, cross-attention, feed-forward, each modulated or gated by the timestep.
+
+The block is cut into three regions at its attentions. Each region is plain tensor work that compiles once and serves
+every layer; the attentions between them stay eager calls that may reach memory pages or other ranks.
+Shape suffixes: B batch, S tokens, G groups of tokens with one timestep, N heads, D head width, C channels, K context
+tokens.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from reelray.kernels.attention.api import attend
+from reelray.kernels.modulate.reference import add_gated, norm_modulate
+from reelray.kernels.norm_rope.reference import rms_norm, rotate
+from reelray.workers.models.attention_op import AttentionOp
+from reelray.workers.models.wan.config import WanConfig
+from reelray.workers.models.wan.embeddings import FeedForward, norm_in_float
+from reelray.workers.models.wan.rope import Rotation
+from reelray.workers.models.wan.text_context import CrossContext
+
+Heads: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockInputs:
+    """What every block reads besides its tokens.
+
+    Args:
+        modulation: [B, G, 6, C], shift, scale, gate of self-attention, then of the feed-forward; a block adds its
+            own table.
+        rotation: Angles of the window's tokens.
+        text: Keys and values of the prompt.
+        image: Keys and values of the image of an i2v model.
+        attention: Self-attention.
+    """
+
+    modulation: Tensor
+    rotation: Rotation
+    text: CrossContext
+    image: CrossContext | None
+    attention: AttentionOp
+
+
+class SelfAttention(nn.Module):
+    """Projections of self-attention; q, k and v are one weight of 3C rows in this order."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.to_qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
+        self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
+        self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim)])
+
+    def project(self, x_BSC: Tensor, rotation: Rotation | None) -> Heads:
+        """Make queries, keys and values of each head; rotated when a rotation is given."""
+        q_BSC, k_BSC, v_BSC = self.to_qkv(x_BSC).chunk(3, dim=-1)
+        q_BSND = normed_heads(q_BSC, self.norm_q, self.heads)
+        k_BSND = normed_heads(k_BSC, self.norm_k, self.heads)
+        if rotation is not None:
+            q_BSND = rotate(q_BSND, rotation.cos, rotation.sin)
+            k_BSND = rotate(k_BSND, rotation.cos, rotation.sin)
+        return q_BSND, k_BSND, torch.unflatten(v_BSC, -1, (self.heads, -1))
+
+
+class CrossAttention(nn.Module):
+    """Projections of cross-attention to text and, in i2v models, to an image."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.heads = config.num_attention_heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        self.norm_q = nn.RMSNorm(dim, eps=config.eps)
+        self.norm_k = nn.RMSNorm(dim, eps=config.eps)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        if config.is_i2v:
+            self.add_k_proj = nn.Linear(dim, dim)
+            self.add_v_proj = nn.Linear(dim, dim)
+            self.norm_added_k = nn.RMSNorm(dim, eps=config.eps)
+
+    def text_heads(self, text_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """Make keys and values of projected text."""
+        keys_BKND = normed_heads(self.to_k(text_BKC), self.norm_k, self.heads)
+        return keys_BKND, self.to_v(text_BKC).unflatten(-1, (self.heads, -1))
+
+    def image_heads(self, image_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """Make keys and values of a projected image."""
+        keys_BKND = normed_heads(self.add_k_proj(image_BKC), self.norm_added_k, self.heads)
+        return keys_BKND, self.add_v_proj(image_BKC).unflatten(-1, (self.heads, -1))
+
+    def attend(self, q_BSND: Tensor, text: CrossContext, image: CrossContext | None, layer: int) -> Tensor:
+        """Attend text and image apart and add; returns [B, S, N, D]."""
+        mixed_BSND = attend(q_BSND, text.keys[layer], text.values[layer], bias_BK=text.bias)
+        if image is not None:
+            mixed_BSND = mixed_BSND + attend(q_BSND, image.keys[layer], image.values[layer], bias_BK=image.bias)
+        return mixed_BSND
+
+
+class WanBlock(nn.Module):
+    """One block.
+
+    Args:
+        config: Size of the model.
+    """
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.scale_shift_table = nn.Parameter(torch.empty(1, 6, config.dim))
+        self.attn1 = SelfAttention(config)
+        self.attn2 = CrossAttention(config)
+        self.norm2 = nn.LayerNorm(config.dim, eps=config.eps) if config.cross_attn_norm else None
+        self.ffn = FeedForward(config.dim, config.ffn_dim, config.dim, "tanh")
+
+    def forward(self, x_BSC: Tensor, inputs: BlockInputs, layer: int) -> Tensor:
+        """Map tokens.
+
+        Args:
+            x_BSC: Residual stream.
+            inputs: What all blocks share.
+            layer: Index of this block.
+
+        Returns:
+            The new residual stream.
+        """
+        rotation = inputs.rotation
+        q_BSND, k_BSND, v_BSND = self.before_self(
+            x_BSC, inputs.modulation, None if inputs.attention.rotates else rotation
+        )
+        mixed_BSND = inputs.attention(q_BSND, k_BSND, v_BSND, layer=layer, cos_BSP=rotation.cos, sin_BSP=rotation.sin)
+        x_BSC, q_BSND = self.between(x_BSC, mixed_BSND, inputs.modulation)
+        mixed_BSND = self.attn2.attend(q_BSND, inputs.text, inputs.image, layer)
+        return self.after_cross(x_BSC, mixed_BSND, inputs.modulation)
+
+    def before_self(self, x_BSC: Tensor, modulation_BG6C: Tensor, rotation: Rotation | None) -> Heads:
+        """Norm, modulate, project, norm and rotate heads."""
+        shift_BGC, scale_BGC, _ = self._modulation(modulation_BG6C, 0)
+        return self.attn1.project(norm_modulate(x_BSC, shift_BGC, scale_BGC, eps=self.eps), rotation)
+
+    def between(self, x_BSC: Tensor, mixed_BSND: Tensor, modulation_BG6C: Tensor) -> tuple[Tensor, Tensor]:
+        """Add self-attention; make the queries of cross-attention."""
+        _, _, gate_BGC = self._modulation(modulation_BG6C, 0)
+        x_BSC = add_gated(x_BSC, self.attn1.to_out[0](mixed_BSND.flatten(2)), gate_BGC)
+        normed_BSC = x_BSC if self.norm2 is None else norm_in_float(self.norm2, x_BSC)
+        return x_BSC, normed_heads(self.attn2.to_q(normed_BSC), self.attn2.norm_q, self.attn2.heads)
+
+    def after_cross(self, x_BSC: Tensor, mixed_BSND: Tensor, modulation_BG6C: Tensor) -> Tensor:
+        """Add cross-attention and the feed-forward."""
+        shift_BGC, scale_BGC, gate_BGC = self._modulation(modulation_BG6C, 3)
+        x_BSC = x_BSC + self.attn2.to_out[0](mixed_BSND.flatten(2))
+        hidden_BSC = self.ffn(norm_modulate(x_BSC, shift_BGC, scale_BGC, eps=self.eps))
+        return add_gated(x_BSC, hidden_BSC, gate_BGC)
+
+    def _modulation(self, modulation_BG6C: Tensor, first: int) -> Heads:
+        table_13C = self.scale_shift_table[:, first : first + 3].float()
+        shift_BGC, scale_BGC, gate_BGC = (table_13C + modulation_BG6C[:, :, first : first + 3].float()).unbind(2)
+        return shift_BGC, scale_BGC, gate_BGC
+
+
+def normed_heads(x_BSC: Tensor, norm: nn.RMSNorm, heads: int) -> Tensor:
+    """RMS-norm over the full width, then cut into heads."""
+    assert norm.eps is not None
+    return torch.unflatten(rms_norm(x_BSC, norm.weight, eps=norm.eps), -1, (heads, -1))

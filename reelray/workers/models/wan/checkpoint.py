@@ -1,0 +1,113 @@
+"""Opens a Wan checkpoint folder: everything is checked before the first weight is read."""
+
+from pathlib import Path
+
+import torch
+
+from reelray.proto.errors import CheckpointError
+from reelray.proto.recipe import Recipe
+from reelray.workers.models.wan.clip import ClipConfig, ClipVision, load_clip
+from reelray.workers.models.wan.config import WanConfig
+from reelray.workers.models.wan.description import check_recipe, find_recipe, gather_facts, read_transformer_config
+from reelray.workers.models.wan.dtypes import Dtypes, choose_dtypes
+from reelray.workers.models.wan.layout import Layout, find_layout
+from reelray.workers.models.wan.model import WanModel, WanParts
+from reelray.workers.models.wan.text import load_text_encoder
+from reelray.workers.models.wan.umt5 import Umt5Config
+from reelray.workers.models.wan.vae import WanVae, WanVaeConfig
+from reelray.workers.models.wan.vae_names import rename_tensor
+from reelray.workers.models.wan.weights import load_transformer
+from reelray.workers.models.weight_files import count_parameters, digest_files
+from reelray.workers.models.weight_loading import load_module
+from reelray.workers.recipes.presets import read_json
+
+
+def open_checkpoint(
+    folder: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    vae_dtype: torch.dtype | None = None,
+    recipe: Recipe | None = None,
+) -> WanModel:
+    """Load a checkpoint.
+
+    Args:
+        folder: diffusers layout, or the original Wan 2.1 layout.
+        device: Where everything goes.
+        dtype: Dtype of transformer and text encoders; None chooses by device.
+        vae_dtype: Dtype of the VAE; None means `dtype`, or a choice by device.
+        recipe: Instead of the folder's own; `task` and `text_tokens` matter here.
+
+    Returns:
+        A model ready to denoise.
+
+    Raises:
+        UnknownModelError: There is no such folder.
+        CheckpointError: The folder is not a Wan2.1 checkpoint, or lacks a part.
+        ManifestError: `manifest.yaml` is wrong or does not fit the weights.
+        WeightsError: A weight file is missing, damaged or does not fit.
+        ValueError: A dtype is neither float32 nor bfloat16.
+    """
+    layout = find_layout(folder)
+    recipe = recipe or find_recipe(layout)
+    check_recipe(recipe, layout)
+    config, vae_config, text_config = read_transformer_config(layout), _vae_config(layout), _text_config(layout)
+    _check_configs(config, vae_config, text_config, layout)
+    place = torch.device(device)
+    dtypes = choose_dtypes(place, dtype, vae_dtype)
+    parameters = sum(count_parameters(file) for file in layout.weights["transformer"])
+    digest = digest_files(layout.files, folder)
+    parts = WanParts(
+        transformer=load_transformer(layout.transformer, place, dtypes.transformer, config=config),
+        vae=_load_vae(layout, vae_config, place, dtypes),
+        text_encoder=load_text_encoder(
+            layout.weights["text_encoder"],
+            layout.tokenizer,
+            text_config,
+            device=place,
+            dtype=dtypes.text,
+            text_tokens=recipe.text_tokens,
+            digest=digest,
+        ),
+        clip=_load_clip(layout, place, dtypes),
+    )
+    return WanModel(facts=gather_facts(layout, recipe, parameters), parts=parts, digest=digest)
+
+
+def _vae_config(layout: Layout) -> WanVaeConfig:
+    if layout.kind == "original":
+        return WanVaeConfig()
+    return WanVaeConfig.from_diffusers(read_json(layout.folder / "vae" / "config.json"))
+
+
+def _text_config(layout: Layout) -> Umt5Config:
+    if layout.kind == "original":
+        return Umt5Config()
+    return Umt5Config.from_transformers(read_json(layout.folder / "text_encoder" / "config.json"))
+
+
+def _check_configs(config: WanConfig, vae: WanVaeConfig, text: Umt5Config, layout: Layout) -> None:
+    condition = vae.temporal_ratio + vae.z_dim if layout.task == "i2v" else 0
+    for what, value, wanted, why in (
+        ("out_channels", config.out_channels, vae.z_dim, "the VAE's z_dim"),
+        ("in_channels", config.in_channels, vae.z_dim + condition, "noise and condition together"),
+        ("text_dim", config.text_dim, text.d_model, "the text encoder's d_model"),
+    ):
+        if value != wanted:
+            raise CheckpointError(f"{layout.folder}: the transformer's {what} is {value}; {why} need {wanted}")
+
+
+def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes: Dtypes) -> WanVae:
+    vae = load_module(lambda: WanVae(config), layout.weights["vae"], rename_tensor, device=device, dtype=dtypes.vae)
+    for name in ("latents_mean", "latents_std"):  # buffers: not in the files, and empty on the meta device
+        values = torch.tensor(getattr(config, name), dtype=torch.float32, device=device)
+        vae.register_buffer(name, values.view(1, -1, 1, 1, 1), persistent=False)
+    return vae.to_inference(device, dtypes.vae)
+
+
+def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes) -> ClipVision | None:
+    if "image_encoder" not in layout.weights:
+        return None
+    config = ClipConfig.from_transformers(read_json(layout.folder / "image_encoder" / "config.json"))
+    return load_clip(layout.weights["image_encoder"], config, device=device, dtype=dtypes.text)

@@ -1,0 +1,152 @@
+"""Where the parts of a Wan checkpoint lie: in diffusers' folders, or in the files of the original release."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reelray.proto.errors import CheckpointError, UnknownModelError
+from reelray.workers.models.weight_files import find_weight_files
+from reelray.workers.recipes.presets import read_json
+
+ORIGINAL_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
+ORIGINAL_VAE = "Wan2.1_VAE.pth"
+ORIGINAL_TOKENIZER = "google/umt5-xxl"
+TRANSFORMER_CLASS = "WanTransformer3DModel"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Files of a checkpoint, all of them present.
+
+    Args:
+        kind: Whose layout it is.
+        folder: The checkpoint.
+        transformer: Folder of the transformer.
+        transformer_config: Content of its `config.json`.
+        weights: Weight files by component: transformer, vae, text_encoder, image_encoder.
+        tokenizer: Folder of the tokenizer.
+    """
+
+    kind: Literal["diffusers", "original"]
+    folder: Path
+    transformer: Path
+    transformer_config: Mapping[str, Any]
+    weights: Mapping[str, tuple[Path, ...]]
+    tokenizer: Path
+
+    @property
+    def task(self) -> str:
+        """``i2v`` when the transformer attends an image, else ``t2v``."""
+        config = self.transformer_config
+        has_image = config.get("image_dim") is not None or config.get("model_type", "t2v") != "t2v"
+        return "i2v" if has_image else "t2v"
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that decides what a video looks like: weights, configurations, tokenizer."""
+        files = {file for part in self.weights.values() for file in part}
+        folders = {self.transformer, self.tokenizer} | {file.parent for file in files}
+        configs = {file for folder in folders for file in folder.glob("*.json")}
+        return sorted(files | configs | set(self.tokenizer.glob("*.model")))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weight files."""
+        return sum(file.stat().st_size for part in self.weights.values() for file in part)
+
+
+def find_layout(folder: Path) -> Layout:
+    """Look a checkpoint folder over.
+
+    Raises:
+        UnknownModelError: There is no such folder.
+        CheckpointError: It is not a Wan2.1 checkpoint, or a part of it is missing.
+        WeightsError: A weight file is missing.
+    """
+    if not folder.exists():
+        raise UnknownModelError(f"{folder}: no such folder")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: is a file; a checkpoint folder is needed")
+    if (folder / "transformer").is_dir() or (folder / "model_index.json").is_file():
+        return _find_diffusers(folder)
+    if (folder / "config.json").is_file():
+        return _find_original(folder)
+    raise CheckpointError(
+        f"{folder}: is not a checkpoint; it needs transformer/, vae/, text_encoder/ and tokenizer/ (diffusers layout), "
+        f"or config.json, {ORIGINAL_VAE} and {ORIGINAL_TEXT} (original Wan layout)"
+    )
+
+
+def _find_diffusers(folder: Path) -> Layout:
+    _refuse_other_pipelines(folder)
+    config = _read_config(folder / "transformer")
+    if config.get("_class_name") != TRANSFORMER_CLASS:
+        raise CheckpointError(
+            f"{folder / 'transformer' / 'config.json'}: `_class_name` is {config.get('_class_name')}; "
+            f"served: {TRANSFORMER_CLASS}"
+        )
+    if config.get("pos_embed_seq_len") is not None:
+        raise CheckpointError(f"{folder}: is a first-and-last-frame model; served: text-to-video and image-to-video")
+    parts = ["transformer", "vae", "text_encoder"]
+    if config.get("image_dim") is not None:
+        parts.append("image_encoder")
+    for part in parts[1:]:
+        _read_config(folder / part)
+    return Layout(
+        kind="diffusers",
+        folder=folder,
+        transformer=folder / "transformer",
+        transformer_config=config,
+        weights={part: tuple(find_weight_files(folder / part)) for part in parts},
+        tokenizer=_find_tokenizer(folder / "tokenizer"),
+    )
+
+
+def _find_original(folder: Path) -> Layout:
+    config = _read_config(folder)
+    if config.get("_class_name") != "WanModel":
+        raise CheckpointError(
+            f"{folder / 'config.json'}: `_class_name` is {config.get('_class_name')}; served: WanModel, or a folder "
+            "in diffusers layout"
+        )
+    if config.get("model_type") != "t2v":
+        raise CheckpointError(
+            f"{folder}: `model_type` is {config.get('model_type')}; in the original layout only t2v is served, other "
+            "models in diffusers layout"
+        )
+    for name in (ORIGINAL_VAE, ORIGINAL_TEXT):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: {name} is missing; the original Wan layout has it")
+    return Layout(
+        kind="original",
+        folder=folder,
+        transformer=folder,
+        transformer_config=config,
+        weights={
+            "transformer": tuple(find_weight_files(folder)),
+            "vae": (folder / ORIGINAL_VAE,),
+            "text_encoder": (folder / ORIGINAL_TEXT,),
+        },
+        tokenizer=_find_tokenizer(folder / ORIGINAL_TOKENIZER),
+    )
+
+
+def _refuse_other_pipelines(folder: Path) -> None:
+    index = read_json(folder / "model_index.json")
+    second = index.get("transformer_2")
+    if index.get("boundary_ratio") is not None or (second and second[0]) or index.get("expand_timesteps"):
+        raise CheckpointError(f"{folder / 'model_index.json'}: is a Wan2.2 pipeline; served: Wan2.1")
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    config = read_json(folder / "config.json")
+    if not config:
+        raise CheckpointError(f"{folder / 'config.json'}: is missing or empty; every part of a checkpoint has one")
+    return config
+
+
+def _find_tokenizer(folder: Path) -> Path:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise CheckpointError(f"{folder}: no tokenizer here; tokenizer.json or spiece.model is needed")
+    return folder

@@ -1,0 +1,145 @@
+"""A loaded Wan checkpoint behind the engine's seam.
+
+Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S tokens, F pixel frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reelray.proto.errors import UnsupportedError
+from reelray.proto.model_facts import ModelFacts
+from reelray.workers.models.wan.clip import ClipVision
+from reelray.workers.models.wan.image import build_condition, embed_image
+from reelray.workers.models.wan.rope import Positions
+from reelray.workers.models.wan.text import TextEncoder
+from reelray.workers.models.wan.text_context import CrossContext, stack_contexts
+from reelray.workers.models.wan.transformer import WanTransformer
+from reelray.workers.models.wan.vae import WanVae
+from reelray.workers.models.wan.vae.state import DecodeState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WanParts:
+    """The loaded parts of a checkpoint, all on one device.
+
+    Args:
+        transformer: Denoiser.
+        vae: Latent decoder, and encoder of i2v conditions.
+        text_encoder: Tokenizer and UMT5.
+        clip: Vision tower of an i2v checkpoint.
+    """
+
+    transformer: WanTransformer
+    vae: WanVae
+    text_encoder: TextEncoder
+    clip: ClipVision | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageCondition:
+    """What the first frame of an i2v video leaves behind.
+
+    Args:
+        context: Cross-attention keys and values of CLIP's view.
+        beside: Mask and latents that stand beside the noise; 1, C, T, H, W over the whole video.
+    """
+
+    context: CrossContext
+    beside: Tensor
+
+
+class WanModel:
+    """Implements `VideoModel`.
+
+    Args:
+        facts: Geometry.
+        parts: The loaded modules.
+        digest: Names the checkpoint.
+    """
+
+    def __init__(self, *, facts: ModelFacts, parts: WanParts, digest: str) -> None:
+        self.facts = facts
+        self.parts = parts
+        self.digest = digest
+        self.device = parts.transformer.device
+        self.dtype = parts.transformer.dtype
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> list[CrossContext]:
+        """See `VideoModel.encode_text`.
+
+        Raises:
+            PromptError: A prompt has more tokens than fit.
+        """
+        embeddings_BSC = self.parts.text_encoder.encode(prompts)
+        return [self.parts.transformer.prepare_text(row_SC[None], merge_padding=True) for row_SC in embeddings_BSC]
+
+    @torch.no_grad()
+    def encode_image(self, image_HWC: Tensor, *, frames: int) -> ImageCondition:
+        """See `VideoModel.encode_image`.
+
+        Raises:
+            UnsupportedError: This checkpoint makes videos from text alone.
+        """
+        clip = self.parts.clip
+        if clip is None:
+            raise UnsupportedError("this checkpoint makes videos from text alone; an i2v checkpoint takes an image")
+        return ImageCondition(
+            context=self.parts.transformer.prepare_image(embed_image(clip, image_HWC)),
+            beside=build_condition(self.parts.vae, image_HWC, frames=frames),
+        )
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents_BCTHW: Tensor,
+        timestep_BT: Tensor,
+        text: Sequence[CrossContext],
+        *,
+        positions_BT: Tensor,
+        image: Sequence[ImageCondition] | None = None,
+    ) -> Tensor:
+        """See `VideoModel.denoise`.
+
+        Raises:
+            UnsupportedError: An image is missing or not wanted.
+        """
+        if (image is None) != (self.parts.clip is None):
+            wanted = "takes no image" if image else "needs a first frame"
+            raise UnsupportedError(f"this {self.facts.task} checkpoint {wanted}")
+        context = None
+        if image is not None:
+            context = stack_contexts([condition.context for condition in image])
+            latents_BCTHW = _add_conditions(latents_BCTHW, image, positions_BT)
+        prediction: Tensor = self.parts.transformer(
+            latents_BCTHW,
+            timestep_BT,
+            stack_contexts(text),
+            positions=Positions(frames=positions_BT),
+            image=context,
+        )
+        return prediction.float()
+
+    def new_decode_state(self) -> DecodeState:
+        """See `VideoModel.new_decode_state`."""
+        return self.parts.vae.new_decode_state()
+
+    @torch.no_grad()
+    def decode(self, latents_1CTHW: Tensor, state: DecodeState) -> Tensor:
+        """See `VideoModel.decode`."""
+        vae = self.parts.vae
+        pixels_1CFHW = vae.decode(vae.denormalise(latents_1CTHW.to(self.device).float()), state)
+        bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
+        return bytes_FHWC.permute(1, 2, 3, 0).contiguous().cpu()
+
+
+def _add_conditions(latents_BCTHW: Tensor, image: Sequence[ImageCondition], positions_BT: Tensor) -> Tensor:
+    """Put each row's mask and condition of its own latent frames behind the noise."""
+    rows = [
+        condition.beside.index_select(2, positions_T)
+        for condition, positions_T in zip(image, positions_BT, strict=True)
+    ]
+    return torch.cat([latents_BCTHW, torch.cat(rows).to(latents_BCTHW.dtype)], dim=1)

@@ -1,0 +1,128 @@
+"""What a prompt or an image leaves in the transformer: cross-attention keys and values of every layer.
+
+Shape suffixes: B batch, K context tokens, N heads, D head width, C channels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossContext:
+    """Keys and values of one cross-attention source, computed once and read in every denoise step.
+
+    Args:
+        keys: One [B, K, N, D] tensor per layer, RMS-normed.
+        values: One [B, K, N, D] tensor per layer.
+        bias: [B, K], added to the scores of each key, in the dtype of the keys: log of how many equal tokens it stands
+            for, minus infinity for a slot that this row does not use. None means zero everywhere.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.keys or len(self.keys) != len(self.values):
+            raise ValueError(f"{len(self.keys)} layers of keys, {len(self.values)} of values; give one each per layer")
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+        return self.keys[0].shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Keys per row."""
+        return self.keys[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(part.nbytes for part in (*self.keys, *self.values))
+
+
+TextContext: TypeAlias = CrossContext
+ImageContext: TypeAlias = CrossContext
+
+
+def stack_contexts(contexts: Sequence[CrossContext]) -> CrossContext:
+    """Put contexts of several requests into one batch; shorter ones get slots that nobody attends.
+
+    Args:
+        contexts: At least one, all of the same model.
+    """
+    if len(contexts) == 1:
+        return contexts[0]
+    tokens = max(context.tokens for context in contexts)
+    layers = range(len(contexts[0].keys))
+    bias_BK = None
+    if any(context.bias is not None or context.tokens < tokens for context in contexts):
+        bias_BK = torch.cat([_pad_bias(context, tokens) for context in contexts])
+    return CrossContext(
+        keys=tuple(torch.cat([_pad_tokens(c.keys[layer], tokens) for c in contexts]) for layer in layers),
+        values=tuple(torch.cat([_pad_tokens(c.values[layer], tokens) for c in contexts]) for layer in layers),
+        bias=bias_BK,
+    )
+
+
+def _pad_tokens(tokens_BKND: Tensor, count: int) -> Tensor:
+    return F.pad(tokens_BKND, (0, 0, 0, 0, 0, count - tokens_BKND.shape[1]))
+
+
+def _pad_bias(context: CrossContext, count: int) -> Tensor:
+    bias_BK = context.bias
+    if bias_BK is None:
+        bias_BK = context.keys[0].new_zeros(context.batch, context.tokens)
+    return F.pad(bias_BK, (0, count - context.tokens), value=-math.inf)
+
+
+def merge_zero_tokens(embeddings_BKC: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Keep one token (in half precision up to four) of the zero rows at the end of each prompt, with a log-count bias.
+
+    All zero rows have equal keys and values, and a sum of n equal exponentials is one exponential of a score raised by
+    log n, so cross-attention gives the same result from far fewer keys. In half precision log n is not exact; a few
+    tokens whose rounded biases add up to n are. This reads values on the host.
+
+    Args:
+        embeddings_BKC: Text embeddings in the model's dtype, zero after the last real token.
+
+    Returns:
+        The kept embeddings [B, K', C] and their bias [B, K'], None when nothing was merged.
+    """
+    slots = embeddings_BKC.shape[1]
+    used_BK = embeddings_BKC.detach().ne(0).any(-1)
+    last_B = torch.where(used_BK.any(1), slots - used_BK.flip(1).int().argmax(1), 0)
+    rows = [[0.0] * real + padding_biases(slots - real, embeddings_BKC.dtype) for real in last_B.tolist()]
+    kept = max(len(row) for row in rows)
+    if kept == slots:
+        return embeddings_BKC, None
+    padded = [row + [-math.inf] * (kept - len(row)) for row in rows]
+    return embeddings_BKC[:, :kept], torch.tensor(padded, dtype=embeddings_BKC.dtype, device=embeddings_BKC.device)
+
+
+def padding_biases(count: int, dtype: torch.dtype) -> list[float]:
+    """Find biases, exact in `dtype`, whose exponentials add up to `count` within 1e-6 of it.
+
+    Args:
+        count: Equal tokens to stand for, 0 or more.
+        dtype: Dtype the biases will have.
+
+    Returns:
+        At most four values; none for a count of 0.
+    """
+    biases: list[float] = []
+    missing = float(count)
+    while missing > 1e-6 * count and len(biases) < 4:
+        bias = torch.tensor(math.log(missing), dtype=torch.float64).to(dtype)
+        if bias.double().exp() > missing * (1 + 1e-6):
+            bias = torch.nextafter(bias, torch.tensor(-math.inf, dtype=dtype))
+        biases.append(bias.item())
+        missing -= math.exp(biases[-1])
+    return biases

@@ -1,0 +1,175 @@
+"""The Wan2.1 transformer. It never asks how many ranks there are or what a token may attend.
+
+Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S tokens, K context tokens, G groups of
+tokens with one timestep.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reelray.kernels.modulate.reference import norm_modulate
+from reelray.workers.models.attention_op import AttentionOp, DenseAttention
+from reelray.workers.models.wan.block import BlockInputs, WanBlock
+from reelray.workers.models.wan.config import WanConfig
+from reelray.workers.models.wan.embeddings import ConditionEmbedder, cut_patches, join_patches
+from reelray.workers.models.wan.rope import Positions, RotaryTable
+from reelray.workers.models.wan.text_context import CrossContext, ImageContext, TextContext, merge_zero_tokens
+
+
+class WanTransformer(nn.Module):
+    """A Wan2.1 transformer of any size, freshly initialised.
+
+    State dict names equal diffusers' `WanTransformer3DModel`, but self-attention holds `to_qkv` in place of `to_q`,
+    `to_k`, `to_v`; `key_map.checkpoint_views` gives the un-fused names.
+
+    Args:
+        config: Size of the model.
+    """
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rope = RotaryTable(config.rope_dims, config.rope_max_seq_len)
+        self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch_size, config.patch_size)
+        self.condition_embedder = ConditionEmbedder(config)
+        self.blocks = nn.ModuleList([WanBlock(config) for _ in range(config.num_layers)])
+        self.proj_out = nn.Linear(config.dim, config.out_channels * math.prod(config.patch_size))
+        self.scale_shift_table = nn.Parameter(torch.empty(1, 2, config.dim))
+        if self.scale_shift_table.device.type != "meta":
+            self.reset_parameters()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the residual stream."""
+        return self.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.patch_embedding.weight.device
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise for training: Xavier projections, small embedders, zero prediction, 1/sqrt(dim) modulation."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for block in self._blocks():
+            # A fused weight is three square ones: Xavier must see their shape, not 3C x C.
+            for weight in block.attn1.to_qkv.weight.chunk(3):
+                nn.init.xavier_uniform_(weight)
+            nn.init.normal_(block.scale_shift_table, std=self.config.dim**-0.5)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        assert self.patch_embedding.bias is not None
+        nn.init.zeros_(self.patch_embedding.bias)
+        for embedder in (self.condition_embedder.time_embedder, self.condition_embedder.text_embedder):
+            nn.init.normal_(embedder.linear_1.weight, std=0.02)
+            nn.init.normal_(embedder.linear_2.weight, std=0.02)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.normal_(self.scale_shift_table, std=self.config.dim**-0.5)
+
+    def prepare_text(self, embeddings_BKC: Tensor, *, merge_padding: bool = False) -> TextContext:
+        """Project a prompt and make every layer's cross-attention keys and values.
+
+        Args:
+            embeddings_BKC: Text embeddings, zero in unused slots, on the model's device.
+            merge_padding: Let one token stand for all zero slots (exact; see `merge_zero_tokens`). Waits
+                for the device.
+
+        Returns:
+            A context for any number of forwards with the same rows.
+        """
+        embeddings_BKC, bias_BK = embeddings_BKC.to(self.dtype), None
+        if merge_padding:
+            embeddings_BKC, bias_BK = merge_zero_tokens(embeddings_BKC)
+        text_BKC = self.condition_embedder.text_embedder(embeddings_BKC)
+        pairs = [block.attn2.text_heads(text_BKC) for block in self._blocks()]
+        keys, values = zip(*pairs, strict=True)
+        return CrossContext(keys=keys, values=values, bias=bias_BK)
+
+    def prepare_image(self, embeddings_BKC: Tensor) -> ImageContext:
+        """Project CLIP embeddings of an image and make every layer's image keys and values.
+
+        Args:
+            embeddings_BKC: CLIP hidden states; first and last frame one after the other where the model has both.
+
+        Raises:
+            ValueError: The model takes no image.
+        """
+        if self.condition_embedder.image_embedder is None:
+            raise ValueError("this transformer has no image embedder; it is a text-to-video model")
+        image_BKC = self.condition_embedder.image_embedder(embeddings_BKC.to(self.dtype))
+        pairs = [block.attn2.image_heads(image_BKC) for block in self._blocks()]
+        keys, values = zip(*pairs, strict=True)
+        return CrossContext(keys=keys, values=values)
+
+    def forward(
+        self,
+        latents_BCTHW: Tensor,
+        timestep_BT: Tensor,
+        text: TextContext | Tensor,
+        *,
+        positions: Positions | None = None,
+        image: ImageContext | None = None,
+        attention: AttentionOp | None = None,
+    ) -> Tensor:
+        """Predict.
+
+        Args:
+            latents_BCTHW: Noisy latents, with mask and condition channels behind them for i2v.
+            timestep_BT: Timestep in [0, 1000] of each latent frame; shape [B] gives all frames of a row the same.
+            text: Context of the prompts, or their embeddings [B, K, C].
+            positions: Where the frames stand; 0, 1, ... by default.
+            image: Context of the images of an i2v model.
+            attention: Self-attention; dense by default.
+
+        Returns:
+            Prediction of shape [B, out_channels, T, H, W] in the model's dtype.
+
+        Raises:
+            ValueError: A shape does not fit.
+        """
+        batch, _, frames, height, width = latents_BCTHW.shape
+        timestep_BG = self._grouped(timestep_BT, batch, frames)
+        if positions is None:
+            positions = Positions(frames=torch.arange(frames, device=latents_BCTHW.device))
+        _, ph, pw = self.config.patch_size
+        x_BSC = self.embed_patches(latents_BCTHW)
+        time_BGC, modulation_BG6C = self.condition_embedder.embed_time(timestep_BG, x_BSC.dtype)
+        inputs = BlockInputs(
+            modulation=modulation_BG6C,
+            rotation=self.rope(positions, height // ph, width // pw),
+            text=self.prepare_text(text) if isinstance(text, Tensor) else text,
+            image=image,
+            attention=attention or DenseAttention(),
+        )
+        for layer, block in enumerate(self.blocks):
+            x_BSC = block(x_BSC, inputs, layer)
+        return join_patches(self.predict(x_BSC, time_BGC), self.config.patch_size, (frames, height, width))
+
+    def embed_patches(self, latents_BCTHW: Tensor) -> Tensor:
+        """Cut latents into patches and project them: the convolution as one matrix product."""
+        patches_BSC = cut_patches(latents_BCTHW.to(self.dtype), self.config.patch_size)
+        return F.linear(patches_BSC, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def predict(self, x_BSC: Tensor, time_BGC: Tensor) -> Tensor:
+        """Norm, modulate and project the residual stream to patches."""
+        table_BG2C = self.scale_shift_table.float() + time_BGC[:, :, None].float()
+        shift_BGC, scale_BGC = table_BG2C.unbind(2)
+        patches_BSC: Tensor = self.proj_out(norm_modulate(x_BSC, shift_BGC, scale_BGC, eps=self.config.eps))
+        return patches_BSC
+
+    def _blocks(self) -> list[WanBlock]:
+        return [block for block in self.blocks if isinstance(block, WanBlock)]
+
+    @staticmethod
+    def _grouped(timestep_BT: Tensor, batch: int, frames: int) -> Tensor:
+        timestep_BG = timestep_BT[:, None] if timestep_BT.ndim == 1 else timestep_BT
+        if timestep_BG.shape not in {(batch, 1), (batch, frames)}:
+            allowed = f"[{batch}] or [{batch}, {frames}]"
+            raise ValueError(f"timestep has shape {list(timestep_BT.shape)}; it must be {allowed}")
+        return timestep_BG

@@ -1,0 +1,150 @@
+"""Layers that encoder and decoder share. Time is causal: an output frame sees its own and earlier frames only.
+
+Shapes: B batch, C channels, T frames at the layer's rate, H/W height/width at the layer's scale.
+Every layer with a reach into the past takes a `History`: None means "this is the whole clip".
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class History:
+    """The frames that causal layers still need from earlier calls, one slot a layer, in call order.
+
+    Args:
+        slots: What the layers left behind last time, each (B, C, reach, H, W).
+        first: Whether this call begins the video: its first frame is special to temporal resampling.
+    """
+
+    def __init__(self, slots: Sequence[Tensor], *, first: bool) -> None:
+        self.first = first
+        self.kept: list[Tensor] = []
+        self._slots = slots
+
+    def prepend(self, x_BCTHW: Tensor) -> Tensor:
+        """Put this layer's past in front of `x_BCTHW` and keep the newest frames for the next call."""
+        past = self._slots[len(self.kept)]
+        joined = torch.cat([past, x_BCTHW], dim=2)
+        self.kept.append(joined[:, :, joined.shape[2] - past.shape[2] :].clone())
+        return joined
+
+    def skip(self) -> None:
+        """Leave this layer's past as it is."""
+        self.kept.append(self._slots[len(self.kept)])
+
+    def replace(self, kept_BCTHW: Tensor) -> None:
+        """Keep `kept_BCTHW` as this layer's past."""
+        self.kept.append(kept_BCTHW.clone())
+
+    def past(self) -> Tensor:
+        """This layer's past, without moving on."""
+        return self._slots[len(self.kept)]
+
+
+class CausalConv3d(nn.Conv3d):
+    """Convolution that pads time on the left only: with what came before, or with zeros when a video begins."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
+        super().__init__(in_channels, out_channels, kernel)
+        self.reach = kernel[0] - 1
+        self.border = (kernel[1] // 2, kernel[2] // 2)
+
+    def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
+        """Convolve; output has the shape of the input but for its channels."""
+        if self.reach and history is None and x_BCTHW.shape[2] == 1:
+            return self._single_frame(x_BCTHW)
+        if self.reach and history is None:
+            x_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, self.reach, 0))
+        elif self.reach and history is not None:
+            x_BCTHW = history.prepend(x_BCTHW)
+        return F.conv3d(x_BCTHW, self.weight, self.bias, padding=(0, *self.border))
+
+    def _single_frame(self, x_BC1HW: Tensor) -> Tensor:
+        """A lone frame meets zeros under all temporal taps but the last, so those need not be computed."""
+        return F.conv2d(x_BC1HW[:, :, 0], self.weight[:, :, -1], self.bias, padding=self.border).unsqueeze(2)
+
+
+class ChannelNorm(nn.Module):
+    """Divide each position by the root mean square over its channels, then scale by `gamma`."""
+
+    def __init__(self, channels: int, *, spatial_dims: int) -> None:
+        super().__init__()
+        self.scale = channels**0.5
+        self.gamma = nn.Parameter(torch.ones(channels, *(1,) * spatial_dims))
+
+    def forward(self, x_BC: Tensor) -> Tensor:
+        """Normalise over dimension 1; statistics in fp32 for half dtypes."""
+        half = x_BC.dtype in (torch.bfloat16, torch.float16)
+        unit: Tensor = F.normalize(x_BC.float() if half else x_BC, dim=1).to(x_BC.dtype)
+        scaled: Tensor = unit * self.scale * self.gamma
+        return scaled
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, 3x3x3, norm, SiLU, 3x3x3, added to the input (through 1x1x1 if the width changes)."""
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(in_channels, spatial_dims=3)
+        self.conv1 = CausalConv3d(in_channels, out_channels, (3, 3, 3))
+        self.norm2 = ChannelNorm(out_channels, spatial_dims=3)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = CausalConv3d(out_channels, out_channels, (3, 3, 3))
+        same = in_channels == out_channels
+        self.conv_shortcut = None if same else CausalConv3d(in_channels, out_channels, (1, 1, 1))
+
+    def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
+        """Apply the block; (B, C_in, T, H, W) to (B, C_out, T, H, W)."""
+        straight = x_BCTHW if self.conv_shortcut is None else self.conv_shortcut(x_BCTHW)
+        inner = self.conv1(F.silu(self.norm1(x_BCTHW)), history)
+        inner = self.conv2(self.dropout(F.silu(self.norm2(inner))), history)
+        added: Tensor = inner + straight
+        return added
+
+
+class FrameAttention(nn.Module):
+    """Single-head self-attention among the positions of one frame; frames do not see each other."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels, spatial_dims=2)
+        self.to_qkv = nn.Conv2d(channels, channels * 3, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Apply attention to every frame; shape unchanged."""
+        frames = frames_to_batch(x_BCTHW)
+        qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2).contiguous()
+        q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)
+        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
+        return x_BCTHW + batch_to_frames(self.proj(mixed.reshape(frames.shape)), x_BCTHW.shape[0])
+
+
+class MiddleBlock(nn.Module):
+    """Residual block, attention, residual block at the coarsest scale."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList([FrameAttention(channels)])
+        self.resnets = nn.ModuleList([ResidualBlock(channels, channels, dropout) for _ in range(2)])
+
+    def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
+        """Apply the three layers; shape unchanged."""
+        x_BCTHW = self.resnets[0](x_BCTHW, history)
+        x_BCTHW = self.attentions[0](x_BCTHW)
+        mixed: Tensor = self.resnets[1](x_BCTHW, history)
+        return mixed
+
+
+def frames_to_batch(x_BCTHW: Tensor) -> Tensor:
+    """View (B, C, T, H, W) as (B·T, C, H, W); without a copy when the input is channels-last."""
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def batch_to_frames(x_FCHW: Tensor, batch: int) -> Tensor:
+    """Undo `frames_to_batch`: (B·T, C, H, W) to (B, C, T, H, W)."""
+    frames, *rest = x_FCHW.shape
+    return x_FCHW.view(batch, frames // batch, *rest).transpose(1, 2)

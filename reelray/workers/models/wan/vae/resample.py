@@ -1,0 +1,71 @@
+"""Change of scale between two stages: H and W by two, and where asked the frame rate by two.
+
+The first frame of a video keeps its rate: it is one latent frame and one pixel frame.
+Shapes: B batch, C channels, T frames at the layer's rate, H/W height/width at the layer's scale.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reelray.workers.models.wan.vae.layers import CausalConv3d, History, batch_to_frames, frames_to_batch
+
+
+class Downsample(nn.Module):
+    """Halve H and W by a strided 3x3; if `temporal`, then halve the frame rate by a strided causal 3x1x1."""
+
+    def __init__(self, channels: int, *, temporal: bool) -> None:
+        super().__init__()
+        # The parameter-free first entry keeps the checkpoint's name `resample.1`.
+        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
+        self.time_conv = CausalConv3d(channels, channels, (3, 1, 1)) if temporal else None
+
+    def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
+        """(B, C, T, H, W) to (B, C, T', H/2, W/2); T' is T, 1 + (T - 1)/2 for a clip's start, T/2 after it."""
+        small = batch_to_frames(self.resample(frames_to_batch(x_BCTHW)), x_BCTHW.shape[0])
+        return small if self.time_conv is None else self._halve_rate(small, self.time_conv, history)
+
+    def _halve_rate(self, x_BCTHW: Tensor, conv: CausalConv3d, history: History | None) -> Tensor:
+        first = history is None or history.first
+        window = x_BCTHW if history is None or first else torch.cat([history.past(), x_BCTHW], dim=2)
+        if history is not None:
+            history.replace(x_BCTHW[:, :, -1:])
+        if window.shape[2] == 1:
+            return window
+        halved = F.conv3d(window, conv.weight, conv.bias, stride=(2, 1, 1))
+        return torch.cat([window[:, :, :1], halved], dim=2) if first else halved
+
+
+class Upsample(nn.Module):
+    """If `temporal`, double the frame rate by a causal 3x1x1; then double H and W (nearest) and apply a 3x3."""
+
+    def __init__(self, channels: int, *, temporal: bool) -> None:
+        super().__init__()
+        nearest = nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact")
+        self.resample = nn.Sequential(nearest, nn.Conv2d(channels, channels // 2, 3, padding=1))
+        self.time_conv = CausalConv3d(channels, channels * 2, (3, 1, 1)) if temporal else None
+
+    def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
+        """(B, C, T, H, W) to (B, C/2, T', 2H, 2W); T' is T, 2T - 1 for a clip's start, 2T after it."""
+        if self.time_conv is not None:
+            x_BCTHW = self._double_rate(x_BCTHW, self.time_conv, history)
+        return batch_to_frames(self.resample(frames_to_batch(x_BCTHW)), x_BCTHW.shape[0])
+
+    def _double_rate(self, x_BCTHW: Tensor, conv: CausalConv3d, history: History | None) -> Tensor:
+        if history is not None and not history.first:
+            return interleave(conv(x_BCTHW, history))
+        if x_BCTHW.shape[2] > 1:
+            rest = interleave(conv(x_BCTHW[:, :, 1:], history))
+            return torch.cat([x_BCTHW[:, :, :1], rest], dim=2)
+        if history is not None:
+            history.skip()
+        return x_BCTHW
+
+
+def interleave(x_BCTHW: Tensor) -> Tensor:
+    """Turn two channel halves into two frames: (B, 2C, T, H, W) to (B, C, 2T, H, W), keeping the memory format."""
+    batch, channels, *rest = x_BCTHW.shape
+    halves = x_BCTHW.view(batch, 2, channels // 2, *rest)
+    if x_BCTHW.is_contiguous(memory_format=torch.channels_last_3d):
+        return halves.permute(0, 3, 1, 4, 5, 2).flatten(1, 2).permute(0, 4, 1, 2, 3)
+    return halves.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)

@@ -1,0 +1,167 @@
+"""Loading and saving a Wan transformer: every tensor goes from its file to its final place, once."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reelray.proto.errors import WeightsError
+from reelray.workers.models.wan.config import WanConfig
+from reelray.workers.models.wan.config_files import config_of_shapes, read_config
+from reelray.workers.models.wan.key_map import canonical_name, checkpoint_views, source_names
+from reelray.workers.models.wan.transformer import WanTransformer
+from reelray.workers.weights.lora import LoraFile, LowRankUpdate, read_lora
+from reelray.workers.weights.safetensors_file import SafetensorsSource, write_safetensors
+from reelray.workers.weights.source import TensorSource, check_names
+from reelray.workers.weights.torch_file import TorchSource
+
+STEM = "diffusion_pytorch_model"
+INDEX = f"{STEM}.safetensors.index.json"
+PICKLES = {".pt", ".pth"}
+# What stays float32 in a half-precision model: diffusers' choice for this family.
+FLOAT_PARTS = ("time_embedder", "scale_shift_table", "norm1.", "norm2.", "norm3.")
+
+
+def load_transformer(
+    path: Path,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    weights_key: str | None = None,
+    lora: LoraFile | None = None,
+    config: WanConfig | None = None,
+) -> WanTransformer:
+    """Load a transformer in evaluation mode.
+
+    Takes diffusers folders, original Wan folders, and `.pt` files of the Self-Forcing family. Memory grows by the
+    model's size and one tensor.
+
+    Args:
+        path: Folder with `config.json` and weights, or a weight file.
+        device: Where the weights go.
+        dtype: Dtype of the weights; timestep embedder, modulation tables and LayerNorms stay float32.
+        weights_key: Sub-dict of a `.pt` file: ``generator``, ``generator_ema`` or ``model``.
+        lora: Update to merge while reading.
+        config: Size of the model; by default from `config.json`, or from the shapes where there is none.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or a name or shape does not fit.
+    """
+    with open_checkpoint(path, weights_key) as source:
+        names = source_names(source.tensors, str(path))
+        found = {name: source.tensors[original] for name, original in names.items()}
+        if config is None:
+            config = read_config(path) or config_of_shapes({name: facts.shape for name, facts in found.items()}, path)
+        transformer = empty_transformer(config, device, dtype)
+        views = checkpoint_views(transformer)
+        check_names({name: tuple(view.shape) for name, view in views.items()}, found, names, str(path))
+        updates = read_lora(lora, canonical_name) if lora else {}
+        for name in updates:
+            if name not in views:
+                raise WeightsError(f"{updates[name].file}: LoRA of {name}, which is not part of this model")
+        for name, view in views.items():
+            _fill(source, names[name], view, updates.get(name))
+    return transformer.eval()
+
+
+def open_checkpoint(path: Path, weights_key: str | None = None) -> TensorSource:
+    """Open the weight files of a folder, or one weight file.
+
+    Raises:
+        WeightsError: There are none, or it is not clear which.
+    """
+    if path.suffix in PICKLES:
+        return TorchSource(path, weights_key)
+    if path.suffix == ".safetensors":
+        return SafetensorsSource([path])
+    if not path.is_dir():
+        raise WeightsError(f"{path}: no such folder of weights")
+    indexes = sorted(path.glob("*.safetensors.index.json"))
+    if indexes:
+        return SafetensorsSource(_read_index(indexes[0]))
+    files = sorted(path.glob("*.safetensors"))
+    if (path / f"{STEM}.safetensors") in files:
+        files = [path / f"{STEM}.safetensors"]
+    pickles = [] if files else sorted(file for file in path.iterdir() if file.suffix in PICKLES)
+    if len(pickles) == 1:
+        return TorchSource(pickles[0], weights_key)
+    if not files:
+        held = f"{len(pickles)} .pt files; name one" if pickles else "no .safetensors or .pt file"
+        raise WeightsError(f"{path}: holds {held}")
+    return SafetensorsSource(files)
+
+
+def empty_transformer(config: WanConfig, device: torch.device | str, dtype: torch.dtype) -> WanTransformer:
+    """Build a transformer whose weights are allocated in place and dtype but not yet written."""
+    with torch.device("meta"):
+        transformer = WanTransformer(config)
+    for prefix, module in transformer.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            keeps_float = any(part in f"{prefix}.{name}" for part in FLOAT_PARTS)
+            kept = torch.float32 if keeps_float and dtype in {torch.bfloat16, torch.float16} else dtype
+            module.register_parameter(name, nn.Parameter(torch.empty_like(parameter, device=device, dtype=kept)))
+    transformer.rope.fill(device)
+    return transformer
+
+
+def save_transformer(transformer: WanTransformer, folder: Path, *, max_shard_bytes: int = 10 << 30) -> None:
+    """Write a folder that diffusers' `WanTransformer3DModel.from_pretrained` and `load_transformer` read.
+
+    Args:
+        transformer: Any device and dtype.
+        folder: Created when missing.
+        max_shard_bytes: Largest weight file; more are written with an index.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, view in checkpoint_views(transformer).items():
+        if shards[-1] and size + view.nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = view
+        size += view.nbytes
+    if len(shards) == 1:
+        write_safetensors(folder / f"{STEM}.safetensors", shards[0])
+    else:
+        _write_shards(folder, shards)
+    _write_json(folder / "config.json", transformer.config.to_diffusers())
+
+
+def _fill(source: TensorSource, original: str, view: Tensor, update: LowRankUpdate | None) -> None:
+    if update is None:
+        source.read(original, view)
+        return
+    # The sum is rounded once: merge in float32, then convert.
+    weight = torch.empty(view.shape, dtype=torch.float32, device=view.device)
+    source.read(original, weight)
+    update.add_to(weight)
+    view.copy_(weight)
+
+
+def _read_index(index: Path) -> list[Path]:
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{index}: is not an index of shards; download the file again") from error
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing:
+        raise WeightsError(f"{index.parent / missing[0]}: the shard is missing ({len(missing)} of {len(shards)})")
+    return [index.parent / shard for shard in shards]
+
+
+def _write_shards(folder: Path, shards: list[dict[str, Tensor]]) -> None:
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"{STEM}-{number:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(folder / file, shard)
+        weight_map |= dict.fromkeys(shard, file)
+    total = sum(view.nbytes for shard in shards for view in shard.values())
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n")

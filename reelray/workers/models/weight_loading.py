@@ -1,0 +1,71 @@
+"""Builds a module from weight files: every tensor goes straight to its device and dtype."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from reelray.proto.errors import WeightsError
+from reelray.workers.weights.safetensors_file import SafetensorsSource
+from reelray.workers.weights.source import TensorSource, check_names
+from reelray.workers.weights.torch_file import TorchSource
+
+Module = TypeVar("Module", bound=nn.Module)
+Rename = Callable[[str], str | None]
+"""Maps a checkpoint's tensor name to the module's; None leaves the tensor unread."""
+
+
+def load_module(
+    build: Callable[[], Module],
+    files: Sequence[Path],
+    rename: Rename,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Module:
+    """Build a module in evaluation mode and fill it.
+
+    Args:
+        build: Makes the module; called under the meta device.
+        files: safetensors files, or one torch file (`.pth`).
+        rename: Names of the files to names of the module.
+        device: Where the parameters go.
+        dtype: Dtype of the parameters.
+
+    Raises:
+        WeightsError: A file is not readable; a tensor is missing, unknown or has another shape.
+    """
+    with torch.device("meta"):
+        module = build()
+    for child in module.modules():
+        for name, parameter in list(child.named_parameters(recurse=False)):
+            empty = torch.empty_like(parameter, device=device, dtype=dtype)
+            child.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+    fill_parameters(module, files, rename)
+    return module.eval()
+
+
+def fill_parameters(module: nn.Module, files: Sequence[Path], rename: Rename) -> None:
+    """Copy tensors of the files into the parameters of `module`; see `load_module`."""
+    views = {name: parameter.data for name, parameter in module.named_parameters()}
+    file = str(files[0].parent if len(files) > 1 else files[0])
+    with open_files(files) as source:
+        # Two names may mean one tensor where a checkpoint stores a tied weight twice.
+        names = {ours: theirs for theirs in source.tensors if (ours := rename(theirs)) is not None}
+        found = {ours: source.tensors[theirs] for ours, theirs in names.items()}
+        check_names({name: tuple(view.shape) for name, view in views.items()}, found, names, file)
+        for name, view in views.items():
+            source.read(names[name], view)
+
+
+def open_files(files: Sequence[Path]) -> TensorSource:
+    """Open safetensors files, or one torch file.
+
+    Raises:
+        WeightsError: There is none, or a file is not readable.
+    """
+    if not files:
+        raise WeightsError("no weight file is named")
+    return SafetensorsSource(files) if files[0].suffix == ".safetensors" else TorchSource(files[0])

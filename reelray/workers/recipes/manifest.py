@@ -1,0 +1,168 @@
+"""`manifest.yaml`: a recipe as people write it, checked field by field.
+
+The schema is derived from the dataclasses of `proto.recipe`, so that a new field needs no second place.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import ErrorDetails
+
+from reelray.proto.errors import ManifestError
+from reelray.proto.recipe import Chunking, Defaults, Guidance, Recipe, Schedule
+
+FILE_NAME = "manifest.yaml"
+SECTIONS: Mapping[str, type[Any]] = {
+    "schedule": Schedule,
+    "guidance": Guidance,
+    "chunking": Chunking,
+    "defaults": Defaults,
+}
+CHOICES: Mapping[str, Any] = {
+    "model": Literal["wan"],
+    "task": Literal["t2v", "i2v"],
+    "decoder": Literal["wan_exact_stream"],
+}
+POSITIVE = ("text_tokens", "defaults.width", "defaults.height", "defaults.frames", "defaults.fps")
+
+
+def read_manifest(path: Path) -> Recipe:
+    """Read a manifest file.
+
+    Args:
+        path: The YAML file.
+
+    Raises:
+        ManifestError: The file is missing or not YAML, or fields are wrong: one line each.
+    """
+    return parse_manifest(read_yaml(path), source=str(path))
+
+
+def read_yaml(path: Path) -> object:
+    """Read a YAML file as plain data.
+
+    Raises:
+        ManifestError: The file is missing or not YAML; the message names line and column.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ManifestError(f"{path}: not valid YAML: {place}{error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: not a YAML text file in UTF-8") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def parse_manifest(data: object, *, source: str) -> Recipe:
+    """Turn plain data into a recipe.
+
+    Args:
+        data: What the YAML file holds.
+        source: Name of the file, for messages.
+
+    Raises:
+        ManifestError: Fields are unknown, missing or wrong: one line each.
+    """
+    if not isinstance(data, dict):
+        raise ManifestError(
+            f"{source}: holds {_show(data)}; a mapping of fields such as `name` and `schedule` is needed"
+        )
+    try:
+        # Strict checking of JSON takes lists as tuples and words as enum members, and nothing else by surprise.
+        checked = build_schema().model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        lines = [f"{source}: {_describe(detail)}" for detail in details]
+        raise ManifestError("\n".join(dict.fromkeys(lines))) from error
+    return _build_recipe(checked.model_dump(exclude_unset=True), source)
+
+
+def build_schema() -> type[BaseModel]:
+    """Mirror the recipe's dataclasses as a pydantic model that forbids unknown fields."""
+    sections: dict[str, Any] = {name: (_mirror(kind), {}) for name, kind in SECTIONS.items()}
+    choices = {name: (kind, ...) for name, kind in CHOICES.items()}
+    return _mirror(Recipe, choices | sections)
+
+
+def _mirror(kind: type[Any], overrides: Mapping[str, Any] | None = None) -> type[BaseModel]:
+    hints = get_type_hints(kind)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        default = ... if field.default is dataclasses.MISSING else field.default
+        annotation = hints[field.name]
+        if overrides and field.name in overrides:
+            annotation, wished = overrides[field.name]
+            default = default if wished is ... else wished
+        fields[field.name] = (annotation, default)
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    return create_model(kind.__name__, __config__=config, **fields)
+
+
+def _build_recipe(data: dict[str, Any], source: str) -> Recipe:
+    problems: list[str] = []
+    for name, kind in SECTIONS.items():
+        try:
+            data[name] = kind(**data.get(name, {}))
+        except ValueError as error:
+            problems.append(f"{source}: field `{name}`: {error}")
+    if not problems:
+        recipe = Recipe(**data)
+        problems = [f"{source}: {line}" for line in _find_non_positive(recipe)]
+        if not problems:
+            return recipe
+    raise ManifestError("\n".join(problems))
+
+
+def _find_non_positive(recipe: Recipe) -> list[str]:
+    lines = []
+    for path in POSITIVE:
+        value: Any = recipe
+        for name in path.split("."):
+            value = getattr(value, name)
+        if value < 1:
+            lines.append(f"field `{path}` is {value}; it must be at least 1")
+    return lines
+
+
+def _describe(detail: ErrorDetails) -> str:
+    path = ".".join(str(part) for part in detail["loc"])
+    match detail["type"]:
+        case "missing":
+            return f"field `{path}` is missing"
+        case "extra_forbidden":
+            return f"field `{path}` is not known; {_suggest(detail['loc'])}"
+        case "enum" | "literal_error":
+            return f"field `{path}` is {_show(detail['input'])}; allowed: {', '.join(_allowed(detail['loc']))}"
+        case _:
+            wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            return f"field `{path}` is {_show(detail['input'])}; allowed: {wanted}"
+
+
+def _suggest(location: tuple[int | str, ...]) -> str:
+    kind = Recipe if len(location) == 1 else SECTIONS.get(str(location[0]), Recipe)
+    names = [field.name for field in dataclasses.fields(kind)]
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    hint = f"did you mean `{close[0]}`? " if close else ""
+    return f"{hint}allowed: {', '.join(names)}"
+
+
+def _allowed(location: tuple[int | str, ...]) -> list[str]:
+    if len(location) == 1:
+        return list(CHOICES[str(location[0])].__args__)
+    kind = get_type_hints(SECTIONS[str(location[0])])[str(location[1])]
+    return [str(member) for member in kind] if issubclass(kind, StrEnum) else []
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
