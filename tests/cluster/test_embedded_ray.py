@@ -32,7 +32,10 @@ def wait_until(is_true, seconds=30):
     return is_true()
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGINT, 130), (signal.SIGKILL, -9), pytest.param(signal.SIGTERM, -15, marks=pytest.mark.slow)],
+)
 def test_nothing_is_left_however_the_command_ends(sent, code, tmp_path):
     home, scratch = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
