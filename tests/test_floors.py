@@ -17,7 +17,12 @@ ALLOWED = {
     "workers": {"proto", "kernels"},
     "cluster": {"proto", "scheduler", "workers", "quality"},
 }
-RAY_FILES = {"workers/actor.py", "cluster/embedded_ray.py", "cluster/remote_engine.py"}
+RAY_FILES = {
+    "workers/actor.py",
+    "cluster/embedded_ray.py",
+    "cluster/ray_surroundings.py",
+    "cluster/remote_engine.py",
+}
 NEVER = {"proto": {"torch", "ray", "numpy"}, "scheduler": {"torch", "ray", "numpy", "time", "random", "asyncio"}}
 
 

@@ -1,33 +1,19 @@
-"""A Ray cluster inside this command: loopback only, private, and gone with the command.
-
-Ray is told what to do partly through environment variables. They are set around `ray.init` and put back, which makes
-this file the one place besides `settings.py` that touches the environment. Each has a reason:
-
-- `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`: every listener binds 127.0.0.1 instead of all interfaces.
-- `RAY_AUTH_MODE=token` with `RAY_AUTH_TOKEN`: other users of the machine cannot use the loopback ports, and Ray has no
-  reason to write a token under the home directory.
-- `RAY_USAGE_STATS_ENABLED=0`: nothing is reported to anybody.
-- `RAY_ENABLE_UV_RUN_RUNTIME_ENV=0`: under `uv run`, workers would otherwise be started through uv again.
-- `RAY_enable_worker_prestart=1` with `RAY_preload_python_modules`: the worker imports the slow modules while Ray is
-  still starting.
-- `RAY_ADDRESS` is taken away: a cluster that happens to be configured is not ours to join.
-"""
+"""A Ray cluster inside this command: loopback only, private, and gone with the command."""
 
 import contextlib
-import importlib
 import logging
-import os
 import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from reelray.cluster.ray_surroundings import few_processes, loopback_only, quiet, ray_environment, reread_environment
 from reelray.proto.errors import EngineError
 
 MIB = 1 << 20
@@ -80,12 +66,14 @@ class EmbeddedRay:
         self._leave.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        if self._watchdog is not None:
-            self._watchdog.kill()
-            self._watchdog.communicate()
-            self._watchdog = None
+        folder, watchdog = self._folder, self._watchdog
+        if folder is None or watchdog is None:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():  # else something still writes there, and the watchdog goes over it again
+            watchdog.kill()
+        watchdog.communicate()
+        self._watchdog = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -114,7 +102,7 @@ class EmbeddedRay:
             self._ready.set()
 
     def _run(self) -> None:
-        with _environment(_variables(secrets.token_hex(32), self._preload)):
+        with ray_environment(secrets.token_hex(32), self._preload):
             import ray  # noqa: PLC0415  Ray reads some of the variables when it is imported
 
             if ray.is_initialized():
@@ -129,8 +117,8 @@ class EmbeddedRay:
         ray.shutdown()
 
     def _init(self, ray: Any) -> None:
-        _reread_variables()
-        with _loopback_only(), _slim(), _quiet():
+        reread_environment()
+        with loopback_only(), few_processes(), quiet():
             ray.init(
                 address="local",
                 num_cpus=1,
@@ -145,38 +133,6 @@ class EmbeddedRay:
             raise EngineError("Ray listens on other addresses than 127.0.0.1")
 
 
-def _variables(token: str, preload: Sequence[str]) -> dict[str, str | None]:
-    return {
-        "RAY_ADDRESS": None,
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_enable_worker_prestart": "1",
-        "RAY_preload_python_modules": ",".join(preload) or None,
-    }
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Set variables (None takes one away), and put everything back that changed, Ray's own settings included."""
-    before = dict(os.environ)
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    try:
-        yield
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        for name, value in before.items():
-            if os.environ.get(name) != value:
-                os.environ[name] = value
-
-
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
     """Take SIGTERM back from Ray, whose handler prints a stack trace to the terminal."""
@@ -186,60 +142,6 @@ def _signals_kept() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _reread_variables() -> None:
-    """Make Ray forget what it read of the environment when it was imported, an older token included."""
-    raylet: Any = importlib.import_module("ray._raylet")
-    raylet.Config.initialize("")
-    raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextlib.contextmanager
-def _loopback_only() -> Iterator[None]:
-    """Hold Ray to loopback even where somebody imported it before the variable was set."""
-    constants: Any = importlib.import_module("ray._private.ray_constants")
-    before = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
-def _slim() -> Iterator[None]:
-    """Leave out the autoscaler, the log forwarder and the dashboard's head, which serve a cluster of several nodes.
-
-    No option of `ray.init` does that. It saves three processes, 160 MB and two seconds on two cores. Where another
-    version of Ray names these steps differently they simply run.
-    """
-    node = importlib.import_module("ray._private.node").Node
-    names = [name for name in ("start_monitor", "start_log_monitor", "start_api_server") if hasattr(node, name)]
-    before = {name: getattr(node, name) for name in names}
-    for name in names:
-        setattr(node, name, _skip)
-    try:
-        yield
-    finally:
-        for name, step in before.items():
-            setattr(node, name, step)
-
-
-def _skip(*_arguments: object, **_options: object) -> None:
-    return None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray announces itself through its logger before it reads `logging_level`."""
-    logger = logging.getLogger("ray")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _short_root() -> str:

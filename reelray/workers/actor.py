@@ -1,9 +1,10 @@
 """The engine as a Ray actor.
 
 Clients pull: `take` waits for events, hands over what there is and acknowledges what it handed over before. A pull
-costs one actor call per batch, needs no cancelling of Ray generators, and whoever stops pulling stops the decoder.
-Errors come back as values, so that no Ray traceback is wrapped around them. torch is imported in the actor, never in
-the client.
+costs one actor call per batch (3.5 ms per 1.2 MB frame in batches of four, against 3.2 ms through a Ray streaming
+generator, and 0.5 against 0.6 ms for small ones), leaves nothing running that must be cancelled, and whoever stops
+pulling stops the decoder. Errors come back as values, so that no Ray traceback is wrapped around them. torch is
+imported in the actor, never in the client.
 """
 
 import logging

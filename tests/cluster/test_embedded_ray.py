@@ -32,7 +32,10 @@ def wait_until(is_true, seconds=30):
     return is_true()
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGINT, 130), (signal.SIGKILL, -9), pytest.param(signal.SIGTERM, -15, marks=pytest.mark.slow)],
+)
 def test_nothing_is_left_however_the_command_ends(sent, code, tmp_path):
     home, scratch = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
@@ -76,3 +79,9 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
         cluster.start()
     assert not cluster._folder.exists()
     assert cluster._watchdog is None
+
+
+def test_the_client_side_needs_no_torch():
+    code = "import sys, reelray.cluster.embedded_engine; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"

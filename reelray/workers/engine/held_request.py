@@ -65,7 +65,8 @@ class HeldRequest:
         return ChunkInWork(self.request, window.chunk, shape_CTHW, self._model.device)
 
     def _predict(self, chunk: ChunkInWork, window: WindowStep, weight: float) -> Tensor:
-        # Two forwards of batch one, not one of batch two: the row tiles, and so the bits, are those of a lone branch.
+        # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
+        # 7 to 15 % on a CPU.
         device, first, length = self._model.device, window.first_latent_frame, window.latent_frames
         timestep_BT = torch.full((1, length), chunk.timestep(window.step), dtype=torch.float32, device=device)
         positions_BT = torch.arange(first, first + length, device=device).unsqueeze(0)
