@@ -66,7 +66,7 @@ def render_file(options: RenderOptions, file_options: FileOptions, services: Ser
     view.say(describe_result(job, summary, output, total_s=total_s, replaced=video.replaces))
     if file_options.json:
         report = summary_json(job, summary, output, video_format, total_s=total_s)
-        print(json.dumps(report, ensure_ascii=False), flush=True)  # noqa: T201  the command's result
+        print(json.dumps(report), flush=True)  # noqa: T201  the command's result
 
 
 def _render(

@@ -10,10 +10,10 @@ from reelray.proto.request import RenderSummary
 
 def describe_job(job: RenderJob) -> str:
     """One line that says what will be rendered, seed included."""
-    request = job.request
+    request, steps = job.request, job.request.recipe.schedule.length
     return (
         f"{job.model.name}: {request.width}x{request.height}, {request.frames} frames "
-        f"({_length_s(job):.2f} s at {float(job.fps):g} fps), {_steps(job)} steps, seed {request.seed}"
+        f"({_length_s(job):.2f} s at {float(job.fps):g} fps), {steps} steps, seed {request.seed}"
     )
 
 
@@ -38,7 +38,7 @@ def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
         "height": request.height,
         "frames": request.frames,
         "fps": float(job.fps),
-        "steps": _steps(job),
+        "steps": request.recipe.schedule.length,
         "guidance": request.recipe.guidance.scale,
         "reelray": reelray.__version__,
     }
@@ -59,11 +59,6 @@ def summary_json(
         "seconds": {**{stage: round(value, 3) for stage, value in summary.stage_s.items()}, "total": round(total_s, 3)},
         "peak_bytes": summary.peak_bytes,
     }
-
-
-def _steps(job: RenderJob) -> int:
-    schedule = job.request.recipe.schedule
-    return len(schedule.timesteps) or schedule.steps
 
 
 def _length_s(job: RenderJob) -> float:
