@@ -18,7 +18,7 @@ from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.samplers.api import build_sampler
 from reelray.workers.samplers.guidance import mix_branches, plan_weights
 from reelray.workers.samplers.noise import INITIAL_STEP, draw_noise
-from tests.support.tiny_checkpoint import TEXT_TOKENS
+from tests.support.tiny_checkpoint import I2V_TEXT_TOKENS, TEXT_TOKENS
 
 PROMPT, NEGATIVE = "a red circle moves left on a blue background", "blurry"
 SIZE = {"height": 48, "width": 32}
@@ -70,7 +70,9 @@ def pipeline(tiny_t2v: Path) -> WanPipeline:
     return pipeline
 
 
-def ask(pipeline: WanPipeline, *, scale: float, steps: int, output: str, **more: object):
+def ask(
+    pipeline: WanPipeline, *, scale: float, steps: int, output: str, text_tokens: int = TEXT_TOKENS, **more: object
+):
     return pipeline(
         prompt=PROMPT,
         negative_prompt=NEGATIVE,
@@ -78,7 +80,7 @@ def ask(pipeline: WanPipeline, *, scale: float, steps: int, output: str, **more:
         num_inference_steps=steps,
         guidance_scale=scale,
         latents=draw_start(),
-        max_sequence_length=TEXT_TOKENS,
+        max_sequence_length=text_tokens,
         output_type=output,
         **SIZE,
         **more,
@@ -114,7 +116,8 @@ def test_i2v_latents_equal_those_of_diffusers(tiny_i2v: Path, monkeypatch: pytes
     pipeline = WanImageToVideoPipeline.from_pretrained(tiny_i2v)
     pipeline.set_progress_bar_config(disable=True)
     image_HWC = draw_pixels()
-    theirs = ask(pipeline, scale=4.0, steps=3, output="latent", image=Image.fromarray(image_HWC.numpy()))
+    image = Image.fromarray(image_HWC.numpy())
+    theirs = ask(pipeline, scale=4.0, steps=3, output="latent", text_tokens=I2V_TEXT_TOKENS, image=image)
     model = open_checkpoint(tiny_i2v, device="cpu")
     ours = render(model, SCHEDULE, Guidance(scale=4.0), image_HWC)
     assert relative_error(ours, theirs) < 1e-4

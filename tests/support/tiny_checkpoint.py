@@ -22,6 +22,7 @@ from transformers import (
 )
 
 TEXT_TOKENS = 32
+I2V_TEXT_TOKENS = 512  # diffusers cuts the image tokens of an i2v model off in front of 512 text slots, always
 TEXT_DIM = 24
 IMAGE_DIM = 20
 HEADS = 2
@@ -194,7 +195,7 @@ def tiny_manifest(task: Task) -> dict[str, Any]:
         "guidance": {"scale": 4.0},
         "chunking": {"latent_frames": None},
         "defaults": {"width": 32, "height": 32, "frames": 9, "fps": 8, "negative_prompt": "blurry"},
-        "text_tokens": TEXT_TOKENS,
+        "text_tokens": I2V_TEXT_TOKENS if task == "i2v" else TEXT_TOKENS,
         "decoder": "wan_exact_stream",
         "licence": "Apache-2.0",
     }

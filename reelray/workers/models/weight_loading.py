@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from reelray.proto.errors import WeightsError
 from reelray.workers.weights.safetensors_file import SafetensorsSource
@@ -15,6 +16,17 @@ from reelray.workers.weights.torch_file import TorchSource
 Module = TypeVar("Module", bound=nn.Module)
 Rename = Callable[[str], str | None]
 """Maps a checkpoint's tensor name to the module's; None leaves the tensor unread."""
+
+
+class SkipInitialisation(TorchFunctionMode):
+    """Turns `torch.nn.init` off: drawing normals on the meta device imports two seconds of decompositions."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def load_module(
@@ -37,11 +49,12 @@ def load_module(
     Raises:
         WeightsError: A file is not readable; a tensor is missing, unknown or has another shape.
     """
-    with torch.device("meta"):
+    with SkipInitialisation(), torch.device("meta"):
         module = build()
     for child in module.modules():
         for name, parameter in list(child.named_parameters(recurse=False)):
-            empty = torch.empty_like(parameter, device=device, dtype=dtype)
+            # empty_like of a meta tensor would import sympy for a second.
+            empty = torch.empty(parameter.shape, device=device, dtype=dtype)
             child.register_parameter(name, nn.Parameter(empty, requires_grad=False))
     fill_parameters(module, files, rename)
     return module.eval()

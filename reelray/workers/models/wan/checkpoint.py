@@ -103,7 +103,7 @@ def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes
     for name in ("latents_mean", "latents_std"):  # buffers: not in the files, and empty on the meta device
         values = torch.tensor(getattr(config, name), dtype=torch.float32, device=device)
         vae.register_buffer(name, values.view(1, -1, 1, 1, 1), persistent=False)
-    return vae
+    return vae.to_inference(device, dtypes.vae)
 
 
 def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes) -> ClipVision | None:

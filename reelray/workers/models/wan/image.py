@@ -50,10 +50,9 @@ def build_condition(vae: WanVae, image_HWC: Tensor, *, frames: int) -> Tensor:
         Float32 of shape 1, stride + latent channels, T, H, W.
     """
     stride = vae.config.temporal_ratio
-    parameter = next(vae.parameters())
-    first_CHW = image_HWC.to(parameter.device).permute(2, 0, 1).float() / 127.5 - 1
-    moments_1CTHW = _encode_then_grey(vae, first_CHW.to(parameter.dtype)[None, :, None], frames)
-    latents_1CTHW = vae.normalise(moments_1CTHW.chunk(2, dim=1)[0].float())
+    device = vae.latents_mean.device
+    first_CHW = image_HWC.to(device).permute(2, 0, 1).float() / 127.5 - 1
+    latents_1CTHW = vae.normalise(_encode_then_grey(vae, first_CHW[None, :, None], frames).float())
     mask_1CTHW = torch.zeros_like(latents_1CTHW[:, :1]).repeat(1, stride, 1, 1, 1)
     mask_1CTHW[:, :, 0] = 1
     return torch.cat([mask_1CTHW, latents_1CTHW], dim=1)
@@ -61,11 +60,8 @@ def build_condition(vae: WanVae, image_HWC: Tensor, *, frames: int) -> Tensor:
 
 def _encode_then_grey(vae: WanVae, first_1C1HW: Tensor, frames: int) -> Tensor:
     """Encode a frame and the grey frames after it, one latent frame at a time: the whole clip would not fit."""
-    stride = vae.config.temporal_ratio
-    moments_1C1HW, slots = vae.encode_first(first_1C1HW)
-    parts = [moments_1C1HW]
+    stride, state = vae.config.temporal_ratio, vae.new_encode_state()
+    means = [vae.encode(first_1C1HW, state)[0]]
     grey_1CFHW = torch.zeros_like(first_1C1HW).repeat(1, 1, stride, 1, 1)
-    for _ in range((frames - 1) // stride):
-        moments_1C1HW, slots = vae.encode_step(grey_1CFHW, slots)
-        parts.append(moments_1C1HW)
-    return torch.cat(parts, dim=2)
+    means += [vae.encode(grey_1CFHW, state)[0] for _ in range((frames - 1) // stride)]
+    return torch.cat(means, dim=2)

@@ -131,8 +131,7 @@ class WanModel:
     def decode(self, latents_1CTHW: Tensor, state: DecodeState) -> Tensor:
         """See `VideoModel.decode`."""
         vae = self.parts.vae
-        raw_1CTHW = vae.denormalise(latents_1CTHW.to(self.device)).to(next(vae.parameters()).dtype)
-        pixels_1CFHW = vae.decode(raw_1CTHW, state)
+        pixels_1CFHW = vae.decode(vae.denormalise(latents_1CTHW.to(self.device).float()), state)
         bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
         return bytes_FHWC.permute(1, 2, 3, 0).contiguous().cpu()
 

@@ -102,7 +102,7 @@ def empty_transformer(config: WanConfig, device: torch.device | str, dtype: torc
         for name, parameter in list(module.named_parameters(recurse=False)):
             keeps_float = any(part in f"{prefix}.{name}" for part in FLOAT_PARTS)
             kept = torch.float32 if keeps_float and dtype in {torch.bfloat16, torch.float16} else dtype
-            module.register_parameter(name, nn.Parameter(torch.empty_like(parameter, device=device, dtype=kept)))
+            module.register_parameter(name, nn.Parameter(torch.empty(parameter.shape, device=device, dtype=kept)))
     transformer.rope.fill(device)
     return transformer
 
