@@ -80,12 +80,14 @@ class EmbeddedRay:
         self._leave.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        if self._watchdog is not None:
-            self._watchdog.kill()
-            self._watchdog.communicate()
-            self._watchdog = None
+        folder, watchdog = self._folder, self._watchdog
+        if folder is None or watchdog is None:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():  # else something still writes there, and the watchdog goes over it again
+            watchdog.kill()
+        watchdog.communicate()
+        self._watchdog = None
 
     def __enter__(self) -> Self:
         return self.start()

@@ -9,7 +9,9 @@ from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.event_stream import EventStream
 from reelray.workers.engine.leader import Leader
+from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.seams import ModelLoader
 from reelray.workers.models.api import VideoModel
 
 
@@ -25,6 +27,17 @@ class LocalEngine:
     def __init__(self, model: VideoModel, *, limits: EngineLimits | None = None, load_s: float = 0.0) -> None:
         rank = Rank(model)
         self._leader = Leader(EngineCore(limits), rank, rank.describe(load_s=load_s)).start()
+
+    @classmethod
+    def open(cls, load: ModelLoader, *, limits: EngineLimits | None = None) -> Self:
+        """Open a checkpoint and serve it.
+
+        Raises:
+            CheckpointError: It is not usable.
+            ResourceError: It does not fit into memory.
+        """
+        model, load_s = open_timed(load)
+        return cls(model, limits=limits, load_s=load_s)
 
     @property
     def description(self) -> EngineDescription:

@@ -76,3 +76,9 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
         cluster.start()
     assert not cluster._folder.exists()
     assert cluster._watchdog is None
+
+
+def test_the_client_side_needs_no_torch():
+    code = "import sys, reelray.cluster.embedded_engine; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"

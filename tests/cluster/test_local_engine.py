@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from reelray.cluster.local_engine import LocalEngine
-from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError, SizeError
+from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError, ResourceError, SizeError
 from reelray.proto.events import Done, Frames, Progress, Stage
 from reelray.scheduler.limits import EngineLimits
 from tests.support.fake_model import FakeModel
@@ -107,6 +107,20 @@ def test_a_wrong_size_is_refused_at_once():
         engine.render(make_request("a", recipe=make_recipe(steps=500)))
         with pytest.raises(InputError):
             engine.render(make_request("a"))
+
+
+def test_opening_measures_the_load():
+    with LocalEngine.open(FakeModel) as engine:
+        assert engine.description.load_s > 0
+        assert list(engine.render(make_request("a")))[-1].summary.stage_s["load"] == engine.description.load_s
+
+
+def test_a_checkpoint_too_large_for_memory_is_a_resource_error():
+    def load():
+        raise MemoryError
+
+    with pytest.raises(ResourceError, match="out of memory while the checkpoint was opened"):
+        LocalEngine.open(load)
 
 
 def test_closing_ends_what_still_runs():

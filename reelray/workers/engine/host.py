@@ -1,20 +1,18 @@
 """A whole engine in one process: the checkpoint, its rank and the leader, reached by ids instead of by streams."""
 
 import os
-import time
 from typing import TYPE_CHECKING
 
 import torch
 
 from reelray.proto.engine_description import EngineDescription
-from reelray.proto.errors import InputError, ReelrayError, ResourceError
+from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.events import Event
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.workers.engine.failure import is_out_of_memory
 from reelray.workers.engine.leader import Leader
+from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.seams import ModelLoader, StepFormer
-from reelray.workers.models.api import VideoModel
 
 if TYPE_CHECKING:
     from reelray.workers.engine.event_stream import EventStream
@@ -34,10 +32,9 @@ class EngineHost:
     def __init__(self, load: ModelLoader, core: StepFormer) -> None:
         # Ray sets OMP_NUM_THREADS to 1 in its workers
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        started = time.perf_counter()
-        rank = Rank(_open(load))
-        description = rank.describe(load_s=time.perf_counter() - started)
-        self._leader = Leader(core, rank, description).start()
+        model, load_s = open_timed(load)
+        rank = Rank(model)
+        self._leader = Leader(core, rank, rank.describe(load_s=load_s)).start()
         self._streams: dict[RequestId, EventStream] = {}
 
     @property
@@ -76,12 +73,3 @@ class EngineHost:
     def close(self) -> None:
         """Stop after the step in flight."""
         self._leader.close()
-
-
-def _open(load: ModelLoader) -> VideoModel:
-    try:
-        return load()
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise ResourceError("out of memory while the checkpoint was opened; use a smaller model") from None
-        raise

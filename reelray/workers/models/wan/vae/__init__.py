@@ -2,5 +2,6 @@
 
 from reelray.workers.models.wan.vae.config import WanVaeConfig
 from reelray.workers.models.wan.vae.model import WanVae
+from reelray.workers.models.wan.vae.state import DecodeState, EncodeState, Tiling
 
-__all__ = ["WanVae", "WanVaeConfig"]
+__all__ = ["DecodeState", "EncodeState", "Tiling", "WanVae", "WanVaeConfig"]

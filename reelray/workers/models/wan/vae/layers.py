@@ -15,33 +15,31 @@ class History:
     """The frames that causal layers still need from earlier calls, one slot a layer, in call order.
 
     Args:
-        slots: What the layers left behind last time, each (B, C, reach, H, W).
-        first: Whether this call begins the video: its first frame is special to temporal resampling.
+        slots: What the layers left behind last time, each (B, C, reach, H, W); None when a video begins, which is
+            special to temporal resampling and otherwise the same as a past of zeros.
     """
 
-    def __init__(self, slots: Sequence[Tensor], *, first: bool) -> None:
-        self.first = first
+    def __init__(self, slots: Sequence[Tensor] | None) -> None:
+        self.first = slots is None
         self.kept: list[Tensor] = []
         self._slots = slots
 
-    def prepend(self, x_BCTHW: Tensor) -> Tensor:
-        """Put this layer's past in front of `x_BCTHW` and keep the newest frames for the next call."""
-        past = self._slots[len(self.kept)]
+    def prepend(self, x_BCTHW: Tensor, reach: int) -> Tensor:
+        """Put this layer's past in front of `x_BCTHW` and keep its newest `reach` frames for the next call."""
+        past = self.past(x_BCTHW, reach)
         joined = torch.cat([past, x_BCTHW], dim=2)
-        self.kept.append(joined[:, :, joined.shape[2] - past.shape[2] :].clone())
+        self.kept.append(joined[:, :, -reach:].clone())
         return joined
 
-    def skip(self) -> None:
-        """Leave this layer's past as it is."""
-        self.kept.append(self._slots[len(self.kept)])
-
-    def replace(self, kept_BCTHW: Tensor) -> None:
-        """Keep `kept_BCTHW` as this layer's past."""
-        self.kept.append(kept_BCTHW.clone())
-
-    def past(self) -> Tensor:
-        """This layer's past, without moving on."""
+    def past(self, x_BCTHW: Tensor, reach: int) -> Tensor:
+        """This layer's past, without moving on to the next layer."""
+        if self._slots is None:
+            return torch.zeros_like(x_BCTHW[:, :, :1]).repeat(1, 1, reach, 1, 1)
         return self._slots[len(self.kept)]
+
+    def keep(self, past_BCTHW: Tensor) -> None:
+        """Make `past_BCTHW` this layer's past and move on to the next layer."""
+        self.kept.append(past_BCTHW.clone())
 
 
 class CausalConv3d(nn.Conv3d):
@@ -49,6 +47,7 @@ class CausalConv3d(nn.Conv3d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
         super().__init__(in_channels, out_channels, kernel)
+        self.by_taps = False
         self.reach = kernel[0] - 1
         self.border = (kernel[1] // 2, kernel[2] // 2)
 
@@ -59,8 +58,19 @@ class CausalConv3d(nn.Conv3d):
         if self.reach and history is None:
             x_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, self.reach, 0))
         elif self.reach and history is not None:
-            x_BCTHW = history.prepend(x_BCTHW)
+            x_BCTHW = history.prepend(x_BCTHW, self.reach)
+        if self.by_taps and self.reach:
+            return self._sum_of_taps(x_BCTHW)
         return F.conv3d(x_BCTHW, self.weight, self.bias, padding=(0, *self.border))
+
+    def _sum_of_taps(self, x_BCTHW: Tensor) -> Tensor:
+        """The same sum, one 2-D convolution a temporal tap: many times faster than 3-D in fp32 on a CPU."""
+        frames = x_BCTHW.shape[2] - self.reach
+        windows = [frames_to_batch(x_BCTHW[:, :, tap : tap + frames]) for tap in range(self.reach + 1)]
+        total = F.conv2d(windows[0], self.weight[:, :, 0], self.bias, padding=self.border)
+        for tap in range(1, self.reach + 1):
+            total = total + F.conv2d(windows[tap], self.weight[:, :, tap], padding=self.border)
+        return batch_to_frames(total, x_BCTHW.shape[0])
 
     def _single_frame(self, x_BC1HW: Tensor) -> Tensor:
         """A lone frame meets zeros under all temporal taps but the last, so those need not be computed."""
@@ -120,7 +130,8 @@ class FrameAttention(nn.Module):
         qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2).contiguous()
         q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
-        return x_BCTHW + batch_to_frames(self.proj(mixed.reshape(frames.shape)), x_BCTHW.shape[0])
+        # In this order: the first term decides the memory layout of the sum, and so the rounding of the next norm.
+        return batch_to_frames(self.proj(mixed.reshape(frames.shape)), x_BCTHW.shape[0]) + x_BCTHW
 
 
 class MiddleBlock(nn.Module):
