@@ -54,7 +54,7 @@ def _open_engine(kind: EngineKind, model: "ModelEntry", device: str) -> "Engine"
     if kind == "local":
         from reelray.cluster.local_engine import LocalEngine  # noqa: PLC0415  pulls in torch
 
-        return LocalEngine(loader())
+        return LocalEngine.open(loader)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray
     from reelray.cluster.machine import list_gpus  # noqa: PLC0415
 

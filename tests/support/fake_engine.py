@@ -69,11 +69,17 @@ class FakeEngine:
     drop_last_frame: bool = False
     description: EngineDescription = DESCRIPTION
     requests: list[RenderRequest] = field(default_factory=list)
+    streams: list[Iterator[Event]] = field(default_factory=list)
     closed: int = 0
     cancelled: int = 0
 
     def render(self, request: RenderRequest) -> Iterator[Event]:
         self.requests.append(request)
+        # Kept, so that a forgotten `close` shows: the end of the last reference would close it too.
+        self.streams.append(self._stream(request))
+        return self.streams[-1]
+
+    def _stream(self, request: RenderRequest) -> Iterator[Event]:
         try:
             yield from self._events(request)
         except GeneratorExit:
