@@ -49,3 +49,31 @@ def _rotate_complex(pairs_BSNP2: Tensor, cos_BSP: Tensor, sin_BSP: Tensor) -> Te
     turns_BSNP = torch.complex(cos_BSP, sin_BSP)[:, :, None]
     turned_BSNP = torch.view_as_complex(pairs_BSNP2.contiguous()) * turns_BSNP
     return torch.view_as_real(turned_BSNP).flatten(-2)
+
+
+def norm_heads(
+    x_BSC: Tensor,
+    weight_C: Tensor,
+    heads: int,
+    *,
+    eps: float,
+    cos_BSP: Tensor | None = None,
+    sin_BSP: Tensor | None = None,
+) -> Tensor:
+    """RMS-norm over the full width, cut into heads, rotate when angles are given.
+
+    Args:
+        x_BSC: Projected queries or keys; rows may be strided.
+        weight_C: Gain of each channel.
+        heads: Number of heads.
+        eps: Added to the mean square.
+        cos_BSP: Cosine of each angle, float32; a batch of 1 serves every row. None leaves heads un-rotated.
+        sin_BSP: Sine of each angle.
+
+    Returns:
+        Shape [B, S, N, D], dtype of `x_BSC`.
+    """
+    heads_BSND = torch.unflatten(rms_norm(x_BSC, weight_C, eps=eps), -1, (heads, -1))
+    if cos_BSP is None or sin_BSP is None:
+        return heads_BSND
+    return rotate(heads_BSND, cos_BSP, sin_BSP)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from reelray.kernels.attention.api import attend
-from reelray.kernels.modulate.reference import add_gated, norm_modulate
-from reelray.kernels.norm_rope.reference import rms_norm, rotate
+from reelray.kernels.norm_rope.reference import norm_heads
 from reelray.workers.models.attention_op import AttentionOp
+from reelray.workers.models.wan.block_ops import TORCH_OPS, BlockOps
 from reelray.workers.models.wan.config import WanConfig
-from reelray.workers.models.wan.embeddings import FeedForward, norm_in_float
+from reelray.workers.models.wan.embeddings import FeedForward
 from reelray.workers.models.wan.rope import Rotation
 from reelray.workers.models.wan.text_context import CrossContext
 
@@ -50,19 +50,26 @@ class SelfAttention(nn.Module):
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
+        self.eps = config.eps
         self.to_qkv = nn.Linear(config.dim, 3 * config.dim)
         self.norm_q = nn.RMSNorm(config.dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(config.dim, eps=config.eps)
         self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim)])
 
-    def project(self, x_BSC: Tensor, rotation: Rotation | None) -> Heads:
+    def project(self, x_BSC: Tensor, rotation: Rotation | None, ops: BlockOps) -> Heads:
         """Make queries, keys and values of each head; rotated when a rotation is given."""
         q_BSC, k_BSC, v_BSC = self.to_qkv(x_BSC).chunk(3, dim=-1)
-        q_BSND = normed_heads(q_BSC, self.norm_q, self.heads)
-        k_BSND = normed_heads(k_BSC, self.norm_k, self.heads)
-        if rotation is not None:
-            q_BSND = rotate(q_BSND, rotation.cos, rotation.sin)
-            k_BSND = rotate(k_BSND, rotation.cos, rotation.sin)
+        q_BSND, k_BSND = (
+            ops.norm_heads(
+                part_BSC,
+                norm.weight,
+                self.heads,
+                eps=self.eps,
+                cos_BSP=None if rotation is None else rotation.cos,
+                sin_BSP=None if rotation is None else rotation.sin,
+            )
+            for part_BSC, norm in ((q_BSC, self.norm_q), (k_BSC, self.norm_k))
+        )
         return q_BSND, k_BSND, torch.unflatten(v_BSC, -1, (self.heads, -1))
 
 
@@ -73,6 +80,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         dim = config.dim
         self.heads = config.num_attention_heads
+        self.eps = config.eps
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(dim, dim)
         self.to_v = nn.Linear(dim, dim)
@@ -86,12 +94,12 @@ class CrossAttention(nn.Module):
 
     def text_heads(self, text_BKC: Tensor) -> tuple[Tensor, Tensor]:
         """Make keys and values of projected text."""
-        keys_BKND = normed_heads(self.to_k(text_BKC), self.norm_k, self.heads)
+        keys_BKND = norm_heads(self.to_k(text_BKC), self.norm_k.weight, self.heads, eps=self.eps)
         return keys_BKND, self.to_v(text_BKC).unflatten(-1, (self.heads, -1))
 
     def image_heads(self, image_BKC: Tensor) -> tuple[Tensor, Tensor]:
         """Make keys and values of a projected image."""
-        keys_BKND = normed_heads(self.add_k_proj(image_BKC), self.norm_added_k, self.heads)
+        keys_BKND = norm_heads(self.add_k_proj(image_BKC), self.norm_added_k.weight, self.heads, eps=self.eps)
         return keys_BKND, self.add_v_proj(image_BKC).unflatten(-1, (self.heads, -1))
 
     def attend(self, q_BSND: Tensor, text: CrossContext, image: CrossContext | None, layer: int) -> Tensor:
@@ -112,6 +120,7 @@ class WanBlock(nn.Module):
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         self.eps = config.eps
+        self.ops: BlockOps = TORCH_OPS
         self.scale_shift_table = nn.Parameter(torch.empty(1, 6, config.dim))
         self.attn1 = SelfAttention(config)
         self.attn2 = CrossAttention(config)
@@ -141,29 +150,33 @@ class WanBlock(nn.Module):
     def before_self(self, x_BSC: Tensor, modulation_BG6C: Tensor, rotation: Rotation | None) -> Heads:
         """Norm, modulate, project, norm and rotate heads."""
         shift_BGC, scale_BGC, _ = self._modulation(modulation_BG6C, 0)
-        return self.attn1.project(norm_modulate(x_BSC, shift_BGC, scale_BGC, eps=self.eps), rotation)
+        normed_BSC = self.ops.norm_modulate(x_BSC, 1 + scale_BGC, shift_BGC, eps=self.eps)
+        return self.attn1.project(normed_BSC, rotation, self.ops)
 
     def between(self, x_BSC: Tensor, mixed_BSND: Tensor, modulation_BG6C: Tensor) -> tuple[Tensor, Tensor]:
         """Add self-attention; make the queries of cross-attention."""
         _, _, gate_BGC = self._modulation(modulation_BG6C, 0)
-        x_BSC = add_gated(x_BSC, self.attn1.to_out[0](mixed_BSND.flatten(2)), gate_BGC)
-        normed_BSC = x_BSC if self.norm2 is None else norm_in_float(self.norm2, x_BSC)
-        return x_BSC, normed_heads(self.attn2.to_q(normed_BSC), self.attn2.norm_q, self.attn2.heads)
+        update_BSC = self.attn1.to_out[0](mixed_BSND.flatten(2))
+        if self.norm2 is None:
+            x_BSC = normed_BSC = self.ops.add_gated(x_BSC, update_BSC, gate_BGC)
+        else:
+            gain_11C, shift_11C = self.norm2.weight.float()[None, None], self.norm2.bias.float()[None, None]
+            x_BSC, normed_BSC = self.ops.add_norm_modulate(
+                x_BSC, update_BSC, gate_BGC, gain_11C, shift_11C, eps=self.eps
+            )
+        cross = self.attn2
+        return x_BSC, self.ops.norm_heads(cross.to_q(normed_BSC), cross.norm_q.weight, cross.heads, eps=self.eps)
 
     def after_cross(self, x_BSC: Tensor, mixed_BSND: Tensor, modulation_BG6C: Tensor) -> Tensor:
         """Add cross-attention and the feed-forward."""
         shift_BGC, scale_BGC, gate_BGC = self._modulation(modulation_BG6C, 3)
-        x_BSC = x_BSC + self.attn2.to_out[0](mixed_BSND.flatten(2))
-        hidden_BSC = self.ffn(norm_modulate(x_BSC, shift_BGC, scale_BGC, eps=self.eps))
-        return add_gated(x_BSC, hidden_BSC, gate_BGC)
+        update_BSC = self.attn2.to_out[0](mixed_BSND.flatten(2))
+        x_BSC, normed_BSC = self.ops.add_norm_modulate(x_BSC, update_BSC, None, 1 + scale_BGC, shift_BGC, eps=self.eps)
+        widen, narrow = self.ffn.layers
+        hidden_BSC = self.ops.linear_gelu(normed_BSC, widen.weight, widen.bias)
+        return self.ops.add_gated(x_BSC, narrow(hidden_BSC), gate_BGC)
 
     def _modulation(self, modulation_BG6C: Tensor, first: int) -> Heads:
         table_13C = self.scale_shift_table[:, first : first + 3].float()
         shift_BGC, scale_BGC, gate_BGC = (table_13C + modulation_BG6C[:, :, first : first + 3].float()).unbind(2)
         return shift_BGC, scale_BGC, gate_BGC
-
-
-def normed_heads(x_BSC: Tensor, norm: nn.RMSNorm, heads: int) -> Tensor:
-    """RMS-norm over the full width, then cut into heads."""
-    assert norm.eps is not None
-    return torch.unflatten(rms_norm(x_BSC, norm.weight, eps=norm.eps), -1, (heads, -1))

@@ -80,6 +80,14 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = nn.ModuleList([GeluLinear(dim, hidden, approximate), nn.Identity(), nn.Linear(hidden, out)])
 
+    @property
+    def layers(self) -> tuple[nn.Linear, nn.Linear]:
+        """The widening and the narrowing layer."""
+        widen, _, narrow = self.net
+        assert isinstance(widen, GeluLinear)
+        assert isinstance(narrow, nn.Linear)
+        return widen.proj, narrow
+
     def forward(self, x_BSC: Tensor) -> Tensor:
         """Map each token by itself."""
         hidden_BSC: Tensor = self.net[2](self.net[0](x_BSC))

@@ -3,7 +3,9 @@
 Shape suffixes: B batch, T latent frames, S tokens, P rotated pairs of a head.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +58,12 @@ class RotaryTable(nn.Module):
         self.dims = dims
         self.length = length
         self.fill("cpu")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # A cast to half precision moves the tables but must not round them.
+        del recurse
+        self.fill(fn(torch.empty(0, device=self.time_cos.device)).device)
+        return self
 
     def fill(self, device: torch.device | str) -> None:
         """Compute the tables on `device`, also when the module was built on the meta device."""

@@ -13,10 +13,14 @@ from torch.nn import functional as F
 from reelray.kernels.modulate.reference import norm_modulate
 from reelray.workers.models.attention_op import AttentionOp, DenseAttention
 from reelray.workers.models.wan.block import BlockInputs, WanBlock
+from reelray.workers.models.wan.block_ops import BlockOps
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.embeddings import ConditionEmbedder, cut_patches, join_patches
 from reelray.workers.models.wan.rope import Positions, RotaryTable
 from reelray.workers.models.wan.text_context import CrossContext, ImageContext, TextContext, merge_zero_tokens
+
+REGIONS = ("before_self", "between", "after_cross")
+VERSIONS = 64
 
 
 class WanTransformer(nn.Module):
@@ -160,8 +164,40 @@ class WanTransformer(nn.Module):
         """Norm, modulate and project the residual stream to patches."""
         table_BG2C = self.scale_shift_table.float() + time_BGC[:, :, None].float()
         shift_BGC, scale_BGC = table_BG2C.unbind(2)
-        patches_BSC: Tensor = self.proj_out(norm_modulate(x_BSC, shift_BGC, scale_BGC, eps=self.config.eps))
+        patches_BSC: Tensor = self.proj_out(norm_modulate(x_BSC, 1 + scale_BGC, shift_BGC, eps=self.config.eps))
         return patches_BSC
+
+    def use_ops(self, ops: BlockOps) -> None:
+        """Let every block do its element-wise work by `ops`; call before `compile_blocks`."""
+        for block in self._blocks():
+            block.ops = ops
+
+    def compile_blocks(
+        self, *, dynamic: bool | None = None, backend: str = "inductor", mode: str | None = None
+    ) -> None:
+        """Compile the three regions of a block once and run every layer through them.
+
+        Raises dynamo's limit of versions per function for the whole process.
+
+        Args:
+            dynamic: None compiles the first size as constants and later sizes once more with symbolic sizes; False
+                compiles each size as constants (fastest kernels, for few sizes); True starts symbolic.
+            backend: Compiler backend of `torch.compile`.
+            mode: Mode of `torch.compile`.
+        """
+        # Batch of one or more, one timestep or many, each size: a version each, and every layer shares them.
+        dynamo = torch._dynamo.config  # noqa: SLF001  (torch 2.11 has no argument for it)
+        dynamo.recompile_limit = max(dynamo.recompile_limit, VERSIONS)
+        for block in self._blocks():
+            for region in REGIONS:
+                compiled = torch.compile(
+                    getattr(WanBlock, region).__get__(block),
+                    dynamic=dynamic,
+                    backend=backend,
+                    mode=mode,
+                    fullgraph=True,
+                )
+                setattr(block, region, compiled)
 
     def _blocks(self) -> list[WanBlock]:
         return [block for block in self.blocks if isinstance(block, WanBlock)]

@@ -1,0 +1,113 @@
+"""Wan VAE decode of 81 frames at 480x832 on one GPU: ours beside diffusers' variants, random weights, bf16.
+
+    python -m benchmarks.vae_decode --out benchmarks/results/vae_decode.json
+
+Ours streams: a few latent frames per call with carried state, as in serving. Correctness first, against diffusers in
+float32 on a smaller picture and against diffusers in bf16 on the timed one.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from benchmarks.harness import Timing, relative_error, time_interleaved, write_report
+from reelray.workers.models.wan.vae import WanVae, WanVaeConfig
+from reelray.workers.models.wan.vae.fused_decoder import FusedDecoder
+
+LIMIT = 0.02
+
+
+def build_pair() -> tuple[AutoencoderKLWan, WanVae]:
+    """The full-size VAE twice, same random weights, float32 on the GPU."""
+    torch.manual_seed(0)
+    theirs = AutoencoderKLWan().cuda().eval().requires_grad_(False)
+    for name, parameter in theirs.named_parameters():
+        if name.endswith("gamma"):
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    ours = WanVae(WanVaeConfig()).cuda().eval().requires_grad_(False)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def decode_stream(decoder: FusedDecoder, latents: Tensor, per_call: int) -> Tensor:
+    """Decode a clip in calls of `per_call` latent frames, the first frame alone."""
+    video, slots = decoder(latents[:, :, :1], None)
+    parts = [video]
+    for start in range(1, latents.shape[2], per_call):
+        video, slots = decoder(latents[:, :, start : start + per_call], slots)
+        parts.append(video)
+    return torch.cat(parts, dim=2)
+
+
+def check(theirs: AutoencoderKLWan, ours: WanVae) -> list[dict[str, Any]]:
+    """Compare with diffusers in float32 and measure what bf16 costs each side."""
+    latents = torch.randn(1, 16, 5, 30, 52, device="cuda")
+    with torch.no_grad():
+        exact = theirs.decode(latents).sample
+        streamed = decode_stream(FusedDecoder(ours), latents, 2)
+        half = WanVae(WanVaeConfig()).cuda().eval().requires_grad_(False)
+        half.load_state_dict(ours.state_dict())
+        fused = decode_stream(FusedDecoder(half.bfloat16()), latents.bfloat16(), 2)
+        other = theirs.bfloat16().decode(latents.bfloat16()).sample
+        theirs.float().load_state_dict(ours.state_dict())
+    rows = [
+        {"what": "ours fp32 against diffusers fp32", "relative_error": relative_error(streamed, exact), "limit": 1e-3},
+        {"what": "ours bf16 against diffusers fp32", "relative_error": relative_error(fused, exact), "limit": LIMIT},
+        {"what": "diffusers bf16 against its fp32", "relative_error": relative_error(other, exact), "limit": None},
+    ]
+    return rows
+
+
+def contenders(theirs: AutoencoderKLWan, ours: WanVae, latents: Tensor) -> dict[str, Callable[[], Any]]:
+    """Every timed variant, all bf16."""
+    plain = theirs.bfloat16()
+    last: AutoencoderKLWan = AutoencoderKLWan().cuda().bfloat16().eval().requires_grad_(False)
+    last.load_state_dict(plain.state_dict())
+    last = last.to(memory_format=torch.channels_last_3d)
+    compiled: AutoencoderKLWan = AutoencoderKLWan().cuda().bfloat16().eval().requires_grad_(False)
+    compiled.load_state_dict(plain.state_dict())
+    compiled = compiled.to(memory_format=torch.channels_last_3d)
+    compiled.decoder = torch.compile(compiled.decoder)
+    decoder = FusedDecoder(ours.bfloat16())
+    table: dict[str, Callable[[], Any]] = {
+        "diffusers": lambda: plain.decode(latents).sample,
+        "diffusers channels-last": lambda: last.decode(latents).sample,
+        "diffusers channels-last compiled": lambda: compiled.decode(latents).sample,
+    }
+    for per_call in (1, 2, 4, 5, 10):
+        table[f"ours, {per_call} latent frames per call"] = lambda n=per_call: decode_stream(decoder, latents, n)
+    return table
+
+
+@torch.no_grad()
+def main() -> None:
+    """Check, then time, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/vae_decode.json"))
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    torch._dynamo.config.recompile_limit = 64  # diffusers' feature cache recompiles per first and later frames
+    theirs, ours = build_pair()
+    rows = check(theirs, ours)
+    for row in rows:
+        print(row)
+    if any(row["limit"] and not row["relative_error"] <= row["limit"] for row in rows):
+        sys.exit("wrong result; nothing is timed")
+    latents = torch.randn(1, 16, 21, 60, 104, device="cuda", dtype=torch.bfloat16)
+    timings: dict[str, dict[str, Timing]] = {}
+    timings["480x832x81"] = time_interleaved(contenders(theirs, ours, latents), runs=options.runs)
+    rows.append({"what": "peak bytes", "value": torch.cuda.max_memory_allocated()})
+    for name, timing in timings["480x832x81"].items():
+        print(f"{name:40s} {timing.median_ms:9.1f} ms")
+    write_report(options.out, "vae_decode", rows, timings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Short programs that use the package; run them from the repository root with `python -m examples.…`."""

@@ -1,0 +1,143 @@
+"""Write the trained sprites model as one diffusers-layout folder with a manifest.
+
+    python -m examples.train_sprites.export --vae runs/vae --dit runs/dit --out reelray/checkpoints/sprites
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from examples.train_sprites.tokenizer import build_tokenizer
+from examples.train_sprites.train_dit import SpritesModel
+from examples.train_sprites.train_vae import load_vae
+from reelray.workers.models.wan.key_map import checkpoint_views
+from reelray.workers.models.wan.vae import WanVae
+
+VERSION = "0.42.1"
+GUIDANCE, STEPS, SHIFT = 4.0, 20, 3.0
+
+
+def write_weights(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype, name: str) -> None:
+    """Write one safetensors file in `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ready = {key: value.detach().to("cpu", dtype).contiguous() for key, value in tensors.items()}
+    save_file(ready, folder / name, metadata={"format": "pt"})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as diffusers does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def export_vae(vae: WanVae, folder: Path) -> None:
+    """Write the VAE; half precision keeps ten bits of every weight."""
+    config = vae.config
+    write_weights(folder, dict(vae.state_dict()), torch.float16, "diffusion_pytorch_model.safetensors")
+    write_json(
+        folder / "config.json",
+        {
+            "_class_name": "AutoencoderKLWan",
+            "_diffusers_version": VERSION,
+            "base_dim": config.base_dim,
+            "z_dim": config.z_dim,
+            "dim_mult": list(config.dim_mult),
+            "num_res_blocks": config.num_res_blocks,
+            "attn_scales": [],
+            "temperal_downsample": [False, True, True],
+            "dropout": 0.0,
+            "latents_mean": [round(x, 5) for x in config.latents_mean],
+            "latents_std": [round(x, 5) for x in config.latents_std],
+        },
+    )
+
+
+def export_transformer(model: SpritesModel, folder: Path) -> None:
+    """Write the transformer under diffusers' names."""
+    views = checkpoint_views(model.transformer)
+    write_weights(folder, views, torch.float16, "diffusion_pytorch_model.safetensors")
+    write_json(folder / "config.json", {**model.transformer.config.to_diffusers(), "_diffusers_version": VERSION})
+
+
+def export_text(model: SpritesModel, words: list[str], out: Path) -> None:
+    """Write text encoder and tokenizer."""
+    encoder: Any = model.text_encoder
+    encoder.half().save_pretrained(out / "text_encoder")
+    build_tokenizer(words).save_pretrained(out / "tokenizer")
+
+
+def scheduler_config() -> dict[str, Any]:
+    """UniPC as WanPipeline runs it."""
+    return {
+        "_class_name": "UniPCMultistepScheduler",
+        "_diffusers_version": VERSION,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": SHIFT,
+        "num_train_timesteps": 1000,
+        "solver_order": 2,
+        "solver_type": "bh2",
+        "final_sigmas_type": "zero",
+    }
+
+
+def model_index() -> dict[str, Any]:
+    """The index that WanPipeline.from_pretrained reads."""
+    return {
+        "_class_name": "WanPipeline",
+        "_diffusers_version": VERSION,
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
+
+
+def manifest() -> dict[str, Any]:
+    """`manifest.yaml`: what a request gets when it does not say."""
+    return {
+        "name": "sprites",
+        "model": "wan",
+        "task": "t2v",
+        "schedule": {"solver": "unipc", "steps": STEPS, "shift": SHIFT, "prediction": "flow"},
+        "guidance": {"scale": GUIDANCE},
+        "chunking": {"latent_frames": None},
+        "defaults": {"width": 192, "height": 128, "frames": 81, "fps": 16, "negative_prompt": ""},
+        "text_tokens": 512,
+        "decoder": "wan_exact_stream",
+        "licence": "Apache-2.0",
+    }
+
+
+def export(vae_folder: Path, dit_folder: Path, out: Path) -> None:
+    """Write the whole folder."""
+    words: list[str] = json.loads((dit_folder / "words.json").read_text())
+    model = SpritesModel(len(build_tokenizer(words)))
+    model.load_state_dict(torch.load(dit_folder / "model.pt", map_location="cpu", weights_only=True))
+    export_vae(load_vae(vae_folder, torch.device("cpu")), out / "vae")
+    export_transformer(model, out / "transformer")
+    export_text(model, words, out)
+    write_json(out / "scheduler" / "scheduler_config.json", scheduler_config())
+    write_json(out / "model_index.json", model_index())
+    (out / "manifest.yaml").write_text(yaml.safe_dump(manifest(), sort_keys=False))
+
+
+def main() -> None:
+    """Parse the command line and export."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vae", type=Path, default=Path("runs/vae"))
+    parser.add_argument("--dit", type=Path, default=Path("runs/dit"))
+    parser.add_argument("--out", type=Path, default=Path("runs/sprites"))
+    options = parser.parse_args()
+    export(options.vae, options.dit, options.out)
+
+
+if __name__ == "__main__":
+    main()

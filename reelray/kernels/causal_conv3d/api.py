@@ -1,0 +1,109 @@
+"""One public function that picks a form by device, dtype and shape; the choice comes from a measured table."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reelray.kernels.causal_conv3d.reference import causal_conv3d_reference, fold_upsampling
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedConv:
+    """A convolution's weights in the layouts that its forms read.
+
+    Args:
+        weight: (C_out, C_in, kt, kh, kw), channels-last.
+        bias: (C_out,).
+        kernel: Taps in time, height, width.
+        upsample: Whether nearest-2x upsampling is folded in.
+        packed: Weights of the Triton form; None where that form is not used.
+        tile: Launch shape of the Triton form.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    kernel: tuple[int, int, int]
+    upsample: bool
+    packed: Tensor | None
+    tile: Any
+
+
+def pack_conv(weight: Tensor, bias: Tensor, *, upsample: bool = False) -> PackedConv:
+    """Prepare a convolution once.
+
+    Args:
+        weight: (C_out, C_in, kt, kh, kw) on its final device in its final dtype.
+        bias: (C_out,).
+        upsample: Fold nearest-2x upsampling into the kernel (3x3 in space only).
+
+    Raises:
+        ValueError: `upsample` with a kernel that is not 3x3 in space.
+    """
+    kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
+    if upsample and kernel[1:] != (3, 3):
+        raise ValueError(f"upsampling folds into 3x3 kernels only, this one is {kernel[1]}x{kernel[2]}")
+    tile = choose_tile(weight, upsample=upsample)
+    packed = None
+    if tile is not None:
+        from reelray.kernels.causal_conv3d.triton import pack_weight  # noqa: PLC0415  Triton is a GPU-only dependency
+
+        packed = pack_weight(fold_upsampling(weight) if upsample else weight[None], weight.dtype)
+    layout = torch.channels_last_3d
+    return PackedConv(
+        weight=weight.contiguous(memory_format=layout),
+        bias=bias.contiguous(),
+        kernel=kernel,
+        upsample=upsample,
+        packed=packed,
+        tile=tile,
+    )
+
+
+def choose_tile(weight: Tensor, *, upsample: bool) -> Any:
+    """Launch shape for a kernel, or None where cuDNN or the CPU runs it.
+
+    Measured on one H200 in bf16 (benchmarks/vae_decode): cuDNN is faster from 384 input channels on, this kernel below.
+    """
+    out, inner, *_ = weight.shape
+    if not weight.is_cuda or weight.dtype != torch.bfloat16 or torch.cuda.get_device_capability()[0] < 9:
+        return None
+    from reelray.kernels.causal_conv3d.triton import Tile  # noqa: PLC0415
+
+    if inner % 32 or (inner >= 384 and not upsample):
+        return None
+    if out <= 16:
+        return Tile(rows=16, columns=16, channels=16, depth=32, warps=8, stages=4)
+    if inner % 64 == 0 and out % 128 and not upsample:
+        return Tile(rows=16, columns=16, channels=64, depth=64, warps=8, stages=3)
+    if inner % 64 == 0:
+        return Tile(rows=16, columns=16, channels=128, depth=64, warps=8, stages=3)
+    return Tile(rows=16, columns=16, channels=128, depth=32, warps=8, stages=4)
+
+
+def causal_conv3d(x_BTHWC: Tensor, conv: PackedConv, *, residual: Tensor | None = None) -> Tensor:
+    """Convolve without padding in time and with "same" zero padding in space.
+
+    Formula: y[t, h, w] = bias + sum over taps of W[:, :, i, j, k] x[t + i, h + j - kh//2, w + k - kw//2].
+    Reference: `causal_conv3d_reference`; tolerance of the Triton form 2 bf16 ulps of the result's largest magnitude.
+
+    Args:
+        x_BTHWC: Contiguous; its first kt - 1 frames are the past.
+        conv: From `pack_conv`, same device and dtype.
+        residual: Added to the result, contiguous.
+
+    Returns:
+        (B, T - kt + 1, H, W, C_out), sides doubled when upsampling is folded in.
+    """
+    if conv.packed is not None:
+        from reelray.kernels.causal_conv3d.triton import causal_conv3d_triton  # noqa: PLC0415
+
+        return causal_conv3d_triton(
+            x_BTHWC, conv.packed, conv.bias, conv.kernel, conv.tile, residual=residual, upsample=conv.upsample
+        )
+    if conv.kernel == (1, 1, 1) and not conv.upsample:
+        y_BTHWC = F.linear(x_BTHWC, conv.weight.flatten(1), conv.bias)
+        return y_BTHWC if residual is None else y_BTHWC.add_(residual)
+    return causal_conv3d_reference(x_BTHWC, conv.weight, conv.bias, residual=residual, upsample=conv.upsample)

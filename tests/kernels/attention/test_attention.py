@@ -1,0 +1,47 @@
+"""Attention against the float32 formula."""
+
+import pytest
+import torch
+
+from reelray.kernels.attention.api import attend
+from reelray.kernels.attention.reference import attend_reference
+
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("size", [(1, 1, 1), (7, 19, 3), (130, 65, 2)])
+def test_equals_the_formula(device, dtype, biased, size) -> None:
+    queries, keys, heads = size
+    torch.manual_seed(0)
+    q = torch.randn(2, queries, heads, 64, device=device).to(dtype)
+    fused = torch.randn(2, keys, 3 * heads * 64, device=device).to(dtype)
+    k, v = (part.unflatten(-1, (heads, 64)) for part in fused.chunk(3, -1)[1:])
+    bias = None
+    if biased:
+        bias = torch.randn(2, keys, device=device)
+        bias[0, keys // 2 + 1 :] = -torch.inf
+        bias = bias.to(dtype)
+    found = attend(q, k, v, bias_BK=bias)
+    assert found.shape == q.shape
+    assert found.dtype == dtype
+    expected = attend_reference(q.double().float(), k.float(), v.float(), bias)
+    assert (found.float() - expected).abs().max() <= TOLERANCE[dtype]
+
+
+def test_hidden_keys_are_not_read() -> None:
+    q, k, v = (torch.randn(1, 5, 2, 64) for _ in range(3))
+    bias = torch.tensor([[0.0, 0.0, 0.0, -torch.inf, -torch.inf]])
+    short = attend(q, k[:, :3], v[:, :3])
+    assert (attend(q, k, v, bias_BK=bias) - short).abs().max() <= 1e-6
+
+
+def test_compiles_without_breaks_and_differentiates() -> None:
+    q, k, v = (torch.randn(1, 5, 2, 64, requires_grad=True) for _ in range(3))
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    compiled(q, k, v).sum().backward()
+    expected = torch.autograd.grad(attend_reference(q, k, v).sum(), v)[0]
+    torch.testing.assert_close(v.grad, expected)

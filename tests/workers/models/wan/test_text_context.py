@@ -1,0 +1,58 @@
+"""Merged padding and stacked contexts."""
+
+import math
+
+import pytest
+import torch
+
+from reelray.workers.models.wan.text_context import CrossContext, merge_zero_tokens, padding_biases, stack_contexts
+from tests.support.wan_oracle import draw_inputs, make_oracle, make_twin
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_biases_add_up_to_the_count(dtype) -> None:
+    for count in range(513):
+        biases = padding_biases(count, dtype)
+        assert len(biases) <= 4
+        assert all(torch.tensor(bias, dtype=dtype).item() == bias for bias in biases)
+        assert sum(map(math.exp, biases)) == pytest.approx(count, rel=2e-6)
+
+
+def test_merging_keeps_inner_zeros_and_counts_rows_apart() -> None:
+    embeddings = torch.ones(3, 8, 2)
+    embeddings[0, 2:] = 0
+    embeddings[1, 1] = 0
+    embeddings[1, 4:] = 0
+    embeddings[2] = 0
+    kept, bias = merge_zero_tokens(embeddings)
+    assert kept.shape == (3, 5, 2)
+    log = math.log
+    expected = [[0, 0, log(6), -math.inf, -math.inf], [0, 0, 0, 0, log(4)], [log(8), *[-math.inf] * 4]]
+    torch.testing.assert_close(bias, torch.tensor(expected))
+
+
+def test_nothing_to_merge() -> None:
+    embeddings = torch.ones(2, 4, 3)
+    kept, bias = merge_zero_tokens(embeddings)
+    assert kept is embeddings
+    assert bias is None
+
+
+@pytest.mark.parametrize("merge", [(True, True), (False, True), (False, False)])
+@torch.no_grad()
+def test_a_stack_equals_its_rows(merge) -> None:
+    oracle = make_oracle()
+    twin = make_twin(oracle)
+    latents, text = draw_inputs(oracle, words=(3, 30))
+    timestep = torch.tensor([900.0, 20.0])
+    contexts = [twin.prepare_text(text[i : i + 1], merge_padding=merge[i]) for i in range(2)]
+    stack = stack_contexts(contexts)
+    assert (stack.batch, stack.tokens) == (2, max(context.tokens for context in contexts))
+    expected = oracle(latents, timestep, text, return_dict=False)[0]
+    assert (twin(latents, timestep, stack) - expected).abs().max() <= 1e-5
+    assert stack_contexts(contexts[:1]) is contexts[0]
+
+
+def test_layers_must_pair() -> None:
+    with pytest.raises(ValueError, match="1 layers of keys, 0 of values"):
+        CrossContext(keys=(torch.zeros(1, 1, 1, 1),), values=())
