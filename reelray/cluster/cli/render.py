@@ -15,9 +15,10 @@ Examples:
 """
 
 
-def render(  # noqa: PLR0917  Typer calls it by name
+def render(
     context: typer.Context,
     prompt: take.Prompt,
+    *,
     output: take.Output = None,
     model: take.Model = None,
     seconds: take.Seconds = None,
