@@ -3,24 +3,16 @@
 from collections.abc import Iterator
 from typing import Protocol
 
+from reelray.proto.engine_description import EngineDescription
 from reelray.proto.events import Event
 from reelray.proto.request import RenderRequest
-
-
-class Description(Protocol):
-    """What an engine says of itself."""
-
-    @property
-    def digest(self) -> str:
-        """Hex digest over the checkpoint's files."""
-        ...
 
 
 class Engine(Protocol):
     """Renders requests of one loaded checkpoint."""
 
     @property
-    def description(self) -> Description:
+    def description(self) -> EngineDescription:
         """What runs here."""
         ...
 

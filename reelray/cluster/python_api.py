@@ -88,7 +88,7 @@ class Client:
     def _stream(self, job: RenderJob, target: Target, on_progress: OnProgress) -> Iterator[FramesArray]:
         with closing(open_engine(job, target, self._services, on_progress)) as engine:
             for batch_FHWC in RenderSession(engine, job, on_progress):
-                yield from batch_FHWC
+                yield from batch_FHWC.copy()  # the engine's own bytes are read-only
 
     def _plan(self, prompt: str, arguments: RenderArguments) -> tuple[RenderJob, Target, OnProgress]:
         options = dict(arguments)

@@ -61,20 +61,23 @@ def render_file(options: RenderOptions, file_options: FileOptions, services: Ser
         create_view(sys.stderr, quiet=file_options.quiet) as view,
     ):
         view.say(describe_job(job))
-        summary = _render(job, target, services, video, view)
-    total_s = time.monotonic() - started
-    view.say(describe_result(job, summary, output, total_s=total_s, replaced=video.replaces))
+        summary, start_s = _render(job, target, services, video, view)
+    seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
+    view.say(describe_result(job, summary, output, seconds=seconds, replaced=video.replaces))
     if file_options.json:
-        report = summary_json(job, summary, output, video_format, total_s=total_s)
-        print(json.dumps(report, ensure_ascii=False), flush=True)  # noqa: T201  the command's result
+        report = summary_json(job, summary, output, video_format, seconds=seconds)
+        print(json.dumps(report), flush=True)  # noqa: T201  the command's result
 
 
 def _render(
     job: RenderJob, target: Target, services: Services, video: VideoOutput, view: ProgressView
-) -> RenderSummary:
+) -> tuple[RenderSummary, float]:
+    """Returns the summary and the seconds until the engine was ready, loading included."""
+    started = time.monotonic()
     # The encoder's library loads while the engine starts.
     threading.Thread(target=load_writer, args=(video.format,), name="load-encoder", daemon=True).start()
     with closing(open_engine(job, target, services, view.update)) as engine:
+        start_s = time.monotonic() - started
         video.start(video_spec(job, engine.description.digest))
         session = RenderSession(engine, job, view.update)
         with closing(BackgroundWriter(video)) as writer:
@@ -82,7 +85,7 @@ def _render(
                 writer.write(frames_FHWC)
             writer.finish()
     assert session.summary is not None, "a session ends with Done or an error"
-    return session.summary
+    return session.summary, start_s
 
 
 def video_spec(job: RenderJob, digest: str) -> VideoSpec:

@@ -1,5 +1,6 @@
 """What is said of a render: before it, after it, in JSON, and inside the file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import reelray
@@ -10,19 +11,21 @@ from reelray.proto.request import RenderSummary
 
 def describe_job(job: RenderJob) -> str:
     """One line that says what will be rendered, seed included."""
-    request = job.request
+    request, steps = job.request, job.request.recipe.schedule.length
     return (
         f"{job.model.name}: {request.width}x{request.height}, {request.frames} frames "
-        f"({_length_s(job):.2f} s at {float(job.fps):g} fps), {_steps(job)} steps, seed {request.seed}"
+        f"({_length_s(job):.2f} s at {float(job.fps):g} fps), {steps} steps, seed {request.seed}"
     )
 
 
-def describe_result(job: RenderJob, summary: RenderSummary, output: str, *, total_s: float, replaced: bool) -> str:
+def describe_result(
+    job: RenderJob, summary: RenderSummary, output: str, *, seconds: Mapping[str, float], replaced: bool
+) -> str:
     """One line that says what was written and how long it took."""
-    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary.stage_s.items())
+    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     verb = "replaced" if replaced else "wrote"
-    times = f"{total_s:.1f} s" + (f" ({stages})" if stages else "")
-    return f"{verb} {output}: {summary.frames} frames, seed {job.request.seed}, {summary.device}, {times}"
+    what = f"{summary.frames} frames, seed {job.request.seed}, {summary.device}"
+    return f"{verb} {output}: {what}, {seconds['total']:.1f} s ({stages})"
 
 
 def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
@@ -38,16 +41,21 @@ def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
         "height": request.height,
         "frames": request.frames,
         "fps": float(job.fps),
-        "steps": _steps(job),
+        "steps": request.recipe.schedule.length,
         "guidance": request.recipe.guidance.scale,
         "reelray": reelray.__version__,
     }
 
 
 def summary_json(
-    job: RenderJob, summary: RenderSummary, output: str, video_format: VideoFormat, *, total_s: float
+    job: RenderJob,
+    summary: RenderSummary,
+    output: str,
+    video_format: VideoFormat,
+    *,
+    seconds: Mapping[str, float],
 ) -> dict[str, object]:
-    """What `--json` prints."""
+    """What `--json` prints; `seconds.start` is the time until the engine was ready, `load` included."""
     return {
         "file": str(Path(output).absolute()),
         "format": video_format.value,
@@ -56,14 +64,9 @@ def summary_json(
         "forwards": summary.forwards,
         "device": summary.device,
         "dtype": summary.dtype,
-        "seconds": {**{stage: round(value, 3) for stage, value in summary.stage_s.items()}, "total": round(total_s, 3)},
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "peak_bytes": summary.peak_bytes,
     }
-
-
-def _steps(job: RenderJob) -> int:
-    schedule = job.request.recipe.schedule
-    return len(schedule.timesteps) or schedule.steps
 
 
 def _length_s(job: RenderJob) -> float:

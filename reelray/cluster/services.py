@@ -5,13 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # each of these is loaded when it is used, so that `--help` stays fast
     from collections.abc import Callable
-    from pathlib import Path
 
     from reelray.cluster.engine_api import Engine
     from reelray.cluster.model_catalog import ModelCatalog, ModelEntry
     from reelray.cluster.settings import Settings
-
-from reelray.proto.errors import UnsupportedError
 
 EngineKind = Literal["ray", "local"]
 
@@ -43,14 +40,23 @@ def _load_settings() -> "Settings":
 
 
 def _open_catalog(settings: "Settings") -> "ModelCatalog":
+    from reelray.cluster.checkpoint_loader import describe_model  # noqa: PLC0415
     from reelray.cluster.model_catalog import PACKAGED, ModelCatalog  # noqa: PLC0415
+    from reelray.workers.recipes.presets import presets  # noqa: PLC0415
 
-    return ModelCatalog((*settings.model_folders, PACKAGED), {}, _describe)
-
-
-def _describe(path: "Path") -> "ModelEntry":
-    raise UnsupportedError(f"'{path}': this build reads no checkpoints")
+    return ModelCatalog((*settings.model_folders, PACKAGED), presets(), describe_model)
 
 
 def _open_engine(kind: EngineKind, model: "ModelEntry", device: str) -> "Engine":
-    raise UnsupportedError(f"'{model.name}': this build has no {kind} engine for {device}")
+    from reelray.cluster.checkpoint_loader import CheckpointLoader  # noqa: PLC0415
+
+    loader = CheckpointLoader(path=model.path.absolute(), device=device)
+    if kind == "local":
+        from reelray.cluster.local_engine import LocalEngine  # noqa: PLC0415  pulls in torch
+
+        return LocalEngine.open(loader)
+    from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray
+    from reelray.cluster.machine import list_gpus  # noqa: PLC0415
+
+    has_gpu = device == "cuda" or (device == "auto" and bool(list_gpus()))
+    return EmbeddedEngine(loader, gpus=int(has_gpu))

@@ -93,6 +93,7 @@ class VideoOutput:
         with output_errors(self.path):
             self._writer.close()
             self._writer = None
+            _flush(self._partial)
             _move(self._partial, self._final)
 
     def discard(self) -> None:
@@ -153,6 +154,13 @@ def _claim_partial(final: Path, *, folder: bool) -> Path:
     else:
         partial.touch(exist_ok=False)
     return partial
+
+
+def _flush(partial: Path) -> None:
+    """Let the file system say now what it would otherwise say to nobody: network disks and quotas report late."""
+    if partial.is_file():
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _move(partial: Path, final: Path) -> None:

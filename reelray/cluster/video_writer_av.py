@@ -91,7 +91,7 @@ class AvWriter:
     def close(self) -> None:
         """Flush the encoder and finish the container."""
         if self._palettes is not None:
-            self._encode(None)
+            self._encode(None)  # a filter may hold its last picture until it hears that none follows
         self._container.mux(self._stream.encode())
         self._container.close()
 

@@ -32,6 +32,7 @@ def test_render_returns_frames_and_summary(engine):
 def test_stream_yields_single_frames_in_order(engine):
     frames = list(reelray.render_stream("a red circle", seed=7))
     assert np.array_equal(np.stack(frames), draw_frames(engine.requests[0]))
+    assert all(frame.flags.writeable for frame in frames)
     assert engine.closed == 1
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reelray.cluster.settings import Settings, load_settings
+from reelray.cluster.settings import Settings, load_settings, variable_name
 from reelray.proto.errors import InputError
 from tests.test_floors import PACKAGE, sources
 
@@ -47,3 +47,8 @@ def test_nobody_else_reads_the_environment():
         str(p.relative_to(PACKAGE)) for p in sources() if "os.environ" in p.read_text() or "getenv" in p.read_text()
     }
     assert readers <= allowed
+
+
+def test_every_setting_is_on_the_page():
+    page = (PACKAGE.parent / "docs" / "command-line.md").read_text()
+    assert all(f"`{variable_name(name)}`" in page for name in Settings.model_fields)

@@ -146,6 +146,19 @@ def test_background_writer_raises_what_went_wrong_and_never_commits():
     assert not output.committed
 
 
+def test_background_writer_raises_what_goes_wrong_with_the_last_batch():
+    output = RecordingOutput(OutputError("the disk is full"))
+    writer = BackgroundWriter(output)
+    writer.write(batch(0))
+    opener = threading.Timer(0.1, output.gate.set)  # after `finish` has queued the end
+    opener.start()
+    with pytest.raises(OutputError, match="the disk is full"):
+        writer.finish()
+    opener.join()
+    writer.close()
+    assert not output.committed
+
+
 def test_background_writer_drops_what_is_queued_when_closed():
     output = RecordingOutput()
     writer = BackgroundWriter(output)

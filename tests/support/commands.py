@@ -1,5 +1,6 @@
 """Runs the command line with fake services, in this process or in another."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,10 +50,10 @@ class CommandLine:
 @contextmanager
 def start_process(code: str, cwd: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run Python with the repository on its path; `code` may use everything of `tests.support.fake_engine`."""
-    prelude = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", prelude + code, *arguments],
+        [sys.executable, "-c", "import sys\n" + code, *arguments],
         cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # processes of its own need the repository too
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

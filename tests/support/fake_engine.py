@@ -10,6 +10,7 @@ import numpy as np
 from reelray.cluster.model_catalog import ModelCatalog, ModelEntry
 from reelray.cluster.services import Services
 from reelray.cluster.settings import Settings
+from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import CheckpointError
 from reelray.proto.events import Done, Event, Frames, Progress, Stage
 from reelray.proto.model_facts import ModelFacts
@@ -36,6 +37,7 @@ RECIPE = Recipe(
     licence="Apache-2.0",
 )
 DIGEST = "0123abcd"
+DESCRIPTION = EngineDescription(facts=FACTS, digest=DIGEST, device="cpu", dtype="float32")
 
 
 def fake_entry(*, path: Path = Path("/models/fake"), recipe: Recipe = RECIPE, facts: ModelFacts = FACTS) -> ModelEntry:
@@ -58,11 +60,6 @@ def draw_frames(request: RenderRequest) -> np.ndarray:
 
 
 @dataclass
-class FakeDescription:
-    digest: str = DIGEST
-
-
-@dataclass
 class FakeEngine:
     """Fails with `error` before frame `fail_at_frame`; waits `frame_delay_s` before each batch."""
 
@@ -70,13 +67,19 @@ class FakeEngine:
     fail_at_frame: int = 0
     frame_delay_s: float = 0.0
     drop_last_frame: bool = False
-    description: FakeDescription = field(default_factory=FakeDescription)
+    description: EngineDescription = DESCRIPTION
     requests: list[RenderRequest] = field(default_factory=list)
+    streams: list[Iterator[Event]] = field(default_factory=list)
     closed: int = 0
     cancelled: int = 0
 
     def render(self, request: RenderRequest) -> Iterator[Event]:
         self.requests.append(request)
+        # Kept, so that a forgotten `close` shows: the end of the last reference would close it too.
+        self.streams.append(self._stream(request))
+        return self.streams[-1]
+
+    def _stream(self, request: RenderRequest) -> Iterator[Event]:
         try:
             yield from self._events(request)
         except GeneratorExit:

@@ -38,14 +38,14 @@ def _main(
     session_of(context).set_debug(wanted=debug)
 
 
-@app.command()
-def version() -> None:
-    """Print the version."""
-    typer.echo(f"reelray {reelray.__version__}")
-
-
 app.command(epilog=RENDER_EPILOG)(render)
 app.command()(models)
 app.command()(doctor)
 app.command()(info)
 app.command()(settings)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"reelray {reelray.__version__}")

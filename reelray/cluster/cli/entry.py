@@ -19,7 +19,7 @@ from reelray.proto.errors import CancelledError, ReelrayError, ResourceError
 
 USAGE_EXIT_CODE = 2
 UNEXPECTED_EXIT_CODE = 1
-TERMINATED_EXIT_CODE = 128 + signal.SIGTERM
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 PIPE_EXIT_CODE = 128 + 13
 
 
@@ -81,7 +81,11 @@ def _print_error(message: str) -> None:
 def _one_line_per_failure() -> Iterator[None]:
     """Keep the warnings of libraries and our own logged stack traces off standard error; unwind when terminated."""
     logger, silence = logging.getLogger("reelray"), logging.NullHandler()
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    # A signal that is ignored, as under nohup, stays ignored.
+    previous = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _end)
     logger.addHandler(silence)
     try:
         with warnings.catch_warnings():
@@ -90,9 +94,10 @@ def _one_line_per_failure() -> Iterator[None]:
             yield
     finally:
         logger.removeHandler(silence)
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
+def _end(number: int, _frame: FrameType | None) -> None:
     # Unwinds the stack, so that partial files and the engine go away as with Ctrl-C.
-    raise SystemExit(TERMINATED_EXIT_CODE)
+    raise SystemExit(128 + number)

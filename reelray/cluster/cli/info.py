@@ -21,7 +21,7 @@ def info(
 
     facts = read_video_info(file)
     if json:
-        typer.echo(jsonlib.dumps(facts, indent=2, ensure_ascii=False))
+        typer.echo(jsonlib.dumps(facts, indent=2))
     else:
         width = max(len(name) for name in facts)
         typer.echo("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))

@@ -19,4 +19,4 @@ def models(
     from reelray.cluster.model_report import describe_models, list_models  # noqa: PLC0415  `--help` needs none of it
 
     listed = list_models(session.services.open_catalog(session.services.load_settings()))
-    typer.echo(jsonlib.dumps(listed, indent=2, ensure_ascii=False) if json else describe_models(listed))
+    typer.echo(jsonlib.dumps(listed, indent=2) if json else describe_models(listed))

@@ -1,12 +1,9 @@
 """`reelray render`: a prompt becomes a video file."""
 
-from pathlib import Path
-from typing import Annotated, Literal
-
 import typer
 
+from reelray.cluster.cli import render_options as take
 from reelray.cluster.cli.session import session_of
-from reelray.cluster.video_format import VideoFormat
 
 RENDER_EPILOG = """\b
 Examples:
@@ -18,51 +15,28 @@ Examples:
 """
 
 
-def render(  # noqa: PLR0917  Typer calls it by name
+def render(
     context: typer.Context,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the video shows.", show_default=False)],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Where the video goes: .mp4, .webm, .gif, .npy, or a folder ending in /. "
-            "Default: a name made of the prompt and the seed, in this folder.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME|DIR", help="A model's name or its folder. Default: sprites."),
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="Length; rounded up to what the model can make.")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(metavar="N", help="Length in frames (4n+1 for Wan).")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same video. Default: random.")] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Denoise steps.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(metavar="W", help="How strictly the prompt is followed; 1 switches guidance off.")
-    ] = None,
-    negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What to avoid.")] = None,
-    image: Annotated[Path | None, typer.Option(metavar="FILE", help="First frame, for image-to-video models.")] = None,
-    fps: Annotated[float | None, typer.Option(metavar="N", help="Frames per second of the video.")] = None,
-    video_format: Annotated[
-        VideoFormat | None,
-        typer.Option("--format", help="Default: by the ending of the output's name. raw is a NumPy .npy file."),
-    ] = None,
-    no_clobber: Annotated[bool, typer.Option("--no-clobber", "-n", help="Refuse to replace an existing file.")] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where the model runs. Default: auto.")
-    ] = None,
-    engine: Annotated[
-        Literal["ray", "local"] | None,
-        typer.Option(help="In an embedded Ray cluster or in this process. Default: ray."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show stack traces of errors.")] = False,
+    prompt: take.Prompt,
+    *,
+    output: take.Output = None,
+    model: take.Model = None,
+    seconds: take.Seconds = None,
+    frames: take.FrameCount = None,
+    size: take.Size = None,
+    seed: take.Seed = None,
+    steps: take.Steps = None,
+    guidance: take.Guidance = None,
+    negative: take.Negative = None,
+    image: take.Image = None,
+    fps: take.Fps = None,
+    video_format: take.Format = None,
+    no_clobber: take.NoClobber = False,
+    device: take.Device = None,
+    engine: take.EngineChoice = None,
+    json: take.JsonSummary = False,
+    quiet: take.Quiet = False,
+    debug: take.Debug = False,
 ) -> None:
     """Make a video from a prompt.
 
@@ -74,28 +48,26 @@ def render(  # noqa: PLR0917  Typer calls it by name
     from reelray.cluster.render import RenderOptions  # noqa: PLC0415  `--help` needs none of this
     from reelray.cluster.render_file import FileOptions, render_file  # noqa: PLC0415
 
-    render_file(
-        RenderOptions(
-            prompt=prompt,
-            seconds=seconds,
-            frames=frames,
-            size=size,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            negative=negative,
-            image=image,
-            fps=fps,
-        ),
-        FileOptions(
-            output=output,
-            video_format=video_format,
-            replace=not no_clobber,
-            model=model,
-            device=device,
-            engine=engine,
-            json=json,
-            quiet=quiet,
-        ),
-        session.services,
+    wish = RenderOptions(
+        prompt=prompt,
+        seconds=seconds,
+        frames=frames,
+        size=size,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        negative=negative,
+        image=image,
+        fps=fps,
     )
+    way = FileOptions(
+        output=output,
+        video_format=video_format,
+        replace=not no_clobber,
+        model=model,
+        device=device,
+        engine=engine,
+        json=json,
+        quiet=quiet,
+    )
+    render_file(wish, way, session.services)

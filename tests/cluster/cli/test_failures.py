@@ -246,7 +246,7 @@ def test_real_full_disk(tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_remove_the_partial_file(tmp_path, number, code):
     with start_process(RENDER, tmp_path, "0.2", "-o", "clip.mp4", "--frames", "4001") as process:
         assert process.stderr is not None

@@ -1,0 +1,66 @@
+"""How a client reads checkpoints: their description here, their weights in the engine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reelray.cluster.model_catalog import ModelEntry
+from reelray.proto.errors import ResourceError
+from reelray.workers.models.registry import describe_checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from reelray.workers.models.api import VideoModel
+
+
+def describe_model(path: Path) -> ModelEntry:
+    """Describe a checkpoint folder without its weights and without torch.
+
+    Raises:
+        CheckpointError: The folder is not a checkpoint, or is damaged.
+    """
+    description = describe_checkpoint(path)
+    return ModelEntry(
+        name=path.resolve().name,
+        path=path,
+        layout=description.layout,
+        recipe=description.recipe,
+        facts=description.facts,
+        weights_bytes=description.weight_bytes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointLoader:
+    """Opens a checkpoint where it is called, which may be another process.
+
+    Args:
+        path: Absolute folder.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    path: Path
+    device: str
+
+    def __call__(self) -> "VideoModel":
+        """Load the weights.
+
+        Raises:
+            CheckpointError: They are not usable.
+            ResourceError: The device is not there.
+        """
+        return open_checkpoint(self.path, device=choose_device(self.device))
+
+
+def choose_device(device: str) -> str:
+    """Resolve ``auto``.
+
+    Raises:
+        ResourceError: ``cuda`` was asked for and torch sees no GPU.
+    """
+    import torch  # noqa: PLC0415  only the process that runs the model needs it
+
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ResourceError("device is cuda, but torch sees no GPU; use --device cpu, or look at `reelray doctor`")
+    return "cuda"

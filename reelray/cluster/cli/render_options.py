@@ -1,0 +1,48 @@
+"""The options of `reelray render` as Typer types."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reelray.cluster.video_format import VideoFormat
+
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What the video shows.", show_default=False)]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Where the video goes: .mp4, .webm, .gif, .npy, or a folder ending in /. "
+        "Default: a name made of the prompt and the seed, in this folder.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="NAME|DIR", help="A model's name or its folder. Default: sprites."),
+]
+Seconds = Annotated[float | None, typer.Option(metavar="S", help="Length; rounded up to what the model can make.")]
+FrameCount = Annotated[int | None, typer.Option(metavar="N", help="Length in frames (4n+1 for Wan).")]
+Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Same seed, same video. Default: random.")]
+Steps = Annotated[int | None, typer.Option(metavar="N", help="Denoise steps.")]
+Guidance = Annotated[
+    float | None, typer.Option(metavar="W", help="How strictly the prompt is followed; 1 switches guidance off.")
+]
+Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What to avoid.")]
+Image = Annotated[Path | None, typer.Option(metavar="FILE", help="First frame, for image-to-video models.")]
+Fps = Annotated[float | None, typer.Option(metavar="N", help="Frames per second of the video.")]
+Format = Annotated[
+    VideoFormat | None,
+    typer.Option("--format", help="Default: by the ending of the output's name. raw is a NumPy .npy file."),
+]
+NoClobber = Annotated[bool, typer.Option("--no-clobber", "-n", help="Refuse to replace an existing file.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where the model runs. Default: auto.")]
+EngineChoice = Annotated[
+    Literal["ray", "local"] | None,
+    typer.Option(help="In an embedded Ray cluster or in this process. Default: ray."),
+]
+JsonSummary = Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces of errors.")]
