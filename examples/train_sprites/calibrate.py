@@ -33,8 +33,13 @@ def calibrate(clips: int, seed: int, kinds: Sequence[str] = KINDS) -> dict[str, 
 
     Returns:
         Shares of right verdicts by kind of clip and attribute, of faults found, and seconds a clip.
+
+    Raises:
+        ValueError: "true" is not among the kinds.
     """
     generator = torch.Generator().manual_seed(seed)
+    if "true" not in kinds:
+        raise ValueError(f"kinds are {', '.join(kinds)}; true must be among them")
     sights: dict[str, list[Sight]] = {name: [] for name in kinds}
     scenes: list[Scene] = []
     spent_s = 0.0
@@ -102,10 +107,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    text = json.dumps(calibrate(args.clips, args.seed), indent=2) + "\n"
+    text = json.dumps(calibrate(args.clips, args.seed, args.kinds), indent=2) + "\n"
     if args.output:
         args.output.write_text(text)
     else:

@@ -53,15 +53,15 @@ def coarsen(video: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def freeze(video: Tensor, scenes: SceneBatch) -> Tensor:  # noqa: ARG001  all faults take the scenes
-    """Nothing moves in the second half."""
-    half = video.shape[2] // 2
-    return torch.cat([video[:, :, :half], video[:, :, half : half + 1].expand_as(video[:, :, half:])], 2)
+    """Nothing moves in the last third."""
+    kept = _count_kept(video)
+    return torch.cat([video[:, :, :kept], video[:, :, kept : kept + 1].expand_as(video[:, :, kept:])], 2)
 
 
 def vanish(video: Tensor, scenes: SceneBatch) -> Tensor:
     """All sprites are gone in the last third."""
     empty = draw_batch(replace(scenes, present_BK=torch.zeros_like(scenes.present_BK)), range(1))
-    kept = video.shape[2] * 2 // 3
+    kept = _count_kept(video)
     return torch.cat([video[:, :, :kept], empty.expand_as(video[:, :, kept:])], 2)
 
 
@@ -71,23 +71,27 @@ def reverse(video: Tensor, scenes: SceneBatch) -> Tensor:  # noqa: ARG001  all f
 
 
 def recolor(video: Tensor, scenes: SceneBatch) -> Tensor:
-    """Every sprite takes another colour in the second half."""
-    return _redraw_half(video, replace(scenes, color_BK=(scenes.color_BK + 1) % len(COLORS)))
+    """Every sprite takes another colour in the last third."""
+    return _redraw_end(video, replace(scenes, color_BK=(scenes.color_BK + 1) % len(COLORS)))
 
 
 def reshape(video: Tensor, scenes: SceneBatch) -> Tensor:
-    """Every sprite takes another shape in the second half."""
-    return _redraw_half(video, replace(scenes, shape_BK=(scenes.shape_BK + 1) % len(SHAPES)))
+    """Every sprite takes another shape in the last third."""
+    return _redraw_end(video, replace(scenes, shape_BK=(scenes.shape_BK + 1) % len(SHAPES)))
 
 
 def change_background(video: Tensor, scenes: SceneBatch) -> Tensor:
-    """The background changes in the second half."""
-    return _redraw_half(video, replace(scenes, background_B=(scenes.background_B + 1) % len(BACKGROUNDS)))
+    """The background changes in the last third."""
+    return _redraw_end(video, replace(scenes, background_B=(scenes.background_B + 1) % len(BACKGROUNDS)))
 
 
-def _redraw_half(video: Tensor, scenes: SceneBatch) -> Tensor:
-    half = video.shape[2] // 2
-    return torch.cat([video[:, :, :half], draw_batch(scenes, range(half, video.shape[2]))], 2)
+def _redraw_end(video: Tensor, scenes: SceneBatch) -> Tensor:
+    kept = _count_kept(video)
+    return torch.cat([video[:, :, :kept], draw_batch(scenes, range(kept, video.shape[2]))], 2)
+
+
+def _count_kept(video: Tensor) -> int:
+    return video.shape[2] * 2 // 3
 
 
 def _join_frames(frames: Tensor, like: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from reelray.quality.sprites.shapes import signed_distance
 from reelray.quality.sprites.track import Doubles, Track
 from reelray.quality.sprites.vocabulary import SHAPES
 
-# Order of the symmetry whose phase tells how far a shape is turned; the circle has none.
-SYMMETRY = {"square": 4, "triangle": 3, "star": 5, "cross": 4, "heart": 1}
+# Order of the moment whose phase tells how far a shape is turned; the circle has none.
+SYMMETRY = {"square": 4, "triangle": 3, "star": 5, "cross": 4, "heart": 3}
+# A heart looks the same only after a full turn, but its third moment is by far the clearest: three angles remain.
+ANGLES_LEFT = {"heart": 3}
 JUDGED_FRAMES, CLEAR_AREA = 14, 220.0
 LEAST_OVERLAP, AGREEING_FRAMES = 0.72, 0.75
 
@@ -46,16 +48,11 @@ def turn_phases(track: Track, shape: str) -> Doubles:
     frames = len(track.x_T)
     if shape not in SYMMETRY:
         return np.zeros(frames)
-    moment = _turning_moment(track.dx_P + 1j * track.dy_P, SYMMETRY[shape])
+    moment = (track.dx_P + 1j * track.dy_P) ** SYMMETRY[shape]
     real, imaginary = (np.bincount(track.frame_P, part, minlength=frames) for part in (moment.real, moment.imag))
     phase = np.arctan2(imaginary, real)
     known = np.flatnonzero(track.is_present_T)
     return np.asarray(np.interp(np.arange(frames), known, np.unwrap(phase[known])) / SYMMETRY[shape])
-
-
-def _turning_moment(z: NDArray[np.complex128], symmetry: int) -> NDArray[np.complex128]:
-    """Summand of the moment that turns `symmetry` times as fast as the shape."""
-    return np.asarray(z * np.abs(z) ** 2 if symmetry == 1 else z**symmetry)
 
 
 def _overlaps(track: Track, frame: int) -> list[float]:
@@ -77,15 +74,20 @@ def _overlaps(track: Track, frame: int) -> list[float]:
 def _overlap(
     window: NDArray[np.bool_], x: torch.Tensor, y: torch.Tensor, z: NDArray[np.complex128], shape: str
 ) -> float:
+    """Intersection over union with one shape, at the best of the angles that its moment leaves."""
     template = _template(shape)
+    radius = math.sqrt(len(z) / template.area)
     angle = 0.0
     if shape in SYMMETRY:
-        angle = (float(np.angle(_turning_moment(z, SYMMETRY[shape]).sum())) - template.phase) / SYMMETRY[shape]
-    radius = math.sqrt(len(z) / template.area)
-    cos, sin = math.cos(angle), math.sin(angle)
-    across, down = (x * cos + y * sin) / radius, (y * cos - x * sin) / radius + template.center_y
-    drawn = (signed_distance(shape, across, down) < 0).numpy()
-    return float((drawn & window).sum() / (drawn | window).sum())
+        angle = (float(np.angle((z ** SYMMETRY[shape]).sum())) - template.phase) / SYMMETRY[shape]
+    angles = [angle + 2 * math.pi * turn / SYMMETRY.get(shape, 1) for turn in range(ANGLES_LEFT.get(shape, 1))]
+    best = 0.0
+    for turned in angles:
+        cos, sin = math.cos(turned), math.sin(turned)
+        across, down = (x * cos + y * sin) / radius, (y * cos - x * sin) / radius + template.center_y
+        drawn = (signed_distance(shape, across, down) < 0).numpy()
+        best = max(best, float((drawn & window).sum() / (drawn | window).sum()))
+    return best
 
 
 @cache
@@ -97,5 +99,5 @@ def _template(shape: str) -> _Template:
     x, y = axis.numpy()[column].astype(float), axis.numpy()[row].astype(float)
     phase = 0.0
     if shape in SYMMETRY:
-        phase = float(np.angle(_turning_moment((x - x.mean()) + 1j * (y - y.mean()), SYMMETRY[shape]).sum()))
+        phase = float(np.angle((((x - x.mean()) + 1j * (y - y.mean())) ** SYMMETRY[shape]).sum()))
     return _Template(area=float(inside.sum()) * 0.01**2, center_y=float(y.mean()), phase=phase)
