@@ -357,7 +357,7 @@ print((max(peak, bytes_now()) - before) / target, target / 2**20)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_memory_grows_by_the_model_and_little_more(tmp_path, layout, dtype) -> None:
     make_oracle(num_attention_heads=1, attention_head_dim=128).save_pretrained(tmp_path / "tiny")
-    big = make_oracle(num_attention_heads=8, attention_head_dim=128, ffn_dim=4096, num_layers=3)
+    big = make_oracle(num_attention_heads=8, attention_head_dim=128, ffn_dim=4096, num_layers=2)
     path = tmp_path / "big"
     if layout == "pt":
         path = tmp_path / "big.pt"
@@ -372,6 +372,6 @@ def test_memory_grows_by_the_model_and_little_more(tmp_path, layout, dtype) -> N
         cwd=ROOT,
     )
     growth, target_mib = map(float, done.stdout.split())
-    assert target_mib > 100
+    assert target_mib > 70
     # Half precision reads through a scratch of 16 MiB.
-    assert 0.9 < growth < (1.1 if dtype == "float32" else 1.25)
+    assert 0.9 < growth < (1.1 if dtype == "float32" else 1.35)
