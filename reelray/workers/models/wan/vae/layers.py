@@ -102,9 +102,9 @@ class ChannelNorm(nn.Module):
         if x_BC.dtype in (torch.bfloat16, torch.float16):
             length = torch.linalg.vector_norm(x_BC, dim=1, keepdim=True, dtype=torch.float32)
             scaled: Tensor = x_BC * (self.scale / length.clamp_min(1e-12)) * self.gamma.float()
-            return scaled.to(x_BC.dtype)
-        unit: Tensor = F.normalize(x_BC, dim=1)
-        scaled = unit * self.scale * self.gamma
+            scaled = scaled.to(x_BC.dtype)
+        else:
+            scaled = F.normalize(x_BC, dim=1) * self.scale * self.gamma
         return scaled
 
 
