@@ -59,12 +59,12 @@ def time_once(run: Callable[[], Any]) -> float:
         run()
         return (time.perf_counter() - start) * 1e3
     torch.cuda.synchronize()
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     before.record()
     run()
     after.record()
     torch.cuda.synchronize()
-    return before.elapsed_time(after)
+    return float(before.elapsed_time(after))
 
 
 def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
@@ -78,7 +78,7 @@ def describe_machine() -> dict[str, str]:
     facts = {"python": platform.python_version(), "machine": platform.machine(), "cpu": platform.processor()}
     for package in ("torch", "triton", "diffusers", "transformers", "ray"):
         try:
-            facts[package] = version(package)
+            facts[package] = version(package)  # type: ignore[no-untyped-call]
         except PackageNotFoundError:
             facts[package] = "not installed"
     if torch.cuda.is_available():

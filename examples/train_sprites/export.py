@@ -1,6 +1,6 @@
 """Write the trained sprites model as one diffusers-layout folder with a manifest.
 
-    python -m examples.train_sprites.export --vae runs/vae --dit runs/dit --out reelray/checkpoints/sprites
+python -m examples.train_sprites.export --vae runs/vae --dit runs/dit --out reelray/checkpoints/sprites
 """
 
 import argparse

@@ -109,11 +109,11 @@ class Pool:
         split: Which combinations of words.
         size: Clips kept.
         seed: Seed of scenes and wordings.
-        device: Where everything is kept.
     """
 
-    def __init__(self, vae: WanVae, tokenizer: Any, split: Split, size: int, seed: int, device: torch.device) -> None:
-        self.vae, self.tokenizer, self.split, self.device = vae, tokenizer, split, device
+    def __init__(self, vae: WanVae, tokenizer: Any, *, split: Split, size: int, seed: int) -> None:
+        self.vae, self.tokenizer, self.split, self.device = vae, tokenizer, split, vae.latents_mean.device
+        device = self.device
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = random.Random(seed)
         self.cursor = 0
@@ -170,7 +170,7 @@ def measure(model: SpritesModel, held_out: Pool) -> dict[str, float]:
     return losses
 
 
-def save_half(trainer: Trainer, out: Path) -> None:
+def save_half(trainer: Trainer[SpritesModel], out: Path) -> None:
     """Write the averaged weights in half precision: small enough to carry elsewhere while training goes on."""
     halves = {name: value.half() for name, value in trainer.average.state_dict().items()}
     torch.save({"step": trainer.step, "average": halves}, out / "half.pt")
@@ -186,8 +186,8 @@ def train(vae_folder: Path, out: Path, *, seed: int, settings: Settings, compile
     tokenizer = build_tokenizer(words)
     model = SpritesModel(len(tokenizer)).to(device)
     trainer = Trainer(model, Optimisation(learning_rate=1e-3, ema=0.9995, warmup_steps=300), settings.steps, out)
-    pool = Pool(vae, tokenizer, "train", settings.pool, seed, device)
-    held_out = Pool(vae, tokenizer, "held_out", 64, seed + 1, device)
+    pool = Pool(vae, tokenizer, split="train", size=settings.pool, seed=seed)
+    held_out = Pool(vae, tokenizer, split="held_out", size=64, seed=seed + 1)
     empty = tokenizer("", padding="max_length", max_length=WORD_SLOTS, return_tensors="pt").input_ids.to(device)
     trainer.log(event="pool ready", clips=settings.pool, words=len(words))
     loss_of = torch.compile(flow_loss, dynamic=False) if compile_model else flow_loss
@@ -201,7 +201,7 @@ def train(vae_folder: Path, out: Path, *, seed: int, settings: Settings, compile
         if trainer.step % settings.renew_every == 0:
             pool.renew()
         if trainer.step % 200 == 0:
-            trainer.log(loss=round(float(loss), 5), norm=round(float(norm), 3))
+            trainer.log(loss=round(loss.item(), 5), norm=round(norm.item(), 3))
         if trainer.step % 2000 == 0 or trainer.step == settings.steps:
             trainer.log(**measure(trainer.average, held_out))
             trainer.save()

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -31,7 +31,10 @@ class Optimisation:
     clip: float = 1.0
 
 
-class Trainer:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Trainer(Generic[M]):
     """Optimiser, averaged copy and log of one module.
 
     Args:
@@ -41,13 +44,14 @@ class Trainer:
         folder: Where the log and the checkpoints go.
     """
 
-    def __init__(self, module: nn.Module, settings: Optimisation, total_steps: int, folder: Path) -> None:
+    def __init__(self, module: M, settings: Optimisation, total_steps: int, folder: Path) -> None:
         self.module = module
         self.settings = settings
         self.total_steps = total_steps
         self.folder = folder
         self.step = 0
-        self.average = copy.deepcopy(module).requires_grad_(False)
+        self.average: M = copy.deepcopy(module)
+        self.average.requires_grad_(requires_grad=False)
         parameters = [p for p in module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -75,7 +79,7 @@ class Trainer:
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             averages = [p.data for p in self.average.parameters()]
-            torch._foreach_lerp_(averages, [p.data for p in self.module.parameters()], 1 - decay)  # noqa: SLF001
+            torch._foreach_lerp_(averages, [p.data for p in self.module.parameters()], 1 - decay)
         return norm
 
     def log(self, **values: Any) -> None:

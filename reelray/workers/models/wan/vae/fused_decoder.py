@@ -16,7 +16,6 @@ from reelray.kernels.causal_conv3d import PackedConv, causal_conv3d, pack_conv
 from reelray.kernels.norm_silu import norm_silu
 from reelray.workers.models.wan.vae.decoder import Decoder, UpStage
 from reelray.workers.models.wan.vae.layers import CausalConv3d, ChannelNorm, FrameAttention, ResidualBlock
-from reelray.workers.models.wan.vae.model import WanVae
 from reelray.workers.models.wan.vae.resample import Upsample
 from reelray.workers.models.wan.vae.state import Slots
 
@@ -117,12 +116,12 @@ class FusedDecoder:
     """Decodes like `WanVae.decode_first` and `WanVae.decode_step`, from packed copies of the decoder's weights.
 
     Args:
-        vae: On its final device, in its final dtype.
+        entry: The 1x1x1 convolution before the decoder.
+        decoder: On its final device, in its final dtype.
     """
 
-    def __init__(self, vae: WanVae) -> None:
-        decoder: Decoder = vae.decoder
-        self.entry = pack(vae.post_quant_conv)
+    def __init__(self, entry: CausalConv3d, decoder: Decoder) -> None:
+        self.entry = pack(entry)
         self.conv_in = FusedConv(decoder.conv_in)
         middle = decoder.mid_block
         self.before, self.after = (FusedBlock(_as_block(block)) for block in middle.resnets)

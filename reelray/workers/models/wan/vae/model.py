@@ -14,11 +14,13 @@ from reelray.workers.models.wan.vae.config import WanVaeConfig
 from reelray.workers.models.wan.vae.decoder import Decoder
 from reelray.workers.models.wan.vae.encoder import Encoder
 from reelray.workers.models.wan.vae.footprint import choose_tiling, estimate_decode_bytes
+from reelray.workers.models.wan.vae.fused_decoder import FusedDecoder
 from reelray.workers.models.wan.vae.layers import CausalConv3d, FrameAttention, History
 from reelray.workers.models.wan.vae.resample import Downsample, Upsample
 from reelray.workers.models.wan.vae.state import CausalState, DecodeState, EncodeState, Slots, Tiling
 from reelray.workers.models.wan.vae.stream import Direction, advance
 
+GPU_LATENTS_PER_CALL = 4
 _LOGVAR_RANGE = (-30.0, 20.0)
 
 
@@ -37,6 +39,7 @@ class WanVae(nn.Module):
         self.config = config
         self.latents_per_call = 1
         self._channels_last = False
+        self._fused: FusedDecoder | None = None
         self.encoder = Encoder(config)
         self.quant_conv = CausalConv3d(config.z_dim * 2, config.z_dim * 2, (1, 1, 1))
         self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, (1, 1, 1))
@@ -61,7 +64,8 @@ class WanVae(nn.Module):
         """Move to `device`, freeze, and choose the fastest arithmetic measured there (see README.md).
 
         Results then differ from the exact fp32 path by rounding; every chunking still gives the same bits as long as
-        `latents_per_call` is 1.
+        `latents_per_call` is 1. On a GPU, bf16 decodes through `FusedDecoder`, whose kernels serve every shape, and
+        several latent frames go through the network at once.
 
         Args:
             device: Where to run.
@@ -77,6 +81,9 @@ class WanVae(nn.Module):
             elif isinstance(module, Upsample):
                 module.subpixel = subpixel
         self._set_statistics()
+        if self._weight.is_cuda and self._dtype == torch.bfloat16:
+            self._fused = FusedDecoder(self.post_quant_conv, self.decoder)
+            self.latents_per_call = GPU_LATENTS_PER_CALL
         return self
 
     def compile_steps(self) -> Self:
@@ -131,6 +138,8 @@ class WanVae(nn.Module):
         Returns:
             Pixels (B, C, 1 + (T - 1)·temporal_ratio, ...) in [-1, 1], and the slots that `decode_step` takes.
         """
+        if self._fused is not None:
+            return self._fused(latents_BCTHW, None)
         history = History(None, channels_last=self._channels_last)
         video = self.decoder(self.post_quant_conv(latents_BCTHW), history).clamp(-1.0, 1.0)
         return video, tuple(history.kept)
@@ -145,6 +154,8 @@ class WanVae(nn.Module):
         Returns:
             Pixels (B, C, T·temporal_ratio, ...) in [-1, 1], and the new slots.
         """
+        if self._fused is not None:
+            return self._fused(latents_BCTHW, slots)
         history = History(slots, channels_last=self._channels_last)
         video = self.decoder(self.post_quant_conv(latents_BCTHW), history).clamp(-1.0, 1.0)
         return video, tuple(history.kept)
