@@ -78,13 +78,13 @@ def describe_machine() -> dict[str, str]:
     facts = {"python": platform.python_version(), "machine": platform.machine(), "cpu": platform.processor()}
     for package in ("torch", "triton", "diffusers", "transformers", "ray"):
         try:
-            facts[package] = version(package)  # type: ignore[no-untyped-call]
+            facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed"
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
         facts["cuda"] = str(torch.version.cuda)
-        facts["cudnn"] = str(torch.backends.cudnn.version())
+        facts["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     return facts
 
 

@@ -58,12 +58,11 @@ def check(theirs: AutoencoderKLWan, ours: WanVae) -> list[dict[str, Any]]:
         fused = decode_stream(FusedDecoder(half.post_quant_conv, half.decoder), latents.bfloat16(), 2)
         other = theirs.bfloat16().decode(latents.bfloat16()).sample
         theirs.float().load_state_dict(ours.state_dict())
-    rows = [
+    return [
         {"what": "ours fp32 against diffusers fp32", "relative_error": relative_error(streamed, exact), "limit": 1e-3},
         {"what": "ours bf16 against diffusers fp32", "relative_error": relative_error(fused, exact), "limit": LIMIT},
         {"what": "diffusers bf16 against its fp32", "relative_error": relative_error(other, exact), "limit": None},
     ]
-    return rows
 
 
 def contenders(theirs: AutoencoderKLWan, ours: WanVae, latents: Tensor) -> dict[str, Callable[[], Any]]:

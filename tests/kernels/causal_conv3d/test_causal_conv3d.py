@@ -1,0 +1,78 @@
+"""The convolution against torch, its folded upsampling, and the Triton form against the reference."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from reelray.kernels.causal_conv3d import causal_conv3d, pack_conv
+from reelray.kernels.causal_conv3d.reference import causal_conv3d_reference, fold_upsampling
+
+CASES = [
+    # kernel, channels in, channels out, frames, height, width
+    ((3, 3, 3), 96, 96, 3, 21, 35),
+    ((3, 3, 3), 192, 192, 2, 16, 16),
+    ((3, 3, 3), 192, 384, 1, 9, 40),
+    ((3, 3, 3), 96, 3, 2, 33, 17),
+    ((3, 1, 1), 192, 384, 2, 12, 20),
+]
+
+
+def draw(kernel, inner, out, frames, height, width, *, device="cpu", dtype=torch.float32, batch=2):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, frames + kernel[0] - 1, height, width, inner, generator=generator)
+    weight = torch.randn(out, inner, *kernel, generator=generator) / (inner * 27) ** 0.5
+    bias = torch.randn(out, generator=generator)
+    return x.to(device, dtype), weight.to(device, dtype), bias.to(device, dtype)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 1, 1), (1, 1, 1)])
+def test_reference_equals_a_plain_convolution(kernel):
+    x, weight, bias = draw(kernel, 5, 7, 2, 6, 4)
+    padding = (0, kernel[1] // 2, kernel[2] // 2)
+    wanted = F.conv3d(x.permute(0, 4, 1, 2, 3), weight, bias, padding=padding).permute(0, 2, 3, 4, 1)
+    residual = torch.randn_like(wanted)
+    conv = pack_conv(weight, bias)
+    torch.testing.assert_close(causal_conv3d(x, conv), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(causal_conv3d(x, conv, residual=residual), wanted + residual, atol=1e-5, rtol=0)
+
+
+def test_folded_upsampling_equals_upsampling_first():
+    x, weight, bias = draw((1, 3, 3), 4, 3, 2, 5, 6)
+    wanted = causal_conv3d_reference(x, weight, bias, upsample=True)
+    folded = fold_upsampling(weight)
+    for parity in range(4):
+        py, px = divmod(parity, 2)
+        padded = F.pad(x.permute(0, 4, 1, 2, 3), (1 - px, px, 1 - py, py))
+        part = F.conv3d(padded, folded[parity], bias).permute(0, 2, 3, 4, 1)
+        torch.testing.assert_close(part, wanted[:, :, py::2, px::2], atol=1e-5, rtol=0)
+
+
+def test_upsampling_wants_a_3x3_kernel():
+    _, weight, bias = draw((1, 1, 1), 4, 3, 1, 2, 2)
+    with pytest.raises(ValueError, match="1x1"):
+        pack_conv(weight, bias, upsample=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_triton_equals_the_reference(case, with_residual):
+    x, weight, bias = draw(*case, device="cuda", dtype=torch.bfloat16)
+    conv = pack_conv(weight, bias)
+    assert conv.packed is not None
+    wanted = causal_conv3d_reference(x.float(), weight.float(), bias.float())
+    residual = torch.randn_like(wanted).bfloat16() if with_residual else None
+    wanted = wanted if residual is None else wanted + residual.float()
+    found = causal_conv3d(x, conv, residual=residual).float()
+    assert (found - wanted).abs().max() <= 2 * wanted.abs().max() * 2**-8
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("inner, out", [(384, 192), (192, 96)])
+def test_triton_folds_upsampling(inner, out):
+    x, weight, bias = draw((1, 3, 3), inner, out, 2, 19, 30, device="cuda", dtype=torch.bfloat16)
+    conv = pack_conv(weight, bias, upsample=True)
+    assert conv.packed is not None
+    wanted = causal_conv3d_reference(x.float(), weight.float(), bias.float(), upsample=True)
+    found = causal_conv3d(x, conv).float()
+    assert (found - wanted).norm() / wanted.norm() <= 6e-3
