@@ -17,7 +17,8 @@ CASES = [
 ]
 
 
-def draw(kernel, inner, out, frames, height, width, *, device="cpu", dtype=torch.float32, batch=2):
+def draw(kernel, inner, out, *size, device="cpu", dtype=torch.float32, batch=2):
+    frames, height, width = size
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, frames + kernel[0] - 1, height, width, inner, generator=generator)
     weight = torch.randn(out, inner, *kernel, generator=generator) / (inner * 27) ** 0.5
@@ -68,7 +69,7 @@ def test_triton_equals_the_reference(case, with_residual):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("inner, out", [(384, 192), (192, 96)])
+@pytest.mark.parametrize(("inner", "out"), [(384, 192), (192, 96)])
 def test_triton_folds_upsampling(inner, out):
     x, weight, bias = draw((1, 3, 3), inner, out, 2, 19, 30, device="cuda", dtype=torch.bfloat16)
     conv = pack_conv(weight, bias, upsample=True)

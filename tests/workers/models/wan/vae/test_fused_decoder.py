@@ -12,7 +12,7 @@ def build(**sizes: int) -> WanVae:
     vae = WanVae(WanVaeConfig(**{"base_dim": 8, "num_res_blocks": 1, **sizes})).eval().requires_grad_(False)
     for name, parameter in vae.named_parameters():
         if name.endswith("gamma"):
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return vae
 
 
