@@ -13,7 +13,7 @@ from examples.train_sprites.faults import DISTORTIONS, FAULTS
 from examples.train_sprites.scenes import SceneBatch, sample_scenes
 from reelray.quality.sprites.detector import Verdict, detect, judge, score
 from reelray.quality.sprites.scene import Scene
-from reelray.quality.sprites.vocabulary import MOTIONS
+from reelray.quality.sprites.vocabulary import MOTIONS, SHAPES
 
 CLIPS = 4
 
@@ -68,6 +68,16 @@ def test_a_clip_may_have_another_size(motion: str, size: tuple[int, int]) -> Non
     scene = sample_one(motion)
     frames = to_uint8(draw_batch(scene, range(81), size=size))[0].numpy()
     assert score(frames, scene.describe(0)).is_all_right
+
+
+@pytest.mark.parametrize("motion", ["grow", "shrink"])
+def test_an_upright_square_changes_size_by_whole_rows_and_is_still_steady(motion: str) -> None:
+    scenes = sample_scenes(3000, torch.Generator().manual_seed(5), pair_share=0)
+    square, wanted = SHAPES.index("square"), list(MOTIONS).index(motion)
+    for b in ((scenes.motion_BK[:, 0] == wanted) & (scenes.shape_BK[:, 0] == square)).nonzero()[:4, 0].tolist():
+        scene = SceneBatch(**{name: getattr(scenes, name)[b : b + 1] for name in SceneBatch.__slots__})
+        frames = to_uint8(draw_batch(scene, range(81)))[0].numpy()
+        assert score(frames, scene.describe(0)).motion
 
 
 def sample_one(motion: str) -> SceneBatch:
