@@ -13,8 +13,7 @@ from reelray.quality.sprites.outline import turn_phases
 from reelray.quality.sprites.track import Doubles, Track
 from reelray.quality.sprites.vocabulary import FRAMES_PER_SECOND
 
-# Frames over which rates are taken; the area of an upright square grows by whole rows, hence more for sizes.
-STEP, SIZE_STEP = 4, 8
+STEP = 4
 STEADY, MOSTLY_STEADY = 0.9, 0.8
 LARGEST_JUMP = 16.0
 SLOWEST_DRIFT = 9.0
@@ -53,7 +52,7 @@ def name_motion(track: Track, shape: str | None) -> str | None:
         A key of `MOTIONS`; None for what rests, jumps, or does nothing of them steadily.
     """
     frames = len(track.x_T)
-    if frames <= 2 * SIZE_STEP:
+    if frames <= 2 * STEP:
         return None
     steps = np.hypot(np.diff(track.x_T), np.diff(track.y_T))
     if (steps > LARGEST_JUMP).any():
@@ -70,7 +69,7 @@ def name_motion(track: Track, shape: str | None) -> str | None:
 
 
 def _name_in_place(path: _Path, track: Track, shape: str | None) -> str | None:
-    growth = _rates(path.log_radius_T, SIZE_STEP)
+    growth = _rates(path.log_radius_T)
     for name, sign in (("grow", 1), ("shrink", -1)):
         if np.median(sign * growth) > SLOWEST_RESIZE and (sign * growth > 0.3 * SLOWEST_RESIZE).mean() > MOSTLY_STEADY:
             return name
@@ -95,9 +94,9 @@ def _name_travel(path: _Path) -> str | None:
     return "circle" if _circles(path) else None
 
 
-def _rates(value_T: Doubles, step: int = STEP) -> Doubles:
+def _rates(value_T: Doubles) -> Doubles:
     """Change a second over a few frames."""
-    return np.asarray((value_T[step:] - value_T[:-step]) * (FRAMES_PER_SECOND / step))
+    return np.asarray((value_T[STEP:] - value_T[:-STEP]) * (FRAMES_PER_SECOND / STEP))
 
 
 def _is_steady(rate: Doubles, slowest: float) -> bool:
