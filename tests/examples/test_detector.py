@@ -13,7 +13,7 @@ from examples.train_sprites.faults import DISTORTIONS, FAULTS
 from examples.train_sprites.scenes import SceneBatch, sample_scenes
 from reelray.quality.sprites.detector import Verdict, detect, judge, score
 from reelray.quality.sprites.scene import Scene
-from reelray.quality.sprites.vocabulary import MOTIONS
+from reelray.quality.sprites.vocabulary import MOTIONS, SHAPES
 
 CLIPS = 4
 
@@ -67,6 +67,26 @@ def test_every_motion_is_named(motion: str) -> None:
 def test_a_clip_may_have_another_size(motion: str, size: tuple[int, int]) -> None:
     scene = sample_one(motion)
     frames = to_uint8(draw_batch(scene, range(81), size=size))[0].numpy()
+    assert score(frames, scene.describe(0)).is_all_right
+
+
+def test_an_upright_square_that_shrinks_by_whole_rows_is_still_steady() -> None:
+    """Centred on a pixel's corner, all four edges cross their pixels at once: the hardest case."""
+    scene = replace(
+        sample_one("shrink"),
+        shape_BK=torch.full((1, 2), SHAPES.index("square")),
+        x_BK=torch.full((1, 2), 60.0),
+        y_BK=torch.full((1, 2), 50.0),
+        radius_BK=torch.full((1, 2), 20.5),
+        rate_BK=torch.full((1, 2), 0.13),
+    )
+    frames = to_uint8(draw_batch(scene, range(81)))[0].numpy()
+    assert score(frames, scene.describe(0)).is_all_right
+
+
+def test_a_spring_back_amid_the_clip_is_part_of_growing() -> None:
+    scene = sample_one("grow")
+    frames = to_uint8(draw_batch(scene, range(40, 121)))[0].numpy()
     assert score(frames, scene.describe(0)).is_all_right
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelray.quality.sprites.components import find_pieces
-from reelray.quality.sprites.foreground import fit_backgrounds, name_background, name_color, segment_colors
+from reelray.quality.sprites.foreground import Layer, fit_backgrounds, name_background, name_color, segment_colors
 from reelray.quality.sprites.movement import name_motion
 from reelray.quality.sprites.outline import name_shape
 from reelray.quality.sprites.scene import Scene, Sprite
@@ -93,11 +93,11 @@ def detect(frames_THWC: NDArray[np.uint8]) -> Sight:
     """
     _check_frames(frames_THWC)
     planes = fit_backgrounds(frames_THWC)
-    masks = segment_colors(frames_THWC, planes)
+    layers = segment_colors(frames_THWC, planes)
     count, is_steady = 0, True
     sprites = []
-    for mask in masks.values():
-        track, number_T = _track_mask(frames_THWC, mask)
+    for layer in layers.values():
+        track, number_T = _track_layer(frames_THWC, layer)
         usual = int(np.bincount(number_T).argmax())
         count += usual
         is_steady &= bool((number_T == usual).mean() >= STEADY_FRAMES)
@@ -139,16 +139,16 @@ def _compare(seen: tuple[SeenSprite, ...], wanted: tuple[Sprite, ...]) -> tuple[
     )
 
 
-def _track_mask(frames_THWC: NDArray[np.uint8], mask_THW: NDArray[np.bool_]) -> tuple[Track | None, NDArray[np.intp]]:
+def _track_layer(frames_THWC: NDArray[np.uint8], layer: Layer) -> tuple[Track | None, NDArray[np.intp]]:
     """Track of the largest piece, and the number of pieces worth counting in each frame."""
-    pieces = find_pieces(mask_THW)
-    frames, height, width = mask_THW.shape
+    pieces = find_pieces(layer.mask_THW)
+    frames, height, width = layer.mask_THW.shape
     largest_T = np.zeros(frames, np.intp)
     np.maximum.at(largest_T, pieces.frame_N, pieces.area_N)
     least = SMALLEST_PIECE * (height * width) / (CANVAS_HEIGHT * CANVAS_WIDTH)
     is_counted_N = pieces.area_N >= np.maximum(least, SMALLEST_PART * largest_T[pieces.frame_N])
     number_T = np.bincount(pieces.frame_N[is_counted_N], minlength=frames)
-    return follow_largest(frames_THWC, pieces, is_counted_N), number_T
+    return follow_largest(frames_THWC, pieces, is_counted_N, layer.cover_T), number_T
 
 
 def _name_sprite(track: Track) -> SeenSprite:

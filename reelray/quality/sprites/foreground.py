@@ -3,6 +3,7 @@
 T frames, H/W pixels, C = 3 colour channels; colours in 0..255.
 """
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -21,6 +22,19 @@ BACKGROUND_REACH, COLOR_REACH = 48.0, 62.0
 AGREEING_FRAMES = 0.9
 FOREIGN_RESIDUAL = 70.0
 CORE_PIXELS, CORE_FRAMES = 24, 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """All that has one colour.
+
+    Args:
+        mask_THW: Pixels that the colour covers by more than half.
+        cover_T: Pixels covered in each frame, partly covered ones in part: an area finer than the grid.
+    """
+
+    mask_THW: Bools
+    cover_T: NDArray[np.float64]
 
 
 def fit_backgrounds(frames_THWC: NDArray[np.uint8]) -> Floats:
@@ -53,7 +67,7 @@ def name_background(planes: Floats) -> str | None:
     return list(BACKGROUNDS)[int(counts.argmax())] if counts.max() >= AGREEING_FRAMES * len(planes) else None
 
 
-def segment_colors(frames_THWC: NDArray[np.uint8], planes: Floats) -> dict[str | None, Bools]:
+def segment_colors(frames_THWC: NDArray[np.uint8], planes: Floats) -> dict[str | None, Layer]:
     """Split what stands out from the background by the colours that occur in it.
 
     Args:
@@ -61,7 +75,7 @@ def segment_colors(frames_THWC: NDArray[np.uint8], planes: Floats) -> dict[str |
         planes: From `fit_backgrounds`.
 
     Returns:
-        A mask [T, H, W] for each colour found, and under None what has none of the known colours.
+        A layer for each colour found, and under None what has none of the known colours.
     """
     height, width = frames_THWC.shape[1:3]
     x, y = _centred_axis(width, width), _centred_axis(height, height)
@@ -73,14 +87,16 @@ def segment_colors(frames_THWC: NDArray[np.uint8], planes: Floats) -> dict[str |
     cover, residual = _unmix(pixel, under, np.array([COLORS[name] for name in names], np.float32).reshape(-1, 3))
     best = residual.argmin(0)
     is_foreign = residual.min(0) > FOREIGN_RESIDUAL
-    is_covered = np.take_along_axis(cover, best[None], 0)[0] > 0.5
-    masks: dict[str | None, Bools] = {}
+    covered = np.take_along_axis(cover, best[None], 0)[0]
+    layers: dict[str | None, Layer] = {}
     for number, name in [*enumerate(names), (-1, None)]:
-        chosen = is_foreign if name is None else (best == number) & is_covered & ~is_foreign
+        part = is_foreign.astype(np.float32) if name is None else covered * ((best == number) & ~is_foreign)
+        chosen = part > 0.5
         mask = np.zeros_like(standing)
         mask[t[chosen], row[chosen], column[chosen]] = True
-        masks[name] = mask
-    return masks
+        cover_T = np.bincount(t, part, minlength=len(standing)).astype(np.float64)
+        layers[name] = Layer(mask_THW=mask, cover_T=cover_T)
+    return layers
 
 
 def name_color(rgb: Floats) -> str | None:

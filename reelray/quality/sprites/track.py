@@ -24,7 +24,7 @@ class Track:
         is_present_T: Whether the frame shows it.
         x_T: Centre, followed across the canvas' edges; interpolated where absent.
         y_T: The same, downwards.
-        area_T: Canvas pixels; interpolated where absent.
+        area_T: Canvas pixels and parts of them, of all that has its colour; interpolated where absent.
         frame_P: Frame of each of its pixels, ascending.
         dx_P: Pixel minus centre, to the right, in pixels of the clip.
         dy_P: Pixel minus centre, downwards.
@@ -40,8 +40,20 @@ class Track:
     dy_P: Doubles
 
 
-def follow_largest(frames_THWC: NDArray[np.uint8], pieces: Pieces, is_counted_N: NDArray[np.bool_]) -> Track | None:
-    """Follow the largest counted piece of every frame; None if no frame has one."""
+def follow_largest(
+    frames_THWC: NDArray[np.uint8], pieces: Pieces, is_counted_N: NDArray[np.bool_], cover_T: Doubles
+) -> Track | None:
+    """Follow the largest counted piece of every frame.
+
+    Args:
+        frames_THWC: The clip.
+        pieces: Of one colour.
+        is_counted_N: Which pieces are large enough.
+        cover_T: Area of the colour in each frame, pixels of the clip and parts of them.
+
+    Returns:
+        The track; None if no frame has such a piece.
+    """
     frames, height, width = frames_THWC.shape[:3]
     largest_T = np.full(frames, -1)
     order = np.argsort(pieces.area_N, kind="stable")
@@ -63,7 +75,7 @@ def follow_largest(frames_THWC: NDArray[np.uint8], pieces: Pieces, is_counted_N:
         is_present_T=is_present_T,
         x_T=_follow(x_T * scale, is_present_T, CANVAS_WIDTH),
         y_T=_follow(y_T * scale, is_present_T, CANVAS_HEIGHT),
-        area_T=_fill(count_T * scale**2, is_present_T),
+        area_T=_fill(cover_T * scale**2, is_present_T),
         frame_P=t,
         dx_P=dx_P,
         dy_P=dy_P,
