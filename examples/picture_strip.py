@@ -1,6 +1,6 @@
 """Render a few prompts from Python and lay their frames out as one picture.
 
-    python -m examples.picture_strip docs/images/sprites_strip.jpg
+python -m examples.picture_strip docs/images/sprites_strip.jpg
 """
 
 import sys
