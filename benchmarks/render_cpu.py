@@ -2,9 +2,10 @@
 
     python -m benchmarks.render_cpu --out benchmarks/results/render_cpu.json
 
-Each run is a whole process as a user runs it, Ray's start included; memory is the sum of proportional set sizes over its
-tree of processes, sampled ten times a second. The first run warms the file cache; it is reported, but not in the median.
-Correctness first: the file must hold 81 frames and the same seed must give the same bytes.
+Each run is a whole process as a user runs it, Ray's start included; memory is the sum of proportional set sizes over
+its tree of processes, sampled ten times a second. The first run warms the file cache; it is reported, but not in the
+median. Correctness first: the file must hold 81 frames and the same seed must give the same
+bytes.
 """
 
 import argparse

@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -18,7 +19,10 @@ from reelray.workers.models.wan.text import TextEncoder
 from reelray.workers.models.wan.text_context import CrossContext, stack_contexts
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
-from reelray.workers.models.wan.vae.state import DecodeState
+from reelray.workers.models.wan.vae.state import DecodeState, Tiling
+
+# The rest is left to fragments and to other processes.
+MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,9 +135,25 @@ class WanModel:
     def decode(self, latents_1CTHW: Tensor, state: DecodeState) -> Tensor:
         """See `VideoModel.decode`."""
         vae = self.parts.vae
+        if state.latent_frames == 0 and state.tiling is None:
+            state.tiling = self._tiling_that_fits(latents_1CTHW)
         pixels_1CFHW = vae.decode(vae.denormalise(latents_1CTHW.to(self.device).float()), state)
         bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
         return bytes_FHWC.permute(1, 2, 3, 0).contiguous().cpu()
+
+    def _tiling_that_fits(self, latents_1CTHW: Tensor) -> Tiling | None:
+        """Tiles only when a whole frame would not fit: tiled pixels are close to the whole, not equal."""
+        stride, (frames, rows, columns) = self.facts.spatial_stride, latents_1CTHW.shape[2:]
+        budget_bytes = int(MEMORY_SHARE * find_free_bytes(self.device))
+        return self.parts.vae.choose_tiling(rows * stride, columns * stride, frames, budget_bytes)
+
+
+def find_free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken on a device: what is free, and what torch holds there unused."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def _add_conditions(latents_BCTHW: Tensor, image: Sequence[ImageCondition], positions_BT: Tensor) -> Tensor:

@@ -79,7 +79,10 @@ def choose_tiling(
         whole = _output_bytes(config, height, width, latent_frames, itemsize)
         if one + (count - 1) * waiting + 2 * whole <= budget_bytes:
             return tiling
-    raise ResourceError(f"decoding {height}x{width}, {latent_frames} latent frames, does not fit {budget_bytes} bytes")
+    raise ResourceError(
+        f"decoding {width}x{height} does not fit into the free {budget_bytes / 1e6:.0f} MB, not even in tiles; "
+        "ask for a smaller size, or free memory"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -75,7 +75,7 @@ def test_choose_tiling_takes_none_then_smaller_tiles_then_refuses() -> None:
     less = ours.choose_tiling(256, 384, 4, budget_bytes=int(need * 0.85))
     assert less is not None
     assert less.tile < some.tile < 48
-    with pytest.raises(ResourceError, match="does not fit 1000 bytes"):
+    with pytest.raises(ResourceError, match="does not fit into the free 0 MB"):
         ours.choose_tiling(256, 384, 4, budget_bytes=1000)
 
 
