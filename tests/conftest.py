@@ -1,5 +1,6 @@
 """Fixtures that several rooms share."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from tests.support.tiny_checkpoint import write_tiny_checkpoint
 def _one_thread() -> None:
     """Tiny tensors: more threads only wait for each other, ten times longer where other work shares the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_signals() -> None:
+    """Commands under test inherit what the shell ignores: SIGINT in the background, SIGHUP under nohup."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

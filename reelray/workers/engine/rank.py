@@ -49,6 +49,9 @@ class Rank:
             EngineError: The plan is of another generation, or one before it is missing.
         """
         self._check(plan)
+        # A thread that is new to torch runs oneDNN on OpenMP's default number of threads until it asks for torch's own;
+        # the order of additions, and so the last bit, would depend on who calls.
+        torch.get_num_threads()
         record = StepRecord(plan)
         for request_id in plan.releases:
             self._held.pop(request_id, None)
