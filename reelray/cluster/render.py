@@ -198,9 +198,10 @@ def parse_size(text: str) -> tuple[int, int]:
 def nearest_size(width: int, height: int, facts: ModelFacts) -> tuple[int, int]:
     """The valid size nearest to the given one."""
     step_width, step_height = facts.spatial_stride * facts.patch[2], facts.spatial_stride * facts.patch[1]
+    most = math.inf if facts.positions is None else facts.positions
     return (
-        max(1, round(width / step_width)) * step_width,
-        max(1, round(height / step_height)) * step_height,
+        int(min(most, max(1, round(width / step_width)))) * step_width,
+        int(min(most, max(1, round(height / step_height)))) * step_height,
     )
 
 
