@@ -69,12 +69,6 @@ def test_wrong_wishes(cli, arguments, code, wanted):
     assert not cli.engine.requests
 
 
-def test_no_command_shows_the_help(cli):
-    ran = cli.run()
-    assert (ran.code, ran.out, ran.error_lines) == (2, "", [])
-    assert "Commands:\n  render" in ran.err
-
-
 @pytest.mark.parametrize(
     ("output", "code", "wanted"),
     [
