@@ -1,8 +1,20 @@
-"""`python -m reelray` is the `reelray` command."""
+"""`python -m reelray`, and what the `reelray` command runs."""
 
+import signal
 import sys
 
-from reelray.cluster.cli import main
+
+def main() -> int:
+    """Run the command line; Ctrl-C while it is still being imported ends the process without a stack trace."""
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from reelray.cluster.cli import main as run  # noqa: PLC0415  the import is what may be interrupted
+
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

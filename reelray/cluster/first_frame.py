@@ -27,7 +27,9 @@ def load_picture(picture: Picture) -> Image.Image:
         return _load_file(Path(picture).expanduser())
     if isinstance(picture, Image.Image):
         return _to_rgb(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+    if not isinstance(picture, np.ndarray):
+        raise InputError(f"image is {type(picture).__name__}; give a file, a PIL image, or uint8 RGB (H, W, 3)")
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise InputError(f"image is {picture.dtype} of shape {picture.shape}; give uint8 RGB of shape (H, W, 3)")
     return Image.fromarray(picture)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -26,7 +27,7 @@ class RenderArguments(TypedDict, total=False):
     `on_progress` is told whenever a stage moves on. `reelray.cluster.render.RenderOptions` describes the others.
     """
 
-    model: str
+    model: str | Path
     seconds: float
     frames: int
     size: str | tuple[int, int]

@@ -95,7 +95,9 @@ class RemoteStream(Iterator[Event]):
         if not self._ended:
             self._ended = True
             self._items.clear()
-            _fetch(self._actor.cancel.remote(self.request_id))
+            # A stream may outlive the cluster, up to the end of the interpreter; asking then would start another one.
+            if ray.is_initialized():
+                _fetch(self._actor.cancel.remote(self.request_id))
 
     def __next__(self) -> Event:
         if self._ended:

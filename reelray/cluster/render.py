@@ -5,8 +5,10 @@ Every check that needs no weights is made here, so that a mistake costs millisec
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Integral, Real
 from uuid import uuid4
 
 from PIL import Image
@@ -25,6 +27,12 @@ MAX_GUIDANCE = 100.0
 SHORTEST_PROMPT_LIMIT = 2000
 CHARACTERS_PER_TOKEN = 16
 """No tokenizer packs ordinary text tighter; the exact limit, in tokens, is the text encoder's."""
+OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
+    (("prompt", "negative"), str, "text"),
+    (("frames", "seed", "steps"), Integral, "a whole number"),
+    (("seconds", "guidance", "fps"), Real, "a number"),
+)
+"""NumPy's numbers count too."""
 RANDOM_SEED_BITS = 32
 """Short enough to type again."""
 
@@ -44,6 +52,9 @@ class RenderOptions:
         negative: What to avoid.
         image: First frame: a file, a PIL image or a uint8 array (H, W, 3).
         fps: Frames per second of the video.
+
+    Raises:
+        InputError: A value is of another kind, such as ``frames="81"``.
     """
 
     prompt: str
@@ -56,6 +67,22 @@ class RenderOptions:
     negative: str | None = None
     image: Picture | None = None
     fps: float | None = None
+
+    def __post_init__(self) -> None:
+        for names, kind, told in OPTION_KINDS:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                    raise InputError(f"{name} is {value!r}; it must be {told}")
+        if self.prompt is None:
+            raise InputError("prompt is None; it must be text")
+        if not isinstance(self.size, str | None) and not is_pair(self.size):
+            raise InputError(f"size is {self.size!r}; it must be text such as '832x480', or two whole numbers")
+
+
+def is_pair(value: object) -> bool:
+    """Whether `value` holds two whole numbers."""
+    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(side, Integral) for side in value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +159,7 @@ def choose_fps(fps: float | None, recipe: Recipe) -> Fraction:
         return Fraction(recipe.defaults.fps)
     if not math.isfinite(fps) or not 0 < fps <= MAX_FPS:
         raise InputError(f"fps is {fps:g}; it must be greater than 0 and at most {MAX_FPS}")
-    chosen = Fraction(fps).limit_denominator(1001)
+    chosen = Fraction(float(fps)).limit_denominator(1001)
     if not chosen:
         raise InputError(f"fps is {fps:g}; the slowest is 0.001")
     return chosen
@@ -151,10 +178,10 @@ def choose_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps
     if options.seconds is not None:
         if not math.isfinite(options.seconds) or options.seconds <= 0:
             raise InputError(f"seconds is {options.seconds:g}; it must be greater than 0")
-        wanted = math.ceil(Fraction(str(options.seconds)) * fps)
+        wanted = math.ceil(Fraction(str(float(options.seconds))) * fps)
         frames = facts.frames(math.ceil((wanted - 1) / facts.temporal_stride) + 1)
     facts.latent_frames(frames)
-    return frames
+    return int(frames)
 
 
 def choose_size(
@@ -180,7 +207,7 @@ def choose_size(
     except SizeError as error:
         near_width, near_height = nearest_size(width, height, facts)
         raise SizeError(f"size {width}x{height}: {error.message}; nearest size: {near_width}x{near_height}") from None
-    return width, height
+    return int(width), int(height)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -198,9 +225,10 @@ def parse_size(text: str) -> tuple[int, int]:
 def nearest_size(width: int, height: int, facts: ModelFacts) -> tuple[int, int]:
     """The valid size nearest to the given one."""
     step_width, step_height = facts.spatial_stride * facts.patch[2], facts.spatial_stride * facts.patch[1]
+    most = math.inf if facts.positions is None else facts.positions
     return (
-        max(1, round(width / step_width)) * step_width,
-        max(1, round(height / step_height)) * step_height,
+        int(min(most, max(1, round(width / step_width)))) * step_width,
+        int(min(most, max(1, round(height / step_height)))) * step_height,
     )
 
 
@@ -214,7 +242,7 @@ def choose_seed(seed: int | None) -> int:
         return secrets.randbits(RANDOM_SEED_BITS)
     if not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed}; it must lie in 0..{2**63 - 1}")
-    return seed
+    return int(seed)
 
 
 def choose_recipe(options: RenderOptions, recipe: Recipe) -> Recipe:
@@ -230,14 +258,14 @@ def choose_recipe(options: RenderOptions, recipe: Recipe) -> Recipe:
             raise InputError(
                 f"guidance is {options.guidance:g}; it must lie in 0..{MAX_GUIDANCE:g} (1 switches it off)"
             )
-        guidance = replace(guidance, scale=options.guidance, per_step=())
+        guidance = replace(guidance, scale=float(options.guidance), per_step=())
     if steps is not None:
         if not 1 <= steps <= MAX_STEPS:
             raise InputError(f"steps is {steps}; it must lie in 1..{MAX_STEPS}")
         fixed = len(schedule.timesteps) or len(guidance.per_step)
         if fixed and steps != fixed:
             raise UnsupportedError(f"steps is {steps}, but model '{recipe.name}' is made for exactly {fixed} steps")
-        schedule = replace(schedule, steps=steps)
+        schedule = replace(schedule, steps=int(steps))
     return replace(recipe, schedule=schedule, guidance=guidance)
 
 

@@ -18,6 +18,7 @@ from reelray.cluster.services import EngineKind, Services
 from reelray.cluster.video_format import VideoFormat, format_for, name_for
 from reelray.cluster.video_output import VideoOutput
 from reelray.cluster.video_writer import VideoSpec, load_writer
+from reelray.proto.errors import InputError
 from reelray.proto.request import RenderSummary
 
 
@@ -53,6 +54,8 @@ def render_file(options: RenderOptions, file_options: FileOptions, services: Ser
         ReelrayError: Anything failed; no file has appeared or changed.
     """
     started = time.monotonic()
+    if file_options.output == "":
+        raise InputError("the output's name is empty; give one (-o clip.mp4), or leave -o out")
     video_format = file_options.video_format or format_for(file_options.output or "video.mp4")
     job, target = plan_on(options, services, file_options.model, file_options.device, file_options.engine)
     output = file_options.output or name_for(job.request.prompt, job.request.seed, video_format)

@@ -17,7 +17,7 @@ from reelray.proto.errors import InputError
 class Settings(BaseSettings):
     """What a machine or a user sets once."""
 
-    model_config = SettingsConfigDict(env_prefix="REELRAY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="REELRAY_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     model: str = Field(default="sprites", description="Model that is used when none is named.")
     model_path: Annotated[tuple[Path, ...], NoDecode] = Field(

@@ -20,6 +20,7 @@ class ModelFacts:
         layers: Transformer blocks.
         dim: Transformer width.
         parameters: Transformer parameters.
+        positions: Latent frames, token rows and token columns that the transformer can tell apart; None has no end.
     """
 
     family: str
@@ -32,12 +33,13 @@ class ModelFacts:
     layers: int
     dim: int
     parameters: int
+    positions: int | None = None
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip of `frames` pixel frames.
 
         Raises:
-            SizeError: `frames` is not a multiple of the temporal stride plus one.
+            SizeError: `frames` is not a multiple of the temporal stride plus one, or is more than the model can place.
         """
         if frames < 1 or (frames - 1) % self.temporal_stride:
             lower = max(1, (frames - 1) // self.temporal_stride * self.temporal_stride + 1)
@@ -45,7 +47,12 @@ class ModelFacts:
                 f"{frames} frames cannot be made: the count must be {self.temporal_stride}n+1, "
                 f"such as {lower} or {lower + self.temporal_stride}"
             )
-        return (frames - 1) // self.temporal_stride + 1
+        latent_frames = (frames - 1) // self.temporal_stride + 1
+        if self.positions is not None and latent_frames > self.positions:
+            raise SizeError(
+                f"{frames} frames are too many for this model; it makes at most {self.frames(self.positions)}"
+            )
+        return latent_frames
 
     def frames(self, latent_frames: int) -> int:
         """Pixel frames that `latent_frames` latent frames decode to."""
@@ -55,13 +62,17 @@ class ModelFacts:
         """Latent height and width of a picture.
 
         Raises:
-            SizeError: A side is not a multiple of stride times patch.
+            SizeError: A side is not a multiple of stride times patch, or is longer than the model can place.
         """
         for name, value, patch in (("width", width, self.patch[2]), ("height", height, self.patch[1])):
             step = self.spatial_stride * patch
             if value < step or value % step:
                 lower = max(step, value // step * step)
-                raise SizeError(f"{name} {value} does not divide by {step}; the nearest are {lower} and {lower + step}")
+                raise SizeError(
+                    f"{name} {value} is not a multiple of {step}; the nearest are {lower} and {lower + step}"
+                )
+            if self.positions is not None and value > self.positions * step:
+                raise SizeError(f"{name} {value} is too large for this model; it makes at most {self.positions * step}")
         return height // self.spatial_stride, width // self.spatial_stride
 
     def tokens(self, latent_frames: int, width: int, height: int) -> int:

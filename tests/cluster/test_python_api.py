@@ -5,7 +5,7 @@ import pytest
 
 import reelray
 from reelray.cluster import python_api
-from reelray.proto.errors import EngineError, PromptError, SizeError
+from reelray.proto.errors import EngineError, InputError, PromptError, SizeError
 from reelray.proto.events import Stage
 from tests.support.fake_engine import FakeEngine, draw_frames, fake_services, write_models
 
@@ -53,6 +53,35 @@ def test_errors_are_those_of_the_tree(engine):
     with pytest.raises(EngineError, match="rank 0 was lost"):
         reelray.render("a red circle")
     assert engine.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"prompt": None}, "prompt is None; it must be text"),
+        ({"prompt": 5}, "prompt is 5; it must be text"),
+        ({"frames": "17"}, "frames is '17'; it must be a whole number"),
+        ({"frames": 17.0}, "frames is 17.0; it must be a whole number"),
+        ({"steps": True}, "steps is True; it must be a whole number"),
+        ({"guidance": "strong"}, "guidance is 'strong'; it must be a number"),
+        ({"size": (64,)}, "size is (64,); it must be text such as '832x480', or two whole numbers"),
+        ({"size": 64}, "size is 64; it must be text such as '832x480', or two whole numbers"),
+        ({"engine": "rays"}, "engine is 'rays'; it must be one of ray, local"),
+        ({"device": "tpu"}, "device is 'tpu'; it must be one of auto, cpu, cuda"),
+    ],
+)
+def test_values_of_another_kind_are_named(engine, arguments, told):
+    with pytest.raises(InputError) as caught:
+        reelray.render(**{"prompt": "a red circle", **arguments})
+    assert caught.value.message == told
+    assert not engine.requests
+
+
+def test_numbers_of_numpy_and_paths_are_taken(engine, tmp_path):
+    model = tmp_path / "models" / "fake"
+    reelray.render("a red circle", model=model, frames=np.int64(9), fps=np.float32(8), size=np.array([64, 32]).tolist())
+    request = engine.requests[0]
+    assert (type(request.frames), request.frames, request.width) == (int, 9, 64)
 
 
 @pytest.mark.usefixtures("engine")

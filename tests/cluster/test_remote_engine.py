@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from reelray.cluster.embedded_ray import EmbeddedRay
-from reelray.cluster.remote_engine import RemoteEngine
+from reelray.cluster.remote_engine import RemoteEngine, RemoteStream
 from reelray.proto.errors import (
     CancelledError,
     EngineError,
@@ -19,6 +19,7 @@ from reelray.proto.errors import (
     WeightsError,
 )
 from reelray.proto.events import Done, Frames, Progress, Stage
+from reelray.proto.request import RequestId
 from reelray.scheduler.limits import EngineLimits
 from tests.support.fake_model import FakeModel
 from tests.support.plain_loop import render_plainly
@@ -87,6 +88,11 @@ def test_closing_a_stream_cancels_its_request(engine):
     assert list(stream) == []
     assert not engine.cancel("g")
     assert video(engine.render(make_request("g2")))
+
+
+def test_a_stream_that_outlives_the_cluster_asks_nobody(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    RemoteStream(None, RequestId("h")).close()  # without an actor, a call would fail
 
 
 def test_a_cancel_from_elsewhere_ends_the_stream(engine):

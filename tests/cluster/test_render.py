@@ -15,8 +15,9 @@ from reelray.proto.recipe import Chunking, Guidance, Schedule
 from tests.support.fake_engine import FACTS, RECIPE, fake_entry
 
 
-def plan(*, recipe=RECIPE, **options):
-    return plan_job(RenderOptions(prompt=options.pop("prompt", "p"), **options), fake_entry(recipe=recipe))
+def plan(*, recipe=RECIPE, facts=FACTS, **options):
+    entry = fake_entry(recipe=recipe, facts=facts)
+    return plan_job(RenderOptions(prompt=options.pop("prompt", "p"), **options), entry)
 
 
 def test_defaults_come_from_the_recipe():
@@ -56,9 +57,20 @@ def test_size_must_be_two_numbers(size):
 
 
 def test_size_error_names_a_size_that_works():
-    with pytest.raises(SizeError, match=r"width 100 does not divide by 16.*nearest size: 96x48"):
+    with pytest.raises(SizeError, match=r"width 100 is not a multiple of 16.*nearest size: 96x48"):
         plan(size="100x50")
     plan(size="96x48")
+
+
+def test_more_than_the_model_can_place_is_refused():
+    facts = replace(FACTS, positions=20)
+    assert plan(size="320x16", frames=77, facts=facts).request.frames == 77
+    with pytest.raises(SizeError, match="81 frames are too many for this model; it makes at most 77"):
+        plan(frames=81, facts=facts)
+    with pytest.raises(SizeError, match="too many"):
+        plan(seconds=1e6, facts=facts)
+    with pytest.raises(SizeError, match=r"height 336 is too large.*at most 320; nearest size: 32x320"):
+        plan(size="32x336", facts=facts)
 
 
 def test_steps_and_guidance_are_merged_into_the_recipe():

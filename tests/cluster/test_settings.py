@@ -31,6 +31,12 @@ def test_environment(monkeypatch):
     assert settings.engine == "local"
 
 
+def test_an_empty_variable_counts_as_unset(monkeypatch):
+    monkeypatch.setenv("REELRAY_MODEL", "")
+    monkeypatch.setenv("REELRAY_ENGINE", "")
+    assert (load_settings().model, load_settings().engine) == ("sprites", "ray")
+
+
 def test_wrong_value_names_variable_and_allowed_values(monkeypatch):
     monkeypatch.setenv("REELRAY_DEVICE", "tpu")
     with pytest.raises(InputError, match=r"REELRAY_DEVICE is 'tpu'.*'auto', 'cpu' or 'cuda'"):

@@ -12,6 +12,8 @@ from reelray.cluster.cli.render import RENDER_EPILOG, render
 from reelray.cluster.cli.session import session_of
 from reelray.cluster.cli.settings import settings
 
+USAGE_EXIT_CODE = 2
+
 # Plain help: the same text in a terminal, in a pipe and in the documentation.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -22,7 +24,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(no_args_is_help=True)
+@app.callback(invoke_without_command=True)
 def _main(
     context: typer.Context,
     version: Annotated[  # noqa: ARG001  its callback prints
@@ -36,6 +38,9 @@ def _main(
     5 out of memory, 6 engine lost, 130 interrupted.
     """
     session_of(context).set_debug(wanted=debug)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(USAGE_EXIT_CODE)
 
 
 app.command(epilog=RENDER_EPILOG)(render)

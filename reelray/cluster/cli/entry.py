@@ -12,12 +12,11 @@ from types import FrameType
 
 import typer
 
-from reelray.cluster.cli.app import app
+from reelray.cluster.cli.app import USAGE_EXIT_CODE, app
 from reelray.cluster.cli.session import Session
 from reelray.cluster.services import Services, default_services
 from reelray.proto.errors import CancelledError, ReelrayError, ResourceError
 
-USAGE_EXIT_CODE = 2
 UNEXPECTED_EXIT_CODE = 1
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 PIPE_EXIT_CODE = 128 + 13

@@ -1,6 +1,7 @@
 """`reelray settings`: what the environment sets."""
 
 import json as jsonlib
+import os
 from typing import Annotated
 
 import typer
@@ -21,4 +22,6 @@ def settings(
         typer.echo(jsonlib.dumps(values, indent=2))
         return
     for name, field in type(current).model_fields.items():
-        typer.echo(f"{variable_name(name)} = {values[name]}\n    {field.description}")
+        value = values[name]
+        text = os.pathsep.join(value) if isinstance(value, list) else value
+        typer.echo(f"{variable_name(name)} = {text}\n    {field.description}")

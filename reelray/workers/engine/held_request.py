@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import DecodeStep, WindowStep
@@ -42,6 +43,7 @@ class HeldRequest:
         weight = self._chunk.weight(window.step)
         self._chunk.advance(window.step, self._predict(self._chunk, window, weight))
         if window.last:
+            check_finite(self._chunk.latents_1CTHW, self._model.digest)
             self._clean_1CTHW[window.first_latent_frame] = self._chunk.latents_1CTHW
             self._chunk = None
         return 1 if weight == 1.0 else 2
@@ -92,3 +94,16 @@ class HeldRequest:
         pixels = torch.frombuffer(bytearray(image), dtype=torch.uint8)
         image_HWC = pixels.view(self.request.height, self.request.width, 3)
         return self._model.encode_image(image_HWC, frames=self.request.frames)
+
+
+def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
+    """Refuse latents that would decode to a black or grey video without a word.
+
+    Raises:
+        ReelrayError: A value is infinite or not a number.
+    """
+    if not bool(torch.isfinite(latents_1CTHW).all()):
+        raise ReelrayError(
+            f"the model ({digest}) produced values that are not finite; its weights may be damaged, or its number "
+            "format too narrow: download it again, or choose a lower guidance"
+        )

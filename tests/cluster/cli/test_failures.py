@@ -59,12 +59,13 @@ def check_one_line(cli, ran, code, *wanted):
         (("p", "--steps", "many"), 2, ["--steps", "see reelray --help"]),
         (("p", "--nonsense"), 2, ["--nonsense"]),
         (("p", "--device", "tpu"), 2, ["--device", "tpu"]),
+        (("p", "--output", ""), 2, ["name is empty", "-o clip.mp4"]),
         ((), 2, ["PROMPT"]),
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_wrong_wishes(cli, arguments, code, wanted):
-    check_one_line(cli, cli.run("render", *arguments, *OUT), code, *wanted)
+    check_one_line(cli, cli.run("render", *OUT, *arguments), code, *wanted)
     assert not cli.engine.requests
 
 

@@ -1,6 +1,7 @@
 """What is quick to answer imports nothing that is slow to import."""
 
 import json
+import signal
 
 import pytest
 
@@ -36,3 +37,22 @@ def test_help_and_version_import_nothing_slow(tmp_path, arguments):
 def test_what_needs_no_engine_imports_neither_torch_nor_ray(tmp_path, arguments):
     _, _, modules = run(tmp_path, *arguments)
     assert not modules & {"torch", "ray", "diffusers", "transformers", "av"}
+
+
+INTERRUPTED = """
+import signal, types
+from reelray.__main__ import main
+
+class Interrupting(types.ModuleType):
+    def __getattr__(self, name):
+        signal.raise_signal(signal.SIGINT)
+
+sys.modules["reelray.cluster.cli"] = Interrupting("reelray.cluster.cli")
+main()
+"""
+
+
+def test_ctrl_c_while_importing_leaves_no_stack_trace(tmp_path):
+    with start_process(INTERRUPTED, tmp_path) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")

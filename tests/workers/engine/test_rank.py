@@ -133,6 +133,17 @@ def test_a_failed_cpu_allocation_is_out_of_memory():
     assert isinstance(failure.error, ResourceError)
 
 
+def test_values_that_are_not_finite_are_an_error_and_no_black_video():
+    class Damaged(FakeModel):
+        def denoise(self, latents_BCTHW, *args, **kwargs):
+            return super().denoise(latents_BCTHW, *args, **kwargs) * float("nan")
+
+    videos, reports = drive(Rank(Damaged()), EngineCore(), [make_request("a")])
+    (failure,) = [failure for report in reports for failure in report.failures]
+    assert "values that are not finite" in failure.error.message
+    assert videos["a"] == b""
+
+
 def test_a_plan_out_of_turn_is_refused():
     rank = Rank(FakeModel(), generation=4)
     rank.execute(StepPlan(sequence=0, generation=4))

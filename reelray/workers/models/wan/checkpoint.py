@@ -75,7 +75,11 @@ def open_checkpoint(
 def _vae_config(layout: Layout) -> WanVaeConfig:
     if layout.kind == "original":
         return WanVaeConfig()
-    return WanVaeConfig.from_diffusers(read_json(layout.folder / "vae" / "config.json"))
+    file = layout.folder / "vae" / "config.json"
+    try:
+        return WanVaeConfig.from_diffusers(read_json(file))
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error.message.removeprefix('vae config: ')}") from error
 
 
 def _text_config(layout: Layout) -> Umt5Config:

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+COUNTS = (
+    *("num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim", "freq_dim"),
+    *("ffn_dim", "num_layers", "rope_max_seq_len"),
+)
 DIFFUSERS_CLASS = "WanTransformer3DModel"
 
 
@@ -46,9 +50,10 @@ class WanConfig:
     pos_embed_seq_len: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_attention_heads", "in_channels", "out_channels", "text_dim", "ffn_dim", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in COUNTS:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if len(self.patch_size) != 3 or self.patch_size[0] != 1 or min(self.patch_size) < 1:
             raise ValueError(f"patch_size is {self.patch_size}; it must be (1, height, width)")
         if self.attention_head_dim % 2 or self.attention_head_dim < 6:

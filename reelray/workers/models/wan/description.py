@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reelray.proto.errors import ManifestError
+from reelray.proto.errors import ManifestError, SizeError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Recipe, Schedule
 from reelray.workers.models.wan.config import WanConfig
@@ -55,11 +55,13 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
         for part, files in layout.weights.items()
         if all(file.suffix == ".safetensors" for file in files)
     }
+    facts = gather_facts(layout, recipe, parameters["transformer"])
+    check_defaults(recipe, facts, layout.folder / FILE_NAME)
     return CheckpointDescription(
         folder=folder,
         layout=layout.kind,
         recipe=recipe,
-        facts=gather_facts(layout, recipe, parameters["transformer"]),
+        facts=facts,
         parameters=parameters,
         weight_bytes=layout.weight_bytes,
     )
@@ -101,6 +103,20 @@ def check_recipe(recipe: Recipe, layout: Layout) -> None:
         raise ManifestError(f"{source}: field `task` is {recipe.task!r}; the transformer is made for {layout.task!r}")
 
 
+def check_defaults(recipe: Recipe, facts: ModelFacts, source: Path) -> None:
+    """Refuse defaults that the model cannot make.
+
+    Raises:
+        ManifestError: Frames, width or height do not fit the model.
+    """
+    defaults = recipe.defaults
+    try:
+        facts.latent_frames(defaults.frames)
+        facts.latent_size(defaults.width, defaults.height)
+    except SizeError as error:
+        raise ManifestError(f"{source}: field `defaults`: {error.message}") from None
+
+
 def read_transformer_config(layout: Layout) -> WanConfig:
     """Read the transformer's size.
 
@@ -133,4 +149,5 @@ def gather_facts(layout: Layout, recipe: Recipe, parameters: int) -> ModelFacts:
         layers=config.num_layers,
         dim=config.dim,
         parameters=parameters,
+        positions=config.rope_max_seq_len,
     )

@@ -145,6 +145,11 @@ DAMAGES: list[tuple[Damage, type[ReelrayError], str]] = [
         CheckpointError,
         "`_class_name` is WanVACETransformer3DModel; served: WanTransformer3DModel",
     ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", num_layers="two"),
+        WeightsError,
+        "transformer/config.json: num_layers is 'two'; it must be a whole number",
+    ),
     (lambda f: edit_json(f / "model_index.json", boundary_ratio=0.9), CheckpointError, "is a Wan2.2 pipeline"),
     (
         lambda f: edit_json(f / "transformer" / "config.json", pos_embed_seq_len=514),
@@ -169,6 +174,23 @@ def test_damage_is_told_in_one_line_before_loading(
 def test_parts_that_do_not_fit_together_are_told(folder: Path) -> None:
     edit_json(folder / "text_encoder" / "config.json", d_model=48)
     with pytest.raises(CheckpointError, match="text_dim is 24; the text encoder's d_model need 48"):
+        open_checkpoint(folder, device="cpu")
+
+
+def test_defaults_the_model_cannot_make_are_told(folder: Path) -> None:
+    for wrong, told in (
+        ({"width": 40}, "width 40 is not a multiple of 16"),
+        ({"frames": 8}, "8 frames cannot be made"),
+        ({"frames": 257}, "257 frames are too many for this model; it makes at most 253"),
+    ):
+        rewrite_manifest(folder, defaults={"width": 32, "height": 32, "frames": 9, "fps": 8} | wrong)
+        with pytest.raises(ManifestError, match=rf"manifest.yaml: field `defaults`: {told}"):
+            describe_checkpoint(folder)
+
+
+def test_a_wrong_vae_configuration_is_told_with_its_file(folder: Path) -> None:
+    edit_json(folder / "vae" / "config.json", latents_mean=[0.0])
+    with pytest.raises(CheckpointError, match=r"vae/config.json: latents_mean=\(0.0,\): needs 16"):
         open_checkpoint(folder, device="cpu")
 
 
