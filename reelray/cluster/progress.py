@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
@@ -81,8 +82,9 @@ class PlainView(QuietView):
         self.say(self._line(progress))
 
     def say(self, line: str) -> None:
-        """Print a line at once."""
-        print(line, file=self._stream, flush=True)
+        """Print a line at once; a reader that is gone costs the line, never the render."""
+        with suppress(OSError, ValueError):
+            print(line, file=self._stream, flush=True)
 
     def _line(self, progress: Progress) -> str:
         line, unit = STAGE_TITLES[progress.stage], UNITS.get(progress.stage)
@@ -140,9 +142,9 @@ class LiveView:
         return f"{speed:.1f} {UNITS[stage]}/s" if speed and stage in UNITS else ""
 
 
-def create_view(stream: TextIO, *, quiet: bool) -> ProgressView:
-    """The view that fits a stream."""
-    if quiet:
+def create_view(stream: TextIO | None, *, quiet: bool) -> ProgressView:
+    """The view that fits a stream; None is a standard error that the caller closed."""
+    if quiet or stream is None or stream.closed:
         return QuietView()
     if stream.isatty():
         return LiveView(Console(file=stream))

@@ -81,3 +81,21 @@ def test_quiet_view_prints_nothing(capsys):
         view.say("x")
         view.update(progress(Stage.DENOISE, 1, 1))
     assert capsys.readouterr() == ("", "")
+
+
+class BrokenStream(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_reader_that_is_gone_stops_nothing():
+    view = create_view(BrokenStream(), quiet=False)
+    view.update(progress(Stage.DENOISE, 1, 2))
+    view.update(progress(Stage.DENOISE, 2, 2))
+
+
+def test_a_closed_standard_error_shows_nothing():
+    closed = io.StringIO()
+    closed.close()
+    assert isinstance(create_view(None, quiet=False), QuietView)
+    assert isinstance(create_view(closed, quiet=False), QuietView)

@@ -73,7 +73,8 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
 
 
 def _print_error(message: str) -> None:
-    print(f"reelray: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    with contextlib.suppress(OSError, ValueError):  # nobody reads; the exit code still tells
+        print(f"reelray: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
 
 
 @contextlib.contextmanager
