@@ -84,7 +84,7 @@ def test_quiet_view_prints_nothing(capsys):
 
 
 class BrokenStream(io.StringIO):
-    def write(self, text):
+    def write(self, _text):
         raise BrokenPipeError(32, "Broken pipe")
 
 
