@@ -20,6 +20,7 @@ class ModelFacts:
         layers: Transformer blocks.
         dim: Transformer width.
         parameters: Transformer parameters.
+        positions: Latent frames, token rows and token columns that have a position, each.
     """
 
     family: str
@@ -32,12 +33,13 @@ class ModelFacts:
     layers: int
     dim: int
     parameters: int
+    positions: int
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip of `frames` pixel frames.
 
         Raises:
-            SizeError: `frames` is not a multiple of the temporal stride plus one.
+            SizeError: `frames` is not a multiple of the temporal stride plus one, or more than have positions.
         """
         if frames < 1 or (frames - 1) % self.temporal_stride:
             lower = max(1, (frames - 1) // self.temporal_stride * self.temporal_stride + 1)
@@ -45,7 +47,11 @@ class ModelFacts:
                 f"{frames} frames cannot be made: the count must be {self.temporal_stride}n+1, "
                 f"such as {lower} or {lower + self.temporal_stride}"
             )
-        return (frames - 1) // self.temporal_stride + 1
+        latent_frames = (frames - 1) // self.temporal_stride + 1
+        if latent_frames > self.positions * self.patch[0]:
+            most = self.frames(self.positions * self.patch[0])
+            raise SizeError(f"{frames} frames cannot be made: this model has positions for at most {most}")
+        return latent_frames
 
     def frames(self, latent_frames: int) -> int:
         """Pixel frames that `latent_frames` latent frames decode to."""
@@ -55,13 +61,17 @@ class ModelFacts:
         """Latent height and width of a picture.
 
         Raises:
-            SizeError: A side is not a multiple of stride times patch.
+            SizeError: A side is not a multiple of stride times patch, or longer than there are positions.
         """
         for name, value, patch in (("width", width, self.patch[2]), ("height", height, self.patch[1])):
             step = self.spatial_stride * patch
             if value < step or value % step:
                 lower = max(step, value // step * step)
                 raise SizeError(f"{name} {value} does not divide by {step}; the nearest are {lower} and {lower + step}")
+            if value > step * self.positions:
+                raise SizeError(
+                    f"{name} {value} is too large: this model has positions for at most {step * self.positions}"
+                )
         return height // self.spatial_stride, width // self.spatial_stride
 
     def tokens(self, latent_frames: int, width: int, height: int) -> int:

@@ -133,4 +133,5 @@ def gather_facts(layout: Layout, recipe: Recipe, parameters: int) -> ModelFacts:
         layers=config.num_layers,
         dim=config.dim,
         parameters=parameters,
+        positions=config.rope_max_seq_len,
     )
