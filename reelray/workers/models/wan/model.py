@@ -18,7 +18,10 @@ from reelray.workers.models.wan.text import TextEncoder
 from reelray.workers.models.wan.text_context import CrossContext, stack_contexts
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
-from reelray.workers.models.wan.vae.state import DecodeState
+from reelray.workers.models.wan.vae.state import DecodeState, Tiling
+
+DECODE_SHARE = 0.8
+"""Part of the free memory that a video's decoder may plan with; the rest is for transformers that run between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,11 +132,33 @@ class WanModel:
 
     @torch.no_grad()
     def decode(self, latents_1CTHW: Tensor, state: DecodeState) -> Tensor:
-        """See `VideoModel.decode`."""
+        """See `VideoModel.decode`. A video that does not fit the GPU's free memory when it begins is cut into tiles.
+
+        Raises:
+            ResourceError: Not even the smallest tile fits.
+        """
         vae = self.parts.vae
+        if state.latent_frames == 0 and state.tiling is None:
+            state.tiling = self._fit_tiling(latents_1CTHW)
         pixels_1CFHW = vae.decode(vae.denormalise(latents_1CTHW.to(self.device).float()), state)
         bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
         return bytes_FHWC.permute(1, 2, 3, 0).contiguous().cpu()
+
+    def _fit_tiling(self, latents_1CTHW: Tensor) -> Tiling | None:
+        free = free_bytes(self.device)
+        if free is None:
+            return None
+        vae, (*_, latent_frames, rows, columns) = self.parts.vae, latents_1CTHW.shape
+        side, latent_frames = vae.config.spatial_ratio, max(latent_frames, vae.latents_per_call)
+        return vae.choose_tiling(rows * side, columns * side, latent_frames, int(free * DECODE_SHARE))
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be had on a GPU, those that torch keeps in reserve included; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserve
 
 
 def _add_conditions(latents_BCTHW: Tensor, image: Sequence[ImageCondition], positions_BT: Tensor) -> Tensor:

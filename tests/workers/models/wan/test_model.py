@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reelray.proto.errors import UnsupportedError
+from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.workers.models.registry import open_checkpoint
-from reelray.workers.models.wan.model import WanModel
+from reelray.workers.models.wan.model import DECODE_SHARE, WanModel
 
 PROMPTS = ["a red circle", "the green square moves right on a blue background"]
 
@@ -108,3 +108,21 @@ def test_bfloat16_stays_near_float32(tiny_t2v: Path, t2v: WanModel) -> None:
     assert (ours - exact).norm() / exact.norm() < 0.03
     frames = half.decode(latents, half.new_decode_state()).float() - t2v.decode(latents, t2v.new_decode_state()).float()
     assert frames.abs().mean() < 3
+
+
+def test_a_decode_is_tiled_only_where_memory_is_short(t2v: WanModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, need = draw(1, 16, 3, 16, 24), t2v.parts.vae.decode_bytes(128, 192, 1)
+    found = {}
+    for share in (None, 1.1, 0.95):
+        free = None if share is None else int(need * share / DECODE_SHARE)
+        monkeypatch.setattr("reelray.workers.models.wan.model.free_bytes", lambda _device, free=free: free)
+        state = t2v.new_decode_state()
+        frames = torch.cat([t2v.decode(part, state) for part in latents.split(1, dim=2)])
+        found[share] = (frames.float(), len(state.tiles))
+    assert torch.equal(found[None][0], found[1.1][0])
+    assert [tiles for _, tiles in found.values()][:2] == [1, 1]
+    assert found[0.95][1] > 1
+    assert found[0.95][0].shape == found[None][0].shape
+    monkeypatch.setattr("reelray.workers.models.wan.model.free_bytes", lambda _device: 1000)
+    with pytest.raises(ResourceError, match="128x192"):
+        t2v.decode(latents, t2v.new_decode_state())
