@@ -28,6 +28,7 @@ FACTS = ModelFacts(
     layers=2,
     dim=256,
     parameters=1_000_000,
+    positions=None,
 )
 RECIPE = Recipe(
     name="fake",

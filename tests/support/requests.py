@@ -17,6 +17,7 @@ def make_facts(**changes) -> ModelFacts:
         "layers": 1,
         "dim": 8,
         "parameters": 1,
+        "positions": 1024,
     }
     return ModelFacts(**{**values, **changes})
 

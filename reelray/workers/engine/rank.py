@@ -96,9 +96,11 @@ class Rank:
             self._synchronize()
         except Exception as error:  # noqa: BLE001  the request boundary
             record.add_failure(request.request_id, as_reelray_error(error, request))
-            self._forget(request.request_id)
         else:
             record.add_cost(request.request_id, stage, time.perf_counter() - started, forwards)
+            return
+        # Only here: up there the traceback still holds the tensors of the frames that failed.
+        self._forget(request.request_id)
 
     def _forget(self, request_id: RequestId) -> None:
         self._held.pop(request_id, None)

@@ -59,6 +59,7 @@ def open_checkpoint(
     dtype: "torch.dtype | None" = None,
     vae_dtype: "torch.dtype | None" = None,
     recipe: "Recipe | None" = None,
+    compiled: bool = False,
 ) -> "VideoModel":
     """Load a checkpoint of any family.
 
@@ -68,9 +69,10 @@ def open_checkpoint(
         dtype: Dtype of the networks; None chooses by device.
         vae_dtype: Dtype of the latent decoder; None follows `dtype`.
         recipe: Instead of the folder's own.
+        compiled: Compile what can be; the first request of a new size then waits for the compiler.
 
     Raises:
         CheckpointError: As `describe_checkpoint`.
     """
     family = FAMILIES[recipe.model if recipe else "wan"]
-    return family.open(folder, device=device, dtype=dtype, vae_dtype=vae_dtype, recipe=recipe)
+    return family.open(folder, device=device, dtype=dtype, vae_dtype=vae_dtype, recipe=recipe, compiled=compiled)

@@ -19,6 +19,26 @@ PREDICTIONS: Mapping[str, Prediction] = {
     "sample": Prediction.X0,
     "v_prediction": Prediction.V,
 }
+# Where a scheduler can compute in several ways, those our solvers follow; a missing field counts as one of them.
+SERVED: Mapping[str, tuple[Any, ...]] = {
+    "use_flow_sigmas": (True,),
+    "num_train_timesteps": (1000,),
+    "solver_order": (2,),
+    "solver_type": ("bh2", "midpoint"),
+    "algorithm_type": ("dpmsolver++",),
+    "predict_x0": (True,),
+    "lower_order_final": (True,),
+    "disable_corrector": ([],),
+    "final_sigmas_type": ("zero",),
+    "thresholding": (False,),
+    "use_dynamic_shifting": (False,),
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "invert_sigmas": (False,),
+    "stochastic_sampling": (False,),
+    "shift_terminal": (None,),
+}
 
 
 def adapt_schedule(schedule: Schedule, config: Mapping[str, Any]) -> Schedule:
@@ -41,6 +61,10 @@ def adapt_schedule(schedule: Schedule, config: Mapping[str, Any]) -> Schedule:
         raise CheckpointError(
             f"scheduler_config.json: `prediction_type` is {prediction}; served: {', '.join(PREDICTIONS)}"
         )
+    for field, served in SERVED.items():
+        if config.get(field, served[0]) not in served:
+            allowed = " or ".join(map(str, served))
+            raise CheckpointError(f"scheduler_config.json: `{field}` is {config[field]!r}; served: {allowed}")
     shift = config.get("flow_shift", config.get("shift", schedule.shift))
     try:
         return dataclasses.replace(

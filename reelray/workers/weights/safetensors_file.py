@@ -1,7 +1,6 @@
 """Safetensors files: read straight into the destination, write straight from it.
 
-The format is eight bytes of header length, a JSON header (name to dtype, shape, byte range), then the bytes. Reading
-here instead of through a memory map keeps file pages out of the process and lets every fault name its file.
+Reading here instead of through a memory map keeps file pages out of the process and lets every fault name its file.
 """
 
 import json
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import WeightsError
+from reelray.workers.weights.safetensors_header import StoredTensor, read_header
 from reelray.workers.weights.source import TensorFacts
 
 DTYPES = {
@@ -32,7 +32,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MAX_HEADER_BYTES = 100_000_000
 SCRATCH_BYTES = 16 << 20
 
 
@@ -51,11 +50,11 @@ class SafetensorsSource:
         self._ranges: dict[str, tuple[Path, int, int]] = {}
         self._open: dict[Path, BinaryIO] = {}
         for file in files:
-            for name, (facts, start, end) in read_header(file).items():
+            for name, stored in read_header(file).items():
                 if name in self.tensors:
                     raise WeightsError(f"{file}: tensor {name} is also in {self.tensors[name].file}")
-                self.tensors[name] = facts
-                self._ranges[name] = (file, start, end)
+                self.tensors[name] = _place(file, name, stored)
+                self._ranges[name] = (file, stored.start, stored.end)
 
     def __enter__(self) -> Self:
         return self
@@ -94,52 +93,14 @@ class SafetensorsSource:
             flat[first : first + part.numel()].copy_(part)
 
 
-def read_header(file: Path) -> dict[str, tuple[TensorFacts, int, int]]:
-    """Read what a safetensors file holds and where.
-
-    Returns:
-        Facts, first byte and end byte (in the file) by name.
-
-    Raises:
-        WeightsError: The file is missing, truncated or damaged.
-    """
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-                raise WeightsError(f"{file}: not a safetensors file, or truncated ({size} bytes)")
-            header = json.loads(handle.read(length))
-    except FileNotFoundError:
-        raise WeightsError(f"{file}: the file is missing") from None
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{file}: the header is damaged; download the file again") from error
-    if not isinstance(header, dict):
-        raise WeightsError(f"{file}: the header is damaged; download the file again")
-    header.pop("__metadata__", None)
-    found = {name: _read_entry(file, name, entry, 8 + length) for name, entry in header.items()}
-    end = max((stop for _, _, stop in found.values()), default=8 + length)
-    if end != size:
-        raise WeightsError(f"{file}: has {size} bytes where its header tells of {end}; download the file again")
-    return found
-
-
-def _read_entry(file: Path, name: str, entry: Any, base: int) -> tuple[TensorFacts, int, int]:
-    try:
-        dtype_name, shape, (start, end) = entry["dtype"], tuple(int(n) for n in entry["shape"]), entry["data_offsets"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{file}: the header entry of {name} is damaged; download the file again") from error
-    if dtype_name not in DTYPES:
-        raise WeightsError(f"{file}: tensor {name} has dtype {dtype_name}; known are {', '.join(DTYPES)}")
-    dtype = DTYPES[dtype_name]
-    wanted = dtype.itemsize
-    for side in shape:
-        wanted *= side
-    if start < 0 or end - start != wanted:
-        raise WeightsError(f"{file}: tensor {name} spans {end - start} bytes; shape {list(shape)} needs {wanted}")
-    return TensorFacts(shape=shape, dtype=dtype, file=str(file)), base + start, base + end
+def _place(file: Path, name: str, stored: StoredTensor) -> TensorFacts:
+    if stored.dtype not in DTYPES:
+        raise WeightsError(f"{file}: tensor {name} has dtype {stored.dtype}; known are {', '.join(DTYPES)}")
+    dtype = DTYPES[stored.dtype]
+    held, wanted = stored.end - stored.start, stored.elements * dtype.itemsize
+    if held != wanted:
+        raise WeightsError(f"{file}: tensor {name} spans {held} bytes; shape {list(stored.shape)} needs {wanted}")
+    return TensorFacts(shape=stored.shape, dtype=dtype, file=str(file))
 
 
 def _read_exactly(handle: BinaryIO, out: Tensor, file: Path) -> None:

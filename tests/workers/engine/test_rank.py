@@ -1,4 +1,5 @@
 import gc
+import weakref
 
 import pytest
 import torch
@@ -169,6 +170,25 @@ def test_nothing_is_held_after_the_release(prompt, caplog):
     before = held_tensors()
     drive(rank, core, [make_request("a", prompt=prompt)])
     assert held_tensors() <= before
+
+
+def test_the_tensors_of_a_failed_step_are_gone_when_the_memory_is_given_back(caplog, monkeypatch):
+    caplog.set_level("CRITICAL")
+    alive, watched = [], []
+
+    class Failing(FakeModel):
+        def denoise(self, latents_BCTHW, *_args, **_kwargs):
+            activations = latents_BCTHW * 2
+            watched.append(weakref.ref(activations))
+            raise RuntimeError("the transformer broke")
+
+    def forget(self, request_id):
+        alive.append(watched[-1]() is not None)
+        self._held.pop(request_id, None)
+
+    monkeypatch.setattr(Rank, "_forget", forget)
+    drive(Rank(Failing()), EngineCore(), [make_request("a")])
+    assert alive == [False]
 
 
 def test_latents_of_a_chunk_go_once_it_is_decoded():

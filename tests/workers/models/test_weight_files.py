@@ -33,11 +33,14 @@ def test_what_is_missing_is_named(tiny_i2v: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_i2v / "transformer", folder)
     gone = find_weight_files(folder)[1]
     gone.unlink()
-    with pytest.raises(WeightsError, match=f"1 of 3 shards missing: {gone.name}"):
+    with pytest.raises(WeightsError, match=rf"{gone.name}: the shard is missing \(1 of 3\)"):
         find_weight_files(folder)
     (index,) = folder.glob("*.index.json")
     index.write_text("{}")
-    with pytest.raises(WeightsError, match="not a readable shard index"):
+    with pytest.raises(WeightsError, match="is not an index of shards"):
+        find_weight_files(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
+    with pytest.raises(WeightsError, match=r"names '\.\./elsewhere\.safetensors'; a shard lies beside its index"):
         find_weight_files(folder)
     index.unlink()
     with pytest.raises(WeightsError, match=r"holds 2 \.safetensors files and no"):
@@ -98,7 +101,7 @@ def test_a_truncated_file_is_told(weights: Path, kept: int) -> None:
 def test_another_format_is_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"x\.safetensors: (not a safetensors file|has \d+ bytes)"):
+    with pytest.raises(WeightsError, match=r"x\.safetensors: (not a safetensors file|the header)"):
         count_parameters(path)
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="the file is missing"):
         count_parameters(tmp_path / "none.safetensors")

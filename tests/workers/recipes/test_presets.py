@@ -109,6 +109,9 @@ def test_a_scheduler_config_decides_solver_shift_and_prediction() -> None:
     [
         ({"_class_name": "PNDMScheduler"}, "`_class_name` is PNDMScheduler; served: UniPCMultistepScheduler"),
         (unipc(3) | {"prediction_type": "score"}, "`prediction_type` is score; served: flow_prediction"),
+        (unipc(3) | {"use_flow_sigmas": False}, "`use_flow_sigmas` is False; served: True"),
+        (unipc(3) | {"solver_order": 3}, "`solver_order` is 3; served: 2"),
+        (unipc(3) | {"solver_type": "bh1"}, "`solver_type` is 'bh1'; served: bh2 or midpoint"),
         (unipc(0), "shift is 0; a number above 0"),
         (unipc(3) | {"flow_shift": "x"}, "shift is 'x'; a number above 0"),
     ],

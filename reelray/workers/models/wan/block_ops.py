@@ -1,13 +1,15 @@
 """The element-wise work of a block, as a set of functions that can be swapped whole.
 
-Plain torch is the default: inductor fuses it. The same calls exist as Triton kernels and as a GEMM with GELU in its
-epilogue; which set is faster is a question for a measurement, not for the maths.
+Plain torch serves every device, training and compilation: inductor fuses it. The same calls exist as Triton kernels and
+as a GEMM with GELU in its epilogue. `choose_ops` says which set a checkpoint is opened with.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from reelray.kernels.linear_gelu import api as linear_gelu_api
@@ -93,3 +95,15 @@ FUSED_OPS = BlockOps(
     add_gated=modulate.add_gated,
     linear_gelu=linear_gelu_api.linear_gelu,
 )
+
+
+def choose_ops(device: torch.device) -> BlockOps:
+    """Pick the ops of inference: fused on a GPU with Triton, plain torch elsewhere.
+
+    Fused kernels serve every size at once; compilation would make the first request of each size wait.
+
+    Args:
+        device: Where the model runs.
+    """
+    fused = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    return FUSED_OPS if fused else TORCH_OPS

@@ -6,6 +6,7 @@ import torch
 
 from reelray.proto.errors import CheckpointError, ResourceError
 from reelray.proto.recipe import Recipe
+from reelray.workers.models.wan.block_ops import choose_ops
 from reelray.workers.models.wan.clip import ClipConfig, ClipVision, load_clip
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.description import check_recipe, find_recipe, gather_facts, read_transformer_config
@@ -29,6 +30,7 @@ def open_checkpoint(
     dtype: torch.dtype | None = None,
     vae_dtype: torch.dtype | None = None,
     recipe: Recipe | None = None,
+    compiled: bool = False,
 ) -> WanModel:
     """Load a checkpoint.
 
@@ -38,6 +40,7 @@ def open_checkpoint(
         dtype: Dtype of transformer and text encoder; None chooses by device.
         vae_dtype: Dtype of the VAE; None means `dtype`, or a choice by device.
         recipe: Instead of the folder's own; `task` and `text_tokens` matter here.
+        compiled: Compile the transformer's blocks; the first request of a new size then waits for the compiler.
 
     Returns:
         A model ready to denoise.
@@ -69,6 +72,10 @@ def open_checkpoint(
         raise ResourceError(
             f"{folder}: {needed:.1f} GiB of weights do not fit; {place} has {free:.1f} GiB free"
         ) from error
+    # The one place that says how a checkpoint computes; the VAE says it for itself in `WanVae.to_inference`.
+    parts.transformer.use_ops(choose_ops(place))
+    if compiled:
+        parts.transformer.compile_blocks()
     return WanModel(facts=gather_facts(layout, recipe, parameters), parts=parts, digest=digest)
 
 

@@ -21,8 +21,8 @@ from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
 from reelray.workers.models.wan.vae.state import DecodeState, Tiling
 
-# The rest is left to fragments and to other processes.
-MEMORY_SHARE = 0.8
+DECODE_SHARE = 0.8
+"""Part of the free memory that a video's decoder may plan with; the rest is for transformers that run between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,27 +133,31 @@ class WanModel:
 
     @torch.no_grad()
     def decode(self, latents_1CTHW: Tensor, state: DecodeState) -> Tensor:
-        """See `VideoModel.decode`."""
+        """See `VideoModel.decode`. A video that does not fit the device's free memory when it begins is cut into tiles.
+
+        Raises:
+            ResourceError: Not even the smallest tile fits.
+        """
         vae = self.parts.vae
         if state.latent_frames == 0 and state.tiling is None:
-            state.tiling = self._tiling_that_fits(latents_1CTHW)
+            state.tiling = self._fit_tiling(latents_1CTHW)
         pixels_1CFHW = vae.decode(vae.denormalise(latents_1CTHW.to(self.device).float()), state)
         bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
         return bytes_FHWC.permute(1, 2, 3, 0).contiguous().cpu()
 
-    def _tiling_that_fits(self, latents_1CTHW: Tensor) -> Tiling | None:
-        """Tiles only when a whole frame would not fit: tiled pixels are close to the whole, not equal."""
-        stride, (frames, rows, columns) = self.facts.spatial_stride, latents_1CTHW.shape[2:]
-        budget_bytes = int(MEMORY_SHARE * find_free_bytes(self.device))
-        return self.parts.vae.choose_tiling(rows * stride, columns * stride, frames, budget_bytes)
+    def _fit_tiling(self, latents_1CTHW: Tensor) -> Tiling | None:
+        free = free_bytes(self.device)
+        vae, (*_, latent_frames, rows, columns) = self.parts.vae, latents_1CTHW.shape
+        side, latent_frames = vae.config.spatial_ratio, max(latent_frames, vae.latents_per_call)
+        return vae.choose_tiling(rows * side, columns * side, latent_frames, int(free * DECODE_SHARE))
 
 
-def find_free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken on a device: what is free, and what torch holds there unused."""
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be had on a device; on a GPU, those that torch keeps in reserve are included."""
     if device.type != "cuda":
         return int(psutil.virtual_memory().available)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserve
 
 
 def _add_conditions(latents_BCTHW: Tensor, image: Sequence[ImageCondition], positions_BT: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from reelray.workers.models.wan.key_map import canonical_name, checkpoint_views,
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.weights.lora import LoraFile, LowRankUpdate, read_lora
 from reelray.workers.weights.safetensors_file import SafetensorsSource, write_safetensors
+from reelray.workers.weights.safetensors_header import read_shard_index
 from reelray.workers.weights.source import TensorSource, check_names
 from reelray.workers.weights.torch_file import TorchSource
 
@@ -50,7 +51,7 @@ def load_transformer(
     Raises:
         WeightsError: A file is missing or damaged, or a name or shape does not fit.
     """
-    with open_checkpoint(path, weights_key) as source:
+    with open_weights(path, weights_key) as source:
         names = source_names(source.tensors, str(path))
         found = {name: source.tensors[original] for name, original in names.items()}
         if config is None:
@@ -67,7 +68,7 @@ def load_transformer(
     return transformer.eval()
 
 
-def open_checkpoint(path: Path, weights_key: str | None = None) -> TensorSource:
+def open_weights(path: Path, weights_key: str | None = None) -> TensorSource:
     """Open the weight files of a folder, or one weight file.
 
     Raises:
@@ -81,7 +82,7 @@ def open_checkpoint(path: Path, weights_key: str | None = None) -> TensorSource:
         raise WeightsError(f"{path}: no such folder of weights")
     indexes = sorted(path.glob("*.safetensors.index.json"))
     if indexes:
-        return SafetensorsSource(_read_index(indexes[0]))
+        return SafetensorsSource(read_shard_index(indexes[0]))
     files = sorted(path.glob("*.safetensors"))
     if (path / f"{STEM}.safetensors") in files:
         files = [path / f"{STEM}.safetensors"]
@@ -140,17 +141,6 @@ def _fill(source: TensorSource, original: str, view: Tensor, update: LowRankUpda
     source.read(original, weight)
     update.add_to(weight)
     view.copy_(weight)
-
-
-def _read_index(index: Path) -> list[Path]:
-    try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{index}: is not an index of shards; download the file again") from error
-    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
-    if missing:
-        raise WeightsError(f"{index.parent / missing[0]}: the shard is missing ({len(missing)} of {len(shards)})")
-    return [index.parent / shard for shard in shards]
 
 
 def _write_shards(folder: Path, shards: list[dict[str, Tensor]]) -> None:

@@ -16,13 +16,32 @@ from diffusers import WanTransformer3DModel
 from reelray.proto.errors import CheckpointError, ManifestError, ReelrayError, UnknownModelError, WeightsError
 from reelray.proto.recipe import Solver
 from reelray.workers.models.registry import describe_checkpoint, open_checkpoint
+from reelray.workers.models.wan.block_ops import FUSED_OPS, TORCH_OPS, choose_ops
 from reelray.workers.models.wan.layout import find_layout
+from reelray.workers.models.wan.transformer import WanTransformer
 from tests.support.tiny_checkpoint import TEXT_TOKENS, write_tiny_checkpoint
 
 
 @pytest.fixture
 def folder(tiny_t2v: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_t2v, tmp_path / "copy"))
+
+
+def test_a_gpu_with_triton_gets_the_fused_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, ops in ((True, FUSED_OPS), (None, TORCH_OPS)):
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name, found=found: found)
+        assert choose_ops(torch.device("cuda")) is ops
+        assert choose_ops(torch.device("cpu")) is TORCH_OPS
+
+
+def test_opening_chooses_the_ops_and_compiles_on_demand(tiny_t2v: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+    monkeypatch.setattr(WanTransformer, "use_ops", lambda _self, ops: done.append(ops))
+    monkeypatch.setattr(WanTransformer, "compile_blocks", lambda _self: done.append("compiled"))
+    open_checkpoint(tiny_t2v, device="cpu")
+    assert done == [TORCH_OPS]
+    open_checkpoint(tiny_t2v, device="cpu", compiled=True)
+    assert done == [TORCH_OPS, TORCH_OPS, "compiled"]
 
 
 def edit_json(path: Path, **values: object) -> None:
@@ -37,6 +56,7 @@ def test_a_t2v_checkpoint_opens(tiny_t2v: Path) -> None:
     assert (facts.text_tokens, facts.layers, facts.dim) == (TEXT_TOKENS, 2, 32)
     oracle = WanTransformer3DModel.from_pretrained(tiny_t2v / "transformer")
     assert facts.parameters == sum(parameter.numel() for parameter in oracle.parameters())
+    assert facts.positions == oracle.config.rope_max_seq_len
     assert model.dtype == torch.float32
     assert len(model.digest) == 32
 
