@@ -117,6 +117,8 @@ class DitSession:
         ranks: The processes that train together.
     """
 
+    CHUNK = 16
+
     def __init__(self, settings: Settings, vae_folder: Path, out: Path, ranks: Ranks) -> None:
         self.settings, self.ranks, self.out = settings, ranks, out
         torch.backends.cudnn.benchmark = True
@@ -128,8 +130,11 @@ class DitSession:
         self.trainer = Trainer(model, settings.optimisation(), None, out, ranks)
         self.clock = Clock(ranks, budget_s=settings.budget_s, steps=settings.steps)
         vae = load_vae(vae_folder, ranks.device)
-        self.pool = LatentPool(vae, tokenizer, split="train", capacity=settings.pool, seed=1000 * settings.seed)
-        self.held_out = LatentPool(vae, tokenizer, split="held_out", capacity=64, seed=1, pair_share=0.4)
+        chunk = self.CHUNK
+        self.pool = LatentPool(vae, tokenizer, split="train", capacity=settings.pool, seed=settings.seed, chunk=chunk)
+        self.held_out = LatentPool(
+            vae, tokenizer, split="held_out", capacity=4 * chunk, seed=1, pair_share=0.4, chunk=chunk
+        )
         self.trial = Trial(vae, tokenizer, captions=settings.trial_captions) if settings.trial_captions else None
         ids = tokenizer("", padding="max_length", max_length=WORD_SLOTS, return_tensors="pt").input_ids
         self.empty_1K: Tensor = ids.to(ranks.device)
@@ -145,7 +150,7 @@ class DitSession:
         torch.manual_seed(place)
         self.pool.generator.manual_seed(place)
         self.pool.rng.seed(place)
-        self.held_out.fill(64)
+        self.held_out.fill(4 * self.CHUNK)
         self.pool.fill(self.settings.first_clips)
         self.trainer.log(event="start", ranks=self.ranks.count, clips=self.pool.filled, settings=asdict(self.settings))
 

@@ -1,8 +1,8 @@
 """Training states as a few files of bounded size, for machines that can be taken away and give back little.
 
 What is kept of a float32 weight is its upper three bytes (15 stored bits of mantissa, a relative error below 2**-15):
-three quarters of the bytes, and far finer than one optimiser step. Parts are new files, and the list of them is replaced
-last, so that a run that dies while saving leaves the last state whole.
+three quarters of the bytes, and far finer than one optimiser step. Parts are new files, and the list of them is
+replaced last, so that a run that dies while saving leaves the last state whole.
 """
 
 import hashlib
