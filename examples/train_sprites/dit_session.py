@@ -15,6 +15,7 @@ from examples.train_sprites.judging import Judge, count_right
 from examples.train_sprites.latent_pool import LATENT_FRAMES, LatentPool
 from examples.train_sprites.ranks import Ranks
 from examples.train_sprites.sprites_model import MUON_PREFIXES, WORD_SLOTS, SpritesModel
+from examples.train_sprites.state_parts import write_parts
 from examples.train_sprites.tokenizer import build_tokenizer, list_words
 from examples.train_sprites.train_vae import load_vae
 from examples.train_sprites.training import Optimisation, Trainer
@@ -203,8 +204,14 @@ class DitSession:
         peak = torch.cuda.max_memory_allocated() if self.ranks.device.type == "cuda" else 0
         self.trainer.log(event="end", complete=complete, trained_s=round(self.clock.trained_s, 1), peak_bytes=peak)
 
-    def state(self) -> dict[str, Any]:
-        """What a later session needs."""
+    def save(self) -> None:
+        """Write what a later session needs, on rank 0, off the clock."""
+        self.clock.pause()
+        if self.ranks.leads:
+            write_parts(self._state(), self.out)
+        self.clock.run()
+
+    def _state(self) -> dict[str, Any]:
         return {**self.trainer.compact_state(), "trained_s": self.clock.trained_s, "words": json.dumps(self.words)}
 
     def restore(self, state: dict[str, Any]) -> None:

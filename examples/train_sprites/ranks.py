@@ -42,7 +42,7 @@ class Ranks:
             torch.cuda.set_device(device)
         if not distributed.is_torchelastic_launched():
             return cls(device=device)
-        distributed.init_process_group("nccl" if on_gpu else "gloo")
+        distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
         return cls(rank=distributed.get_rank(), count=distributed.get_world_size(), device=device)
 
     @property

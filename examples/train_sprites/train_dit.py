@@ -15,7 +15,7 @@ from pathlib import Path
 
 from examples.train_sprites.dit_session import DitSession, Settings
 from examples.train_sprites.ranks import Ranks
-from examples.train_sprites.state_parts import read_parts, write_parts
+from examples.train_sprites.state_parts import read_parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,10 +68,10 @@ def train(settings: Settings, session: Session, vae_folder: Path, ranks: Ranks) 
                 run.log_loss()
             if run.trainer.step % settings.measure_every == 0:
                 run.measure()
+                run.save()
         complete = run.clock.progress >= 1
         run.measure()
-        if ranks.leads:
-            write_parts(run.state(), session.out)
+        run.save()
         run.finish(complete=complete)
     return complete
 

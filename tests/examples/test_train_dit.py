@@ -113,3 +113,19 @@ def test_a_pool_grows_then_replaces_its_oldest_clips():
     latents, ids = pool.sample(5, frames=3)
     assert latents.shape == (5, 16, 3, 16, 24)
     assert (ids.max(1).values > 0).all()
+
+
+def test_the_exported_text_encoder_is_transformers_own(tmp_path):
+    from transformers import UMT5EncoderModel
+
+    words = list_words()
+    model = tiny_model(len(build_tokenizer(words)))
+    for weight in model.text_encoder.parameters():
+        weight.data.copy_(weight.half())
+    export.export_text(model, words, tmp_path)
+    loaded = UMT5EncoderModel.from_pretrained(tmp_path / "text_encoder", dtype=torch.float32).eval()
+    ids = torch.randint(1, 70, (1, 28))
+    ids[0, 20:] = 0
+    with torch.no_grad():
+        wanted = loaded(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+        torch.testing.assert_close(model.embed(ids)[0, :20], wanted[0, :20], atol=1e-4, rtol=0)
