@@ -5,6 +5,7 @@ python -m examples.train_sprites.export --vae runs/vae --dit runs/dit --out reel
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from examples.train_sprites.sprites_model import SpritesModel
+from examples.train_sprites.state_parts import read_parts
 from examples.train_sprites.tokenizer import build_tokenizer
-from examples.train_sprites.train_dit import SpritesModel
 from examples.train_sprites.train_vae import load_vae
 from reelray.workers.models.wan.key_map import checkpoint_views
+from reelray.workers.models.wan.umt5 import rename_tensor
 from reelray.workers.models.wan.vae import WanVae
 
 VERSION = "0.42.1"
@@ -67,7 +70,12 @@ def export_transformer(model: SpritesModel, folder: Path) -> None:
 
 def export_text(model: SpritesModel, words: list[str], out: Path) -> None:
     """Write text encoder and tokenizer."""
-    encoder: Any = model.text_encoder
+    from transformers import UMT5Config, UMT5EncoderModel  # noqa: PLC0415  slow to import
+
+    sizes = asdict(model.text_encoder.config)
+    encoder = UMT5EncoderModel(UMT5Config(**sizes, dropout_rate=0.0, pad_token_id=0, eos_token_id=1))
+    ours = model.text_encoder.state_dict()
+    encoder.load_state_dict({name: ours[str(rename_tensor(name))] for name in encoder.state_dict()})
     encoder.half().save_pretrained(out / "text_encoder")
     build_tokenizer(words).save_pretrained(out / "tokenizer")
 
@@ -116,11 +124,25 @@ def manifest() -> dict[str, Any]:
     }
 
 
+def load_average(dit_folder: Path) -> tuple[SpritesModel, list[str]]:
+    """Load the averaged weights of a state that `train_dit` wrote, complete or not, and its words.
+
+    Raises:
+        ValueError: The folder holds no state.
+    """
+    state = read_parts(dit_folder)
+    if state is None:
+        raise ValueError(f"there is no state.json in {dit_folder}; train_dit writes it when it ends")
+    words: list[str] = json.loads(state["words"])
+    model = SpritesModel.shipped(len(build_tokenizer(words)))
+    for name, weight in model.named_parameters():
+        weight.data.copy_(state["average"][name])
+    return model, words
+
+
 def export(vae_folder: Path, dit_folder: Path, out: Path) -> None:
     """Write the whole folder."""
-    words: list[str] = json.loads((dit_folder / "words.json").read_text())
-    model = SpritesModel(len(build_tokenizer(words)))
-    model.load_state_dict(torch.load(dit_folder / "model.pt", map_location="cpu", weights_only=True))
+    model, words = load_average(dit_folder)
     export_vae(load_vae(vae_folder, torch.device("cpu")), out / "vae")
     export_transformer(model, out / "transformer")
     export_text(model, words, out)

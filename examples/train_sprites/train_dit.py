@@ -1,227 +1,129 @@
 """Train the sprites transformer together with its small text encoder on latents of the trained VAE.
 
-    python -m examples.train_sprites.train_dit --vae runs/vae --out runs/dit
+    python -m examples.train_sprites.train_dit --vae runs/vae --out runs/dit --budget 1500
+    python -m torch.distributed.run --standalone --nproc_per_node 4 -m examples.train_sprites.train_dit ...
 
-Latents of a pool of clips are made first and renewed while training goes on. One caption in ten is dropped, so that
-classifier-free guidance has an unconditional branch (the empty prompt, as pipelines send it).
+The budget counts seconds of training over all sessions, start-up and compilation aside. `--stop-after` ends a session
+with a state that `--resume` goes on from. One caption in ten is dropped, so that classifier-free guidance has an
+unconditional branch (the empty prompt, as pipelines send it).
 """
 
 import argparse
-import json
-import random
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from examples.train_sprites.captions import write_caption
-from examples.train_sprites.draw import draw_batch
-from examples.train_sprites.scenes import Split, sample_scenes
-from examples.train_sprites.tokenizer import build_tokenizer, list_words
-from examples.train_sprites.train_vae import FRAMES, load_vae
-from examples.train_sprites.training import Optimisation, Trainer
-from reelray.workers.models.wan.config import WanConfig
-from reelray.workers.models.wan.text_context import padding_biases
-from reelray.workers.models.wan.transformer import WanTransformer
-from reelray.workers.models.wan.vae import WanVae
-
-TEXT_TOKENS, WORD_SLOTS, WORDINGS = 512, 28, 4
-SHIFT = 3.0
+from examples.train_sprites.dit_session import DitSession, Settings
+from examples.train_sprites.ranks import Ranks
+from examples.train_sprites.state_parts import read_parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """Size of one run.
+class Session:
+    """Limits of one process.
 
     Args:
-        steps: Optimiser steps.
-        batch: Clips per step.
-        pool: Clips whose latents are kept.
-        renew_every: Steps between renewals of 16 clips of the pool.
-        caption_dropout: Share of captions replaced by the empty prompt.
+        out: Folder of log, state and result.
+        stop_after: Seconds after which the process saves and ends; None means when the budget is spent.
+        resume: Go on from the state in `out`.
+        started: `time.monotonic()` at the start of the process.
     """
 
-    steps: int = 14000
-    batch: int = 48
-    pool: int = 16384
-    renew_every: int = 8
-    caption_dropout: float = 0.1
+    out: Path
+    stop_after: float | None
+    resume: bool
+    started: float
+
+    def is_over(self) -> bool:
+        """Whether this process should save and end."""
+        return self.stop_after is not None and time.monotonic() - self.started > self.stop_after
 
 
-def sprites_transformer_config() -> WanConfig:
-    """Sizes of the shipped transformer."""
-    return WanConfig(num_attention_heads=4, attention_head_dim=64, text_dim=128, ffn_dim=1024, num_layers=8)
+def train(settings: Settings, session: Session, vae_folder: Path, ranks: Ranks) -> bool:
+    """Train until the budget is spent or the session over; returns whether the model is complete.
+
+    Args:
+        settings: Size of the whole run.
+        session: Limits of this process.
+        vae_folder: What `train_vae` wrote.
+        ranks: The processes that train together.
+
+    Raises:
+        ValueError: `session.resume` is set and there is no state, or a damaged one.
+    """
+    run = DitSession(settings, vae_folder, session.out, ranks)
+    with run.judge:
+        if session.resume:
+            state = read_parts(session.out)
+            if state is None:
+                raise ValueError(f"there is no state.json in {session.out}; run once without --resume")
+            run.restore(state)
+        run.start()
+        over = False
+        while not over and run.clock.progress < 1:
+            run.take_step()
+            if run.trainer.step % settings.sync_every == 0:
+                over = run.clock.synchronise(over=session.is_over())
+            if run.trainer.step % settings.log_every == 0:
+                run.log_loss()
+            if run.trainer.step % settings.measure_every == 0:
+                run.measure()
+                run.save()
+        complete = run.clock.progress >= 1
+        run.measure()
+        run.save()
+        run.finish(complete=complete)
+    return complete
 
 
-def build_text_encoder(vocabulary: int) -> nn.Module:
-    """The shipped text encoder, freshly initialised: UMT5 of width 128."""
-    from transformers import UMT5Config, UMT5EncoderModel  # noqa: PLC0415  slow to import
-
-    config = UMT5Config(
-        vocab_size=vocabulary,
-        d_model=128,
-        d_kv=32,
-        d_ff=256,
-        num_layers=3,
-        num_heads=4,
-        dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    standard = Settings()
+    parser.add_argument("--vae", type=Path, default=Path("runs/vae"))
+    parser.add_argument("--out", type=Path, default=Path("runs/dit"))
+    parser.add_argument("--seed", type=int, default=standard.seed)
+    parser.add_argument("--budget", type=float, default=standard.budget_s, help="seconds of training in all sessions")
+    parser.add_argument("--steps", type=int, help="train for steps instead of seconds")
+    parser.add_argument("--batch", type=int, default=standard.batch, help="whole clips per step and GPU")
+    parser.add_argument("--pool", type=int, default=standard.pool, help="clips kept on each GPU")
+    parser.add_argument("--renew-every", type=int, default=standard.renew_every)
+    parser.add_argument("--measure-every", type=int, default=standard.measure_every)
+    parser.add_argument(
+        "--matrix-rate", type=float, default=standard.matrix_rate, help="learning rate of Muon; 0: AdamW"
     )
-    encoder: nn.Module = UMT5EncoderModel(config)
-    return encoder
-
-
-class SpritesModel(nn.Module):
-    """Text encoder and transformer, trained as one."""
-
-    def __init__(self, vocabulary: int) -> None:
-        super().__init__()
-        self.text_encoder = build_text_encoder(vocabulary)
-        self.transformer = WanTransformer(sprites_transformer_config())
-        biases = padding_biases(TEXT_TOKENS - WORD_SLOTS, torch.bfloat16)
-        self.register_buffer("bias", torch.tensor([0.0] * WORD_SLOTS + biases), persistent=False)
-
-    def embed(self, ids_BK: Tensor) -> Tensor:
-        """Text embeddings [B, WORD_SLOTS, C], zero behind the last token."""
-        mask_BK = (ids_BK != 0).long()
-        hidden: Tensor = self.text_encoder(input_ids=ids_BK, attention_mask=mask_BK).last_hidden_state
-        return hidden * mask_BK[..., None]
-
-    def forward(self, embeddings_BKC: Tensor, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
-        """Predict the flow; the zero slots up to 512 are folded into a few biased ones."""
-        bias: Tensor = self.get_buffer("bias")
-        padded = F.pad(embeddings_BKC, (0, 0, 0, len(bias) - WORD_SLOTS))
-        context = replace(self.transformer.prepare_text(padded), bias=bias.expand(len(padded), -1))
-        prediction: Tensor = self.transformer(latents_BCTHW, timestep_B, context)
-        return prediction.float()
-
-
-class Pool:
-    """Latents and tokenised captions of clips.
-
-    Args:
-        vae: Makes latents.
-        tokenizer: Makes ids.
-        split: Which combinations of words.
-        size: Clips kept.
-        seed: Seed of scenes and wordings.
-    """
-
-    def __init__(self, vae: WanVae, tokenizer: Any, *, split: Split, size: int, seed: int) -> None:
-        self.vae, self.tokenizer, self.split, self.device = vae, tokenizer, split, vae.latents_mean.device
-        device = self.device
-        self.generator = torch.Generator().manual_seed(seed)
-        self.rng = random.Random(seed)
-        self.cursor = 0
-        self.latents = torch.empty(size, 16, (FRAMES - 1) // 4 + 1, 16, 24, dtype=torch.float16, device=device)
-        self.ids = torch.zeros(size, WORDINGS, WORD_SLOTS, dtype=torch.long, device=device)
-        for _ in range(size // 16):
-            self.renew()
-
-    @torch.no_grad()
-    def renew(self) -> None:
-        """Replace the 16 oldest clips."""
-        scenes = sample_scenes(16, self.generator, split=self.split)
-        video = draw_batch(scenes, range(FRAMES), device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            mean = self.vae.encode_whole(video)[0]
-        texts = [write_caption(scenes.describe(i), self.rng) for i in range(16) for _ in range(WORDINGS)]
-        ids = self.tokenizer(texts, padding="max_length", max_length=WORD_SLOTS, return_tensors="pt").input_ids
-        place = slice(self.cursor, self.cursor + 16)
-        self.latents[place] = self.vae.normalise(mean.float()).half()
-        self.ids[place] = ids.view(16, WORDINGS, WORD_SLOTS).to(self.device)
-        self.cursor = (self.cursor + 16) % len(self.latents)
-
-    def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """Random clips: latents [count, 16, T, H, W] float32 and ids [count, WORD_SLOTS]."""
-        index = torch.randint(len(self.latents), (count,), device=self.device)
-        wording = torch.randint(WORDINGS, (count,), device=self.device)
-        return self.latents[index].float(), self.ids[index, wording]
-
-
-def flow_loss(model: nn.Module, embeddings_BKC: Tensor, latents: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
-    """Squared error of the predicted flow, noise minus data."""
-    sigma = sigma_B.view(-1, 1, 1, 1, 1)
-    noisy = (1 - sigma) * latents + sigma * noise
-    return F.mse_loss(model(embeddings_BKC, noisy, 1000 * sigma_B), noise - latents)
-
-
-def draw_sigmas(count: int, device: torch.device) -> Tensor:
-    """Logit-normal levels, shifted towards noise as the sampler's are."""
-    uniform = torch.sigmoid(torch.randn(count, device=device))
-    return SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
-
-
-@torch.no_grad()
-def measure(model: SpritesModel, held_out: Pool) -> dict[str, float]:
-    """Loss on held-out clips at fixed noise levels."""
-    torch.manual_seed(1)
-    losses = {}
-    for sigma in (0.3, 0.6, 0.9):
-        latents, ids = held_out.latents[:64].float(), held_out.ids[:64, 0]
-        with torch.autocast(latents.device.type, torch.bfloat16):
-            level = torch.full((64,), sigma, device=latents.device)
-            loss = flow_loss(model, model.embed(ids), latents, torch.randn_like(latents), level)
-        losses[f"held_out_{sigma}"] = round(float(loss), 5)
-    return losses
-
-
-def save_half(trainer: Trainer[SpritesModel], out: Path) -> None:
-    """Write the averaged weights in half precision: small enough to carry elsewhere while training goes on."""
-    halves = {name: value.half() for name, value in trainer.average.state_dict().items()}
-    torch.save({"step": trainer.step, "average": halves}, out / "half.pt")
-
-
-def train(vae_folder: Path, out: Path, *, seed: int, settings: Settings, compile_model: bool) -> None:
-    """Run the training and write `model.pt`, the vocabulary and the log to `out`."""
-    torch.manual_seed(seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    vae = load_vae(vae_folder, device)
-    words = list_words()
-    tokenizer = build_tokenizer(words)
-    model = SpritesModel(len(tokenizer)).to(device)
-    trainer = Trainer(model, Optimisation(learning_rate=1e-3, ema=0.9995, warmup_steps=300), settings.steps, out)
-    pool = Pool(vae, tokenizer, split="train", size=settings.pool, seed=seed)
-    held_out = Pool(vae, tokenizer, split="held_out", size=64, seed=seed + 1)
-    empty = tokenizer("", padding="max_length", max_length=WORD_SLOTS, return_tensors="pt").input_ids.to(device)
-    trainer.log(event="pool ready", clips=settings.pool, words=len(words))
-    loss_of = torch.compile(flow_loss, dynamic=False) if compile_model else flow_loss
-    while trainer.step < settings.steps:
-        latents, ids = pool.sample(settings.batch)
-        dropped = torch.rand(settings.batch, 1, device=device) < settings.caption_dropout
-        with torch.autocast(device.type, torch.bfloat16):
-            embeddings = model.embed(torch.where(dropped, empty, ids))
-            loss = loss_of(model, embeddings, latents, torch.randn_like(latents), draw_sigmas(len(latents), device))
-        norm = trainer.update(loss)
-        if trainer.step % settings.renew_every == 0:
-            pool.renew()
-        if trainer.step % 200 == 0:
-            trainer.log(loss=round(loss.item(), 5), norm=round(norm.item(), 3))
-        if trainer.step % 2000 == 0 or trainer.step == settings.steps:
-            trainer.log(**measure(trainer.average, held_out))
-            trainer.save()
-            save_half(trainer, out)
-    torch.save(trainer.average.state_dict(), out / "model.pt")
-    (out / "words.json").write_text(json.dumps(words))
+    parser.add_argument("--stop-after", type=float, help="seconds until this process saves its state and ends")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument(
+        "--profile", action="store_true", help="write the costliest kernels of ten steps to profile.txt"
+    )
+    return parser.parse_args()
 
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vae", type=Path, default=Path("runs/vae"))
-    parser.add_argument("--out", type=Path, default=Path("runs/dit"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=Settings().steps)
-    parser.add_argument("--pool", type=int, default=Settings().pool)
-    parser.add_argument("--no-compile", action="store_true")
-    options = parser.parse_args()
-    settings = Settings(steps=options.steps, pool=options.pool)
-    train(options.vae, options.out, seed=options.seed, settings=settings, compile_model=not options.no_compile)
+    started, options = time.monotonic(), parse()
+    settings = Settings(
+        seed=options.seed,
+        budget_s=options.budget,
+        steps=options.steps,
+        batch=options.batch,
+        pool=options.pool,
+        renew_every=options.renew_every,
+        measure_every=options.measure_every,
+        matrix_rate=options.matrix_rate,
+        compile_model=not options.no_compile,
+        profile=options.profile,
+    )
+    ranks = Ranks.join()
+    session = Session(out=options.out, stop_after=options.stop_after, resume=options.resume, started=started)
+    try:
+        complete = train(settings, session, options.vae, ranks)
+    finally:
+        ranks.leave()
+    if ranks.leads:
+        print("complete" if complete else "stopped; go on with --resume", flush=True)
 
 
 if __name__ == "__main__":
