@@ -7,6 +7,7 @@ import torch
 from reelray.proto.errors import CheckpointError, ResourceError
 from reelray.proto.recipe import Recipe
 from reelray.workers.models.wan.clip import ClipConfig, ClipVision, load_clip
+from reelray.workers.models.wan.clip_original import load_original_clip
 from reelray.workers.models.wan.composition import digest_layout
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.description import (
@@ -156,5 +157,8 @@ def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes
 def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes) -> ClipVision | None:
     if "image_encoder" not in layout.weights:
         return None
+    if layout.kind == "original":
+        config = ClipConfig(framing="stretch")
+        return load_original_clip(layout.weights["image_encoder"][0], config, device=device, dtype=dtypes.image)
     config = ClipConfig.from_transformers(read_json(layout.complete.folder / "image_encoder" / "config.json"))
     return load_clip(layout.weights["image_encoder"], config, device=device, dtype=dtypes.image)

@@ -17,6 +17,7 @@ from reelray.workers.recipes.weights_section import WeightsSection
 
 ORIGINAL_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 ORIGINAL_VAE = "Wan2.1_VAE.pth"
+ORIGINAL_CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 ORIGINAL_TOKENIZER = "google/umt5-xxl"
 TRANSFORMER_CLASS = "WanTransformer3DModel"
 
@@ -137,12 +138,13 @@ def _find_original(folder: Path) -> Layout:
             f"{folder / 'config.json'}: `_class_name` is {config.get('_class_name')}; served: WanModel, or a folder "
             "in diffusers layout"
         )
-    if config.get("model_type") != "t2v":
-        raise CheckpointError(
-            f"{folder}: `model_type` is {config.get('model_type')}; in the original layout only t2v is served, other "
-            "models in diffusers layout"
-        )
-    for name in (ORIGINAL_VAE, ORIGINAL_TEXT):
+    task = config.get("model_type")
+    if task not in {"t2v", "i2v"}:
+        raise CheckpointError(f"{folder}: `model_type` is {task}; served in the original layout: t2v, i2v")
+    parts = {"vae": ORIGINAL_VAE, "text_encoder": ORIGINAL_TEXT}
+    if task == "i2v":
+        parts["image_encoder"] = ORIGINAL_CLIP
+    for name in parts.values():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: {name} is missing; the original Wan layout has it")
     return Layout(
@@ -152,8 +154,7 @@ def _find_original(folder: Path) -> Layout:
         transformer_config=config,
         weights={
             "transformer": tuple(find_weight_files(folder)),
-            "vae": (folder / ORIGINAL_VAE,),
-            "text_encoder": (folder / ORIGINAL_TEXT,),
+            **{part: (folder / name,) for part, name in parts.items()},
         },
         tokenizer=_find_tokenizer(folder / ORIGINAL_TOKENIZER),
     )
