@@ -49,6 +49,13 @@ def load_module(
     Raises:
         WeightsError: A file is not readable; a tensor is missing, unknown or has another shape.
     """
+    module = build_empty(build, device=device, dtype=dtype)
+    fill_parameters(module, files, rename)
+    return module.eval()
+
+
+def build_empty(build: Callable[[], Module], *, device: torch.device | str, dtype: torch.dtype) -> Module:
+    """Build a module whose parameters are allocated in place and dtype but not yet written; see `load_module`."""
     with SkipInitialisation(), torch.device("meta"):
         module = build()
     for child in module.modules():
@@ -56,21 +63,35 @@ def load_module(
             # empty_like of a meta tensor would import sympy for a second.
             empty = torch.empty(parameter.shape, device=device, dtype=dtype)
             child.register_parameter(name, nn.Parameter(empty, requires_grad=False))
-    fill_parameters(module, files, rename)
-    return module.eval()
+    return module
 
 
 def fill_parameters(module: nn.Module, files: Sequence[Path], rename: Rename) -> None:
     """Copy tensors of the files into the parameters of `module`; see `load_module`."""
-    views = {name: parameter.data for name, parameter in module.named_parameters()}
     file = str(files[0].parent if len(files) > 1 else files[0])
     with open_files(files) as source:
-        # Two names may mean one tensor where a checkpoint stores a tied weight twice.
-        names = {ours: theirs for theirs in source.tensors if (ours := rename(theirs)) is not None}
-        found = {ours: source.tensors[theirs] for ours, theirs in names.items()}
-        check_names({name: tuple(view.shape) for name, view in views.items()}, found, names, file)
-        for name, view in views.items():
-            source.read(names[name], view)
+        fill_from(source, module, rename, file)
+
+
+def fill_from(source: TensorSource, module: nn.Module, rename: Rename, file: str) -> None:
+    """Copy tensors of a source into the parameters of `module`.
+
+    Args:
+        source: Holds every parameter.
+        module: Parameters on their device, in their dtype.
+        rename: Names of the source to names of the module.
+        file: What to call the source in an error.
+
+    Raises:
+        WeightsError: A tensor is missing, unknown or has another shape.
+    """
+    views = {name: parameter.data for name, parameter in module.named_parameters()}
+    # Two names may mean one tensor where a checkpoint stores a tied weight twice.
+    names = {ours: theirs for theirs in source.tensors if (ours := rename(theirs)) is not None}
+    found = {ours: source.tensors[theirs] for ours, theirs in names.items()}
+    check_names({name: tuple(view.shape) for name, view in views.items()}, found, names, file)
+    for name, view in views.items():
+        source.read(names[name], view)
 
 
 def open_files(files: Sequence[Path]) -> TensorSource:

@@ -1,6 +1,7 @@
 """`manifest.yaml`: a recipe as people write it, checked field by field.
 
-The schema is derived from the dataclasses of `proto.recipe`, so that a new field needs no second place.
+The schema is derived from the dataclasses of `proto.recipe`, so that a new field needs no second place. A section
+`weights` may stand beside the recipe; it says where files lie and is no part of it.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from reelray.proto.errors import ManifestError
 from reelray.proto.recipe import Chunking, Defaults, Guidance, Recipe, Schedule
+from reelray.workers.recipes.weights_section import WEIGHTS_KEYS, LoraSection, WeightsSection
 
 FILE_NAME = "manifest.yaml"
 SECTIONS: Mapping[str, type[Any]] = {
@@ -25,6 +27,9 @@ SECTIONS: Mapping[str, type[Any]] = {
     "chunking": Chunking,
     "defaults": Defaults,
 }
+WEIGHTS = "weights"
+KINDS: Mapping[str, type[Any]] = {**SECTIONS, WEIGHTS: WeightsSection, f"{WEIGHTS}.lora": LoraSection}
+"""What a message about a field of a section draws on."""
 CHOICES: Mapping[str, Any] = {
     "model": Literal["wan"],
     "task": Literal["t2v", "i2v"],
@@ -43,6 +48,25 @@ def read_manifest(path: Path) -> Recipe:
         ManifestError: The file is missing or not YAML, or fields are wrong: one line each.
     """
     return parse_manifest(read_yaml(path), source=str(path))
+
+
+def read_weights(path: Path) -> WeightsSection | None:
+    """Read the `weights` section of a manifest file.
+
+    Args:
+        path: The YAML file; a missing one has no sections.
+
+    Returns:
+        The section, its paths resolved against the manifest's folder; None where there is none.
+
+    Raises:
+        ManifestError: As `read_manifest`.
+    """
+    data = read_yaml(path) if path.is_file() else None
+    if not isinstance(data, dict) or WEIGHTS not in data:
+        return None
+    _, weights = _parse(data, str(path))
+    return weights and weights.resolve(path.parent)
 
 
 def read_yaml(path: Path) -> object:
@@ -73,6 +97,10 @@ def parse_manifest(data: object, *, source: str) -> Recipe:
     Raises:
         ManifestError: Fields are unknown, missing or wrong: one line each.
     """
+    return _parse(data, source)[0]
+
+
+def _parse(data: object, source: str) -> tuple[Recipe, WeightsSection | None]:
     if not isinstance(data, dict):
         raise ManifestError(
             f"{source}: holds {_show(data)}; a mapping of fields such as `name` and `schedule` is needed"
@@ -84,14 +112,17 @@ def parse_manifest(data: object, *, source: str) -> Recipe:
         details = error.errors(include_url=False)
         lines = [f"{source}: {_describe(detail)}" for detail in details]
         raise ManifestError("\n".join(dict.fromkeys(lines))) from error
-    return _build_recipe(checked.model_dump(exclude_unset=True), source)
+    return _build(checked.model_dump(exclude_unset=True), source)
 
 
 def build_schema() -> type[BaseModel]:
-    """Mirror the recipe's dataclasses as a pydantic model that forbids unknown fields."""
+    """Mirror the recipe's and the weights section's dataclasses as a pydantic model that forbids unknown fields."""
     sections: dict[str, Any] = {name: (_mirror(kind), {}) for name, kind in SECTIONS.items()}
     choices = {name: (kind, ...) for name, kind in CHOICES.items()}
-    return _mirror(Recipe, choices | sections)
+    weights = _mirror(WeightsSection, {"lora": (_mirror(LoraSection), ...)})
+    recipe = _mirror(Recipe, choices | sections)
+    more: dict[str, Any] = {WEIGHTS: (weights, None)}
+    return create_model("Manifest", __base__=recipe, **more)
 
 
 def _mirror(kind: type[Any], overrides: Mapping[str, Any] | None = None) -> type[BaseModel]:
@@ -108,19 +139,29 @@ def _mirror(kind: type[Any], overrides: Mapping[str, Any] | None = None) -> type
     return create_model(kind.__name__, __config__=config, **fields)
 
 
-def _build_recipe(data: dict[str, Any], source: str) -> Recipe:
+def _build(data: dict[str, Any], source: str) -> tuple[Recipe, WeightsSection | None]:
     problems: list[str] = []
+    weights = data.pop(WEIGHTS, None)
     for name, kind in SECTIONS.items():
         try:
             data[name] = kind(**data.get(name, {}))
         except ValueError as error:
             problems.append(f"{source}: field `{name}`: {error}")
+    try:
+        section = weights and _build_weights(weights)
+    except ValueError as error:
+        problems.append(f"{source}: field `{WEIGHTS}`: {error}")
     if not problems:
         recipe = Recipe(**data)
         problems = [f"{source}: {line}" for line in _find_non_positive(recipe)]
         if not problems:
-            return recipe
+            return recipe, section
     raise ManifestError("\n".join(problems))
+
+
+def _build_weights(data: dict[str, Any]) -> WeightsSection:
+    lora = data.get("lora")
+    return WeightsSection(**{**data, "lora": lora and LoraSection(**lora)})
 
 
 def _find_non_positive(recipe: Recipe) -> list[str]:
@@ -149,8 +190,8 @@ def _describe(detail: ErrorDetails) -> str:
 
 
 def _suggest(location: tuple[int | str, ...]) -> str:
-    kind = Recipe if len(location) == 1 else SECTIONS.get(str(location[0]), Recipe)
-    names = [field.name for field in dataclasses.fields(kind)]
+    kind = KINDS.get(".".join(str(part) for part in location[:-1]), Recipe)
+    names = [field.name for field in dataclasses.fields(kind)] + [WEIGHTS] * (kind is Recipe)
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     hint = f"did you mean `{close[0]}`? " if close else ""
     return f"{hint}allowed: {', '.join(names)}"
@@ -159,6 +200,8 @@ def _suggest(location: tuple[int | str, ...]) -> str:
 def _allowed(location: tuple[int | str, ...]) -> list[str]:
     if len(location) == 1:
         return list(CHOICES[str(location[0])].__args__)
+    if location == (WEIGHTS, "key"):
+        return list(WEIGHTS_KEYS)
     kind = get_type_hints(SECTIONS[str(location[0])])[str(location[1])]
     return [str(member) for member in kind] if issubclass(kind, StrEnum) else []
 

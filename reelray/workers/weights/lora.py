@@ -56,16 +56,23 @@ class LowRankUpdate:
     scale: float
     file: str
 
-    def add_to(self, weight: Tensor) -> None:
-        """Add scale * B A to a float32 weight.
+    def check_fit(self, name: str, shape: tuple[int, ...]) -> None:
+        """Compare the factors with each other and with a weight.
+
+        Args:
+            name: What to call the weight.
+            shape: Shape of the weight.
 
         Raises:
-            WeightsError: The factors do not fit the weight.
+            WeightsError: Ranks or sides differ.
         """
-        shape = (self.up.shape[0], self.down.shape[1])
-        if shape != tuple(weight.shape) or self.up.shape[1] != self.down.shape[0]:
+        flat = self.up.ndim == self.down.ndim == 2
+        if not flat or (self.up.shape[0], self.down.shape[1]) != shape or self.up.shape[1] != self.down.shape[0]:
             factors = f"{list(self.up.shape)} x {list(self.down.shape)}"
-            raise WeightsError(f"{self.file}: LoRA factors {factors} do not fit a weight of {list(weight.shape)}")
+            raise WeightsError(f"{self.file}: LoRA factors {factors} do not fit a weight of {list(shape)}, {name}")
+
+    def add_to(self, weight: Tensor) -> None:
+        """Add scale * B A to a float32 weight whose shape fits."""
         up, down = (part.to(weight.device, torch.float32) for part in (self.up, self.down))
         weight.addmm_(up, down, alpha=self.scale)
 

@@ -72,7 +72,7 @@ def _choose_state(file: Path, content: Any, weights_key: str | None) -> dict[str
         return _keep_tensors(file, content[weights_key])
     nested = [key for key in SUB_DICTS if isinstance(content.get(key), Mapping)]
     if len(nested) > 1:
-        raise WeightsError(f"{file}: holds {' and '.join(nested)}; name one as weights_key")
+        raise WeightsError(f"{file}: holds {' and '.join(nested)}; name one of them as key")
     return _keep_tensors(file, content[nested[0]] if nested else content)
 
 

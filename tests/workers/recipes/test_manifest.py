@@ -7,7 +7,8 @@ import yaml
 
 from reelray.proto.errors import ManifestError
 from reelray.proto.recipe import Chunking, Defaults, Guidance, Prediction, Recipe, Schedule, Solver
-from reelray.workers.recipes.manifest import parse_manifest, read_manifest
+from reelray.workers.recipes.manifest import parse_manifest, read_manifest, read_weights
+from reelray.workers.recipes.weights_section import LoraSection, WeightsSection
 from tests.support.tiny_checkpoint import tiny_manifest
 
 
@@ -67,6 +68,23 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert read_manifest(path).schedule.steps == 3
 
 
+def test_the_weights_section_is_read_beside_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.yaml"
+    lora = {"path": "/loras/l.pt", "key": "generator_lora", "alpha": 256, "strength": 0.5}
+    weights = {"base": "../base", "transformer": "dmd.pt", "key": "generator_ema", "lora": lora}
+    path.write_text(yaml.safe_dump(tiny_manifest("t2v") | {"weights": weights}))
+    assert read_weights(path) == WeightsSection(
+        base=tmp_path / "../base",
+        transformer=tmp_path / "dmd.pt",
+        key="generator_ema",
+        lora=LoraSection(path=Path("/loras/l.pt"), key="generator_lora", alpha=256, strength=0.5),
+    )
+    assert read_manifest(path) == parse_manifest(tiny_manifest("t2v"), source="m.yaml")
+    path.write_text(yaml.safe_dump(tiny_manifest("t2v")))
+    assert read_weights(path) is None
+    assert read_weights(tmp_path / "none.yaml") is None
+
+
 def test_a_wrong_choice_names_file_field_value_and_choices() -> None:
     assert refuse({"name": "n", "schedule": {"solver": "foo"}}) == [
         "m.yaml: field `schedule.solver` is 'foo'; allowed: euler, unipc, dpm++, x0_renoise, lcm"
@@ -94,6 +112,27 @@ def test_an_unknown_field_gets_a_suggestion() -> None:
         ({"guidance": {"interval": [0.9, 0.1]}}, "field `guidance`: interval is (0.9, 0.1)"),
         ({"guidance": {"interval": [0.1]}}, "field `guidance.interval"),
         ({"defaults": {"width": 0}}, "field `defaults.width` is 0; it must be at least 1"),
+        ({"weights": {"transformer": "a.pt"}}, "field `weights.base` is missing"),
+        ({"weights": {"base": 3, "transformer": "a.pt"}}, "field `weights.base` is 3; allowed: a valid string"),
+        (
+            {"weights": {"base": "b", "transfomer": "a.pt"}},
+            "field `weights.transfomer` is not known; did you mean `transformer`? allowed: base, ",
+        ),
+        (
+            {"weights": {"base": "b", "transformer": "a.pt", "key": "ema"}},
+            "field `weights.key` is 'ema'; allowed: generator, generator_ema, model",
+        ),
+        ({"weights": {"base": "b", "lora": {}}}, "field `weights.lora.path` is missing"),
+        (
+            {"weights": {"base": "b", "lora": {"path": "l.pt", "rank": 4}}},
+            "field `weights.lora.rank` is not known; allowed: path, key, alpha, strength",
+        ),
+        (
+            {"weights": {"base": "b", "lora": {"path": "l.pt", "alpha": 0}}},
+            "field `weights`: lora.alpha is 0.0; it must",
+        ),
+        ({"weights": {"base": "b"}}, "field `weights`: neither transformer nor lora is named"),
+        ({"weights": None}, "field `weights` is None; allowed: "),
         ({"name": 7}, "field `name` is 7; allowed: a valid string"),
     ],
 )

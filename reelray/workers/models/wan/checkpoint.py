@@ -8,19 +8,29 @@ from reelray.proto.errors import CheckpointError, ResourceError
 from reelray.proto.recipe import Recipe
 from reelray.workers.models.wan.block_ops import choose_ops
 from reelray.workers.models.wan.clip import ClipConfig, ClipVision, load_clip
+from reelray.workers.models.wan.clip_original import load_original_clip
+from reelray.workers.models.wan.composition import digest_layout
 from reelray.workers.models.wan.config import WanConfig
-from reelray.workers.models.wan.description import check_recipe, find_recipe, gather_facts, read_transformer_config
+from reelray.workers.models.wan.description import (
+    check_recipe,
+    count_transformer,
+    find_recipe,
+    gather_facts,
+    read_transformer_config,
+)
 from reelray.workers.models.wan.dtypes import Dtypes, choose_dtypes
 from reelray.workers.models.wan.layout import Layout, find_layout
 from reelray.workers.models.wan.model import WanModel, WanParts
 from reelray.workers.models.wan.text import load_text_encoder
+from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.umt5 import Umt5Config
 from reelray.workers.models.wan.vae import WanVae, WanVaeConfig
 from reelray.workers.models.wan.vae_names import rename_tensor
-from reelray.workers.models.wan.weights import load_transformer
-from reelray.workers.models.weight_files import count_parameters, digest_files
+from reelray.workers.models.wan.weights import check_architecture, load_transformer
 from reelray.workers.models.weight_loading import load_module
 from reelray.workers.recipes.presets import read_json
+from reelray.workers.recipes.weights_section import LoraSection
+from reelray.workers.weights.lora import LoraFile
 
 
 def open_checkpoint(
@@ -35,7 +45,7 @@ def open_checkpoint(
     """Load a checkpoint.
 
     Args:
-        folder: diffusers layout, or the original Wan 2.1 layout.
+        folder: diffusers layout, the original Wan 2.1 layout, or a manifest whose `weights` name such a base.
         device: Where everything goes.
         dtype: Dtype of transformer and text encoder; None chooses by device.
         vae_dtype: Dtype of the VAE; None means `dtype`, or a choice by device.
@@ -60,8 +70,7 @@ def open_checkpoint(
     _check_configs(config, vae_config, text_config, layout)
     place = torch.device(device)
     dtypes = choose_dtypes(place, dtype, vae_dtype)
-    parameters = sum(count_parameters(file) for file in layout.weights["transformer"])
-    digest = digest_files(layout.files, folder)
+    parameters, digest = count_transformer(layout), digest_layout(layout)
     try:
         parts = _load_parts(
             layout, (config, vae_config, text_config), place, dtypes, text_tokens=recipe.text_tokens, digest=digest
@@ -82,7 +91,7 @@ def open_checkpoint(
 def _vae_config(layout: Layout) -> WanVaeConfig:
     if layout.kind == "original":
         return WanVaeConfig()
-    file = layout.folder / "vae" / "config.json"
+    file = layout.complete.folder / "vae" / "config.json"
     try:
         return WanVaeConfig.from_diffusers(read_json(file))
     except CheckpointError as error:
@@ -92,7 +101,7 @@ def _vae_config(layout: Layout) -> WanVaeConfig:
 def _text_config(layout: Layout) -> Umt5Config:
     if layout.kind == "original":
         return Umt5Config()
-    return Umt5Config.from_transformers(read_json(layout.folder / "text_encoder" / "config.json"))
+    return Umt5Config.from_transformers(read_json(layout.complete.folder / "text_encoder" / "config.json"))
 
 
 def _check_configs(config: WanConfig, vae: WanVaeConfig, text: Umt5Config, layout: Layout) -> None:
@@ -117,7 +126,7 @@ def _load_parts(
 ) -> WanParts:
     config, vae_config, text_config = configs
     return WanParts(
-        transformer=load_transformer(layout.transformer, device, dtypes.transformer, config=config),
+        transformer=_load_transformer(layout, config, device, dtypes),
         vae=_load_vae(layout, vae_config, device, dtypes),
         text_encoder=load_text_encoder(
             layout.weights["text_encoder"],
@@ -132,6 +141,22 @@ def _load_parts(
     )
 
 
+def _load_transformer(layout: Layout, config: WanConfig, device: torch.device, dtypes: Dtypes) -> WanTransformer:
+    section = layout.section
+    if section is None:
+        return load_transformer(layout.transformer, device, dtypes.transformer, config=config)
+    files = layout.weights["transformer"]
+    path = files[0] if len(files) == 1 else files[0].parent
+    if section.transformer is not None:
+        check_architecture(path, section.key, config, base=section.base)
+    lora = None if section.lora is None else _name_lora(section.lora)
+    return load_transformer(path, device, dtypes.transformer, weights_key=section.key, lora=lora, config=config)
+
+
+def _name_lora(lora: LoraSection) -> LoraFile:
+    return LoraFile(path=lora.path, weights_key=lora.key, alpha=lora.alpha, strength=lora.strength)
+
+
 def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes: Dtypes) -> WanVae:
     vae = load_module(lambda: WanVae(config), layout.weights["vae"], rename_tensor, device=device, dtype=dtypes.vae)
     for name in ("latents_mean", "latents_std"):  # buffers: not in the files, and empty on the meta device
@@ -143,5 +168,8 @@ def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes
 def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes) -> ClipVision | None:
     if "image_encoder" not in layout.weights:
         return None
-    config = ClipConfig.from_transformers(read_json(layout.folder / "image_encoder" / "config.json"))
+    if layout.kind == "original":
+        config = ClipConfig(framing="stretch")
+        return load_original_clip(layout.weights["image_encoder"][0], config, device=device, dtype=dtypes.image)
+    config = ClipConfig.from_transformers(read_json(layout.complete.folder / "image_encoder" / "config.json"))
     return load_clip(layout.weights["image_encoder"], config, device=device, dtype=dtypes.image)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class ClipConfig:
         image_size: Pixels per side of the square input.
         patch_size: Pixels per side of a patch.
         layer_norm_eps: Epsilon of every norm.
+        framing: How an image becomes square: ``crop`` cuts the middle out of the resized image, as diffusers does;
+            ``stretch`` squeezes all of it, as the original release does.
     """
 
     hidden_size: int = 1280
@@ -43,6 +45,11 @@ class ClipConfig:
     image_size: int = 224
     patch_size: int = 14
     layer_norm_eps: float = 1e-5
+    framing: Literal["crop", "stretch"] = "crop"
+
+    def __post_init__(self) -> None:
+        if self.framing not in {"crop", "stretch"}:
+            raise ValueError(f"framing is {self.framing!r}; allowed: crop, stretch")
 
     @property
     def tokens(self) -> int:
@@ -59,7 +66,8 @@ class ClipConfig:
         values = values.get("vision_config", values)
         if values.get("hidden_act", "gelu") != "gelu":
             raise CheckpointError(f"image_encoder/config.json: hidden_act is {values['hidden_act']}; served: gelu")
-        missing = [name for name in cls.__dataclass_fields__ if name not in values and name != "layer_norm_eps"]
+        optional = {"layer_norm_eps", "framing"}
+        missing = [name for name in cls.__dataclass_fields__ if name not in values and name not in optional]
         if missing:
             raise CheckpointError(f"image_encoder/config.json: field `{missing[0]}` is missing")
         return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})

@@ -82,6 +82,31 @@ def config_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> WanCo
     Raises:
         WeightsError: The weights are not a Wan transformer's, or not of a released width.
     """
+    sizes = sizes_of_shapes(shapes, path)
+    dim = sizes.pop("dim")
+    if dim % HEAD_DIM:
+        raise WeightsError(f"{path}: width {dim} is no multiple of {HEAD_DIM}; put a config.json beside the weights")
+    return WanConfig(
+        **sizes,
+        num_attention_heads=dim // HEAD_DIM,
+        attention_head_dim=HEAD_DIM,
+        added_kv_proj_dim=dim if sizes["image_dim"] else None,
+    )
+
+
+def sizes_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, Any]:
+    """Read every size off the weights that does not depend on the width of a head.
+
+    Args:
+        shapes: Shape by canonical name.
+        path: What to call the checkpoint in an error.
+
+    Returns:
+        Values by name of `WanConfig`'s attribute.
+
+    Raises:
+        WeightsError: The weights are not a Wan transformer's.
+    """
     try:
         dim, in_channels, *patch = shapes["patch_embedding.weight"]
         text = shapes["condition_embedder.text_embedder.linear_1.weight"][1]
@@ -90,23 +115,21 @@ def config_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> WanCo
         out = shapes["proj_out.weight"][0]
     except KeyError as error:
         raise WeightsError(f"{path}: tensor {error.args[0]} is missing; not a Wan transformer") from None
-    if dim % HEAD_DIM or len(patch) != 3:
-        raise WeightsError(f"{path}: width {dim} is no multiple of {HEAD_DIM}; put a config.json beside the weights")
+    if len(patch) != 3:
+        raise WeightsError(f"{path}: patch_embedding.weight has {len(patch)} spatial sides; not a Wan transformer")
     image = shapes.get("condition_embedder.image_embedder.norm1.weight")
     positions = shapes.get("condition_embedder.image_embedder.pos_embed")
     layers = [int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))]
-    return WanConfig(
-        patch_size=(patch[0], patch[1], patch[2]),
-        num_attention_heads=dim // HEAD_DIM,
-        attention_head_dim=HEAD_DIM,
-        in_channels=in_channels,
-        out_channels=out // (patch[0] * patch[1] * patch[2]),
-        text_dim=text,
-        freq_dim=freq,
-        ffn_dim=ffn,
-        num_layers=max(layers) + 1,
-        cross_attn_norm="blocks.0.norm2.weight" in shapes,
-        image_dim=image[0] if image else None,
-        added_kv_proj_dim=dim if image else None,
-        pos_embed_seq_len=positions[1] if positions else None,
-    )
+    return {
+        "dim": dim,
+        "num_layers": max(layers) + 1,
+        "in_channels": in_channels,
+        "out_channels": out // (patch[0] * patch[1] * patch[2]),
+        "patch_size": (patch[0], patch[1], patch[2]),
+        "text_dim": text,
+        "freq_dim": freq,
+        "ffn_dim": ffn,
+        "cross_attn_norm": "blocks.0.norm2.weight" in shapes,
+        "image_dim": image[0] if image else None,
+        "pos_embed_seq_len": positions[1] if positions else None,
+    }

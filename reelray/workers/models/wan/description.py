@@ -26,7 +26,7 @@ class CheckpointDescription:
 
     Args:
         folder: Where it lies.
-        layout: ``diffusers`` or ``original``.
+        layout: ``diffusers``, ``original``, or ``manifest`` for one that a manifest puts together.
         recipe: How it is sampled; holds name, task and licence.
         facts: Geometry.
         parameters: Parameters by component, for those in safetensors files.
@@ -55,16 +55,25 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
         for part, files in layout.weights.items()
         if all(file.suffix == ".safetensors" for file in files)
     }
-    facts = gather_facts(layout, recipe, parameters["transformer"])
+    facts = gather_facts(layout, recipe, count_transformer(layout))
     check_defaults(recipe, facts, layout.folder / FILE_NAME)
     return CheckpointDescription(
         folder=folder,
-        layout=layout.kind,
+        layout=layout.name,
         recipe=recipe,
         facts=facts,
         parameters=parameters,
         weight_bytes=layout.weight_bytes,
     )
+
+
+def count_transformer(layout: Layout) -> int:
+    """Count the transformer's parameters; one that replaces a base's has the size of that.
+
+    Raises:
+        WeightsError: A file is truncated or not in safetensors format.
+    """
+    return sum(count_parameters(file) for file in layout.complete.weights["transformer"])
 
 
 def find_recipe(layout: Layout) -> Recipe:
@@ -137,7 +146,7 @@ def gather_facts(layout: Layout, recipe: Recipe, parameters: int) -> ModelFacts:
         parameters: Parameters of the transformer.
     """
     config = read_transformer_config(layout)
-    vae = {**VAE_DEFAULTS, **read_json(layout.folder / "vae" / "config.json")}
+    vae = {**VAE_DEFAULTS, **read_json(layout.complete.folder / "vae" / "config.json")}
     return ModelFacts(
         family=FAMILY,
         task=layout.task,

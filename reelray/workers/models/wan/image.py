@@ -7,32 +7,46 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from reelray.workers.models.wan.clip import PREPROCESS_MEAN, PREPROCESS_STD, ClipVision
 from reelray.workers.models.wan.vae import WanVae
 
 
 def embed_image(clip: ClipVision, image_HWC: Tensor) -> Tensor:
-    """Show an image to CLIP: shorter side to its input size, centre crop, normalise.
+    """Show an image to CLIP: bring it to the square of its input, normalise.
 
     Args:
-        clip: The vision tower.
+        clip: The vision tower; its configuration says how the image becomes square.
         image_HWC: RGB uint8.
 
     Returns:
         Hidden states of shape 1, S, C.
     """
-    size = clip.config.image_size
+    frame = _crop if clip.config.framing == "crop" else _stretch
+    square_CHW = frame(image_HWC, clip.config.image_size)
+    mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (PREPROCESS_MEAN, PREPROCESS_STD))
+    pixels_1CHW = ((square_CHW - mean_C11) / std_C11)[None]
+    hidden: Tensor = clip(pixels_1CHW.to(clip.class_embedding.device))
+    return hidden
+
+
+def _crop(image_HWC: Tensor, size: int) -> Tensor:
+    """Resize the shorter side and cut out the middle, in 8 bits; transformers' processing."""
     image = Image.fromarray(image_HWC.cpu().numpy())
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
     resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     top, left = (height - size) // 2, (width - size) // 2
     cropped = resized[top : top + size, left : left + size].astype(np.float32) / 255
-    normalised = (cropped - np.asarray(PREPROCESS_MEAN, np.float32)) / np.asarray(PREPROCESS_STD, np.float32)
-    pixels_1CHW = torch.from_numpy(normalised).permute(2, 0, 1)[None]
-    hidden: Tensor = clip(pixels_1CHW.to(clip.class_embedding.device))
-    return hidden
+    return torch.from_numpy(cropped).permute(2, 0, 1)
+
+
+def _stretch(image_HWC: Tensor, size: int) -> Tensor:
+    """Resize both sides, in floats and without a low-pass; values may leave 0..1. The original release's processing."""
+    image_1CHW = image_HWC.cpu().permute(2, 0, 1)[None].float() / 127.5 - 1
+    resized_1CHW = F.interpolate(image_1CHW, size=(size, size), mode="bicubic", align_corners=False)
+    return resized_1CHW[0] / 2 + 0.5
 
 
 def build_condition(vae: WanVae, image_HWC: Tensor, *, frames: int) -> Tensor:

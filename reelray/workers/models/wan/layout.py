@@ -1,4 +1,7 @@
-"""Where the parts of a Wan checkpoint lie: in diffusers' folders, or in the files of the original release."""
+"""Where the parts of a Wan checkpoint lie: in diffusers' folders, or in the files of the original release.
+
+A manifest may take the parts of such a checkpoint and replace its transformer.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,11 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reelray.proto.errors import CheckpointError, UnknownModelError
+from reelray.workers.models.wan.composition import compose_layout
 from reelray.workers.models.weight_files import find_weight_files
+from reelray.workers.recipes.manifest import FILE_NAME, read_weights
 from reelray.workers.recipes.presets import read_json
+from reelray.workers.recipes.weights_section import WeightsSection
 
 ORIGINAL_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 ORIGINAL_VAE = "Wan2.1_VAE.pth"
+ORIGINAL_CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 ORIGINAL_TOKENIZER = "google/umt5-xxl"
 TRANSFORMER_CLASS = "WanTransformer3DModel"
 
@@ -20,12 +27,14 @@ class Layout:
     """Files of a checkpoint, all of them present.
 
     Args:
-        kind: Whose layout it is.
+        kind: Whose layout it is; that of the base when there is one.
         folder: The checkpoint.
-        transformer: Folder of the transformer.
-        transformer_config: Content of its `config.json`.
-        weights: Weight files by component: transformer, vae, text_encoder, image_encoder.
+        transformer: Folder of the transformer's `config.json`.
+        transformer_config: Its content.
+        weights: Weight files by component: transformer, vae, text_encoder, image_encoder; lora where one is merged.
         tokenizer: Folder of the tokenizer.
+        base: Complete checkpoint that provides what the manifest does not name.
+        section: What the manifest names.
     """
 
     kind: Literal["diffusers", "original"]
@@ -34,6 +43,18 @@ class Layout:
     transformer_config: Mapping[str, Any]
     weights: Mapping[str, tuple[Path, ...]]
     tokenizer: Path
+    base: "Layout | None" = None
+    section: WeightsSection | None = None
+
+    @property
+    def name(self) -> str:
+        """``diffusers``, ``original``, or ``manifest`` for one that a manifest puts together."""
+        return self.kind if self.base is None else "manifest"
+
+    @property
+    def complete(self) -> "Layout":
+        """The folder with a configuration for every part: the base, or this one."""
+        return self.base or self
 
     @property
     def task(self) -> str:
@@ -62,19 +83,26 @@ def find_layout(folder: Path) -> Layout:
     Raises:
         UnknownModelError: There is no such folder.
         CheckpointError: It is not a Wan2.1 checkpoint, or a part of it is missing.
+        ManifestError: The manifest's `weights` section is wrong, or leads nowhere.
         WeightsError: A weight file is missing.
     """
     if not folder.exists():
         raise UnknownModelError(f"{folder}: no such folder")
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; a checkpoint folder is needed")
+    section = read_weights(folder / FILE_NAME)
+    return _find_complete(folder) if section is None else compose_layout(folder, section, _find_complete)
+
+
+def _find_complete(folder: Path) -> Layout:
     if (folder / "transformer").is_dir() or (folder / "model_index.json").is_file():
         return _find_diffusers(folder)
     if (folder / "config.json").is_file():
         return _find_original(folder)
     raise CheckpointError(
         f"{folder}: is not a checkpoint; it needs transformer/, vae/, text_encoder/ and tokenizer/ (diffusers layout), "
-        f"or config.json, {ORIGINAL_VAE} and {ORIGINAL_TEXT} (original Wan layout)"
+        f"or config.json, {ORIGINAL_VAE} and {ORIGINAL_TEXT} (original Wan layout), or a {FILE_NAME} whose `weights` "
+        "name a base"
     )
 
 
@@ -110,12 +138,13 @@ def _find_original(folder: Path) -> Layout:
             f"{folder / 'config.json'}: `_class_name` is {config.get('_class_name')}; served: WanModel, or a folder "
             "in diffusers layout"
         )
-    if config.get("model_type") != "t2v":
-        raise CheckpointError(
-            f"{folder}: `model_type` is {config.get('model_type')}; in the original layout only t2v is served, other "
-            "models in diffusers layout"
-        )
-    for name in (ORIGINAL_VAE, ORIGINAL_TEXT):
+    task = config.get("model_type")
+    if task not in {"t2v", "i2v"}:
+        raise CheckpointError(f"{folder}: `model_type` is {task}; served in the original layout: t2v, i2v")
+    parts = {"vae": ORIGINAL_VAE, "text_encoder": ORIGINAL_TEXT}
+    if task == "i2v":
+        parts["image_encoder"] = ORIGINAL_CLIP
+    for name in parts.values():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: {name} is missing; the original Wan layout has it")
     return Layout(
@@ -125,8 +154,7 @@ def _find_original(folder: Path) -> Layout:
         transformer_config=config,
         weights={
             "transformer": tuple(find_weight_files(folder)),
-            "vae": (folder / ORIGINAL_VAE,),
-            "text_encoder": (folder / ORIGINAL_TEXT,),
+            **{part: (folder / name,) for part, name in parts.items()},
         },
         tokenizer=_find_tokenizer(folder / ORIGINAL_TOKENIZER),
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reelray.proto.errors import WeightsError
 from reelray.workers.models.wan.config import WanConfig
-from reelray.workers.models.wan.config_files import config_of_shapes, read_config
+from reelray.workers.models.wan.config_files import config_of_shapes, read_config, sizes_of_shapes
 from reelray.workers.models.wan.key_map import canonical_name, checkpoint_views, source_names
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.weights.lora import LoraFile, LowRankUpdate, read_lora
@@ -63,9 +63,31 @@ def load_transformer(
         for name in updates:
             if name not in views:
                 raise WeightsError(f"{updates[name].file}: LoRA of {name}, which is not part of this model")
+            updates[name].check_fit(name, tuple(views[name].shape))
         for name, view in views.items():
             _fill(source, names[name], view, updates.get(name))
     return transformer.eval()
+
+
+def check_architecture(path: Path, weights_key: str | None, config: WanConfig, *, base: Path) -> None:
+    """Compare the sizes of weights with those of the checkpoint that they shall go into, before any is read.
+
+    Args:
+        path: As for `load_transformer`.
+        weights_key: As for `load_transformer`.
+        config: Size of the base's transformer.
+        base: What to call the base in an error.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or the sizes differ; all differences are named.
+    """
+    with open_weights(path, weights_key) as source:
+        names = source_names(source.tensors, str(path))
+        sizes = sizes_of_shapes({name: source.tensors[original].shape for name, original in names.items()}, path)
+    wanted = {name: getattr(config, name) for name in sizes}
+    wrong = [f"{name} {sizes[name]} instead of {wanted[name]}" for name in sizes if sizes[name] != wanted[name]]
+    if wrong:
+        raise WeightsError(f"{path}: is another architecture than its base {base}: {', '.join(wrong)}")
 
 
 def open_weights(path: Path, weights_key: str | None = None) -> TensorSource:

@@ -132,8 +132,15 @@ def test_the_original_layout_is_found(tmp_path: Path) -> None:
         "text_encoder": [names[1]],
     }
     edit_json(tmp_path / "config.json", model_type="vace")
-    with pytest.raises(CheckpointError, match="`model_type` is vace; in the original layout only t2v is served"):
+    with pytest.raises(CheckpointError, match="`model_type` is vace; served in the original layout: t2v, i2v"):
         find_layout(tmp_path)
+    edit_json(tmp_path / "config.json", model_type="i2v", in_dim=36)
+    clip = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+    with pytest.raises(CheckpointError, match=f"{clip} is missing; the original Wan layout has it"):
+        find_layout(tmp_path)
+    (tmp_path / clip).touch()
+    layout = find_layout(tmp_path)
+    assert (layout.kind, layout.task, layout.weights["image_encoder"]) == ("original", "i2v", (tmp_path / clip,))
 
 
 def truncate(path: Path) -> None:
