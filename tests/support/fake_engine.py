@@ -28,7 +28,7 @@ FACTS = ModelFacts(
     layers=2,
     dim=256,
     parameters=1_000_000,
-    positions=1024,
+    positions=200_000,
 )
 RECIPE = Recipe(
     name="fake",
