@@ -54,7 +54,7 @@ class Settings:
         learning_rate: AdamW's, for all that Muon does not step.
         matrix_rate: Muon's; 0 trains everything by AdamW, which wants a `learning_rate` of 1e-3 to 3e-3.
         compile_model: Compile the loss.
-        profile: Write the costliest kernels of ten steps to `profile.txt`.
+        profile: Write the costliest kernels of ten steps to `profile_FRAMES.txt`.
         sync_every: Steps between agreements on the clock.
         log_every: Steps between lines of loss.
         measure_every: Steps between measurements on held-out captions.

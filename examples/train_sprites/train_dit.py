@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument(
-        "--profile", action="store_true", help="write the costliest kernels of ten steps to profile.txt"
+        "--profile", action="store_true", help="write the costliest kernels of ten steps to profile_FRAMES.txt"
     )
     return parser.parse_args()
 
