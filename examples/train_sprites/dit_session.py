@@ -51,10 +51,10 @@ class Settings:
         first_clips: Clips made before the first step.
         renew_every: Steps between renewals of 16 clips of the pool.
         caption_dropout: Share of captions replaced by the empty prompt.
-        learning_rate: AdamW's.
-        matrix_rate: Muon's; 0 trains everything by AdamW.
+        learning_rate: AdamW's, for all that Muon does not step.
+        matrix_rate: Muon's; 0 trains everything by AdamW, which wants a `learning_rate` of 1e-3 to 3e-3.
         compile_model: Compile the loss.
-        profile: Write the costliest kernels of ten steps to `profile.txt`.
+        profile: Write the costliest kernels of ten steps to `profile_FRAMES.txt`.
         sync_every: Steps between agreements on the clock.
         log_every: Steps between lines of loss.
         measure_every: Steps between measurements on held-out captions.
@@ -71,7 +71,7 @@ class Settings:
     first_clips: int = 3072
     renew_every: int = 16
     caption_dropout: float = 0.1
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 5e-3
     matrix_rate: float = 4e-3
     compile_model: bool = True
     profile: bool = False

@@ -92,11 +92,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--matrix-rate", type=float, default=standard.matrix_rate, help="learning rate of Muon; 0: AdamW"
     )
+    parser.add_argument("--learning-rate", type=float, default=standard.learning_rate, help="of AdamW")
     parser.add_argument("--stop-after", type=float, help="seconds until this process saves its state and ends")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument(
-        "--profile", action="store_true", help="write the costliest kernels of ten steps to profile.txt"
+        "--profile", action="store_true", help="write the costliest kernels of ten steps to profile_FRAMES.txt"
     )
     return parser.parse_args()
 
@@ -112,6 +113,7 @@ def main() -> None:
         pool=options.pool,
         renew_every=options.renew_every,
         measure_every=options.measure_every,
+        learning_rate=options.learning_rate,
         matrix_rate=options.matrix_rate,
         compile_model=not options.no_compile,
         profile=options.profile,
