@@ -20,7 +20,7 @@ from examples.train_sprites.tokenizer import build_tokenizer
 from examples.train_sprites.train_vae import load_vae
 from examples.train_sprites.trial import STEPS, Trial
 
-GUIDANCES, SHIFTS = (2.0, 3.0, 4.0, 5.0, 6.0), (1.0, 3.0, 5.0)
+GUIDANCES, SHIFTS = (1.5, 2.0, 3.0, 4.0, 6.0), (6.0, 12.0, 20.0)
 
 
 def sweep(vae_folder: Path, dit_folder: Path, *, captions: int, steps: int) -> dict[str, Any]:

@@ -138,6 +138,7 @@ def causal_conv3d_triton(
     frames -= kernel[0] - 1
     out = bias.numel()
     scale, parities = (2, 4) if upsample else (1, 1)
+    taps = (kernel[0], 2, 2) if upsample else kernel
     n_tiles = triton.cdiv(out, tile.channels)
     y = torch.empty(batch, frames, height * scale, width * scale, out, device=x_BTHWC.device, dtype=x_BTHWC.dtype)
     block = [1, 1, tile.rows, tile.columns, tile.depth]
@@ -157,9 +158,9 @@ def causal_conv3d_triton(
         width * scale,
         out,
         CIN=inner,
-        KT=kernel[0],
-        KH=kernel[1],
-        KW=kernel[2],
+        KT=taps[0],
+        KH=taps[1],
+        KW=taps[2],
         BH=tile.rows,
         BW=tile.columns,
         BN=tile.channels,

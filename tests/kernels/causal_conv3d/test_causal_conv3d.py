@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from reelray.kernels.causal_conv3d import causal_conv3d, pack_conv
 from reelray.kernels.causal_conv3d.reference import causal_conv3d_reference, fold_upsampling
+from tests.support.interpreted import interpreted_only
 
 CASES = [
     # kernel, channels in, channels out, frames, height, width
@@ -77,3 +78,17 @@ def test_triton_folds_upsampling(inner, out):
     wanted = causal_conv3d_reference(x.float(), weight.float(), bias.float(), upsample=True)
     found = causal_conv3d(x, conv).float()
     assert (found - wanted).norm() / wanted.norm() <= 6e-3
+
+
+@interpreted_only
+@pytest.mark.parametrize(("kernel", "upsample"), [((3, 3, 3), False), ((1, 3, 3), True), ((3, 1, 1), False)], ids=str)
+def test_interpreted_kernel_equals_the_reference(kernel, upsample):
+    from reelray.kernels.causal_conv3d.triton import Tile, causal_conv3d_triton, pack_weight
+
+    x, weight, bias = draw(kernel, 16, 12, 2, 5, 6, batch=1)
+    packed = pack_weight(fold_upsampling(weight) if upsample else weight[None], torch.float32)
+    tile = Tile(rows=4, columns=4, channels=16, depth=8, warps=4, stages=1)
+    wanted = causal_conv3d_reference(x, weight, bias, upsample=upsample)
+    residual = torch.randn_like(wanted)
+    found = causal_conv3d_triton(x, packed, bias, kernel, tile, residual=residual, upsample=upsample)
+    torch.testing.assert_close(found, wanted + residual, atol=1e-4, rtol=0)
