@@ -143,7 +143,7 @@ class DitSession:
         self.judge = Judge()
         self._compiled_for: tuple[int, int] | None = None
         self._judged: list[tuple[int, list[tuple[Scene, Future[Verdict]]]]] = []
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def start(self) -> None:
         """Make the first clips. Data depends on seed, rank and step, so that a resumed run sees new clips."""
@@ -173,11 +173,10 @@ class DitSession:
     def log_loss(self) -> None:
         """Log the last loss."""
         assert self._last is not None
-        loss, norm = self._last
-        self.trainer.log(
-            loss=round(float(loss), 5), norm=round(float(norm), 3), progress=round(self.clock.progress, 4),
-            clips=self.pool.filled,
-        )  # fmt: skip
+        loss, error, norm = self._last
+        values = {"loss": loss, "error": error, "norm": norm}
+        rounded = {name: round(float(value), 5) for name, value in values.items()}
+        self.trainer.log(**rounded, progress=round(self.clock.progress, 4), clips=self.pool.filled)
 
     def measure(self) -> None:
         """Log held-out losses of the averaged weights and hand their clips to the detector; rank 0 only works."""
@@ -231,9 +230,9 @@ class DitSession:
         latents, ids = self.pool.sample(batch, frames)
         with sdpa_kernel(BACKENDS, set_priority=True):
             with torch.autocast(self.ranks.device.type, torch.bfloat16):
-                loss = self.loss_of(trainer.module, ids, self.empty_1K, latents, self.settings.caption_dropout)
+                loss, error = self.loss_of(trainer.module, ids, self.empty_1K, latents, self.settings.caption_dropout)
             norm = trainer.update(loss)
-        self._last = loss.detach(), norm
+        self._last = loss.detach(), error, norm
         self.clock.tick(trainer.step)
         if trainer.step % self.settings.renew_every == 0:
             self.pool.renew()

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 Curve: TypeAlias = tuple[list[float], list[float]]
 
 PANELS = (
-    ("loss", ("loss", "held_out_0.3", "held_out_0.6", "held_out_0.9"), "log"),
+    ("loss", ("error", "held_out_0.3", "held_out_0.7", "held_out_0.9", "held_out_0.99"), "log"),
     ("decibels", ("train_db", "psnr_db", "worst_clip_db", "last_frames_db"), "linear"),
     ("share of held-out clips", ("background", "color", "shape", "motion", "all"), "linear"),
 )

@@ -21,6 +21,7 @@ class ModelFacts:
         dim: Transformer width.
         parameters: Transformer parameters.
         positions: Latent frames, token rows and token columns that the transformer can tell apart; None has no end.
+        decode_pixels: Pixels, over all frames, that the device decodes well at once; larger clips decode in pieces.
     """
 
     family: str
@@ -34,6 +35,7 @@ class ModelFacts:
     dim: int
     parameters: int
     positions: int | None = None
+    decode_pixels: int = 1_600_000
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip of `frames` pixel frames.

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from reelray.proto.model_facts import ModelFacts
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineLimits:
@@ -12,21 +14,19 @@ class EngineLimits:
         frame_credit: Pixel frames of a request that may be decoded and not yet acknowledged by its client.
         chunks_ahead: Clean chunks that may wait for decode before the request's next chunk is held back.
         decode_latent_frames: Latent frames decoded at once.
-        decode_pixels: Pixels decoded at once, over all frames; large pictures decode in shorter pieces.
     """
 
     requests: int = 4
     frame_credit: int = 32
     chunks_ahead: int = 2
     decode_latent_frames: int = 4
-    decode_pixels: int = 1_600_000
 
     def __post_init__(self) -> None:
-        for name in ("requests", "frame_credit", "chunks_ahead", "decode_latent_frames", "decode_pixels"):
+        for name in ("requests", "frame_credit", "chunks_ahead", "decode_latent_frames"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
 
-    def piece_latent_frames(self, *, width: int, height: int, temporal_stride: int) -> int:
+    def piece_latent_frames(self, facts: ModelFacts, *, width: int, height: int) -> int:
         """Latent frames of one decode piece for pictures of this size (pixels)."""
-        return max(1, min(self.decode_latent_frames, self.decode_pixels // (width * height * temporal_stride)))
+        return max(1, min(self.decode_latent_frames, facts.decode_pixels // (width * height * facts.temporal_stride)))

@@ -48,9 +48,7 @@ class Rollout:
         self._chunks = cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))
         self._pieces = cut_pieces(
             self._chunks,
-            limits.piece_latent_frames(
-                width=request.width, height=request.height, temporal_stride=facts.temporal_stride
-            ),
+            limits.piece_latent_frames(facts, width=request.width, height=request.height),
         )
         self._windows_done = 0
         self._pieces_done = 0

@@ -87,19 +87,19 @@ def test_the_padded_text_encoder_equals_the_served_one():
 def test_the_loss_is_one_graph():
     model, empty = tiny_model(), torch.ones(1, 28, dtype=torch.long)
     compiled = torch.compile(training_loss, fullgraph=True, backend="aot_eager")
-    loss = compiled(model, torch.ones(2, 28, dtype=torch.long), empty, torch.randn(2, 16, 2, 4, 4).half(), 0.1)
+    loss, _ = compiled(model, torch.ones(2, 28, dtype=torch.long), empty, torch.randn(2, 16, 2, 4, 4).half(), 0.1)
     loss.backward()
     assert model.transformer.proj_out.weight.grad.abs().sum() > 0
 
 
-def test_noise_levels_are_spread_evenly_and_crowd_where_the_caption_decides():
+def test_noise_levels_are_spread_evenly_and_crowd_where_much_is_decided():
     sigmas = draw_sigmas(4000, torch.device("cpu"))
     assert sigmas.min() > 0
     assert sigmas.max() < 1
-    assert 0.29 < (sigmas > 0.97).float().mean() < 0.33  # 0.03 with the sampler of natural video
-    assert 0.09 < (sigmas < 0.5).float().mean() < 0.11
+    assert 0.38 < (sigmas > 0.9).float().mean() < 0.45
+    assert 0.13 < (sigmas < 0.5).float().mean() < 0.17
     medians = torch.stack([draw_sigmas(48, torch.device("cpu")).median() for _ in range(20)])
-    assert medians.std() < 0.01
+    assert medians.std() < 0.02
 
 
 def test_a_pool_grows_then_replaces_its_oldest_clips():

@@ -1,5 +1,6 @@
 """Opens a Wan checkpoint folder: everything is checked before the first weight is read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,6 +32,8 @@ from reelray.workers.models.weight_loading import load_module
 from reelray.workers.recipes.presets import read_json
 from reelray.workers.recipes.weights_section import LoraSection
 from reelray.workers.weights.lora import LoraFile
+
+GPU_DECODE_PIXELS = 16_000_000  # four latent frames of 1280x720
 
 
 def open_checkpoint(
@@ -85,7 +88,10 @@ def open_checkpoint(
     parts.transformer.use_ops(choose_ops(place))
     if compiled:
         parts.transformer.compile_blocks()
-    return WanModel(facts=gather_facts(layout, recipe, parameters), parts=parts, digest=digest)
+    facts = gather_facts(layout, recipe, parameters)
+    if parts.vae.latents_per_call > 1:
+        facts = replace(facts, decode_pixels=GPU_DECODE_PIXELS)
+    return WanModel(facts=facts, parts=parts, digest=digest)
 
 
 def _vae_config(layout: Layout) -> WanVaeConfig:
