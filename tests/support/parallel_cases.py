@@ -8,6 +8,9 @@ import torch
 from torch import distributed as dist
 
 from reelray.proto.layout import Layout
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.rank import Rank
 from reelray.workers.models.attention_op import DenseAttention
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.transformer import WanTransformer
@@ -17,6 +20,7 @@ from reelray.workers.parallel.sequence_attention import SequenceAttention
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.parallel.token_split import TokenSplit
 from reelray.workers.samplers.guidance import Branch, SequentialBranches
+from tests.support.fake_model import FakeModel
 
 SIZE = (3, 10, 14)  # 3 latent frames of 5 x 7 tokens: nothing divides
 TINY = {
@@ -91,11 +95,25 @@ def attention_gap(mesh, layout, *, heads, head_groups):
     return (found - split.take(DenseAttention()(*parts, **rest))).abs().max().item()
 
 
+def render_request(request, branches=None):
+    """Render a request on a rank of the engine; returns its bytes and the prompts that this rank evaluated."""
+    model, core, video = FakeModel(), EngineCore(EngineLimits()), b""
+    rank = Rank(model, branches=branches)
+    core.submit(request, model.facts)
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+        for frames in report.frames:
+            video += frames.data
+            core.acknowledge(request.request_id, frames.count)
+    return video, model.calls
+
+
 def count_groups():
     return len(dist.distributed_c10d._world.pg_map)
 
 
-def run_cases(rank, layouts, cases, attentions):
+def run_cases(rank, layouts, cases, attentions, request):
     """Predict each case (layout, model, dtype, options); returns the predictions and what the mesh said."""
     mesh = Mesh.create([Layout.parse(layout) for layout in layouts], rank.device, timeout_s=60)
     groups = [count_groups()]
@@ -109,6 +127,8 @@ def run_cases(rank, layouts, cases, attentions):
     facts["attention"] = [
         _attempt(attention_gap, mesh, Layout.parse(layout), **options) for layout, options in attentions
     ]
+    if rank.ranks == 2:
+        facts["video"] = _attempt(render_request, request, ParallelBranches(mesh.lane(Layout(cfg=2)).cfg, "cpu"))
     facts["calls"] = branch_calls(mesh, layouts)
     lane = mesh.lane(Layout.parse(layouts[0]))
     mesh.close()
@@ -177,3 +197,22 @@ def tell(rank, word):
 
 def wrong_meshes(rank):
     return [_attempt(Mesh.create, [Layout(ulysses=rank.ranks), layout], "cpu") for layout in (Layout(), Layout(ring=3))]
+
+
+def abort_mesh(rank, store):
+    """Each rank gives up by itself; then all join another gang."""
+    mesh = Mesh.create([Layout(ulysses=2)], "cpu", timeout_s=60)
+    lane = mesh.lane(Layout(ulysses=2))
+    mesh.abort()
+    mesh.abort()
+    mesh.close()
+    found = [_attempt(mesh.lane, lane.layout), _attempt(lambda: lane.ulysses.process_group)]
+    dist.init_process_group("gloo", init_method=store, rank=rank.rank, world_size=rank.ranks)
+    lane = Mesh.create([Layout(ulysses=2)], "cpu").lane(Layout(ulysses=2))
+    ranks = torch.tensor([rank.rank])
+    dist.all_reduce(ranks, group=lane.ulysses.process_group)
+    return [*found, ranks.item()]
+
+
+def check_gang(rank, word, store):
+    return {"told": tell(rank, word), "wrong": wrong_meshes(rank), "aborted": abort_mesh(rank, store)}

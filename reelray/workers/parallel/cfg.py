@@ -15,8 +15,8 @@ class ParallelBranches:
 
     Every rank of a lane ends each step with the same bits by construction, so that the latents, which every rank
     advances by itself, never drift apart: two predictions are gathered in float32 and mixed by everyone, and where the
-    weight is 1 the conditional ranks send theirs. Evaluating it on all ranks would cost the same time, but be equal only
-    as long as both pick the same kernels.
+    weight is 1 the conditional ranks send theirs. Evaluating it on all ranks would take as long, but give equal bits
+    only as long as both pick the same kernels.
 
     Args:
         group: The cfg axis.

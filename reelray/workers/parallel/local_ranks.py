@@ -196,7 +196,8 @@ def _call(job: _Job) -> Any:
         timeout=timedelta(seconds=job.deadline_s),
     )
     result = function(job.rank, *arguments)
-    dist.destroy_process_group()
+    if dist.is_initialized():  # an aborted mesh has left the group
+        dist.destroy_process_group()
     return result
 
 

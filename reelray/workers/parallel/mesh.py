@@ -4,7 +4,7 @@ All groups are made once, when the gang starts; taking another layout is a looku
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -62,18 +62,18 @@ class GroupPool:
 
     def close(self) -> None:
         """Destroy the groups after the last collective; every rank must call it."""
-        for group in self._finish("closed"):
-            dist.destroy_process_group(group)
+        if self._end is None:
+            self._end = "closed"
+            for group in self._groups.values():
+                if group is not None:
+                    dist.destroy_process_group(group)
 
     def abort(self) -> None:
-        """Give up collectives that will never end because a rank is lost; needs no other rank."""
-        for group in self._finish("aborted"):
-            group.abort()
-
-    def _finish(self, end: str) -> Iterator[dist.ProcessGroup]:
-        groups = [] if self._end else [group for group in self._groups.values() if group is not None]
-        self._end = self._end or end
-        yield from groups
+        """Give up every process group of this process, the default one included; needs no other rank."""
+        if self._end is None:
+            self._end = "aborted"
+            # All at once: the communicators of NCCL would wait for each other. Torch has no public name for it.
+            dist.distributed_c10d._abort_process_group()  # noqa: SLF001
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,7 +191,11 @@ class Mesh:
         self._pool.close()
 
     def abort(self) -> None:
-        """Give up: collectives in flight fail instead of waiting for a lost rank."""
+        """Give up the gang because a rank is lost; needs no other rank. This process may then join a new gang.
+
+        On NCCL collectives in flight end, which they would never do by themselves. On gloo they end when their peer's
+        process does, or after `timeout_s`.
+        """
         self._pool.abort()
 
 

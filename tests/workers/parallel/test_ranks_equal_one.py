@@ -1,11 +1,15 @@
 """Several ranks predict what one rank predicts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from reelray.proto.errors import EngineError, SizeError, UnsupportedError
+from reelray.proto.recipe import Guidance
 from reelray.workers.parallel.local_ranks import run_ranks
-from tests.support.parallel_cases import make_model, predict, run_cases
+from tests.support.parallel_cases import make_model, predict, render_request, run_cases
+from tests.support.requests import make_recipe, make_request
 
 F32, BF16 = torch.float32, torch.bfloat16
 LAYOUTS = {
@@ -43,6 +47,9 @@ ATTENTIONS = [
     for heads in (4, 7)
     for groups in (1, 2, 9)
 ]
+REQUEST = make_request(
+    "a", recipe=replace(make_recipe(steps=4), guidance=Guidance(per_step=(3.0, 1.0, 2.0, 1.0))), negative_prompt="dull"
+)
 CASES = {ranks: plan_cases(ranks) for ranks in LAYOUTS}
 
 
@@ -51,7 +58,7 @@ def world(request):
     cases = CASES[request.param] + REFUSED[request.param]
     attentions = [case for case in ATTENTIONS if case[0] in LAYOUTS[request.param]]
     layouts = LAYOUTS[request.param]
-    return request.param, run_ranks(run_cases, layouts, cases, attentions, ranks=request.param, deadline_s=150)
+    return request.param, run_ranks(run_cases, layouts, cases, attentions, REQUEST, ranks=request.param, deadline_s=150)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +152,17 @@ def test_each_rank_evaluates_its_branch(world) -> None:
             assert values[0] == [[unconditional + 3 * (conditional - unconditional)] * 2]
             assert values[1] == [[conditional] * 2]
         assert ("cfg=2" in result["calls"]) == (ranks == 2)
+
+
+def test_a_render_with_parallel_guidance_equals_one_rank_bit_for_bit(world) -> None:
+    ranks, results = world
+    if ranks != 2:
+        return
+    video, prompts = render_request(REQUEST)
+    assert len(set(video)) > 20
+    assert prompts == ["prompt a", "dull", "prompt a", "prompt a", "dull", "prompt a"]
+    for result, own in zip(results, (["prompt a"] * 4, ["dull"] * 2), strict=True):
+        assert result["video"] == (video, own)
 
 
 def test_what_cannot_be_shared_is_refused_by_every_rank(world) -> None:
