@@ -1,0 +1,1 @@
+"""Splitting one video's work over ranks."""
