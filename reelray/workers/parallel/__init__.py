@@ -1,1 +1,1 @@
-"""Splitting one video's work over ranks."""
+"""Ranks that work on one video together: the mesh, the token split, and what travels between ranks."""
