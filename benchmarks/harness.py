@@ -67,6 +67,23 @@ def time_once(run: Callable[[], Any]) -> float:
     return float(before.elapsed_time(after))
 
 
+def profile_kernels(run: Callable[[], Any], *, count: int = 25) -> list[dict[str, Any]]:
+    """Device time of one run by kernel, the costliest first.
+
+    Args:
+        run: What to run; warmed up already.
+        count: Kernels listed; the others are summed.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    kernels = sorted(profile.key_averages(), key=lambda k: k.self_device_time_total, reverse=True)
+    rows = [{"kernel": k.key[:90], "ms": k.self_device_time_total / 1e3, "calls": k.count} for k in kernels[:count]]
+    rest = kernels[count:]
+    rest_ms = sum(k.self_device_time_total for k in rest) / 1e3
+    return [*rows, {"kernel": "others", "ms": rest_ms, "calls": sum(k.count for k in rest)}]
+
+
 def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
     """‖value - reference‖ / ‖reference‖ in float32; NaN stays NaN."""
     difference = (value.float() - reference.float()).norm()
@@ -88,7 +105,13 @@ def describe_machine() -> dict[str, str]:
     return facts
 
 
-def write_report(path: Path, case: str, rows: list[dict[str, Any]], timings: dict[str, dict[str, Timing]]) -> None:
+def write_report(
+    path: Path,
+    case: str,
+    rows: list[dict[str, Any]],
+    timings: dict[str, dict[str, Timing]],
+    profiles: dict[str, list[dict[str, Any]]] | None = None,
+) -> None:
     """Write the raw numbers of one case as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {
@@ -97,5 +120,6 @@ def write_report(path: Path, case: str, rows: list[dict[str, Any]], timings: dic
         "machine": describe_machine(),
         "correctness": rows,
         "timings": {shape: {name: asdict(t) for name, t in table.items()} for shape, table in timings.items()},
+        **({"profiles": profiles} if profiles else {}),
     }
     path.write_text(json.dumps(report, indent=2) + "\n")

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from benchmarks.harness import Timing, relative_error, time_interleaved, write_report
+from benchmarks.harness import Timing, profile_kernels, relative_error, time_interleaved, write_report
 from reelray.workers.models.wan.vae import WanVae, WanVaeConfig
 from reelray.workers.models.wan.vae.fused_decoder import FusedDecoder
 
@@ -47,7 +47,8 @@ def decode_stream(decoder: FusedDecoder, latents: Tensor, per_call: int) -> Tens
 
 
 def check(theirs: AutoencoderKLWan, ours: WanVae) -> list[dict[str, Any]]:
-    """Compare with diffusers in float32 and measure what bf16 costs each side."""
+    """Compare with diffusers in float32 (never TensorFloat-32) and measure what bf16 costs each side."""
+    torch.backends.cudnn.allow_tf32 = False
     latents = torch.randn(1, 16, 5, 30, 52, device="cuda")
     with torch.no_grad():
         exact = theirs.decode(latents).sample
@@ -93,6 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/vae_decode.json"))
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--profile", action="store_true", help="list the kernels of one run with 4 latent frames a call"
+    )
     options = parser.parse_args()
     torch.backends.cudnn.benchmark = True
     torch._dynamo.config.recompile_limit = 64  # noqa: SLF001  diffusers' feature cache recompiles per first and later frames
@@ -104,11 +108,16 @@ def main() -> None:
         sys.exit("wrong result; nothing is timed")
     latents = torch.randn(1, 16, 21, 60, 104, device="cuda", dtype=torch.bfloat16)
     timings: dict[str, dict[str, Timing]] = {}
-    timings["480x832x81"] = time_interleaved(contenders(theirs, ours, latents), runs=options.runs)
+    table = contenders(theirs, ours, latents)
+    timings["480x832x81"] = time_interleaved(table, runs=options.runs)
+    label = "ours, 4 latent frames per call"
+    profiles = {label: profile_kernels(table[label])} if options.profile else {}
     rows.append({"what": "peak bytes", "value": torch.cuda.max_memory_allocated()})
     for name, timing in timings["480x832x81"].items():
         print(f"{name:40s} {timing.median_ms:9.1f} ms")
-    write_report(options.out, "vae_decode", rows, timings)
+    for row in profiles.get(label, ()):
+        print(f"{row['ms']:9.2f} ms {row['calls']:5d}  {row['kernel']}")
+    write_report(options.out, "vae_decode", rows, timings, profiles)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Trainer(Generic[M]):
         share = self.rate_share()
         for group in self.optimiser.param_groups:
             group["lr"] = share * self.settings.learning_rate
-        self.optimiser.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)  # the optimiser's own would leave out what Muon steps
         loss.backward()  # type: ignore[no-untyped-call]
         self.ranks.average_gradients(self.module.parameters())
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip, foreach=True)

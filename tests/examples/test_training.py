@@ -50,6 +50,18 @@ def train_rank(rank, folder):
     ranks.leave()
 
 
+def test_every_step_sees_the_gradient_of_its_own_batch_alone(tmp_path):
+    trainer = Trainer(build(), SETTINGS, 10, tmp_path)
+    run_steps(trainer, 3)
+    x, y = batch(trainer.step)
+    twin = copy.deepcopy(trainer.module)
+    twin.zero_grad(set_to_none=True)
+    (twin(x) - y).square().mean().backward()
+    norm = trainer.update((trainer.module(x) - y).square().mean())
+    wanted = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm()
+    torch.testing.assert_close(norm, wanted)
+
+
 def test_two_ranks_equal_one_process_with_their_batches_together(tmp_path):
     multiprocessing.spawn(train_rank, (tmp_path,), nprocs=2)
     alone = Trainer(build(), SETTINGS, 10, tmp_path / "alone")

@@ -90,7 +90,7 @@ def causal_conv3d(x_BTHWC: Tensor, conv: PackedConv, *, residual: Tensor | None 
     Reference: `causal_conv3d_reference`; tolerance of the Triton form 2 bf16 ulps of the result's largest magnitude.
 
     Args:
-        x_BTHWC: Contiguous; its first kt - 1 frames are the past.
+        x_BTHWC: Contiguous, or a cut of its rows from what is; its first kt - 1 frames are the past.
         conv: From `pack_conv`, same device and dtype.
         residual: Added to the result, contiguous.
 

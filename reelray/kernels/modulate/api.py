@@ -34,3 +34,13 @@ def add_norm_modulate(
 
     sum_BSC, normed_BSC = kernels.add_norm_modulate(x_BSC, update_BSC, gate_BGC, gain_BGC, shift_BGC, eps)
     return sum_BSC, normed_BSC
+
+
+def add_gated(x_BSC: Tensor, update_BSC: Tensor, gate_BGC: Tensor | None) -> Tensor:
+    """Compute x + update * gate; see `reference.add_gated`."""
+    if x_BSC.device.type != "cuda" or gate_BGC is None:
+        return reference.add_gated(x_BSC, update_BSC, gate_BGC)
+    from reelray.kernels.modulate import triton as kernels  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    sum_BSC: Tensor = kernels.add_gated(x_BSC, update_BSC, gate_BGC)
+    return sum_BSC

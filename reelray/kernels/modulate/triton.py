@@ -9,6 +9,8 @@ Shape suffixes: B batch, S tokens, G groups of tokens, C channels.
 # ruff: noqa: ANN001, ANN202, PLR0917
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -60,6 +62,22 @@ def _add_norm_kernel(
     tl.store(out_ptr + here, (normed * gain + shift).to(out_ptr.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _add_gated_kernel(
+    x_ptr, update_ptr, gate_ptr, out_ptr, tokens, group_tokens, channels, gate_batch, gate_group, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    batch = row // tokens
+    group = (row % tokens) // group_tokens
+    column = tl.arange(0, BLOCK)
+    inside = column < channels
+    here = row * channels + column
+    x = tl.load(x_ptr + here, mask=inside, other=0.0).to(tl.float32)
+    update = tl.load(update_ptr + here, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gate_ptr + batch * gate_batch + group * gate_group + column, mask=inside, other=0.0)
+    tl.store(out_ptr + here, (x + update * gate).to(out_ptr.dtype.element_ty), mask=inside)
+
+
 def _launch(
     x_BSC: Tensor,
     update_BSC: Tensor | None,
@@ -76,8 +94,7 @@ def _launch(
     groups = max(part.shape[1] for part in parts)
     if any(part.shape[1] not in {1, groups} or part.stride(2) != 1 for part in parts):
         raise ValueError("gain, shift and gate must have the same groups, or one, and contiguous channels")
-    kernel = wrap_triton(_add_norm_kernel) if isinstance(_add_norm_kernel, triton.JITFunction) else _add_norm_kernel
-    kernel[(batch * tokens,)](
+    _wrapped(_add_norm_kernel)[(batch * tokens,)](
         x_BSC,
         x_BSC if update_BSC is None else update_BSC.contiguous(),
         gain_BGC if gate_BGC is None else gate_BGC,
@@ -100,6 +117,11 @@ def _launch(
     return sum_BSC, out_BSC
 
 
+def _wrapped(kernel: Any) -> Any:
+    """The kernel as `torch.compile` can trace it; the interpreter's is run as it is."""
+    return wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
+
+
 def _strides(part_BGC: Tensor) -> tuple[int, int]:
     return (
         part_BGC.stride(0) if part_BGC.shape[0] > 1 else 0,
@@ -119,3 +141,24 @@ def add_norm_modulate(
 ) -> tuple[Tensor, Tensor]:
     """Compute what `reference.add_norm_modulate` computes."""
     return _launch(x_BSC, update_BSC, gate_BGC, gain_BGC, shift_BGC, eps)
+
+
+@triton_op("reelray::add_gated", mutates_args={})
+def add_gated(x_BSC: Tensor, update_BSC: Tensor, gate_BGC: Tensor) -> Tensor:
+    """Compute what `reference.add_gated` computes."""
+    x_BSC, update_BSC = x_BSC.contiguous(), update_BSC.contiguous()
+    batch, tokens, channels = x_BSC.shape
+    out_BSC = torch.empty_like(x_BSC)
+    _wrapped(_add_gated_kernel)[(batch * tokens,)](
+        x_BSC,
+        update_BSC,
+        gate_BGC,
+        out_BSC,
+        tokens,
+        tokens // gate_BGC.shape[1],
+        channels,
+        *_strides(gate_BGC),
+        BLOCK=triton.next_power_of_2(channels),
+        num_warps=8 if channels > 2048 else 4,
+    )
+    return out_BSC

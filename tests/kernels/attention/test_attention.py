@@ -32,6 +32,31 @@ def test_equals_the_formula(device, dtype, biased, size) -> None:
     assert (found.float() - expected).abs().max() <= TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("size", [(7, 19, 3), (130, 32, 2), (200, 200, 2)])
+def test_gradients_equal_the_formula(device, biased, size) -> None:
+    queries, keys, heads = size
+    torch.manual_seed(0)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    parts = [torch.randn(2, n, heads, 64, device=device).to(dtype) for n in (queries, keys, keys)]
+    bias = None
+    if biased:
+        bias = torch.randn(2, keys, device=device).to(dtype)
+        bias[:, -3:] = 4.0  # a few slots that stand for many, as merged padding does
+    weights = torch.randn(2, queries, heads, 64, device=device)
+    found, wanted = (
+        torch.autograd.grad((form(*leaves, bias_BK=bias) * weights).sum(), leaves)
+        for form, leaves in ((attend, leaves_of(parts)), (attend_reference, leaves_of([p.float() for p in parts])))
+    )
+    for ours, truth in zip(found, wanted, strict=True):
+        assert (ours.float() - truth).norm() <= (1e-5 if device == "cpu" else 2e-2) * truth.norm()
+
+
+def leaves_of(tensors):
+    return [tensor.clone().requires_grad_() for tensor in tensors]
+
+
 def test_hidden_keys_are_not_read() -> None:
     q, k, v = (torch.randn(1, 5, 2, 64) for _ in range(3))
     bias = torch.tensor([[0.0, 0.0, 0.0, -torch.inf, -torch.inf]])

@@ -92,3 +92,30 @@ def test_interpreted_kernel_equals_the_reference(kernel, upsample):
     residual = torch.randn_like(wanted)
     found = causal_conv3d_triton(x, packed, bias, kernel, tile, residual=residual, upsample=upsample)
     torch.testing.assert_close(found, wanted + residual, atol=1e-4, rtol=0)
+
+
+def cut_rows(x):
+    """Rows 2 to the last but one, as a view: what lies around them must count as zeros, not as neighbours."""
+    return x[:, :, 2:-1]
+
+
+@interpreted_only
+@pytest.mark.parametrize("upsample", [False, True])
+def test_interpreted_kernel_takes_a_cut_of_rows(upsample):
+    from reelray.kernels.causal_conv3d.triton import Tile, causal_conv3d_triton, pack_weight
+
+    x, weight, bias = draw((1, 3, 3), 16, 12, 2, 8, 6, batch=2)
+    packed = pack_weight(fold_upsampling(weight) if upsample else weight[None], torch.float32)
+    tile = Tile(rows=4, columns=4, channels=16, depth=8, warps=4, stages=1)
+    wanted = causal_conv3d_reference(cut_rows(x).contiguous(), weight, bias, upsample=upsample)
+    found = causal_conv3d_triton(cut_rows(x), packed, bias, (1, 3, 3), tile, residual=None, upsample=upsample)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("inner", "out"), [(384, 192), (192, 96)])
+def test_triton_upsamples_a_cut_of_rows(inner, out):
+    x, weight, bias = draw((1, 3, 3), inner, out, 2, 19, 30, device="cuda", dtype=torch.bfloat16)
+    conv = pack_conv(weight, bias, upsample=True)
+    assert conv.packed is not None
+    assert torch.equal(causal_conv3d(cut_rows(x), conv), causal_conv3d(cut_rows(x).contiguous(), conv))

@@ -62,6 +62,8 @@ def check(kernels, drawn, *, gated) -> None:
         for ours, theirs in zip(found, wanted, strict=True):
             assert_near(ours, theirs)
     assert_near(kernels.norm_modulate(x, gain, shift, 1e-6), reference.norm_modulate(x, gain, shift, eps=1e-6))
+    if gate is not None:
+        assert_near(kernels.add_gated(x, update, gate), reference.add_gated(x, update, gate))
 
 
 def assert_near(ours, theirs) -> None:
@@ -79,3 +81,4 @@ def test_cpu_takes_the_reference() -> None:
     assert torch.equal(api.norm_modulate(x, gain, shift, eps=1e-6), reference.norm_modulate(x, gain, shift, eps=1e-6))
     found = api.add_norm_modulate(x, update, gate, gain, shift, eps=1e-6)
     assert torch.equal(found[1], reference.add_norm_modulate(x, update, gate, gain, shift, eps=1e-6)[1])
+    assert torch.equal(api.add_gated(x, update, gate), reference.add_gated(x, update, gate))

@@ -92,7 +92,7 @@ FUSED_OPS = BlockOps(
     norm_heads=norm_rope_api.norm_heads,
     norm_modulate=modulate_api.norm_modulate,
     add_norm_modulate=modulate_api.add_norm_modulate,
-    add_gated=modulate.add_gated,
+    add_gated=modulate_api.add_gated,
     linear_gelu=linear_gelu_api.linear_gelu,
 )
 

@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         """Encode frames (B, C_in, T, H, W) to (B, 2·z_dim, T', H/ratio, W/ratio), before the 1x1x1 that follows."""
         x_BCTHW = self.conv_in(x_BCTHW, history)
         for block in self.down_blocks:
-            x_BCTHW = block(x_BCTHW) if isinstance(block, FrameAttention) else block(x_BCTHW, history)
+            x_BCTHW = block(x_BCTHW, history)
         x_BCTHW = self.mid_block(x_BCTHW, history)
         out: Tensor = self.conv_out(F.silu(self.norm_out(x_BCTHW)), history)
         return out

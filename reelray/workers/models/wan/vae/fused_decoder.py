@@ -16,15 +16,17 @@ from reelray.kernels.causal_conv3d import PackedConv, causal_conv3d, pack_conv
 from reelray.kernels.norm_silu import norm_silu
 from reelray.workers.models.wan.vae.decoder import Decoder, UpStage
 from reelray.workers.models.wan.vae.layers import CausalConv3d, ChannelNorm, FrameAttention, ResidualBlock
+from reelray.workers.models.wan.vae.margin import Margin, RowExchange
 from reelray.workers.models.wan.vae.resample import Upsample
 from reelray.workers.models.wan.vae.state import Slots
 
 
 class Past:
-    """The slots of one call, channels-last: what came before, and what the next call needs."""
+    """As `History`, channels-last: what came before, what the next call needs, and rows of other ranks."""
 
-    def __init__(self, slots: Sequence[Tensor] | None) -> None:
+    def __init__(self, slots: Sequence[Tensor] | None, exchange: RowExchange | None = None) -> None:
         self.first = slots is None
+        self.margin = Margin(exchange, dim=2)
         self.kept: list[Tensor] = []
         self._slots = slots
 
@@ -48,7 +50,9 @@ class FusedConv:
         self.gamma = None if norm is None else norm.gamma.data.flatten().contiguous()
 
     def __call__(self, x_BTHWC: Tensor, past: Past, residual: Tensor | None = None) -> Tensor:
-        """Apply; the frame count stays."""
+        """Apply; the frame count stays. Margins of the input are written to."""
+        if self.conv.kernel[1] > 1:
+            x_BTHWC = past.margin.before_3x3(x_BTHWC)
         reach = self.conv.kernel[0] - 1
         joined = norm_silu(x_BTHWC, self.gamma, past.frames(x_BTHWC, reach))
         past.keep(joined[:, -reach:])
@@ -77,12 +81,14 @@ class FusedAttention:
         self.qkv_weight, self.qkv_bias = attention.to_qkv.weight.data.flatten(1), attention.to_qkv.bias
         self.out_weight, self.out_bias = attention.proj.weight.data.flatten(1), attention.proj.bias
 
-    def __call__(self, x_BTHWC: Tensor) -> Tensor:
+    def __call__(self, x_BTHWC: Tensor, margin: Margin) -> Tensor:
         """Apply; shape unchanged."""
-        batch, frames, height, width, channels = x_BTHWC.shape
-        rows_FSC = x_BTHWC.reshape(batch * frames, height * width, channels)
+        whole_BTHWC, x_BTHWC, rows = margin.whole(x_BTHWC)
+        batch, frames, height, width, channels = whole_BTHWC.shape
+        rows_FSC = whole_BTHWC.reshape(batch * frames, height * width, channels)
         unit = F.normalize(rows_FSC.float(), dim=-1).to(x_BTHWC.dtype) * channels**0.5 * self.gamma
         q, k, v = F.linear(unit, self.qkv_weight, self.qkv_bias).chunk(3, dim=-1)
+        q = q[:, rows.start * width : rows.stop * width]
         mixed = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
         return x_BTHWC + F.linear(mixed, self.out_weight, self.out_bias).view(x_BTHWC.shape)
 
@@ -98,9 +104,12 @@ class FusedUpsample:
 
     def __call__(self, x_BTHWC: Tensor, past: Past) -> Tensor:
         """(B, T, H, W, C) to (B, T', 2H, 2W, C/2)."""
+        # Before the frame rate doubles, rows of half as many frames are exchanged.
+        x_BTHWC = past.margin.before_3x3(x_BTHWC)
         if self.temporal is not None:
             x_BTHWC = self._double_rate(x_BTHWC, self.temporal, past)
-        return causal_conv3d(x_BTHWC, self.spatial)
+        large = causal_conv3d(past.margin.before_enlarging(x_BTHWC), self.spatial)
+        return past.margin.after_enlarging(large)
 
     def _double_rate(self, x_BTHWC: Tensor, conv: FusedConv, past: Past) -> Tensor:
         if not past.first:
@@ -131,25 +140,28 @@ class FusedDecoder:
         self.stages = [_fuse_stage(stage) for stage in decoder.up_blocks if isinstance(stage, UpStage)]
         self.conv_out = FusedConv(decoder.conv_out, decoder.norm_out)
 
-    def __call__(self, latents_BCTHW: Tensor, slots: Sequence[Tensor] | None) -> tuple[Tensor, Slots]:
+    def __call__(
+        self, latents_BCTHW: Tensor, slots: Sequence[Tensor] | None, exchange: RowExchange | None = None
+    ) -> tuple[Tensor, Slots]:
         """Decode the next latent frames.
 
         Args:
             latents_BCTHW: Raw latents.
             slots: As the call before returned them; None when a video begins.
+            exchange: As `WanVae.decode` takes it; None when the latents are the whole picture.
 
         Returns:
-            Pixels (B, C, T', H', W') in [-1, 1], channels-last, and the new slots.
+            Pixels (B, C, T', H', W') in [-1, 1], channels-last, without margins, and the new slots.
         """
-        past = Past(slots)
+        past = Past(slots, exchange)
         x_BTHWC = causal_conv3d(latents_BCTHW.permute(0, 2, 3, 4, 1).contiguous(), self.entry)
         x_BTHWC = self.before(self.conv_in(x_BTHWC, past), past)
-        x_BTHWC = self.after(self.attention(x_BTHWC), past)
+        x_BTHWC = self.after(self.attention(x_BTHWC, past.margin), past)
         for blocks, upsample in self.stages:
             for block in blocks:
                 x_BTHWC = block(x_BTHWC, past)
             x_BTHWC = x_BTHWC if upsample is None else upsample(x_BTHWC, past)
-        video_BTHWC = self.conv_out(x_BTHWC, past).clamp_(-1.0, 1.0)
+        video_BTHWC = past.margin.own(self.conv_out(x_BTHWC, past).clamp_(-1.0, 1.0))
         return video_BTHWC.permute(0, 4, 1, 2, 3), tuple(past.kept)
 
 

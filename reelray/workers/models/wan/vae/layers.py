@@ -10,20 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reelray.workers.models.wan.vae.margin import Margin, RowExchange
+
 
 class History:
-    """The frames that causal layers still need from earlier calls, one slot a layer, in call order.
+    """What lies beyond the tensors of a call: frames of earlier calls, one slot a layer in call order, and rows.
 
     Args:
         slots: What the layers left behind last time, each (B, C, reach, H, W); None when a video begins, which is
             special to temporal resampling and otherwise the same as a past of zeros.
         channels_last: Layout of the zeros before the first frame. It must be that of the activations: joining two
             layouts gives the contiguous one, and the slots would then hand it on to every later call.
+        exchange: How to reach the rows of other ranks; None when this rank has the whole picture.
     """
 
-    def __init__(self, slots: Sequence[Tensor] | None, *, channels_last: bool) -> None:
+    def __init__(
+        self, slots: Sequence[Tensor] | None, *, channels_last: bool, exchange: RowExchange | None = None
+    ) -> None:
         self.first = slots is None
         self.channels_last = channels_last
+        self.margin = Margin(exchange, dim=3, channels_last=channels_last)
         self.kept: list[Tensor] = []
         self._slots = slots
 
@@ -58,7 +64,9 @@ class CausalConv3d(nn.Conv3d):
         self.border = (kernel[1] // 2, kernel[2] // 2)
 
     def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
-        """Convolve; output has the shape of the input but for its channels."""
+        """Convolve; output has the shape of the input but for its channels. Margins of the input are written to."""
+        if self.border[0] and history is not None:
+            x_BCTHW = history.margin.before_3x3(x_BCTHW)
         if self.reach and history is None and x_BCTHW.shape[2] == 1:
             return self._single_frame(x_BCTHW)
         if self.reach and history is None:
@@ -140,17 +148,19 @@ class FrameAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
         self.channels_last = False
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
+    def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
         """Apply attention to every frame; shape unchanged."""
-        batch, _, _, height, width = x_BCTHW.shape
-        frames = frames_to_batch(x_BCTHW, channels_last=self.channels_last)
+        whole_BCTHW, x_BCTHW, rows = (history.margin if history else Margin(None, dim=3)).whole(x_BCTHW)
+        batch, channels, _, height, width = x_BCTHW.shape
+        frames = frames_to_batch(whole_BCTHW, channels_last=self.channels_last)
         qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2).contiguous()
         q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)
-        mixed_FSC = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        asked = q[:, :, rows.start * width : rows.stop * width]
+        mixed_FSC = F.scaled_dot_product_attention(asked, k, v).squeeze(1)
         if self.channels_last:
             mixed = lay_out_last(mixed_FSC, (frames.shape[0], height, width))
         else:
-            mixed = mixed_FSC.transpose(1, 2).reshape(frames.shape)
+            mixed = mixed_FSC.transpose(1, 2).reshape(frames.shape[0], channels, height, width)
         # In this order: the first term decides the memory layout of the sum, and so the rounding of the next norm.
         return batch_to_frames(self.proj(mixed), batch, channels_last=self.channels_last) + x_BCTHW
 
@@ -166,7 +176,7 @@ class MiddleBlock(nn.Module):
     def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
         """Apply the three layers; shape unchanged."""
         x_BCTHW = self.resnets[0](x_BCTHW, history)
-        x_BCTHW = self.attentions[0](x_BCTHW)
+        x_BCTHW = self.attentions[0](x_BCTHW, history)
         mixed: Tensor = self.resnets[1](x_BCTHW, history)
         return mixed
 

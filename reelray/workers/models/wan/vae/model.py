@@ -3,7 +3,9 @@
 Shapes: B batch, C channels, T frames (pixel or latent), H/W height/width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -16,6 +18,7 @@ from reelray.workers.models.wan.vae.encoder import Encoder
 from reelray.workers.models.wan.vae.footprint import choose_tiling, estimate_decode_bytes
 from reelray.workers.models.wan.vae.fused_decoder import FusedDecoder
 from reelray.workers.models.wan.vae.layers import CausalConv3d, FrameAttention, History
+from reelray.workers.models.wan.vae.margin import RowExchange
 from reelray.workers.models.wan.vae.resample import Downsample, Upsample
 from reelray.workers.models.wan.vae.state import CausalState, DecodeState, EncodeState, Slots, Tiling
 from reelray.workers.models.wan.vae.stream import Direction, advance
@@ -113,8 +116,7 @@ class WanVae(nn.Module):
             SizeError: If T, H or W does not fit.
         """
         self._check_video(video_BCTHW)
-        mean, logvar = self.quant_conv(self.encoder(video_BCTHW)).chunk(2, dim=1)
-        return mean, logvar.clamp(*_LOGVAR_RANGE)
+        return _split_moments(self.quant_conv(self.encoder(video_BCTHW)))
 
     def decode_whole(self, latents_BCTHW: Tensor, *, clamp: bool = True) -> Tensor:
         """Decode a whole clip in one differentiable pass.
@@ -138,11 +140,7 @@ class WanVae(nn.Module):
         Returns:
             Pixels (B, C, 1 + (T - 1)·temporal_ratio, ...) in [-1, 1], and the slots that `decode_step` takes.
         """
-        if self._fused is not None:
-            return self._fused(latents_BCTHW, None)
-        history = History(None, channels_last=self._channels_last)
-        video = self.decoder(self.post_quant_conv(latents_BCTHW), history).clamp(-1.0, 1.0)
-        return video, tuple(history.kept)
+        return self._decode(latents_BCTHW, None)
 
     def decode_step(self, latents_BCTHW: Tensor, slots: Sequence[Tensor]) -> tuple[Tensor, Slots]:
         """Decode later latent frames; shapes depend on T alone, slots keep theirs, nothing is mutated.
@@ -154,21 +152,15 @@ class WanVae(nn.Module):
         Returns:
             Pixels (B, C, T·temporal_ratio, ...) in [-1, 1], and the new slots.
         """
-        if self._fused is not None:
-            return self._fused(latents_BCTHW, slots)
-        history = History(slots, channels_last=self._channels_last)
-        video = self.decoder(self.post_quant_conv(latents_BCTHW), history).clamp(-1.0, 1.0)
-        return video, tuple(history.kept)
+        return self._decode(latents_BCTHW, slots)
 
     def encode_first(self, video_BCTHW: Tensor) -> tuple[Tensor, Slots]:
         """Encode the first 1 + k·temporal_ratio frames; returns moments (B, 2·z_dim, 1 + k, H, W) and slots."""
-        history = History(None, channels_last=self._channels_last)
-        return self.quant_conv(self.encoder(video_BCTHW, history)), tuple(history.kept)
+        return self._encode(video_BCTHW, None)
 
     def encode_step(self, video_BCTHW: Tensor, slots: Sequence[Tensor]) -> tuple[Tensor, Slots]:
         """Encode k·temporal_ratio later frames; returns moments (B, 2·z_dim, k, H, W) and the new slots."""
-        history = History(slots, channels_last=self._channels_last)
-        return self.quant_conv(self.encoder(video_BCTHW, history)), tuple(history.kept)
+        return self._encode(video_BCTHW, slots)
 
     def new_decode_state(self, batch: int = 1, tiling: Tiling | None = None) -> DecodeState:
         """State of a video of which nothing is decoded yet."""
@@ -178,7 +170,7 @@ class WanVae(nn.Module):
         """State of a video of which nothing is encoded yet."""
         return EncodeState(batch=batch, tiling=tiling)
 
-    def decode(self, latents_BCTHW: Tensor, state: DecodeState) -> Tensor:
+    def decode(self, latents_BCTHW: Tensor, state: DecodeState, exchange: RowExchange | None = None) -> Tensor:
         """Decode the next latent frames of a video.
 
         In fp32 with the weights as loaded, the pixels are bit-equal to diffusers' `AutoencoderKLWan.decode` however
@@ -187,6 +179,7 @@ class WanVae(nn.Module):
         Args:
             latents_BCTHW: Raw latents (B, z_dim, T, H, W), T >= 1.
             state: Brought forward in place.
+            exchange: How to reach other ranks' rows, when latents and state are those of this rank's rows and margins.
 
         Returns:
             Pixels (B, C, T·temporal_ratio, H·spatial_ratio, W·spatial_ratio) in [-1, 1]; the first latent frame of a
@@ -199,14 +192,18 @@ class WanVae(nn.Module):
             first=self.decode_first, step=self.decode_step, frames_per_latent=1,
             scale_in=1, scale_out=self.config.spatial_ratio,
         )  # fmt: skip
+        way = way if exchange is None else _by_rows(way, self._decode, exchange)
         return self._advance(latents_BCTHW, state, way)
 
-    def encode(self, video_BCTHW: Tensor, state: EncodeState) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, video_BCTHW: Tensor, state: EncodeState, exchange: RowExchange | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode the next frames of a video.
 
         Args:
             video_BCTHW: Pixels in [-1, 1]; 1 + k·temporal_ratio frames at first, k·temporal_ratio later.
             state: Brought forward in place.
+            exchange: As `decode`.
 
         Returns:
             Mean and log-variance of the raw latents, as `encode_whole`.
@@ -214,13 +211,14 @@ class WanVae(nn.Module):
         Raises:
             SizeError: If the frames do not go on from `state`, or H or W is not a multiple of spatial_ratio.
         """
-        self._check_sides(video_BCTHW)
+        if exchange is None:
+            _check_sides(video_BCTHW, self.config.spatial_ratio)
         way = Direction(
             first=self.encode_first, step=self.encode_step, frames_per_latent=self.config.temporal_ratio,
             scale_in=self.config.spatial_ratio, scale_out=1,
         )  # fmt: skip
-        mean, logvar = self._advance(video_BCTHW, state, way).chunk(2, dim=1)
-        return mean, logvar.clamp(*_LOGVAR_RANGE)
+        way = way if exchange is None else _by_rows(way, self._encode, exchange)
+        return _split_moments(self._advance(video_BCTHW, state, way))
 
     def decode_bytes(self, height: int, width: int, latent_frames: int) -> int:
         """Peak bytes, beside the weights, of decoding `latent_frames` of height x width pixels in one untiled call."""
@@ -250,6 +248,22 @@ class WanVae(nn.Module):
     def _dtype(self) -> torch.dtype:
         return self._weight.dtype
 
+    def _decode(
+        self, latents_BCTHW: Tensor, slots: Sequence[Tensor] | None, exchange: RowExchange | None = None
+    ) -> tuple[Tensor, Slots]:
+        if self._fused is not None:
+            return self._fused(latents_BCTHW, slots, exchange)
+        history = History(slots, channels_last=self._channels_last, exchange=exchange)
+        video = self.decoder(self.post_quant_conv(latents_BCTHW), history).clamp(-1.0, 1.0)
+        return history.margin.own(video), tuple(history.kept)
+
+    def _encode(
+        self, video_BCTHW: Tensor, slots: Sequence[Tensor] | None, exchange: RowExchange | None = None
+    ) -> tuple[Tensor, Slots]:
+        history = History(slots, channels_last=self._channels_last, exchange=exchange)
+        moments = self.quant_conv(self.encoder(video_BCTHW, history))
+        return history.margin.own(moments), tuple(history.kept)
+
     def _advance(self, x_BCTHW: Tensor, state: CausalState, way: Direction) -> Tensor:
         x_BCTHW = x_BCTHW.to(self._dtype)
         if self._channels_last:
@@ -261,10 +275,21 @@ class WanVae(nn.Module):
         frames, per_latent = video_BCTHW.shape[2], self.config.temporal_ratio
         if (frames - 1) % per_latent:
             raise SizeError(f"{frames} frames: the VAE takes 1, {1 + per_latent}, {1 + 2 * per_latent}, ...")
-        self._check_sides(video_BCTHW)
+        _check_sides(video_BCTHW, self.config.spatial_ratio)
 
-    def _check_sides(self, video_BCTHW: Tensor) -> None:
-        height, width = video_BCTHW.shape[3:]
-        per_side = self.config.spatial_ratio
-        if height % per_side or width % per_side:
-            raise SizeError(f"{height}x{width} pixels: height and width must be multiples of {per_side}")
+
+def _check_sides(video_BCTHW: Tensor, per_side: int) -> None:
+    height, width = video_BCTHW.shape[3:]
+    if height % per_side or width % per_side:
+        raise SizeError(f"{height}x{width} pixels: height and width must be multiples of {per_side}")
+
+
+def _by_rows(way: Direction, run: Callable[..., tuple[Tensor, Slots]], exchange: RowExchange) -> Direction:
+    """With margins, a tensor's height is no multiple of the scale; it is never cut into tiles."""
+    first, step = partial(run, slots=None, exchange=exchange), partial(run, exchange=exchange)
+    return replace(way, first=first, step=step, scale_in=1, scale_out=1)
+
+
+def _split_moments(moments_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+    mean, logvar = moments_BCTHW.chunk(2, dim=1)
+    return mean, logvar.clamp(*_LOGVAR_RANGE)

@@ -15,6 +15,7 @@ from reelray.workers.models.wan.vae.layers import (
     frames_to_batch,
     lay_out_last,
 )
+from reelray.workers.models.wan.vae.margin import Margin
 
 
 class Downsample(nn.Module):
@@ -29,8 +30,10 @@ class Downsample(nn.Module):
 
     def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
         """(B, C, T, H, W) to (B, C, T', H/2, W/2); T' is T, 1 + (T - 1)/2 for a clip's start, T/2 after it."""
-        frames = self.resample(frames_to_batch(x_BCTHW, channels_last=self.channels_last))
-        small = batch_to_frames(frames, x_BCTHW.shape[0], channels_last=self.channels_last)
+        margin = history.margin if history else Margin(None, dim=3)
+        seen = margin.before_halving(margin.before_3x3(x_BCTHW))
+        frames = self.resample(frames_to_batch(seen, channels_last=self.channels_last))
+        small = margin.after_halving(batch_to_frames(frames, x_BCTHW.shape[0], channels_last=self.channels_last))
         return small if self.time_conv is None else self._halve_rate(small, self.time_conv, history)
 
     def _halve_rate(self, x_BCTHW: Tensor, conv: CausalConv3d, history: History | None) -> Tensor:
@@ -57,11 +60,14 @@ class Upsample(nn.Module):
 
     def forward(self, x_BCTHW: Tensor, history: History | None = None) -> Tensor:
         """(B, C, T, H, W) to (B, C/2, T', 2H, 2W); T' is T, 2T - 1 for a clip's start, 2T after it."""
+        margin = history.margin if history else Margin(None, dim=3)
+        # Before the frame rate doubles, rows of half as many frames are exchanged.
+        x_BCTHW = margin.before_3x3(x_BCTHW)
         if self.time_conv is not None:
             x_BCTHW = self._double_rate(x_BCTHW, self.time_conv, history)
-        frames = frames_to_batch(x_BCTHW, channels_last=self.channels_last)
+        frames = frames_to_batch(margin.before_enlarging(x_BCTHW), channels_last=self.channels_last)
         large = self._enlarge_by_subpixels(frames) if self.subpixel else self.resample(frames)
-        return batch_to_frames(large, x_BCTHW.shape[0], channels_last=self.channels_last)
+        return margin.after_enlarging(batch_to_frames(large, x_BCTHW.shape[0], channels_last=self.channels_last))
 
     def _enlarge_by_subpixels(self, frames_FCHW: Tensor) -> Tensor:
         conv = self.resample[1]

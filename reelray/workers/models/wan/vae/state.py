@@ -5,6 +5,7 @@ them out again.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -64,12 +65,15 @@ class CausalState:
 
     def clone(self) -> Self:
         """An independent copy: going on with one leaves the other as it is."""
-        tiles = tuple(tuple(slot.clone() for slot in slots) for slots in self.tiles)
-        return type(self)(batch=self.batch, tiling=self.tiling, latent_frames=self.latent_frames, tiles=tiles)
+        return self.map_slots(Tensor.clone)
 
     def to(self, device: torch.device | str) -> Self:
         """The same state on another device."""
-        tiles = tuple(tuple(slot.to(device) for slot in slots) for slots in self.tiles)
+        return self.map_slots(lambda slot: slot.to(device))
+
+    def map_slots(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """A state at the same point of the video whose slots are `change` of these."""
+        tiles = tuple(tuple(change(slot) for slot in slots) for slots in self.tiles)
         return type(self)(batch=self.batch, tiling=self.tiling, latent_frames=self.latent_frames, tiles=tiles)
 
     def __eq__(self, other: object) -> bool:
