@@ -1,0 +1,134 @@
+"""What is chosen, and what is said of it."""
+
+import pytest
+
+from reelray.proto.errors import InputError
+from reelray.proto.layout import Layout
+from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
+from reelray.scheduler.plan.explain import explain
+from reelray.scheduler.plan.residency import Blocks, Encoder, Residency
+from tests.support.planning import make_job, make_machine, make_stream, table
+
+
+def planned(job, gpus=1, gib=139, link="nvlink"):
+    plan = make_plan(job, make_machine(gpus, gib, link), table())
+    return plan, explain(plan, table())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "guided", "layout"),
+    [(1, True, "ulysses=1"), (2, True, "cfg=2"), (4, True, "cfg=2,ulysses=2"), (4, False, "ulysses=4"),
+     (8, True, "cfg=2,ulysses=4")],
+)  # fmt: skip
+def test_the_large_model_on_large_gpus(gpus, guided, layout):
+    plan, said = planned(make_job(guided=guided), gpus)
+    assert str(plan.chosen.layout) == layout
+    assert plan.chosen.residency == Residency()
+    assert plan.chosen.decode_ranks == 0
+    assert said.startswith(f"{layout} makes a clip in ")
+    assert "Weights are" not in said
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gib", "link", "blocks", "encoder"),
+    [
+        (1, 24, "none", Blocks.OFFLOADED, Encoder.RELEASED),
+        (1, 48, "none", Blocks.RESIDENT, Encoder.RELEASED),
+        (1, 139, "none", Blocks.RESIDENT, Encoder.RESIDENT),
+        (2, 24, "pcie", Blocks.OFFLOADED, Encoder.RESIDENT),
+        (2, 48, "pcie", Blocks.RESIDENT, Encoder.RESIDENT),
+        (4, 24, "nvlink", Blocks.SHARDED, Encoder.RELEASED),
+        (4, 48, "nvlink", Blocks.RESIDENT, Encoder.RESIDENT),
+    ],
+)
+def test_weights_go_where_there_is_room(gpus, gib, link, blocks, encoder):
+    plan, said = planned(make_job(), gpus, gib, link)
+    assert (plan.chosen.residency.blocks, plan.chosen.residency.encoder) == (blocks, encoder)
+    assert plan.chosen.fits
+    if blocks is not Blocks.RESIDENT:
+        assert f"Weights are {plan.chosen.residency}: all resident, a GPU would need " in said
+        assert f"of {gib}.0 GiB" in said
+
+
+def test_the_small_model_stays_whole_on_24_gib():
+    plan, _ = planned(make_job("1.3b", "480p"), 1, 24)
+    assert plan.chosen.residency == Residency()
+
+
+def test_nothing_fits():
+    plan, said = planned(make_job(), 1, 8)
+    assert plan.chosen is None
+    assert not plan.rows[0].fits
+    assert said.startswith("Nothing fits: ulysses=1 with weights offloaded, encoder released needs least, ")
+    assert "of 8.0 GiB per GPU" in said
+
+
+@pytest.mark.parametrize("link", ["nvlink", "pcie", "none"])
+@pytest.mark.parametrize("job", [make_job(), make_job(guided=False), make_job("1.3b", "480p"), make_stream()])
+def test_more_gpus_are_never_slower(job, link):
+    rows = [min(row.clip_s for row in planned(job, gpus, 139, link)[0].rows if row.fits) for gpus in (1, 2, 3, 4, 6, 8)]
+    for fewer, more in zip(rows, rows[1:], strict=False):
+        assert more <= fewer * (1 + TIE)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 5, 8])
+def test_the_chosen_is_the_fastest_that_fits_but_for_ties(gpus):
+    plan, _ = planned(make_job("1.3b", "480p"), gpus, 24, "pcie")
+    fastest = min(row.clip_s for row in plan.rows if row.fits)
+    assert fastest <= plan.chosen.clip_s <= fastest * (1 + TIE)
+    assert plan.chosen in plan.rows
+    assert [row.fits for row in plan.rows] == sorted((row.fits for row in plan.rows), reverse=True)
+
+
+def test_less_memory_is_never_faster():
+    times = [planned(make_stream("14b"), 2, gib)[0].chosen.clip_s for gib in (139, 80, 48, 32, 24)]
+    assert times == sorted(times)
+    assert times[-1] > 1.05 * times[0]
+
+
+def test_fifty_steps_do_not_deserve_a_decode_gpu():
+    plan, said = planned(make_job(), 4)
+    shared, alone, two = plan.placements
+    assert (shared.decode_ranks, alone.decode_ranks, two.decode_ranks) == (0, 1, 2)
+    assert shared.clips_per_hour > 1.2 * alone.clips_per_hour
+    assert "Decode runs on the GPUs that denoise: " in said
+    assert "on a GPU of its own; decode is 1% of the work" in said
+
+
+def test_a_few_step_stream_deserves_decode_gpus():
+    plan, said = planned(make_stream(), 4)
+    assert plan.chosen.decode_ranks == 2
+    assert plan.chosen.layout.ranks <= 2
+    assert plan.chosen.clips_per_hour > (1 + DEDICATION_GAIN) * plan.placements[0].clips_per_hour
+    assert "Decode runs on 2 GPUs of its own: " in said
+    assert all(row.decode_ranks == 2 for row in plan.rows)
+
+
+def test_streams_overlap_decode_with_the_next_chunk():
+    plan, _ = planned(make_stream(), 4)
+    row = plan.chosen
+    assert row.clip_s < row.text_s + row.denoise_s + row.decode_s
+    whole = next(p for p in planned(make_job("1.3b", "480p", steps=2, guided=False), 4)[0].placements if p.decode_ranks)
+    assert whole.clip_s == pytest.approx(whole.text_s + whole.denoise_s + whole.decode_s)
+
+
+def test_lanes_multiply_throughput_not_speed():
+    job = make_job("1.3b", "480p")
+    one = plan_layout(job, make_machine(4), table(), Layout()).chosen
+    four = plan_layout(job, make_machine(4), table(), Layout(replica=4)).chosen
+    assert four.clip_s == one.clip_s
+    assert four.clips_per_hour == pytest.approx(4 * one.clips_per_hour)
+
+
+def test_a_layout_can_be_forced():
+    plan = plan_layout(make_job(), make_machine(4), table(), Layout(ring=4))
+    assert [row.layout for row in plan.rows] == [Layout(ring=4)]
+    assert plan.chosen.layout == Layout(ring=4)
+    with pytest.raises(InputError, match="needs 8 GPUs"):
+        plan_layout(make_job(), make_machine(4), table(), Layout(ring=8))
+
+
+def test_bytes_that_do_not_fit_are_told_of_a_forced_layout():
+    plan = plan_layout(make_job(), make_machine(2, 8), table(), Layout(ulysses=2))
+    assert plan.chosen is None
+    assert "Nothing fits: ulysses=2" in explain(plan, table())
