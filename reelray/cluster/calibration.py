@@ -1,6 +1,6 @@
 """Reads calibration tables: JSON in which every number says where it comes from."""
 
-import datetime
+import datetime as dt
 import json
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -16,7 +16,15 @@ CURVES = ("gemm_tflops", "attention_tflops", "decode_speedup", "exchange_nvlink_
 INTEGERS = ("memory_bytes", "context_bytes", "group_bytes")
 SCALARS = (
     *("gemm_half_size", "cross_tflops", "memory_gb_s", "passes_dim", "passes_ffn", "relayout_gb_s", "launch_ms"),
-    *("exchange_launch_ms", "exchange_overlap", "host_gb_s", "copy_overlap", "text_tflops", "decode_tflops"),
+    *(
+        "exchange_launch_ms",
+        "exchange_overlap",
+        "host_gb_s",
+        "host_total_gb_s",
+        "copy_overlap",
+        "text_tflops",
+        "decode_tflops",
+    ),
 )
 
 
@@ -26,7 +34,7 @@ class _Number(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     kind: Literal["measured", "fitted", "reported", "assumed"]
     source: str = Field(min_length=1)
-    date: datetime.date
+    date: dt.date
 
 
 def _schema() -> type[BaseModel]:
@@ -60,12 +68,16 @@ def read_calibration(file: Traversable) -> Calibration:
         ValueError: It is not JSON, or a number is missing, unknown, out of range or without an origin.
     """
     try:
-        table = cast("Any", _schema()).model_validate(json.loads(file.read_text(encoding="utf-8")))
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file.name}: {error}") from error
+    try:
+        table = cast("Any", _schema()).model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{file.name}: {where}: {first['msg']}") from error
-    values = {name: getattr(table.numbers, name).value for name in (*CURVES, *INTEGERS, *SCALARS)}
-    curves = {name: Curve(tuple(values.pop(name))) for name in CURVES}
-    links = {Link.NVLINK: curves.pop("exchange_nvlink_ms"), Link.PCIE: curves.pop("exchange_pcie_ms")}
-    return Calibration(name=table.name, exchange_ms=links, **curves, **values)
+    values: dict[str, Any] = {name: getattr(table.numbers, name).value for name in (*INTEGERS, *SCALARS)}
+    values |= {name: Curve(tuple(getattr(table.numbers, name).value)) for name in CURVES}
+    links = {link: values.pop(f"exchange_{link}_ms") for link in (Link.NVLINK, Link.PCIE)}
+    return Calibration(name=table.name, exchange_ms=links, **values)

@@ -74,23 +74,23 @@ def plan_json(planned: PlannedRender) -> dict[str, object]:
 
 def _describe_job(planned: PlannedRender) -> str:
     plan, job = planned.plan, planned.plan.job
-    guided = "guided" if job.guided_steps == job.steps else f"{job.guided_steps} guided" if job.guided_steps else "unguided"
+    guided = (
+        "guided" if job.guided_steps == job.steps else f"{job.guided_steps} guided" if job.guided_steps else "unguided"
+    )
     tokens = max(window.tokens for window in job.windows)
     chunks = f" in {len(job.chunks)} chunks" if len(job.chunks) > 1 else ""
     link = f" joined by {plan.machine.link}" if plan.machine.gpus > 1 and plan.machine.link is not Link.NONE else ""
-    decode = plan.rows[0].decode_ranks if plan.rows else 0
-    split = f", {decode} of them for decode" if decode else ""
     gpus = "1 GPU" if plan.machine.gpus == 1 else f"{plan.machine.gpus} GPUs"
     return (
         f"{planned.model.name}: {job.width}x{job.height}, {job.frames} frames{chunks}, {job.steps} steps ({guided}); "
         f"{tokens} tokens, {job.forwards} forwards\n"
-        f"{gpus} of {plan.machine.memory_bytes / GIB:.1f} GiB{link}{split}; times as table {planned.table} has them"
+        f"{gpus} of {plan.machine.memory_bytes / GIB:.1f} GiB{link}; times as table {planned.table} has them"
     )
 
 
 def _cells(row: Prediction, chosen: Prediction | None) -> tuple[str, ...]:
     return (
-        str(row.layout),
+        _place(row),
         str(row.residency),
         f"{row.step.total_ms:.1f}",
         f"{row.clip_s:.2f}",
@@ -99,6 +99,11 @@ def _cells(row: Prediction, chosen: Prediction | None) -> tuple[str, ...]:
         f"{row.communication_share:.0%}",
         "chosen" if row == chosen else _verdict(row),
     )
+
+
+def _place(row: Prediction) -> str:
+    place = f"{row.layout} + {row.decode_ranks} decode" if row.decode_ranks else str(row.layout)
+    return f"{row.engines} x ({place})" if row.engines > 1 else place
 
 
 def _verdict(row: Prediction) -> str:
@@ -123,6 +128,7 @@ def _row_json(row: Prediction) -> dict[str, object]:
         "blocks": str(row.residency.blocks),
         "encoder": str(row.residency.encoder),
         "decode_ranks": row.decode_ranks,
+        "engines": row.engines,
         "step_ms": row.step.total_ms,
         "terms_ms": row.step.terms_ms,
         "sent_bytes_per_step": row.step.sent_bytes,

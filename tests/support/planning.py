@@ -45,7 +45,9 @@ def make_job(model="14b", size="720p", *, frames=81, steps=50, guided=True, **ch
 def make_stream(model="1.3b", *, steps=2, frames=81, size="480p", memory=12) -> PlanJob:
     """A causal few-step model: chunks of three latent frames."""
     chunking = Chunking(latent_frames=3)
-    return make_job(model, size, frames=frames, steps=steps, guided=False, chunking=chunking, memory_latent_frames=memory)
+    return make_job(
+        model, size, frames=frames, steps=steps, guided=False, chunking=chunking, memory_latent_frames=memory
+    )
 
 
 def make_machine(gpus=1, gib=139, link="nvlink") -> Machine:

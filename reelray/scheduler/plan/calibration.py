@@ -7,7 +7,16 @@ from itertools import pairwise
 
 from reelray.scheduler.plan.machine import Link
 
-RATES = ("gemm_half_size", "cross_tflops", "memory_gb_s", "relayout_gb_s", "host_gb_s", "text_tflops", "decode_tflops")
+RATES = (
+    "gemm_half_size",
+    "cross_tflops",
+    "memory_gb_s",
+    "relayout_gb_s",
+    "host_gb_s",
+    "host_total_gb_s",
+    "text_tflops",
+    "decode_tflops",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,7 @@ class Curve:
             return last[1]
         left, right = next(pair for pair in pairwise(self.points) if x <= pair[1][0])
         share = math.log(x / left[0]) / math.log(right[0] / left[0])
-        return left[1] * (right[1] / left[1]) ** share
+        return float(left[1] * (right[1] / left[1]) ** share)
 
     @property
     def end(self) -> tuple[float, float]:
@@ -65,7 +74,8 @@ class Calibration:
         exchange_launch_ms: Host time of one exchange.
         exchange_ms: Time of an exchange by the bytes that a rank sends, for each kind of link.
         exchange_overlap: Share of exchanges that hides behind compute.
-        host_gb_s: Host memory to device, for weights.
+        host_gb_s: Host memory to one device, for weights.
+        host_total_gb_s: Host memory to all devices at once.
         copy_overlap: Share of a layer's compute behind which the next layer's weights can arrive.
         text_tflops: Text and image encoder.
         decode_tflops: Latent decoder on one GPU.
@@ -92,6 +102,7 @@ class Calibration:
     exchange_ms: Mapping[Link, Curve]
     exchange_overlap: float
     host_gb_s: float
+    host_total_gb_s: float
     copy_overlap: float
     text_tflops: float
     decode_tflops: float

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from reelray.proto.layout import AXES, Layout
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob
-from reelray.scheduler.plan.legality import check_layout, list_layouts
+from reelray.scheduler.plan.legality import check_layout, list_lanes
 from reelray.scheduler.plan.machine import Machine
 from reelray.scheduler.plan.prediction import Prediction, predict
 from reelray.scheduler.plan.residency import RESIDENCIES, residencies_for
@@ -47,8 +47,7 @@ def make_plan(job: PlanJob, machine: Machine, table: Calibration) -> Plan:
     rows = {0: rank_layouts(job, machine, table)}
     for ranks in DECODE_RANKS:
         if 2 * ranks <= machine.gpus:
-            rest = replace(machine, gpus=machine.gpus - ranks)
-            rows[ranks] = rank_layouts(job, rest, table, decode_ranks=ranks)
+            rows[ranks] = rank_layouts(job, machine, table, decode_ranks=ranks)
     best = {ranks: choose(found) for ranks, found in rows.items()}
     placements = tuple(row for row in best.values() if row is not None)
     chosen = choose_placement(placements)
@@ -63,7 +62,7 @@ def plan_layout(job: PlanJob, machine: Machine, table: Calibration, layout: Layo
         InputError: The layout is not legal here.
     """
     check_layout(layout, job, machine)
-    row = best_residency(job, machine, table, layout)
+    row = best_residency(job, replace(machine, gpus=layout.ranks), table, layout)
     chosen = row if row.fits else None
     return Plan(job=job, machine=machine, chosen=chosen, rows=(row,), placements=() if chosen is None else (chosen,))
 
@@ -72,8 +71,9 @@ def rank_layouts(
     job: PlanJob, machine: Machine, table: Calibration, *, decode_ranks: int = 0
 ) -> tuple[Prediction, ...]:
     """Predict every legal layout; those that fit first, then by seconds per clip."""
+    denoising = replace(machine, gpus=machine.gpus - decode_ranks)
     rows = [
-        best_residency(job, machine, table, layout, decode_ranks=decode_ranks) for layout in list_layouts(job, machine)
+        best_residency(job, machine, table, layout, decode_ranks=decode_ranks) for layout in list_lanes(job, denoising)
     ]
     return tuple(sorted(rows, key=lambda row: (not row.fits, row.clip_s if row.fits else row.peak_bytes)))
 
@@ -91,20 +91,23 @@ def best_residency(
 
 
 def choose(rows: Iterable[Prediction]) -> Prediction | None:
-    """The fastest clip that fits; of equals the one with the fewest moving parts."""
+    """The fastest clip that fits; of equals the one with the fewest moving parts, of those the most clips per hour."""
     fitting = [row for row in rows if row.fits]
     if not fitting:
         return None
     fastest = min(row.clip_s for row in fitting)
-    return min((row for row in fitting if row.clip_s <= fastest * (1 + TIE)), key=count_moving_parts)
+    equals = [row for row in fitting if row.clip_s <= fastest * (1 + TIE)]
+    fewest = min(count_moving_parts(row) for row in equals)
+    simplest = [row for row in equals if count_moving_parts(row) == fewest]
+    most = max(row.clips_per_hour for row in simplest)
+    busiest = [row for row in simplest if row.clips_per_hour * (1 + TIE) >= most]
+    return min(busiest, key=lambda row: (row.layout.pipe, row.layout.ring, row.layout.lane))
 
 
-def count_moving_parts(row: Prediction) -> tuple[int, ...]:
-    """What can go wrong: residency, axes in use, GPUs in use as few lanes, then the later axes."""
-    layout = row.layout
-    axes = [axis for axis in AXES if axis != "replica" and getattr(layout, axis) > 1]
-    residency = RESIDENCIES.index(row.residency)
-    return (residency, len(axes), -layout.ranks, layout.lane, layout.pipe, layout.ring, layout.ulysses)
+def count_moving_parts(row: Prediction) -> tuple[int, int]:
+    """What can go wrong: weights that move, then axes that are in use."""
+    axes = [axis for axis in AXES if axis != "replica" and getattr(row.layout, axis) > 1]
+    return (RESIDENCIES.index(row.residency), len(axes))
 
 
 def choose_placement(placements: Iterable[Prediction]) -> Prediction | None:

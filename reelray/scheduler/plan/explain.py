@@ -34,7 +34,7 @@ def _explain_nothing(plan: Plan) -> str:
 
 
 def _explain_layout(plan: Plan, chosen: Prediction) -> str:
-    others = [row for row in plan.rows if row.fits and row.layout != chosen.layout]
+    others = [row for row in plan.rows if row.fits and row != chosen]
     if not others:
         return f"{lane_name(chosen.layout)} makes a clip in {_seconds(chosen.clip_s)}."
     second = min(others, key=lambda row: row.clip_s)
@@ -50,9 +50,7 @@ def _explain_residency(plan: Plan, chosen: Prediction, table: Calibration) -> st
     left_out = f" {tight} of {len(plan.rows)} layouts do not fit in any way." if tight else ""
     if chosen.residency == Residency():
         return left_out.strip()
-    plain = predict(
-        plan.job, plan.machine, table, chosen.layout, Residency(), decode_ranks=chosen.decode_ranks
-    )
+    plain = predict(plan.job, plan.machine, table, chosen.layout, Residency(), decode_ranks=chosen.decode_ranks)
     cost = chosen.clip_s / plain.clip_s - 1
     return (
         f"Weights are {chosen.residency}: all resident, a GPU would need {_gib(plain.peak_bytes)} of "
@@ -69,7 +67,8 @@ def _explain_decode(plan: Plan) -> str:
     share = chosen.decode_s / (chosen.text_s + chosen.denoise_s + chosen.decode_s)
     counts = f"{_rate(chosen)} clips an hour against {_rate(second)} {_place(second)}"
     why = f"decode is {share:.0%} of the work on these GPUs"
-    return f"Decode runs {_place(chosen)}: {counts}; {why}."
+    alone = f" One clip alone would take {_seconds(second.clip_s)} there." if second.clip_s < chosen.clip_s else ""
+    return f"Decode runs {_place(chosen)}: {counts}; {why}.{alone}"
 
 
 def _place(row: Prediction) -> str:

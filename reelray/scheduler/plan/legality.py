@@ -25,22 +25,25 @@ def check_layout(layout: Layout, job: PlanJob, machine: Machine) -> None:
     if layout.cfg > 1 and not job.guided_steps:
         raise InputError(f"layout {layout} splits the branches of guidance; this job runs without guidance")
     if layout.pipe > job.facts.layers:
-        raise InputError(f"layout {layout} splits the layers over {layout.pipe} ranks; the model has {job.facts.layers}")
+        raise InputError(
+            f"layout {layout} splits the layers over {layout.pipe} ranks; the model has {job.facts.layers}"
+        )
     if layout.ulysses > job.sizes.heads:
-        raise InputError(f"layout {layout} splits the heads over {layout.ulysses} ranks; the model has {job.sizes.heads}")
+        raise InputError(
+            f"layout {layout} splits the heads over {layout.ulysses} ranks; the model has {job.sizes.heads}"
+        )
     shortest = min(window.tokens for window in job.windows)
     if layout.sequence > shortest:
         raise SizeError(f"layout {layout} splits the tokens over {layout.sequence} ranks; a window has {shortest}")
 
 
-def list_layouts(job: PlanJob, machine: Machine) -> Iterator[Layout]:
-    """Every legal layout; GPUs that one lane leaves over run further lanes."""
+def list_lanes(job: PlanJob, machine: Machine) -> Iterator[Layout]:
+    """Every legal layout of one lane."""
     for cfg in (1, 2):
         for pipe in range(1, machine.gpus // cfg + 1):
             for ring in range(1, machine.gpus // (cfg * pipe) + 1):
                 for ulysses in range(1, machine.gpus // (cfg * pipe * ring) + 1):
-                    lanes = machine.gpus // (cfg * pipe * ring * ulysses)
-                    layout = Layout(replica=lanes, cfg=cfg, pipe=pipe, ring=ring, ulysses=ulysses)
+                    layout = Layout(cfg=cfg, pipe=pipe, ring=ring, ulysses=ulysses)
                     if why_illegal(layout, job, machine) is None:
                         yield layout
 

@@ -1,9 +1,10 @@
 """How many bytes the fullest GPU of a lane holds, in each stage of a clip.
 
-Counted are tensors that live at once. Activations of one layer: at its attention the residual stream, q, k, v before and
-after the exchange and the output (8 widths per token), at its feed-forward the stream, its norm and the hidden values
-before and after the activation; each stage of the clip also holds the latents in float32, a few times over. A rank keeps
-the keys and values of its share of heads or tokens for every frame that later chunks attend, for each branch it runs.
+Counted are tensors that live at once. Activations of one layer: at its attention the residual stream, q, k, v before
+and after the exchange and the output (8 widths per token), at its feed-forward the stream, its norm and the hidden
+values before and after the activation; each stage of the clip also holds the latents in float32, a few times over. A
+rank keeps the keys and values of its share of heads or tokens for every frame that later chunks attend, for each branch
+it runs. These are counts, not measurements; the constants of process and groups are in the table.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What a clip costs under one layout, one residency of weights and one place of decode."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reelray.proto.layout import Layout
 from reelray.scheduler.plan.calibration import Calibration
@@ -18,15 +18,16 @@ class Prediction:
     """One row of a plan.
 
     Args:
-        layout: How ranks share the denoising.
+        layout: How the ranks of one engine share the denoising; its lanes run different clips.
         residency: Where the weights are.
-        decode_ranks: GPUs of their own that decode; 0 when the lane decodes.
+        decode_ranks: GPUs of an engine that only decode; 0 when each lane decodes.
+        engines: Engines side by side.
         step: Mean step of the clip.
         text_s: Encoding prompts, copying a released encoder included.
         denoise_s: All steps of all chunks.
         decode_s: All frames.
         clip_s: From prompt to last frame, one clip alone.
-        interval_s: Between two clips when more wait than run; all lanes together.
+        interval_s: Between two clips when more wait than run; all engines together.
         memory: Bytes of the fullest GPU that denoises.
         peak_bytes: Bytes of the fullest GPU, those that decode included.
         memory_bytes: Bytes it has.
@@ -35,6 +36,7 @@ class Prediction:
     layout: Layout
     residency: Residency
     decode_ranks: int
+    engines: int
     step: StepTime
     text_s: float
     denoise_s: float
@@ -70,7 +72,7 @@ def predict(
     *,
     decode_ranks: int = 0,
 ) -> Prediction:
-    """Predict a clip.
+    """Predict a clip. A layout of one lane is repeated as often as there are GPUs; one of several is taken as it is.
 
     Args:
         job: The clip.
@@ -78,7 +80,7 @@ def predict(
         table: What their work costs.
         layout: A legal layout.
         residency: Where the weights are.
-        decode_ranks: GPUs beside those of the layout that decode; 0 lets each lane decode on its own GPUs.
+        decode_ranks: GPUs of an engine that only decode; 0 lets each lane decode on its own GPUs.
     """
     setting = Setting(job=job, layout=layout, residency=residency, link=machine.link, table=table)
     memory = predict_memory(setting, machine.memory_bytes, decode_ranks=decode_ranks)
@@ -87,16 +89,19 @@ def predict(
     denoise = predict_denoise(setting)
     denoise_s, decode_s = denoise.total_ms / 1000, predict_decode_s(job, table, decode_ranks or layout.lane)
     before_s = text_s + denoise_s
+    lanes, engines = count_lanes(layout, machine, decode_ranks, lanes_per_decode=before_s / decode_s)
+    layout = replace(layout, replica=lanes)
     return Prediction(
         layout=layout,
         residency=residency,
         decode_ranks=decode_ranks,
+        engines=engines,
         step=StepTime().plus(denoise, 1 / (job.steps * len(job.windows))),
         text_s=text_s,
         denoise_s=denoise_s,
         decode_s=decode_s,
         clip_s=total_s(job, before_s, decode_s, decode_ranks=decode_ranks),
-        interval_s=between_clips_s(layout, before_s, decode_s, decode_ranks=decode_ranks),
+        interval_s=between_clips_s(layout, before_s, decode_s, decode_ranks=decode_ranks) / engines,
         memory=memory,
         peak_bytes=max(memory.peak_bytes, beside),
         memory_bytes=machine.memory_bytes,
@@ -118,7 +123,9 @@ def predict_text_s(setting: Setting, memory: MemoryUse) -> float:
     """Seconds to encode the prompts; a released encoder is copied in first, and swapped blocks after it."""
     job, table = setting.job, setting.table
     tokens = job.facts.text_tokens * job.branches
-    flops = 2 * (job.sizes.text_encoder_parameters * tokens + job.sizes.image_encoder_parameters * job.sizes.image_tokens)
+    flops = 2 * (
+        job.sizes.text_encoder_parameters * tokens + job.sizes.image_encoder_parameters * job.sizes.image_tokens
+    )
     copied = memory.encoder if setting.residency.encoder is Encoder.RELEASED else 0.0
     copied += memory.blocks if memory.swapped else 0.0
     return (flops / table.text_tflops * PER_TFLOP_MS + copied / table.host_gb_s * PER_GB_MS) / 1000
@@ -128,6 +135,27 @@ def predict_decode_s(job: PlanJob, table: Calibration, ranks: int) -> float:
     """Seconds to decode the clip on `ranks` GPUs that share each picture."""
     flops = job.sizes.decoder_first_flops + (job.latent_frames - 1) * job.sizes.decoder_flops
     return flops * job.latent_cells / table.decode_tflops / table.decode_speedup.at(ranks) * PER_TFLOP_MS / 1000
+
+
+def count_lanes(layout: Layout, machine: Machine, decode_ranks: int, *, lanes_per_decode: float) -> tuple[int, int]:
+    """Lanes of one engine, and engines.
+
+    Lanes fill the machine. Where GPUs only decode, an engine has as many lanes as its decode GPUs can follow: the rule
+    that decode gets its share of the work in GPUs.
+
+    Args:
+        layout: Of one lane, or of an engine that somebody has chosen.
+        machine: The GPUs.
+        decode_ranks: GPUs of an engine that only decode.
+        lanes_per_decode: Time of a lane over time of decode.
+    """
+    if layout.replica > 1:
+        return layout.replica, 1
+    if not decode_ranks:
+        return machine.gpus // layout.lane, 1
+    room = (machine.gpus - decode_ranks) // layout.lane
+    lanes = max(1, min(room, int(lanes_per_decode)))
+    return lanes, machine.gpus // (lanes * layout.lane + decode_ranks)
 
 
 def total_s(job: PlanJob, before_s: float, decode_s: float, *, decode_ranks: int) -> float:

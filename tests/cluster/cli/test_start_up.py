@@ -25,7 +25,9 @@ def run(tmp_path, *arguments):
     return code, said, {name.split(".")[0] for name in modules}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["version"], ["render", "--help"], ["plan", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["version"], ["render", "--help"], ["plan", "--help"]]
+)
 def test_help_and_version_import_nothing_slow(tmp_path, arguments):
     code, said, modules = run(tmp_path, *arguments)
     assert code == 0

@@ -1,11 +1,14 @@
 """What is chosen, and what is said of it."""
 
+from itertools import pairwise
+
 import pytest
 
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
 from reelray.scheduler.plan.explain import explain
+from reelray.scheduler.plan.prediction import predict
 from reelray.scheduler.plan.residency import Blocks, Encoder, Residency
 from tests.support.planning import make_job, make_machine, make_stream, table
 
@@ -66,8 +69,9 @@ def test_nothing_fits():
 @pytest.mark.parametrize("link", ["nvlink", "pcie", "none"])
 @pytest.mark.parametrize("job", [make_job(), make_job(guided=False), make_job("1.3b", "480p"), make_stream()])
 def test_more_gpus_are_never_slower(job, link):
-    rows = [min(row.clip_s for row in planned(job, gpus, 139, link)[0].rows if row.fits) for gpus in (1, 2, 3, 4, 6, 8)]
-    for fewer, more in zip(rows, rows[1:], strict=False):
+    plans = [planned(job, gpus, 139, link)[0] for gpus in (1, 2, 3, 4, 6, 8)]
+    clip_s = [min(row.clip_s for row in plan.placements) for plan in plans]
+    for fewer, more in pairwise(clip_s):
         assert more <= fewer * (1 + TIE)
 
 
@@ -118,6 +122,16 @@ def test_lanes_multiply_throughput_not_speed():
     four = plan_layout(job, make_machine(4), table(), Layout(replica=4)).chosen
     assert four.clip_s == one.clip_s
     assert four.clips_per_hour == pytest.approx(4 * one.clips_per_hour)
+
+
+def test_decode_gpus_follow_as_many_lanes_as_they_can():
+    # Three lanes of one GPU take 3.9 s each, decode on its own takes 1.8 s: two lanes per decode GPU.
+    slow = predict(make_stream(steps=12), make_machine(8), table(), Layout(), Residency(), decode_ranks=1)
+    assert (slow.layout.replica, slow.engines) == (2, 2)
+    assert slow.interval_s == pytest.approx((slow.text_s + slow.denoise_s) / 4)
+    fast = predict(make_stream(steps=2), make_machine(8), table(), Layout(ulysses=2), Residency(), decode_ranks=2)
+    assert (fast.layout.replica, fast.engines) == (1, 2)
+    assert fast.interval_s == pytest.approx(fast.decode_s / 2)
 
 
 def test_a_layout_can_be_forced():

@@ -74,9 +74,14 @@ def test_offloaded_weights_hide_behind_large_windows_only():
     assert step(make_job(), residency=away).weights == 0
     stream = make_stream("14b")
     assert step(stream, residency=away).weights > 0.2 * step(stream).total_ms
+    # Four ranks get all that one link carries; eight share what the host's memory gives.
+    assert step(stream, "ulysses=8", residency=away).weights > step(stream, "ulysses=4", residency=away).weights
     shared = Residency(blocks=Blocks.SHARDED)
     assert step(make_job("14b", "480p"), "ulysses=4", residency=shared).weights == 0
-    assert step(make_job("14b", "480p"), "ulysses=4", residency=shared).sent_bytes > step(make_job("14b", "480p"), "ulysses=4").sent_bytes  # noqa: E501
+    assert (
+        step(make_job("14b", "480p"), "ulysses=4", residency=shared).sent_bytes
+        > step(make_job("14b", "480p"), "ulysses=4").sent_bytes
+    )
 
 
 def test_slow_links_cost_more():

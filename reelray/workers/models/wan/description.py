@@ -154,9 +154,7 @@ def gather_facts(layout: Layout, recipe: Recipe, parameters: int) -> ModelFacts:
     )
 
 
-def facts_of(
-    config: WanConfig, vae: Mapping[str, Any], recipe: Recipe, *, task: str, parameters: int
-) -> ModelFacts:
+def facts_of(config: WanConfig, vae: Mapping[str, Any], recipe: Recipe, *, task: str, parameters: int) -> ModelFacts:
     """Put together geometry from configurations.
 
     Args:

@@ -1,4 +1,4 @@
-"""Sizes and geometry of a Wan model from configurations alone: of a folder, or of a preset whose weights are not here."""
+"""Sizes and geometry of a Wan model from configurations alone: of a folder, or of a preset without weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,10 +6,9 @@ from typing import Any
 
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.model_sizes import ModelSizes
-from reelray.proto.recipe import Recipe
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.config_files import CLIP_TOKENS
-from reelray.workers.models.wan.description import FAMILY, facts_of, read_transformer_config
+from reelray.workers.models.wan.description import facts_of, read_transformer_config
 from reelray.workers.models.wan.layout import find_layout
 from reelray.workers.models.wan.vae_sizes import measure_decoder
 from reelray.workers.models.weight_files import count_parameters
@@ -82,7 +81,9 @@ def count_transformer(config: WanConfig) -> int:
     time = dim * (config.freq_dim + 1) + square + 6 * square
     image = 0
     if config.image_dim is not None:
-        image = 2 * config.image_dim + config.image_dim * (config.image_dim + 1) + dim * (config.image_dim + 1) + 2 * dim
+        image = (
+            2 * config.image_dim + config.image_dim * (config.image_dim + 1) + dim * (config.image_dim + 1) + 2 * dim
+        )
     head = config.out_channels * cell * (dim + 1) + 2 * dim
     return config.num_layers * block + patch + text + time + image + head
 
