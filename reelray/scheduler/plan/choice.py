@@ -82,11 +82,12 @@ def best_residency(
     job: PlanJob, machine: Machine, table: Calibration, layout: Layout, *, decode_ranks: int = 0
 ) -> Prediction:
     """The fastest residency that fits under a layout; the smallest when none does."""
-    rows: list[Prediction] = []
-    for residency in residencies_for(layout):
-        rows.append(predict(job, machine, table, layout, residency, decode_ranks=decode_ranks))
-        if rows[0].fits:
-            return rows[0]  # nothing is faster than weights that stay
+    plain, *others = residencies_for(layout)
+    row = predict(job, machine, table, layout, plain, decode_ranks=decode_ranks)
+    if row.fits:
+        return row  # nothing is faster than weights that stay
+    rows = [predict(job, machine, table, layout, residency, decode_ranks=decode_ranks) for residency in others]
+    rows.append(row)
     return choose(rows) or min(rows, key=lambda row: row.peak_bytes)
 
 

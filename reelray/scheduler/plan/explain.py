@@ -46,15 +46,26 @@ def _explain_layout(plan: Plan, chosen: Prediction) -> str:
 
 
 def _explain_residency(plan: Plan, chosen: Prediction, table: Calibration) -> str:
-    tight = sum(not row.fits for row in plan.rows)
-    left_out = f" {tight} of {len(plan.rows)} layouts do not fit in any way." if tight else ""
+    left_out = _explain_tight(plan)
     if chosen.residency == Residency():
-        return left_out.strip()
+        return left_out
     plain = predict(plan.job, plan.machine, table, chosen.layout, Residency(), decode_ranks=chosen.decode_ranks)
     cost = chosen.clip_s / plain.clip_s - 1
-    return (
+    said = (
         f"Weights are {chosen.residency}: all resident, a GPU would need {_gib(plain.peak_bytes)} of "
-        f"{_gib(plain.memory_bytes)} GiB; this takes {_gib(chosen.peak_bytes)} and costs {cost:.1%} of time.{left_out}"
+        f"{_gib(plain.memory_bytes)} GiB; this takes {_gib(chosen.peak_bytes)} and costs {cost:.1%} of time."
+    )
+    return f"{said} {left_out}".rstrip()
+
+
+def _explain_tight(plan: Plan) -> str:
+    tight = [row for row in plan.rows if not row.fits]
+    if not tight:
+        return ""
+    least = min(tight, key=lambda row: row.peak_bytes)
+    return (
+        f"{len(tight)} of {len(plan.rows)} layouts cannot fit: {lane_name(least.layout)} needs "
+        f"{_gib(least.peak_bytes)} GiB even with weights {least.residency}."
     )
 
 
@@ -66,7 +77,7 @@ def _explain_decode(plan: Plan) -> str:
     second = max(others, key=lambda row: row.clips_per_hour)
     share = chosen.decode_s / (chosen.text_s + chosen.denoise_s + chosen.decode_s)
     counts = f"{_rate(chosen)} clips an hour against {_rate(second)} {_place(second)}"
-    why = f"decode is {share:.0%} of the work on these GPUs"
+    why = f"decode is {share:.1%} of the work on these GPUs"
     alone = f" One clip alone would take {_seconds(second.clip_s)} there." if second.clip_s < chosen.clip_s else ""
     return f"Decode runs {_place(chosen)}: {counts}; {why}.{alone}"
 
