@@ -8,6 +8,7 @@ import reelray
 from reelray.cluster.cli.doctor import doctor
 from reelray.cluster.cli.info import info
 from reelray.cluster.cli.models import models
+from reelray.cluster.cli.plan import PLAN_EPILOG, plan
 from reelray.cluster.cli.render import RENDER_EPILOG, render
 from reelray.cluster.cli.session import session_of
 from reelray.cluster.cli.settings import settings
@@ -44,6 +45,7 @@ def _main(
 
 
 app.command(epilog=RENDER_EPILOG)(render)
+app.command(epilog=PLAN_EPILOG)(plan)
 app.command()(models)
 app.command()(doctor)
 app.command()(info)

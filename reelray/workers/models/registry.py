@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from reelray.proto.model_facts import ModelFacts
+    from reelray.proto.model_sizes import ModelSizes
     from reelray.proto.recipe import Recipe
     from reelray.workers.models.api import VideoModel
     from reelray.workers.models.wan.description import CheckpointDescription
+    from reelray.workers.recipes.presets import Preset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,10 +23,14 @@ class Family:
 
     Args:
         describe: Reads configurations and file headers; quick, without torch.
+        measure: Tells the sizes of the networks of a checkpoint, as quickly.
+        describe_preset: Tells geometry and sizes of a preset's model.
         open: Loads the weights.
     """
 
     describe: "Callable[[Path], CheckpointDescription]"
+    measure: "Callable[[Path], ModelSizes]"
+    describe_preset: "Callable[[Preset], tuple[ModelFacts, ModelSizes]]"
     open: "Callable[..., VideoModel]"
 
 
@@ -33,13 +40,26 @@ def _describe_wan(folder: Path) -> "CheckpointDescription":
     return describe_checkpoint(folder)
 
 
+def _measure_wan(folder: Path) -> "ModelSizes":
+    from reelray.workers.models.wan.sizes import measure_checkpoint  # noqa: PLC0415 - loaded when used
+
+    return measure_checkpoint(folder)
+
+
+def _describe_wan_preset(preset: "Preset") -> "tuple[ModelFacts, ModelSizes]":
+    from reelray.workers.models.wan.sizes import describe_preset  # noqa: PLC0415 - loaded when used
+
+    return describe_preset(preset)
+
+
 def _open_wan(folder: Path, **wishes: object) -> "VideoModel":
     from reelray.workers.models.wan.checkpoint import open_checkpoint  # noqa: PLC0415 - pulls in torch
 
     return open_checkpoint(folder, **wishes)  # type: ignore[arg-type]
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({"wan": Family(describe=_describe_wan, open=_open_wan)})
+_WAN = Family(describe=_describe_wan, measure=_measure_wan, describe_preset=_describe_wan_preset, open=_open_wan)
+FAMILIES: Mapping[str, Family] = MappingProxyType({"wan": _WAN})
 
 
 def describe_checkpoint(folder: Path) -> "CheckpointDescription":
@@ -50,6 +70,21 @@ def describe_checkpoint(folder: Path) -> "CheckpointDescription":
         CheckpointError: The folder is not a checkpoint of a known family, or is damaged.
     """
     return FAMILIES["wan"].describe(folder)
+
+
+def measure_checkpoint(folder: Path) -> "ModelSizes":
+    """Tell the sizes of a checkpoint's networks without loading them.
+
+    Raises:
+        UnknownModelError: There is no such folder.
+        CheckpointError: The folder is not a checkpoint of a known family, or is damaged.
+    """
+    return FAMILIES["wan"].measure(folder)
+
+
+def describe_preset(preset: "Preset") -> "tuple[ModelFacts, ModelSizes]":
+    """Geometry and sizes of the model that a preset is made for; its weights need not be here."""
+    return FAMILIES[preset.recipe.model].describe_preset(preset)
 
 
 def open_checkpoint(

@@ -1,7 +1,8 @@
 """Recipes that come with the package, and how a bare folder of weights finds its own.
 
-A preset file has two parts: `recipe`, a manifest, and `match`, a list of facts of which one must hold: values of the
-transformer's `config.json`, of the scheduler's, and a word in the folder's name.
+A preset file has three parts: `recipe`, a manifest; `match`, a list of facts of which one must hold: values of the
+transformer's `config.json`, of the scheduler's, and a word in the folder's name; and `transformer`, the sizes of that
+`config.json`, so that a render can be planned where the weights are not.
 """
 
 import dataclasses
@@ -27,10 +28,12 @@ class Preset:
     Args:
         recipe: The recipe.
         match: Alternatives; each maps ``config`` and ``scheduler`` to wanted values, ``folder`` to a word.
+        transformer: Size of the transformer, in the words of its `config.json`.
     """
 
     recipe: Recipe
     match: tuple[Mapping[str, Any], ...]
+    transformer: Mapping[str, Any]
 
 
 def presets() -> dict[str, Recipe]:
@@ -87,7 +90,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _parse_preset(name: str, text: str) -> Preset:
     data = yaml.safe_load(text)
-    return Preset(recipe=parse_manifest(data["recipe"], source=name), match=tuple(data["match"]))
+    recipe = parse_manifest(data["recipe"], source=name)
+    return Preset(recipe=recipe, match=tuple(data["match"]), transformer=data["transformer"])
 
 
 def _holds(facts: Mapping[str, Any], config: Mapping[str, Any], scheduler: Mapping[str, Any], folder: str) -> bool:

@@ -18,7 +18,7 @@ from reelray.cluster.services import default_services
 
 FOLDER = Path(__file__).parents[1] / "help"
 WRITTEN_WITH = FOLDER / "typer-version"
-COMMANDS = ("", "render", "models", "doctor", "info", "settings", "version")
+COMMANDS = ("", "render", "plan", "models", "doctor", "info", "settings", "version")
 
 
 def help_of(command):

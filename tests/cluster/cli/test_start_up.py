@@ -25,7 +25,9 @@ def run(tmp_path, *arguments):
     return code, said, {name.split(".")[0] for name in modules}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["version"], ["render", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["version"], ["render", "--help"], ["plan", "--help"]]
+)
 def test_help_and_version_import_nothing_slow(tmp_path, arguments):
     code, said, modules = run(tmp_path, *arguments)
     assert code == 0
@@ -33,7 +35,7 @@ def test_help_and_version_import_nothing_slow(tmp_path, arguments):
     assert not modules & set(SLOW)
 
 
-@pytest.mark.parametrize("arguments", [["settings"], ["models"], ["render", " "]])
+@pytest.mark.parametrize("arguments", [["settings"], ["models"], ["render", " "], ["plan"]])
 def test_what_needs_no_engine_imports_neither_torch_nor_ray(tmp_path, arguments):
     _, _, modules = run(tmp_path, *arguments)
     assert not modules & {"torch", "ray", "diffusers", "transformers", "av"}

@@ -145,11 +145,29 @@ def gather_facts(layout: Layout, recipe: Recipe, parameters: int) -> ModelFacts:
         recipe: Tells the text slots.
         parameters: Parameters of the transformer.
     """
-    config = read_transformer_config(layout)
-    vae = {**VAE_DEFAULTS, **read_json(layout.complete.folder / "vae" / "config.json")}
+    return facts_of(
+        read_transformer_config(layout),
+        read_json(layout.complete.folder / "vae" / "config.json"),
+        recipe,
+        task=layout.task,
+        parameters=parameters,
+    )
+
+
+def facts_of(config: WanConfig, vae: Mapping[str, Any], recipe: Recipe, *, task: str, parameters: int) -> ModelFacts:
+    """Put together geometry from configurations.
+
+    Args:
+        config: The transformer.
+        vae: The VAE's `config.json`; what it leaves out is as in Wan2.1.
+        recipe: Tells the text slots.
+        task: ``t2v`` or ``i2v``.
+        parameters: Of the transformer.
+    """
+    vae = {**VAE_DEFAULTS, **vae}
     return ModelFacts(
         family=FAMILY,
-        task=layout.task,
+        task=task,
         latent_channels=config.out_channels,
         spatial_stride=2 ** (len(vae["dim_mult"]) - 1),
         temporal_stride=2 ** sum(vae["temperal_downsample"]),

@@ -1,0 +1,96 @@
+"""What a plan is made for: one video of one model."""
+
+from dataclasses import dataclass, field
+
+from reelray.proto.errors import InputError
+from reelray.proto.model_facts import ModelFacts
+from reelray.proto.model_sizes import ModelSizes
+from reelray.proto.recipe import Chunking
+from reelray.scheduler.chunks import Span, cut_chunks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """Tokens of one forward: those it maps, and those it attends, memory included."""
+
+    tokens: int
+    attended: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanJob:
+    """One video.
+
+    Args:
+        facts: Geometry of the model.
+        sizes: Sizes of its networks.
+        width: Pixels.
+        height: Pixels.
+        frames: Pixel frames.
+        steps: Denoise steps per chunk.
+        guided_steps: Those of them that need the second branch of guidance.
+        chunking: Chunks in latent frames.
+        memory_latent_frames: Latent frames that a chunk attends at most, its own included; None attends all so far.
+        value_bytes: Bytes of a weight and of an activation.
+
+    Raises:
+        SizeError: The size does not fit the model.
+        InputError: Steps are missing.
+    """
+
+    facts: ModelFacts
+    sizes: ModelSizes
+    width: int
+    height: int
+    frames: int
+    steps: int
+    guided_steps: int = 0
+    chunking: Chunking = field(default_factory=Chunking)
+    memory_latent_frames: int | None = None
+    value_bytes: int = 2
+
+    def __post_init__(self) -> None:
+        self.facts.latent_size(self.width, self.height)
+        self.facts.latent_frames(self.frames)
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}; it must be at least 1")
+        if not 0 <= self.guided_steps <= self.steps:
+            raise InputError(f"guided steps are {self.guided_steps}; they must lie in 0..{self.steps}")
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames of the clip."""
+        return self.facts.latent_frames(self.frames)
+
+    @property
+    def chunks(self) -> tuple[Span, ...]:
+        """The clip cut in time."""
+        return cut_chunks(self.chunking, self.latent_frames)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """One window per chunk."""
+        most = self.memory_latent_frames or self.latent_frames
+        return tuple(
+            Window(tokens=self._tokens(chunk.length), attended=self._tokens(max(chunk.length, min(chunk.end, most))))
+            for chunk in self.chunks
+        )
+
+    @property
+    def branches(self) -> int:
+        """Guidance branches whose text and memory are kept."""
+        return 2 if self.guided_steps else 1
+
+    @property
+    def forwards(self) -> int:
+        """Transformer evaluations of the clip."""
+        return (self.steps + self.guided_steps) * len(self.chunks)
+
+    @property
+    def latent_cells(self) -> int:
+        """Latent cells of one latent frame."""
+        rows, columns = self.facts.latent_size(self.width, self.height)
+        return rows * columns
+
+    def _tokens(self, latent_frames: int) -> int:
+        return self.facts.tokens(latent_frames, self.width, self.height)

@@ -1,0 +1,151 @@
+"""How many bytes the fullest GPU of a lane holds, in each stage of a clip.
+
+Counted are tensors that live at once. Activations of one layer: at its attention the residual stream, q, k, v before
+and after the exchange and the output (8 widths per token), at its feed-forward the stream, its norm and the hidden
+values before and after the activation; each stage of the clip also holds the latents in float32, a few times over. A
+rank keeps the keys and values of its share of heads or tokens for every frame that later chunks attend, for each branch
+it runs. These are counts, not measurements; the constants of process and groups are in the table.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.plan.residency import BLOCKS_IN_FLIGHT, Blocks, Encoder, sharing_ranks
+from reelray.scheduler.plan.step_time import FP32_BYTES, Setting
+
+ATTENTION_WIDTHS = 8
+LATENT_COPIES = 6
+RING_BUFFERS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryUse:
+    """Bytes on the fullest GPU that denoises.
+
+    Args:
+        context: The process itself and its communication groups.
+        blocks: Weights of the transformer, as far as they stay or pass through.
+        encoder: Encoders of text and image while they are there.
+        decoder: Weights and activations of the latent decoder, on a GPU that also denoises.
+        activations: Of one layer.
+        memory: Keys and values of text and of earlier chunks.
+        latents: The clip and its sampler state.
+        buffers: Keys and values on their way around a ring.
+        encoder_leaves: Whether the encoder is gone when the first step begins.
+        swapped: Whether the blocks make room for the encoder.
+    """
+
+    context: float
+    blocks: float
+    encoder: float
+    decoder: float
+    activations: float
+    memory: float
+    latents: float
+    buffers: float
+    encoder_leaves: bool
+    swapped: bool
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Bytes by part."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"encoder_leaves", "swapped"}}
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Bytes while text is encoded, while the clip is denoised and while it is decoded."""
+        base = self.context + self.latents
+        stays = 0.0 if self.encoder_leaves else self.encoder
+        return {
+            "text": base + self.encoder + (0.0 if self.swapped else self.blocks),
+            "denoise": base + self.blocks + stays + self.activations + self.memory + self.buffers,
+            "decode": base + self.blocks + stays + self.memory + self.decoder,
+        }
+
+    @property
+    def peak_bytes(self) -> float:
+        """Bytes of the fullest stage."""
+        return max(self.stages.values())
+
+
+def predict_memory(setting: Setting, memory_bytes: int, *, decode_ranks: int) -> MemoryUse:
+    """Predict the bytes of the fullest GPU.
+
+    Args:
+        setting: Job, layout and residency.
+        memory_bytes: Of the GPU: decides whether a released encoder fits beside the blocks.
+        decode_ranks: GPUs of their own that decode; 0 when the lane decodes.
+    """
+    job, layout, table = setting.job, setting.layout, setting.table
+    encoder = (job.sizes.text_encoder_parameters + job.sizes.image_encoder_parameters) * job.value_bytes
+    groups = sum(degree > 1 for degree in (layout.cfg, layout.pipe, layout.ring, layout.ulysses))
+    context = table.context_bytes + groups * table.group_bytes
+    blocks = block_weights(setting)
+    leaves = setting.residency.encoder is Encoder.RELEASED
+    latents = LATENT_COPIES * FP32_BYTES * job.latent_cells * job.facts.latent_channels * job.latent_frames
+    return MemoryUse(
+        context=context,
+        blocks=blocks,
+        encoder=encoder,
+        decoder=0.0 if decode_ranks else decode_bytes(setting, layout.lane),
+        activations=activation_bytes(setting),
+        memory=kept_bytes(setting),
+        latents=latents,
+        buffers=ring_bytes(setting),
+        encoder_leaves=leaves,
+        swapped=leaves and context + latents + encoder + blocks > memory_bytes,
+    )
+
+
+def block_weights(setting: Setting) -> float:
+    """Bytes of the transformer on one rank."""
+    held = setting.block_bytes * setting.stage_layers
+    in_flight = min(BLOCKS_IN_FLIGHT * setting.block_bytes, held)
+    match setting.residency.blocks:
+        case Blocks.OFFLOADED:
+            return in_flight
+        case Blocks.SHARDED:
+            return held / sharing_ranks(setting.layout) + in_flight
+        case _:
+            return held
+
+
+def activation_bytes(setting: Setting) -> float:
+    """Bytes of the fullest moment of one layer, over all windows."""
+    job = setting.job
+    tokens = math.ceil(max(window.tokens for window in job.windows) / setting.layout.sequence)
+    widths = max(ATTENTION_WIDTHS * job.facts.dim, 2 * (job.facts.dim + job.sizes.ffn_dim))
+    return tokens * widths * job.value_bytes
+
+
+def kept_bytes(setting: Setting) -> float:
+    """Bytes of keys and values that outlive a forward: of the text, and of earlier chunks."""
+    job, layout = setting.job, setting.layout
+    branches = math.ceil(job.branches / layout.cfg)
+    context = job.facts.text_tokens + job.sizes.image_tokens
+    earlier = max(w.attended for w in job.windows) / layout.sequence if len(job.windows) > 1 else 0.0
+    return 2 * setting.stage_layers * branches * (context + earlier) * job.facts.dim * job.value_bytes
+
+
+def ring_bytes(setting: Setting) -> float:
+    """Bytes of keys and values on their way, and of the float32 partial result."""
+    job, layout = setting.job, setting.layout
+    if layout.ring == 1:
+        return 0.0
+    most = max(job.windows, key=lambda window: window.attended)
+    passing = RING_BUFFERS * 2 * most.attended / layout.sequence * job.value_bytes
+    return (passing + most.tokens / layout.sequence * FP32_BYTES) * job.facts.dim
+
+
+def decode_bytes(setting: Setting, ranks: int) -> float:
+    """Bytes of the decoder on one of the `ranks` GPUs that share each picture."""
+    job = setting.job
+    piece = EngineLimits().piece_latent_frames(job.facts, width=job.width, height=job.height)
+    per_cell = job.sizes.decoder_state_bytes + piece * job.sizes.decoder_frame_bytes
+    return job.sizes.decoder_parameters * job.value_bytes + per_cell * job.latent_cells / ranks
+
+
+def decode_alone_bytes(setting: Setting, ranks: int) -> float:
+    """Bytes of a GPU that only decodes."""
+    return setting.table.context_bytes + decode_bytes(setting, ranks)

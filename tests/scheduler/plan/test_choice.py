@@ -1,0 +1,176 @@
+"""What is chosen, and what is said of it."""
+
+from itertools import pairwise
+
+import pytest
+
+from reelray.proto.errors import InputError
+from reelray.proto.layout import Layout
+from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
+from reelray.scheduler.plan.explain import explain
+from reelray.scheduler.plan.prediction import predict
+from reelray.scheduler.plan.residency import Blocks, Encoder, Residency
+from tests.support.planning import GIB, make_job, make_machine, make_stream, table
+
+
+def planned(job, gpus=1, gib=139, link="nvlink"):
+    plan = make_plan(job, make_machine(gpus, gib, link), table())
+    return plan, explain(plan, table())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "guided", "layout"),
+    [(1, True, "ulysses=1"), (2, True, "cfg=2"), (4, True, "cfg=2,ulysses=2"), (4, False, "ulysses=4"),
+     (8, True, "cfg=2,ulysses=4")],
+)  # fmt: skip
+def test_the_large_model_on_large_gpus(gpus, guided, layout):
+    plan, said = planned(make_job(guided=guided), gpus)
+    assert str(plan.chosen.layout) == layout
+    assert plan.chosen.residency == Residency()
+    assert plan.chosen.decode_ranks == 0
+    assert said.startswith(f"{layout} makes a clip in ")
+    assert "Weights are" not in said
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gib", "link", "blocks", "encoder"),
+    [
+        (1, 24, "none", Blocks.OFFLOADED, Encoder.RELEASED),
+        (1, 48, "none", Blocks.RESIDENT, Encoder.RELEASED),
+        (1, 139, "none", Blocks.RESIDENT, Encoder.RESIDENT),
+        (2, 24, "pcie", Blocks.OFFLOADED, Encoder.RESIDENT),
+        (2, 48, "pcie", Blocks.RESIDENT, Encoder.RESIDENT),
+        (4, 24, "nvlink", Blocks.SHARDED, Encoder.RELEASED),
+        (4, 48, "nvlink", Blocks.RESIDENT, Encoder.RESIDENT),
+    ],
+)
+def test_weights_go_where_there_is_room(gpus, gib, link, blocks, encoder):
+    plan, said = planned(make_job(), gpus, gib, link)
+    assert (plan.chosen.residency.blocks, plan.chosen.residency.encoder) == (blocks, encoder)
+    assert plan.chosen.fits
+    if blocks is not Blocks.RESIDENT:
+        assert f"Weights are {plan.chosen.residency}: all resident, a GPU would need " in said
+        assert f"of {gib}.0 GiB" in said
+
+
+def test_the_small_model_stays_whole_on_24_gib():
+    plan, _ = planned(make_job("1.3b", "480p"), 1, 24)
+    assert plan.chosen.residency == Residency()
+
+
+def test_nothing_fits():
+    plan, said = planned(make_job(), 1, 8)
+    assert plan.chosen is None
+    assert not plan.rows[0].fits
+    assert said.startswith("Nothing fits: ulysses=1 with weights offloaded, encoder released needs least, ")
+    assert "of 8.0 GiB per GPU" in said
+
+
+@pytest.mark.parametrize("link", ["nvlink", "pcie", "none"])
+@pytest.mark.parametrize("job", [make_job(), make_job(guided=False), make_job("1.3b", "480p"), make_stream()])
+def test_more_gpus_are_never_slower(job, link):
+    plans = [planned(job, gpus, 139, link)[0] for gpus in (1, 2, 3, 4, 6, 8)]
+    clip_s = [min(row.clip_s for row in plan.placements) for plan in plans]
+    for fewer, more in pairwise(clip_s):
+        assert more <= fewer * (1 + TIE)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 5, 8])
+def test_the_chosen_is_the_fastest_that_fits_but_for_ties(gpus):
+    plan, _ = planned(make_job("1.3b", "480p"), gpus, 24, "pcie")
+    fastest = min(row.clip_s for row in plan.rows if row.fits)
+    assert fastest <= plan.chosen.clip_s <= fastest * (1 + TIE)
+    assert plan.chosen in plan.rows
+    assert [row.fits for row in plan.rows] == sorted((row.fits for row in plan.rows), reverse=True)
+
+
+def test_less_memory_is_never_faster():
+    times = [planned(make_stream("14b"), 2, gib)[0].chosen.clip_s for gib in (139, 80, 48, 32, 24)]
+    assert times == sorted(times)
+    assert times[-1] > 1.05 * times[0]
+
+
+def test_fifty_steps_do_not_deserve_a_decode_gpu():
+    plan, said = planned(make_job(), 4)
+    shared, alone, two = plan.placements
+    assert (shared.decode_ranks, alone.decode_ranks, two.decode_ranks) == (0, 1, 2)
+    assert shared.clips_per_hour > 1.2 * alone.clips_per_hour
+    assert "Decode runs on the GPUs that denoise: " in said
+    assert "on a GPU of its own; decode is 0.8% of the work" in said
+
+
+def test_a_few_step_stream_deserves_decode_gpus():
+    plan, said = planned(make_stream(), 4)
+    assert plan.chosen.decode_ranks == 2
+    assert plan.chosen.layout.ranks <= 2
+    assert plan.chosen.clips_per_hour > (1 + DEDICATION_GAIN) * plan.placements[0].clips_per_hour
+    assert "Decode runs on 2 GPUs of its own: " in said
+    assert all(row.decode_ranks == 2 for row in plan.rows)
+
+
+def test_streams_overlap_decode_with_the_next_chunk():
+    plan, _ = planned(make_stream(), 4)
+    row = plan.chosen
+    assert row.clip_s < row.text_s + row.denoise_s + row.decode_s
+    whole = next(p for p in planned(make_job("1.3b", "480p", steps=2, guided=False), 4)[0].placements if p.decode_ranks)
+    assert whole.clip_s == pytest.approx(whole.text_s + whole.denoise_s + whole.decode_s)
+
+
+def test_lanes_multiply_throughput_not_speed():
+    job = make_job("1.3b", "480p")
+    one = plan_layout(job, make_machine(4), table(), Layout()).chosen
+    four = plan_layout(job, make_machine(4), table(), Layout(replica=4)).chosen
+    assert four.clip_s == one.clip_s
+    assert four.clips_per_hour == pytest.approx(4 * one.clips_per_hour)
+
+
+def test_decode_gpus_follow_as_many_lanes_as_they_can():
+    # Three lanes of one GPU take 3.9 s each, decode on its own takes 1.8 s: two lanes per decode GPU.
+    slow = predict(make_stream(steps=12), make_machine(8), table(), Layout(), Residency(), decode_ranks=1)
+    assert (slow.layout.replica, slow.engines) == (2, 2)
+    assert slow.interval_s == pytest.approx((slow.text_s + slow.denoise_s) / 4)
+    fast = predict(make_stream(steps=2), make_machine(8), table(), Layout(ulysses=2), Residency(), decode_ranks=2)
+    assert (fast.layout.replica, fast.engines) == (1, 2)
+    assert fast.interval_s == pytest.approx(fast.decode_s / 2)
+
+
+def test_a_released_encoder_is_copied_for_every_clip():
+    job, copy_s = make_job("14b", "480p"), 2 * 5_680_910_336 / 50e9
+    stays, leaves, swaps = (
+        predict(job, make_machine(1, gib), table(), Layout(), Residency(encoder=encoder)).text_s
+        for gib, encoder in ((139, Encoder.RESIDENT), (139, Encoder.RELEASED), (37, Encoder.RELEASED))
+    )
+    assert leaves == pytest.approx(stays + copy_s)
+    assert swaps == pytest.approx(leaves + 2 * job.facts.parameters / 50e9)
+
+
+def test_gpus_that_only_decode_must_have_room_too():
+    small = Residency(blocks=Blocks.OFFLOADED, encoder=Encoder.RELEASED)
+    row = predict(make_job(), make_machine(8, 16), table(), Layout(ulysses=4), small, decode_ranks=1)
+    assert row.memory.peak_bytes < 16 * GIB < row.peak_bytes
+    assert not row.fits
+
+
+def test_what_does_not_fit_in_any_way_is_counted():
+    _, said = planned(make_job(), 2, 18, "pcie")
+    assert "1 of 5 layouts cannot fit: ulysses=1 needs 19.9 GiB even with weights offloaded, encoder released." in said
+
+
+def test_a_slower_clip_for_more_of_them_is_told():
+    plan, said = planned(make_job("1.3b", "480p", steps=1, guided=False), 4)
+    assert plan.chosen.clip_s > plan.placements[0].clip_s
+    assert said.endswith(f"One clip alone would take {plan.placements[0].clip_s:.3g} s there.")
+
+
+def test_a_layout_can_be_forced():
+    plan = plan_layout(make_job(), make_machine(4), table(), Layout(ring=4))
+    assert [row.layout for row in plan.rows] == [Layout(ring=4)]
+    assert plan.chosen.layout == Layout(ring=4)
+    with pytest.raises(InputError, match="needs 8 GPUs"):
+        plan_layout(make_job(), make_machine(4), table(), Layout(ring=8))
+
+
+def test_bytes_that_do_not_fit_are_told_of_a_forced_layout():
+    plan = plan_layout(make_job(), make_machine(2, 8), table(), Layout(ulysses=2))
+    assert plan.chosen is None
+    assert "Nothing fits: ulysses=2" in explain(plan, table())

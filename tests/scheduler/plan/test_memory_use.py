@@ -1,0 +1,76 @@
+"""Bytes of the fullest GPU."""
+
+import pytest
+
+from reelray.scheduler.plan.memory_use import predict_memory
+from reelray.scheduler.plan.residency import RESIDENCIES, Blocks, Encoder, Residency
+from tests.support.planning import GIB, make_job, make_setting, make_stream
+
+OFFLOADED = Residency(blocks=Blocks.OFFLOADED)
+SHARDED = Residency(blocks=Blocks.SHARDED)
+RELEASED = Residency(encoder=Encoder.RELEASED)
+
+
+def use(job, layout="", residency=None, *, gib=139, decode_ranks=0):
+    return predict_memory(make_setting(job, layout, residency), gib * GIB, decode_ranks=decode_ranks)
+
+
+def test_weights_of_the_large_model():
+    job = make_job()
+    assert use(job).blocks == 2 * job.facts.parameters
+    assert use(job, "pipe=4").blocks == pytest.approx(2 * job.facts.parameters / 4)
+    block = 2 * job.facts.parameters / 40
+    assert use(job, residency=OFFLOADED).blocks == pytest.approx(2 * block)
+    assert use(job, "ulysses=4", SHARDED).blocks == pytest.approx(12 * block)
+    assert use(job, "cfg=2,ulysses=2", SHARDED).blocks == pytest.approx(12 * block)
+    assert use(job).encoder == 2 * 5_680_910_336
+
+
+def test_a_released_encoder_is_counted_while_it_is_there():
+    job = make_job("1.3b", "480p")
+    stays, leaves = use(job), use(job, residency=RELEASED)
+    assert stays.stages["text"] == leaves.stages["text"]
+    assert stays.stages["denoise"] - leaves.stages["denoise"] == stays.encoder
+    assert stays.stages["decode"] - leaves.stages["decode"] == stays.encoder
+
+
+def test_blocks_make_room_for_the_encoder():
+    roomy, tight = (use(make_job("14b", "480p"), residency=RELEASED, gib=gib) for gib in (48, 37))
+    assert (roomy.swapped, tight.swapped) == (False, True)
+    assert roomy.stages["text"] - tight.stages["text"] == roomy.blocks
+    assert tight.peak_bytes < 37 * GIB
+
+
+def test_streams_keep_what_later_chunks_attend():
+    # 12 latent frames of 1.3B at 480p are 3.45 GB of keys and values; the text adds 94 MB.
+    assert use(make_stream()).memory == pytest.approx(3.45e9 + 94e6, rel=0.01)
+    assert use(make_stream(), "ulysses=2").memory == pytest.approx(3.45e9 / 2 + 94e6, rel=0.01)
+    assert use(make_job("1.3b", "480p")).memory == pytest.approx(2 * 94e6, rel=0.01)
+    assert use(make_job("1.3b", "480p"), "cfg=2").memory == pytest.approx(94e6, rel=0.01)
+
+
+def test_decode_elsewhere_is_not_counted_here():
+    job = make_job()
+    assert use(job).decoder > 10 * GIB
+    assert use(job, decode_ranks=1).decoder == 0
+    assert use(job, "ulysses=4").decoder < 0.3 * use(job).decoder
+
+
+@pytest.mark.parametrize("residency", RESIDENCIES, ids=str)
+@pytest.mark.parametrize("axis", ["ulysses", "ring", "pipe"])
+def test_more_ranks_hold_less_each(axis, residency):
+    degrees = [2, 3, 4, 6, 8]
+    tensors = [use(make_job(), f"{axis}={n}", residency) for n in degrees]
+    held = [m.blocks + m.activations + m.memory + m.decoder + m.buffers for m in tensors]
+    assert held == sorted(held, reverse=True)
+
+
+def test_more_frames_and_larger_pictures_need_more():
+    by_frames = [use(make_job("14b", "480p", frames=f)).peak_bytes for f in (5, 41, 81, 161)]
+    assert by_frames == sorted(by_frames)
+    assert use(make_job("14b", "480p")).peak_bytes < use(make_job("14b", "720p")).peak_bytes
+
+
+def test_a_ring_holds_what_passes():
+    assert use(make_job(), "ring=2").buffers > 0
+    assert use(make_job(), "ulysses=2").buffers == 0
