@@ -12,6 +12,7 @@ ReelrayError
 ├── OutputError           the result cannot be written                        exit 4
 ├── ResourceError         memory or device ran out                            exit 5   retryable
 ├── EngineError           a rank or the engine was lost                       exit 6   retryable
+│   └── RankLostError         a rank of a gang died or hangs; the gang can be rebuilt
 └── CancelledError        somebody stopped the request                        exit 130
 """
 
@@ -115,6 +116,12 @@ class EngineError(ReelrayError):
     code = "engine_lost"
     retryable = True
     exit_code = 6
+
+
+class RankLostError(EngineError):
+    """A rank of a gang died, or has stood still for too long; its gang can be rebuilt."""
+
+    code = "rank_lost"
 
 
 class CancelledError(ReelrayError):

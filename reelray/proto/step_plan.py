@@ -37,17 +37,33 @@ class DecodeStep:
         first_latent_frame: First latent frame to decode; the request's decoder state stands right before it.
         latent_frames: How many.
         last: True when the video is complete afterwards.
+        silent: True when the client has these frames already: a gang that was lost had sent them, and the new one
+            decodes them only to bring the decoder's state to where it was.
     """
 
     request_id: RequestId
     first_latent_frame: int
     latent_frames: int
     last: bool
+    silent: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admit:
+    """Take in a request.
+
+    Args:
+        request: The request.
+        resume: What a rank wrote of it at its last commit; None means from the beginning.
+    """
+
+    request: RenderRequest
+    resume: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """What every rank does next, in this order: releases, admits, windows, decodes.
+    """What every rank does next, in this order: releases, admits, windows, decodes, commits.
 
     Args:
         sequence: Grows by one per plan; a gap is an error.
@@ -56,14 +72,24 @@ class StepPlan:
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
         windows: Windows that share this step's forward.
         decodes: Latents to decode.
+        commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
     """
 
     sequence: int
     generation: int
     releases: tuple[RequestId, ...] = ()
-    admits: tuple[RenderRequest, ...] = ()
+    admits: tuple[Admit, ...] = ()
     windows: tuple[WindowStep, ...] = ()
     decodes: tuple[DecodeStep, ...] = ()
+    commits: tuple[RequestId, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """The state of one request: what a rank needs to go on with it."""
+
+    request_id: RequestId
+    data: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +127,7 @@ class StepReport:
         frames: Decoded frames, in the order of the plan's decodes.
         costs: Time spent, per request and stage.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
+        commits: States that the plan asked for.
         peak_bytes: Peak memory of the rank so far (device memory on a GPU, resident memory elsewhere).
     """
 
@@ -109,6 +136,7 @@ class StepReport:
     frames: tuple[Frames, ...] = ()
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
+    commits: tuple[Commit, ...] = ()
     peak_bytes: int = 0
 
 

@@ -15,7 +15,7 @@ from reelray.proto.errors import EngineError, InputError
 from reelray.proto.events import Progress
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import Admit, DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 
@@ -78,6 +78,7 @@ class EngineCore:
         releases, self._releases = tuple(self._releases), []
         admits = self._take_admits()
         windows, decodes = self._pick_window(), self._pick_decode()
+        commits = tuple(w.request_id for w in windows if self._rollouts[w.request_id].wants_commit(w, now_s))
         if not (releases or admits or windows or decodes):
             return None
         self._issued = StepPlan(
@@ -87,6 +88,7 @@ class EngineCore:
             admits=admits,
             windows=windows,
             decodes=decodes,
+            commits=commits,
         )
         self._issued_at_s = now_s
         self._sequence += 1
@@ -106,9 +108,39 @@ class EngineCore:
         for request_id in failed:
             self._rollouts[request_id].phase = Phase.FAILED
         progress = self._advance(plan)
+        for commit in report.commits:
+            if self._goes_on(commit.request_id):
+                self._rollouts[commit.request_id].committed(commit.data, self._issued_at_s)
         finished = tuple(i for i, rollout in self._rollouts.items() if rollout.phase is Phase.FINISHED)
         self._retire()
         return StepOutcome(progress=progress, finished=finished, failed=failed)
+
+    def rewind(self, generation: int) -> tuple[RequestId, ...]:
+        """Go on with a new gang of ranks, which knows nothing: every request returns to its last commit.
+
+        Args:
+            generation: Of the new gang; greater than the one before.
+
+        Returns:
+            Requests that are given up, because too many gangs were lost while a step of theirs was in flight.
+
+        Raises:
+            ValueError: The generation is not greater.
+        """
+        if generation <= self._generation:
+            raise ValueError(f"generation is {generation}; it must be greater than {self._generation}")
+        plan, self._issued = self._issued, None
+        self._generation, self._sequence, self._releases = generation, 0, []
+        for request_id in _touched(plan):
+            if request_id in self._rollouts:
+                self._rollouts[request_id].losses += 1
+        given_up = [i for i, rollout in self._rollouts.items() if rollout.losses >= self._limits.losses]
+        gone = [i for i, rollout in self._rollouts.items() if rollout.phase in ENDED or i in given_up]
+        for request_id in gone:
+            del self._rollouts[request_id]
+        for rollout in self._rollouts.values():
+            rollout.rewind()
+        return tuple(given_up)
 
     def in_flight_s(self, now_s: float) -> float | None:
         """Seconds since the step in flight was issued, or None; liveness is judged by it."""
@@ -125,13 +157,13 @@ class EngineCore:
             del self._rollouts[request_id]
         self._releases += ended
 
-    def _take_admits(self) -> tuple[RenderRequest, ...]:
+    def _take_admits(self) -> tuple[Admit, ...]:
         queued = [r for r in self._rollouts.values() if r.phase is Phase.QUEUED]
         room = self._limits.requests - (len(self._rollouts) - len(queued))
         admits = queued[: max(0, room)]
         for rollout in admits:
             rollout.phase = Phase.ADMITTED
-        return tuple(rollout.request for rollout in admits)
+        return tuple(Admit(request=rollout.request, resume=rollout.resume) for rollout in admits)
 
     def _pick_window(self) -> tuple[WindowStep, ...]:
         for rollout in sorted(self._rollouts.values(), key=lambda r: r.window_turn):
@@ -150,7 +182,7 @@ class EngineCore:
         return ()
 
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
-        moved = [self._rollouts[a.request_id].admitted() for a in plan.admits if self._goes_on(a.request_id)]
+        moved = [self._rollouts[a.request.request_id].admitted() for a in plan.admits if self._goes_on(a.request.request_id)]
         moved += [self._rollouts[w.request_id].window_moved() for w in plan.windows if self._goes_on(w.request_id)]
         moved += [self._rollouts[d.request_id].piece_decoded() for d in plan.decodes if self._goes_on(d.request_id)]
         return tuple(moved)
@@ -158,3 +190,11 @@ class EngineCore:
     def _goes_on(self, request_id: RequestId) -> bool:
         rollout = self._rollouts.get(request_id)
         return rollout is not None and rollout.phase not in ENDED
+
+
+def _touched(plan: StepPlan | None) -> set[RequestId]:
+    """Requests with work of their own in a plan."""
+    if plan is None:
+        return set()
+    steps = (*plan.windows, *plan.decodes)
+    return {a.request.request_id for a in plan.admits} | {step.request_id for step in steps}

@@ -14,18 +14,26 @@ class EngineLimits:
         frame_credit: Pixel frames of a request that may be decoded and not yet acknowledged by its client.
         chunks_ahead: Clean chunks that may wait for decode before the request's next chunk is held back.
         decode_latent_frames: Latent frames decoded at once.
+        commit_s: Seconds of work after which the state of a request is written down, besides every chunk's end; None
+            never writes it, for engines whose loss leaves nobody to read it.
+        losses: Gangs that a request may lose while a step of its own is in flight; it may be what kills them.
     """
 
     requests: int = 4
     frame_credit: int = 32
     chunks_ahead: int = 2
     decode_latent_frames: int = 4
+    commit_s: float | None = None
+    losses: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("requests", "frame_credit", "chunks_ahead", "decode_latent_frames"):
+        for name in ("requests", "frame_credit", "chunks_ahead", "decode_latent_frames", "losses"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+
+        if self.commit_s is not None and self.commit_s <= 0:
+            raise ValueError(f"commit_s is {self.commit_s}; it must be greater than 0, or None")
 
     def piece_latent_frames(self, facts: ModelFacts, *, width: int, height: int) -> int:
         """Latent frames of one decode piece for pictures of this size (pixels)."""

@@ -1,5 +1,6 @@
 """Where one request stands: which window comes next, which piece can be decoded, what the client still owes."""
 
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reelray.proto.events import Progress, Stage
@@ -22,6 +23,23 @@ class Phase(StrEnum):
 
 
 ENDED = frozenset({Phase.FINISHED, Phase.CANCELLED, Phase.FAILED})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """What a request can go on from.
+
+    Args:
+        windows: Window steps done then.
+        pieces: Pieces decoded then.
+        data: What the rank wrote; None means the beginning.
+        at_s: When, on the caller's clock; None before the first step of the present gang.
+    """
+
+    windows: int = 0
+    pieces: int = 0
+    data: bytes | None = None
+    at_s: float | None = None
 
 
 class Rollout:
@@ -52,7 +70,10 @@ class Rollout:
         )
         self._windows_done = 0
         self._pieces_done = 0
+        self._pieces_sent = 0  # of them the client has the frames, or will get them
         self._unacknowledged_frames = 0
+        self._saved = Saved()
+        self.losses = 0
 
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
@@ -79,7 +100,8 @@ class Rollout:
         if self.phase is not Phase.RUNNING or self._pieces_done == len(self._pieces):
             return None
         piece = self._pieces[self._pieces_done]
-        owed = self._unacknowledged_frames
+        silent = self._pieces_done < self._pieces_sent
+        owed = 0 if silent else self._unacknowledged_frames
         if piece.end > self._clean_latent_frames() or (owed and owed + self._frames(piece) > self._limits.frame_credit):
             return None
         return DecodeStep(
@@ -87,6 +109,7 @@ class Rollout:
             first_latent_frame=piece.first,
             latent_frames=piece.length,
             last=self._pieces_done == len(self._pieces) - 1,
+            silent=silent,
         )
 
     def admitted(self) -> Progress:
@@ -103,10 +126,38 @@ class Rollout:
         """Note that the piece of `next_decode` was decoded and is on its way to the client."""
         piece = self._pieces[self._pieces_done]
         self._pieces_done += 1
-        self._unacknowledged_frames += self._frames(piece)
+        if self._pieces_done > self._pieces_sent:
+            self._pieces_sent = self._pieces_done
+            self._unacknowledged_frames += self._frames(piece)
         if self._pieces_done == len(self._pieces):
             self.phase = Phase.FINISHED
         return self._progress(Stage.DECODE, self._facts.frames(piece.end), self.request.frames)
+
+    def wants_commit(self, window: WindowStep, now_s: float) -> bool:
+        """Whether the state should be written down once `window` is moved: at a chunk's end, in long ones in between.
+
+        What is only left to decode is decoded anew, so no commit follows the last chunk.
+        """
+        if self._limits.commit_s is None:
+            return False
+        if self._saved.at_s is None:
+            self._saved = replace(self._saved, at_s=now_s)
+        return window.last or now_s - (self._saved.at_s or 0.0) >= self._limits.commit_s
+
+    def committed(self, data: bytes, now_s: float) -> None:
+        """Note the state as it is written down now."""
+        self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, data=data, at_s=now_s)
+
+    @property
+    def resume(self) -> bytes | None:
+        """What was written down last."""
+        return self._saved.data
+
+    def rewind(self) -> None:
+        """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
+        self.phase = Phase.QUEUED
+        self._windows_done, self._pieces_done = self._saved.windows, self._saved.pieces
+        self._saved = replace(self._saved, at_s=None)
 
     def acknowledge(self, frames: int) -> None:
         """Note that the client is done with `frames` pixel frames."""

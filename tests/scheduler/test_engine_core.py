@@ -58,7 +58,7 @@ class Trace:
         assert self.core.next_step(0.0) is None
         during()
         touched = {w.request_id for w in plan.windows} | {d.request_id for d in plan.decodes}
-        touched |= {a.request_id for a in plan.admits}
+        touched |= {a.request.request_id for a in plan.admits}
         failures = tuple(RequestFailure(request_id=i, error=ReelrayError("no")) for i in fail if i in touched)
         report = StepReport(sequence=plan.sequence, generation=plan.generation, failures=failures)
         outcome = self.core.report(report)
@@ -74,9 +74,9 @@ class Trace:
             assert name in self.ended
             self.held.remove(name)
             self.released.append(name)
-        for request in plan.admits:
-            assert request.request_id not in self.held
-            self.held.add(request.request_id)
+        for admit in plan.admits:
+            assert admit.request.request_id not in self.held
+            self.held.add(admit.request.request_id)
         assert len(self.held) <= self.limits.requests
         for window in plan.windows:
             assert window.request_id in self.held - self.ended
@@ -205,7 +205,7 @@ def test_a_late_request_is_served_at_once():
     for _ in range(4):
         trace.step()
     trace.submit(make_request("b"))
-    assert [r.request_id for r in trace.step().admits] == ["b"]
+    assert [a.request.request_id for a in trace.step().admits] == ["b"]
     assert trace.step().windows[0].request_id == "b"
 
 
@@ -293,7 +293,7 @@ def test_an_id_may_be_used_again_once_its_request_ended():
     trace.core.submit(make_request("a"), FACTS)
     plan = trace.core.next_step(0.0)
     assert plan.releases == ("a",)
-    assert [request.request_id for request in plan.admits] == ["a"]
+    assert [a.request.request_id for a in plan.admits] == ["a"]
 
 
 def test_an_id_stays_taken_while_a_step_of_it_is_in_flight():

@@ -3,6 +3,8 @@
 Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
 """
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,24 @@ class ChunkInWork:
         wants_noise = self._sampler.needs_noise and step < len(self._weights) - 1
         noise = self._draw(step).to(self.latents_1CTHW.device) if wants_noise else None
         self.latents_1CTHW = self._sampler.step(prediction_1CTHW, self.latents_1CTHW, step, noise)
+
+    def state(self) -> dict[str, Any]:
+        """Latents and solver history on the CPU; see `from_state`."""
+        return {
+            "chunk": self._chunk,
+            "latents": self.latents_1CTHW.cpu(),
+            "solver": {name: value.cpu() for name, value in self._sampler.state().items()},
+        }
+
+    @classmethod
+    def from_state(cls, request: RenderRequest, state: dict[str, Any], device: torch.device) -> Self:
+        """The chunk that `state` was taken of."""
+        latents_1CTHW: Tensor = state["latents"]
+        _, channels, frames, height, width = latents_1CTHW.shape
+        chunk = cls(request, int(state["chunk"]), (channels, frames, height, width), device)
+        chunk.latents_1CTHW = latents_1CTHW.to(device)
+        chunk._sampler.restore({name: value.to(device) for name, value in state["solver"].items()})  # noqa: SLF001
+        return chunk
 
     def _draw(self, step: int) -> Tensor:
         channels, latent_frames, height, width = self._shape_CTHW

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F pixel frames.
 """
 
+import io
 from typing import Any
 
 import torch
@@ -62,6 +63,25 @@ class HeldRequest:
         if end == chunk_1CTHW.shape[2]:
             del self._clean_1CTHW[first]
         return self._pack(frames_FHWC, step.first_latent_frame)
+
+    def save(self) -> bytes:
+        """Write down latents, solver history and decoder state; text and image are encoded anew. See `restore`."""
+        chunk = None if self._chunk is None else self._chunk.state()
+        decoder = None if self._decode_state is None else self._model.pack_decode_state(self._decode_state)
+        clean = {first: latents.cpu() for first, latents in self._clean_1CTHW.items()}
+        file = io.BytesIO()
+        torch.save({"chunk": chunk, "clean": clean, "decoder": decoder}, file)
+        return file.getvalue()
+
+    def restore(self, data: bytes) -> None:
+        """Go on from what `save` wrote, on a fresh `HeldRequest` of the same request."""
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        device = self._model.device
+        self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
+        if state["chunk"] is not None:
+            self._chunk = ChunkInWork.from_state(self.request, state["chunk"], device)
+        if state["decoder"] is not None:
+            self._decode_state = self._model.unpack_decode_state(state["decoder"])
 
     def _begin(self, window: WindowStep) -> ChunkInWork:
         height, width = self._model.facts.latent_size(self.request.width, self.request.height)

@@ -10,7 +10,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError
 from reelray.proto.events import Stage
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import DecodeStep, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import Admit, DecodeStep, StepPlan, StepReport, WindowStep
 from reelray.workers.engine.device_memory import device_name, peak_bytes
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
@@ -46,7 +46,7 @@ class Rank:
         )
 
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: releases, admits, windows, decodes.
+        """Carry out one plan: releases, admits, windows, decodes, commits.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing.
@@ -59,12 +59,15 @@ class Rank:
         for request_id in plan.releases:
             self._held.pop(request_id, None)
         with torch.inference_mode():
-            for request in plan.admits:
-                self._attempt(record, request, Stage.TEXT, partial(self._admit, request))
+            for admit in plan.admits:
+                self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit))
             for window in plan.windows:
                 self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
             for decode in plan.decodes:
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
+            for request_id in plan.commits:
+                if request_id in self._held:
+                    record.add_commit(request_id, self._held[request_id].save())
         return record.report(peak_bytes(self._model.device))
 
     def _check(self, plan: StepPlan) -> None:
@@ -74,15 +77,20 @@ class Rank:
             raise EngineError(f"plan {plan.sequence} came where plan {self._sequence} was due")
         self._sequence += 1
 
-    def _admit(self, request: RenderRequest) -> int:
-        self._held[request.request_id] = HeldRequest(request, self._model, self._branches)
+    def _admit(self, admit: Admit) -> int:
+        held = HeldRequest(admit.request, self._model, self._branches)
+        if admit.resume is not None:
+            held.restore(admit.resume)
+        self._held[admit.request.request_id] = held
         return 0
 
     def _move(self, window: WindowStep, held: HeldRequest) -> int:
         return held.move(window)
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
-        record.add_frames(held.decode(step))
+        frames = held.decode(step)
+        if not step.silent:
+            record.add_frames(frames)
         return 0
 
     def _on_held(

@@ -3,7 +3,7 @@
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Stage
 from reelray.proto.request import RequestId
-from reelray.proto.step_plan import RequestFailure, StageCost, StepPlan, StepReport
+from reelray.proto.step_plan import Commit, RequestFailure, StageCost, StepPlan, StepReport
 
 
 class StepRecord:
@@ -14,6 +14,7 @@ class StepRecord:
         self._frames: list[Frames] = []
         self._costs: list[StageCost] = []
         self._failures: dict[RequestId, ReelrayError] = {}
+        self._commits: list[Commit] = []
 
     def add_frames(self, frames: Frames) -> None:
         """Add decoded frames."""
@@ -27,6 +28,10 @@ class StepRecord:
         """Note that a request cannot go on."""
         self._failures[request_id] = error
 
+    def add_commit(self, request_id: RequestId, data: bytes) -> None:
+        """Add the written-down state of a request."""
+        self._commits.append(Commit(request_id=request_id, data=data))
+
     def report(self, peak_bytes: int) -> StepReport:
         """Close the record."""
         return StepReport(
@@ -35,5 +40,6 @@ class StepRecord:
             frames=tuple(self._frames),
             costs=tuple(self._costs),
             failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),
+            commits=tuple(self._commits),
             peak_bytes=peak_bytes,
         )

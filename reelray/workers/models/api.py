@@ -65,3 +65,11 @@ class VideoModel(Protocol):
             RGB uint8 frames on the CPU, shape F, H, W, 3.
         """
         ...
+
+    def pack_decode_state(self, state: Any) -> bytes:
+        """Write down a decode state."""
+        ...
+
+    def unpack_decode_state(self, data: bytes) -> Any:
+        """The decode state that `pack_decode_state` wrote, on this model's device."""
+        ...
