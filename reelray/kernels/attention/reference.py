@@ -23,3 +23,19 @@ def attend_reference(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, bias_BK: Te
     if bias_BK is not None:
         scores_BNSK = scores_BNSK + bias_BK[:, None, None, :].float()
     return torch.einsum("bnsk,bknd->bsnd", scores_BNSK.softmax(-1), v_BKND.float()).to(q_BSND.dtype)
+
+
+def attend_with_lse_reference(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute softmax(q k^T / sqrt(D)) v and log sum exp(q k^T / sqrt(D)) in float32.
+
+    Args:
+        q_BSND: Queries.
+        k_BKND: Keys.
+        v_BKND: Values.
+
+    Returns:
+        Mixed values in the shape and dtype of `q_BSND`, and the logs [B, S, N] in float32.
+    """
+    scores_BNSK = torch.einsum("bsnd,bknd->bnsk", q_BSND.float(), k_BKND.float()) * q_BSND.shape[-1] ** -0.5
+    mixed_BSND = torch.einsum("bnsk,bknd->bsnd", scores_BNSK.softmax(-1), v_BKND.float()).to(q_BSND.dtype)
+    return mixed_BSND, scores_BNSK.logsumexp(-1).transpose(1, 2)

@@ -14,7 +14,7 @@ from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import DecodeStep, WindowStep
 from reelray.workers.engine.chunk_in_work import ChunkInWork, needs_uncond
 from reelray.workers.models.api import VideoModel
-from reelray.workers.samplers.guidance import mix_branches
+from reelray.workers.samplers.guidance import Branch, Branches
 
 
 class HeldRequest:
@@ -23,11 +23,13 @@ class HeldRequest:
     Args:
         request: The request; its text and image are encoded here.
         model: The loaded checkpoint.
+        branches: Evaluates the branches of guidance.
     """
 
-    def __init__(self, request: RenderRequest, model: VideoModel) -> None:
+    def __init__(self, request: RenderRequest, model: VideoModel, branches: Branches) -> None:
         self.request = request
         self._model = model
+        self._branches = branches
         prompts = [request.prompt, request.negative_prompt] if needs_uncond(request) else [request.prompt]
         self._texts = model.encode_text(prompts)
         self._image = None if request.image is None else [self._encode_image(request.image)]
@@ -72,12 +74,13 @@ class HeldRequest:
         device, first, length = self._model.device, window.first_latent_frame, window.latent_frames
         timestep_BT = torch.full((1, length), chunk.timestep(window.step), dtype=torch.float32, device=device)
         positions_BT = torch.arange(first, first + length, device=device).unsqueeze(0)
-        branches = self._texts[:1] if weight == 1.0 else self._texts
-        prediction, *uncond = (
-            self._model.denoise(chunk.latents_1CTHW, timestep_BT, [text], positions_BT=positions_BT, image=self._image)
-            for text in branches
-        )
-        return mix_branches(prediction, uncond[0], weight) if uncond else prediction
+        latents_1CTHW = chunk.latents_1CTHW
+
+        def evaluate(branch: Branch) -> Tensor:
+            text = [self._texts[branch]]
+            return self._model.denoise(latents_1CTHW, timestep_BT, text, positions_BT=positions_BT, image=self._image)
+
+        return self._branches.predict(evaluate, weight, shape=latents_1CTHW.shape)
 
     def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
         count, height, width, _ = frames_FHWC.shape

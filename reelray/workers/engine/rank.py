@@ -16,6 +16,7 @@ from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.step_record import StepRecord
 from reelray.workers.models.api import VideoModel
+from reelray.workers.samplers.guidance import Branches, SequentialBranches
 
 
 class Rank:
@@ -24,10 +25,12 @@ class Rank:
     Args:
         model: The loaded checkpoint.
         generation: Generation of the gang; plans of another one are refused.
+        branches: How the two branches of guidance are evaluated; one after the other by default.
     """
 
-    def __init__(self, model: VideoModel, *, generation: int = 0) -> None:
+    def __init__(self, model: VideoModel, *, generation: int = 0, branches: Branches | None = None) -> None:
         self._model = model
+        self._branches = branches or SequentialBranches()
         self._generation = generation
         self._sequence = 0
         self._held: dict[RequestId, HeldRequest] = {}
@@ -72,7 +75,7 @@ class Rank:
         self._sequence += 1
 
     def _admit(self, request: RenderRequest) -> int:
-        self._held[request.request_id] = HeldRequest(request, self._model)
+        self._held[request.request_id] = HeldRequest(request, self._model, self._branches)
         return 0
 
     def _move(self, window: WindowStep, held: HeldRequest) -> int:

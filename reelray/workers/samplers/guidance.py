@@ -1,7 +1,10 @@
-"""Classifier-free guidance: the weight of every step, and the mix of the two branches."""
+"""Classifier-free guidance: the weight of every step, and how its two branches become one prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from reelray.proto.recipe import Guidance
@@ -31,3 +34,36 @@ def plan_weights(guidance: Guidance, sigmas: Sequence[float]) -> tuple[float, ..
 def mix_branches(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
     """Extrapolate from the unconditional to the conditional prediction: u + w * (c - u)."""
     return unconditional + weight * (conditional - unconditional)
+
+
+class Branch(IntEnum):
+    """The branches of guidance, in the order in which their texts are kept."""
+
+    CONDITIONAL = 0
+    UNCONDITIONAL = 1
+
+
+class Branches(Protocol):
+    """Evaluates what a step needs of the two branches."""
+
+    def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
+        """Predict with guidance.
+
+        Args:
+            evaluate: Runs the transformer for a branch; gives float32.
+            weight: Weight of the conditional branch; at 1 it is the whole prediction.
+            shape: Shape of the prediction.
+        """
+        ...
+
+
+class SequentialBranches:
+    """One branch after the other, on the ranks that ask."""
+
+    def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
+        """See `Branches`."""
+        del shape
+        conditional = evaluate(Branch.CONDITIONAL)
+        if weight == 1.0:
+            return conditional
+        return mix_branches(conditional, evaluate(Branch.UNCONDITIONAL), weight)

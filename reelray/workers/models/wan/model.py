@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
+from reelray.workers.models.sharding import Sharding, WholeWindow
 from reelray.workers.models.wan.clip import ClipVision
 from reelray.workers.models.wan.image import build_condition, embed_image
 from reelray.workers.models.wan.rope import Positions
@@ -70,6 +71,11 @@ class WanModel:
         self.digest = digest
         self.device = parts.transformer.device
         self.dtype = parts.transformer.dtype
+        self._sharding: Sharding = WholeWindow()
+
+    def use_sharding(self, sharding: Sharding) -> None:
+        """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""
+        self._sharding = sharding
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[CrossContext]:
@@ -118,12 +124,15 @@ class WanModel:
         if image is not None:
             context = stack_contexts([condition.context for condition in image])
             latents_BCTHW = _add_conditions(latents_BCTHW, image, positions_BT)
+        *_, frames, height, width = latents_BCTHW.shape
+        _, ph, pw = self.facts.patch
         prediction: Tensor = self.parts.transformer(
             latents_BCTHW,
             timestep_BT,
             stack_contexts(text),
             positions=Positions(frames=positions_BT),
             image=context,
+            shard=self._sharding.shard(frames, (height // ph) * (width // pw)),
         )
         return prediction.float()
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reelray.kernels.modulate.reference import norm_modulate
-from reelray.workers.models.attention_op import AttentionOp, DenseAttention
+from reelray.workers.models.attention_op import AttentionOp
+from reelray.workers.models.sharding import TokenShard, WholeWindow
 from reelray.workers.models.wan.block import BlockInputs, WanBlock
 from reelray.workers.models.wan.block_ops import BlockOps
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.embeddings import ConditionEmbedder, cut_patches, join_patches
-from reelray.workers.models.wan.rope import Positions, RotaryTable
+from reelray.workers.models.wan.rope import Positions, RotaryTable, Rotation
 from reelray.workers.models.wan.text_context import CrossContext, ImageContext, TextContext, merge_zero_tokens
 
 REGIONS = ("before_self", "between", "after_cross")
@@ -122,6 +123,7 @@ class WanTransformer(nn.Module):
         positions: Positions | None = None,
         image: ImageContext | None = None,
         attention: AttentionOp | None = None,
+        shard: TokenShard | None = None,
     ) -> Tensor:
         """Predict.
 
@@ -131,7 +133,8 @@ class WanTransformer(nn.Module):
             text: Context of the prompts, or their embeddings [B, K, C].
             positions: Where the frames stand; 0, 1, ... by default.
             image: Context of the images of an i2v model.
-            attention: Self-attention; dense by default.
+            attention: Self-attention; that of the shard by default.
+            shard: The tokens to work on; all by default. The prediction is whole all the same.
 
         Returns:
             Prediction of shape [B, out_channels, T, H, W] in the model's dtype.
@@ -144,22 +147,25 @@ class WanTransformer(nn.Module):
         if positions is None:
             positions = Positions(frames=torch.arange(frames, device=latents_BCTHW.device))
         _, ph, pw = self.config.patch_size
-        x_BSC = self.embed_patches(latents_BCTHW)
+        shard = shard or WholeWindow()
+        x_BSC = self.embed_patches(latents_BCTHW, shard)
         time_BGC, modulation_BG6C = self.condition_embedder.embed_time(timestep_BG, x_BSC.dtype)
+        rotation = self.rope(positions, height // ph, width // pw)
         inputs = BlockInputs(
             modulation=modulation_BG6C,
-            rotation=self.rope(positions, height // ph, width // pw),
+            rotation=Rotation(cos=shard.take(rotation.cos), sin=shard.take(rotation.sin)),
             text=self.prepare_text(text, merge_padding=False) if isinstance(text, Tensor) else text,
             image=image,
-            attention=attention or DenseAttention(),
+            attention=attention or shard.attention,
         )
         for layer, block in enumerate(self.blocks):
             x_BSC = block(x_BSC, inputs, layer)
-        return join_patches(self.predict(x_BSC, time_BGC), self.config.patch_size, (frames, height, width))
+        patches_BSC = shard.join(self.predict(x_BSC, time_BGC))
+        return join_patches(patches_BSC, self.config.patch_size, (frames, height, width))
 
-    def embed_patches(self, latents_BCTHW: Tensor) -> Tensor:
-        """Cut latents into patches and project them: the convolution as one matrix product."""
-        patches_BSC = cut_patches(latents_BCTHW.to(self.dtype), self.config.patch_size)
+    def embed_patches(self, latents_BCTHW: Tensor, shard: TokenShard) -> Tensor:
+        """Cut latents into patches and project those of the shard: the convolution as one matrix product."""
+        patches_BSC = shard.take(cut_patches(latents_BCTHW.to(self.dtype), self.config.patch_size))
         return F.linear(patches_BSC, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def predict(self, x_BSC: Tensor, time_BGC: Tensor) -> Tensor:

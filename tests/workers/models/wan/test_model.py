@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import ResourceError, UnsupportedError
+from reelray.workers.models.attention_op import DenseAttention
 from reelray.workers.models.registry import open_checkpoint
+from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.wan.model import DECODE_SHARE, WanModel
 
 PROMPTS = ["a red circle", "the green square moves right on a blue background"]
@@ -126,3 +128,43 @@ def test_a_decode_is_tiled_only_where_memory_is_short(t2v: WanModel, monkeypatch
     monkeypatch.setattr("reelray.workers.models.wan.model.free_bytes", lambda _device: 1000)
     with pytest.raises(ResourceError, match="192x128"):
         t2v.decode(latents, t2v.new_decode_state())
+
+
+def test_forwards_are_shared_as_the_sharding_says(tiny_t2v: Path) -> None:
+    class FirstOfTwo(WholeWindow):
+        """Works on the first row of every frame and finds the other row elsewhere."""
+
+        def shard(self, frames: int, places: int) -> "FirstOfTwo":
+            self.asked, self.taken, self.cells = (frames, places), [], (frames, places)
+            self.attention = OwnToken()
+            return self
+
+        def take(self, tokens_BSC: Tensor) -> Tensor:
+            self.taken.append(tokens_BSC.shape[1])
+            return tokens_BSC.unflatten(1, self.cells)[:, :, : self.cells[1] // 2].flatten(1, 2)
+
+        def join(self, tokens_BSC: Tensor) -> Tensor:
+            cells = tokens_BSC.unflatten(1, (self.cells[0], -1))
+            return torch.cat([cells, 0 * cells], 2).flatten(1, 2)
+
+    class OwnToken(DenseAttention):
+        """Every token sees itself alone, so that the other row is not needed."""
+
+        def __call__(self, *parts: Tensor, **_: object) -> Tensor:
+            return parts[2]
+
+    model = open_checkpoint(tiny_t2v, device="cpu")
+    latents, text, positions = draw(1, 16, 3, 8, 4), model.encode_text(PROMPTS[:1]), torch.arange(3)[None]
+    timestep = torch.tensor([[900.0, 500.0, 100.0]])
+    sharding = FirstOfTwo()
+    model.use_sharding(sharding)
+    shared = model.denoise(latents, timestep, text, positions_BT=positions)
+    assert sharding.asked == (3, 8)
+    assert sharding.taken == [24, 24, 24]  # patches, cosines, sines
+    whole = WholeWindow()
+    whole.attention = OwnToken()
+    model.use_sharding(whole)
+    expected = model.denoise(latents, timestep, text, positions_BT=positions)
+    assert shared.shape == expected.shape
+    assert not shared[..., 4:, :].any()
+    torch.testing.assert_close(shared[..., :4, :], expected[..., :4, :], rtol=1e-5, atol=1e-5)

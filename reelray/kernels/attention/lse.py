@@ -1,0 +1,75 @@
+"""Attention that also returns the log of its sums, and the merge of two such results over different keys.
+
+Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reelray.kernels.attention.reference import attend_with_lse_reference
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def attend_with_lse(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute softmax(q k^T / sqrt(D)) v and log sum exp(q k^T / sqrt(D)), for inference.
+
+    On CUDA the backends are asked in the order cuDNN, flash, memory-efficient; where none takes the tensors, and on
+    devices without a fused kernel, the float32 formula is computed.
+
+    Args:
+        q_BSND: Queries; the last dim must be contiguous.
+        k_BKND: Keys, same dtype.
+        v_BKND: Values, same dtype.
+
+    Returns:
+        Mixed values in the shape and dtype of `q_BSND`, and the natural logs [B, S, N] in float32.
+    """
+    batch, queries, heads, _ = q_BSND.shape
+    parts = (q_BSND.transpose(1, 2), k_BKND.transpose(1, 2), v_BKND.transpose(1, 2))
+    if q_BSND.device.type == "cpu":
+        mixed_BNSD, lse_BNS = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*parts)  # noqa: SLF001
+    elif q_BSND.device.type == "cuda" and (found := _attend_on_cuda(*parts)) is not None:
+        mixed_BNSD, lse_BNS = found
+    else:
+        return attend_with_lse_reference(q_BSND, k_BKND, v_BKND)
+    # cuDNN keeps a last dim of 1, the memory-efficient kernel pads the queries to a multiple of 32.
+    lse_BNS = lse_BNS.reshape(batch, heads, -1)[:, :, :queries]
+    return mixed_BNSD.transpose(1, 2), lse_BNS.transpose(1, 2).float()
+
+
+def merge_partials(mixed_BSND: Tensor, lse_BSN: Tensor, other_BSND: Tensor, other_BSN: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge attention over two disjoint sets of keys: what attention over both together gives.
+
+    With w = exp(other) / (exp(lse) + exp(other)) the result is (1 - w) mixed + w other.
+
+    Args:
+        mixed_BSND: Mixed values over the first set, float32.
+        lse_BSN: Logs of its sums, float32.
+        other_BSND: Mixed values over the second set, any float dtype.
+        other_BSN: Logs of its sums, float32.
+
+    Returns:
+        Mixed values and logs over both, float32.
+    """
+    weight_BSN1 = torch.sigmoid(other_BSN - lse_BSN).unsqueeze(-1)
+    merged_BSND = torch.lerp(mixed_BSND, other_BSND.float(), weight_BSN1)
+    return merged_BSND, lse_BSN - F.logsigmoid(lse_BSN - other_BSN)
+
+
+def _attend_on_cuda(q_BNSD: Tensor, k_BNKD: Tensor, v_BNKD: Tensor) -> tuple[Tensor, Tensor] | None:
+    ops, cuda = torch.ops.aten, torch.backends.cuda
+    parts = (q_BNSD, k_BNKD, v_BNKD)
+    asked = cuda.SDPAParams(q_BNSD, k_BNKD, v_BNKD, None, 0.0, False, False)
+    # Called below torch's own front door, which would pad the width of a head to a multiple of 8.
+    fits_half = q_BNSD.dtype in HALF and q_BNSD.shape[-1] % 8 == 0
+    if fits_half and cuda.can_use_cudnn_attention(asked):
+        found = ops._scaled_dot_product_cudnn_attention(*parts, None, True)  # noqa: SLF001
+    elif fits_half and cuda.can_use_flash_attention(asked):
+        found = ops._scaled_dot_product_flash_attention(*parts)  # noqa: SLF001
+    elif q_BNSD.shape[-1] % 8 == 0 and cuda.can_use_efficient_attention(asked):
+        found = ops._scaled_dot_product_efficient_attention(*parts, None, True)  # noqa: SLF001
+    else:
+        return None
+    return found[0], found[1]

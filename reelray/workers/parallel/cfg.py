@@ -1,0 +1,46 @@
+"""The branches of guidance on two groups of ranks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from reelray.workers.parallel.mesh import AxisGroup
+from reelray.workers.samplers.guidance import Branch, mix_branches
+
+
+class ParallelBranches:
+    """Implements `Branches` on the cfg axis of a lane: each index evaluates its branch.
+
+    Every rank of a lane ends each step with the same bits by construction, so that the latents, which every rank
+    advances by itself, never drift apart: two predictions are gathered in float32 and mixed by everyone, and where the
+    weight is 1 the conditional ranks send theirs. Evaluating it on all ranks would take as long, but give equal bits
+    only as long as both pick the same kernels.
+
+    Args:
+        group: The cfg axis.
+        device: Device of the predictions.
+    """
+
+    def __init__(self, group: AxisGroup, device: torch.device | str) -> None:
+        if group.size != len(Branch):
+            raise ValueError(f"the cfg axis has {group.size} ranks; guidance has {len(Branch)} branches")
+        self._group = group
+        self._device = torch.device(device)
+
+    def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
+        """See `Branches`; every rank of the axis must call it with the same weight and shape."""
+        own = Branch(self._group.index)
+        group = self._group.process_group
+        if weight == 1.0:
+            chosen = own is Branch.CONDITIONAL
+            prediction = evaluate(own).float().contiguous() if chosen else self._empty(*shape)
+            dist.broadcast(prediction, self._group.ranks[Branch.CONDITIONAL], group=group)
+            return prediction
+        both = self._empty(len(Branch), *shape)
+        dist.all_gather(list(both), evaluate(own).float().contiguous(), group=group)
+        return mix_branches(both[Branch.CONDITIONAL], both[Branch.UNCONDITIONAL], weight)
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=self._device)

@@ -1,0 +1,239 @@
+"""The mesh of a gang: every layout it may take, and the process groups of this rank in each.
+
+All groups are made once, when the gang starts; taking another layout is a lookup.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from reelray.proto.errors import EngineError, InputError, UnsupportedError
+from reelray.proto.layout import AXES, Layout
+
+Ranks = tuple[int, ...]
+
+
+class GroupPool:
+    """Process groups by their ranks: two axes with the same ranks share one.
+
+    Args:
+        device: Where the tensors of the collectives lie.
+        timeout_s: After how long a collective fails; None takes torch's default.
+    """
+
+    def __init__(self, device: torch.device, *, timeout_s: float | None = None) -> None:
+        self._device = device
+        self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
+        self._groups: dict[Ranks, dist.ProcessGroup | None] = {}
+        self._end: str | None = None
+
+    def __len__(self) -> int:
+        """Groups of the gang, those without this rank included."""
+        return len(self._groups)
+
+    def add(self, ranks: Ranks) -> None:
+        """Make the group of these ranks unless there is one. Every rank of the world must call it in the same order."""
+        if ranks in self._groups:
+            return
+        group = dist.new_group(list(ranks), timeout=self._timeout, group_desc=f"ranks {ranks}")
+        self._groups[ranks] = group if isinstance(group, dist.ProcessGroup) else None
+        if dist.get_rank() in ranks and len(ranks) > 1:
+            # NCCL connects at the first collective, which takes seconds: not in the middle of a request.
+            dist.all_reduce(torch.zeros(1, device=self._device), group=group)
+
+    def get(self, ranks: Ranks) -> dist.ProcessGroup:
+        """The group of these ranks, of which this one is one.
+
+        Raises:
+            EngineError: The mesh was closed or aborted.
+        """
+        if self._end is not None:
+            raise EngineError(
+                f"the mesh was {self._end}; its process groups are gone, so the gang must be started anew"
+            )
+        group = self._groups[ranks]
+        assert group is not None, f"this rank is not one of {ranks}"
+        return group
+
+    def close(self) -> None:
+        """Destroy the groups after the last collective; every rank must call it."""
+        if self._end is None:
+            self._end = "closed"
+            for group in self._groups.values():
+                if group is not None:
+                    dist.destroy_process_group(group)
+
+    def abort(self) -> None:
+        """Give up every process group of this process, the default one included; needs no other rank."""
+        if self._end is None:
+            self._end = "aborted"
+            # All at once: the communicators of NCCL would wait for each other. Torch has no public name for it.
+            dist.distributed_c10d._abort_process_group()  # noqa: SLF001
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AxisGroup:
+    """The ranks with which this rank shares one mesh axis.
+
+    Args:
+        axis: Name of the axis.
+        ranks: Numbers of these ranks in the world, in the order of the axis.
+        index: Place of this rank among them.
+        pool: Holds the process group.
+    """
+
+    axis: str
+    ranks: Ranks
+    index: int
+    pool: GroupPool
+
+    @property
+    def size(self) -> int:
+        """Degree of the axis."""
+        return len(self.ranks)
+
+    @property
+    def process_group(self) -> dist.ProcessGroup:
+        """What a collective over this axis is given.
+
+        Raises:
+            EngineError: The mesh was closed or aborted.
+        """
+        return self.pool.get(self.ranks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lane:
+    """This rank's place in one layout.
+
+    Args:
+        layout: The layout.
+        replica: Which lane of the layout this is.
+        ranks: Ranks of the lane, which work on one video.
+        cfg: Ranks with the other guidance branches.
+        pipe: Ranks with the other layers.
+        ring: Ranks with the other blocks of tokens.
+        ulysses: Ranks with the other tokens of the block.
+        sequence: Ring x ulysses, row by row: everyone who shares the tokens of a forward.
+        device_mesh: The same groups as torch's mesh, with one dim per axis of `reelray.proto.layout.AXES`.
+    """
+
+    layout: Layout
+    replica: int
+    ranks: Ranks
+    cfg: AxisGroup
+    pipe: AxisGroup
+    ring: AxisGroup
+    ulysses: AxisGroup
+    sequence: AxisGroup
+    device_mesh: DeviceMesh
+
+
+class Mesh:
+    """Every layout of a gang, seen from this rank; see `Mesh.create`."""
+
+    def __init__(self, lanes: dict[Layout, Lane], pool: GroupPool) -> None:
+        self._lanes = lanes
+        self._pool = pool
+
+    @classmethod
+    def create(cls, layouts: Sequence[Layout], device: torch.device | str, *, timeout_s: float | None = None) -> "Mesh":
+        """Make the groups of all layouts. Every rank of the world must call it with the same layouts.
+
+        Args:
+            layouts: What the gang may be switched to; each uses every rank, idle ones as further replicas.
+            device: Where the tensors of this rank lie.
+            timeout_s: After how long a collective fails; None takes torch's default.
+
+        Raises:
+            EngineError: The process has not joined a gang.
+            InputError: A layout has more or fewer ranks than the gang.
+        """
+        if not dist.is_initialized():
+            raise EngineError("a mesh needs a gang: join one with torch.distributed.init_process_group first")
+        world = dist.get_world_size()
+        for layout in layouts:
+            if layout.ranks != world:
+                raise InputError(f"layout {layout} has {layout.ranks} ranks, the gang {world}; use them as replicas")
+        device = torch.device(device)
+        pool = GroupPool(device, timeout_s=timeout_s)
+        for layout in layouts:
+            for ranks in _all_groups(layout):
+                pool.add(ranks)
+        return cls({layout: _lane(layout, pool, device) for layout in layouts}, pool)
+
+    @property
+    def groups(self) -> int:
+        """Process groups made for all layouts together; it never grows."""
+        return len(self._pool)
+
+    def lane(self, layout: Layout) -> Lane:
+        """Look up this rank's place in a layout.
+
+        Raises:
+            EngineError: The mesh was closed or aborted.
+            UnsupportedError: The gang was started without this layout.
+        """
+        if layout not in self._lanes:
+            known = "; ".join(map(str, self._lanes))
+            raise UnsupportedError(f"the gang was started without layout {layout}; it has {known}")
+        lane = self._lanes[layout]
+        _ = lane.sequence.process_group
+        return lane
+
+    def close(self) -> None:
+        """Destroy all groups; every rank must call it, after its last collective."""
+        self._pool.close()
+
+    def abort(self) -> None:
+        """Give up the gang because a rank is lost; needs no other rank. This process may then join a new gang.
+
+        On NCCL collectives in flight end, which they would never do by themselves. On gloo they end when their peer's
+        process does, or after `timeout_s`.
+        """
+        self._pool.abort()
+
+
+def _grid(layout: Layout) -> torch.Tensor:
+    return torch.arange(layout.ranks).view([getattr(layout, axis) for axis in AXES])
+
+
+def _along(grid: torch.Tensor, dim: int) -> Iterable[Ranks]:
+    return (tuple(row.tolist()) for row in grid.movedim(dim, -1).reshape(-1, grid.shape[dim]))
+
+
+def _all_groups(layout: Layout) -> Iterable[Ranks]:
+    """Rank sets of every axis and of the flattened sequence, the same sequence on every rank."""
+    grid = _grid(layout)
+    for dim in range(grid.ndim):
+        yield from _along(grid, dim)
+    yield from _along(grid.flatten(3), 3)
+
+
+def _lane(layout: Layout, pool: GroupPool, device: torch.device) -> Lane:
+    rank, grid = dist.get_rank(), _grid(layout)
+
+    def group(axis: str, grid: torch.Tensor, dim: int) -> AxisGroup:
+        ranks = next(ranks for ranks in _along(grid, dim) if rank in ranks)
+        return AxisGroup(axis=axis, ranks=ranks, index=ranks.index(rank), pool=pool)
+
+    axes = {axis: group(axis, grid, dim) for dim, axis in enumerate(AXES)}
+    lane_ranks = math.prod(grid.shape[1:])
+    replica = rank // lane_ranks
+    groups = [axes[axis].process_group for axis in AXES]
+    return Lane(
+        layout=layout,
+        replica=replica,
+        ranks=tuple(range(replica * lane_ranks, (replica + 1) * lane_ranks)),
+        cfg=axes["cfg"],
+        pipe=axes["pipe"],
+        ring=axes["ring"],
+        ulysses=axes["ulysses"],
+        sequence=group("sequence", grid.flatten(3), 3),
+        device_mesh=DeviceMesh.from_group(groups, device.type, grid, mesh_dim_names=AXES),
+    )

@@ -1,0 +1,66 @@
+"""Self-attention over the tokens of all ranks: Ulysses inside, ring outside.
+
+Shape suffixes: B batch, S tokens of this rank, N heads, D head width, P rotated pairs of a head.
+"""
+
+import torch
+from torch import Tensor
+
+from reelray.kernels.attention.api import attend
+from reelray.workers.parallel.exchange import Exchange, ToHeads, ToTokens, plan_heads
+from reelray.workers.parallel.mesh import Lane
+from reelray.workers.parallel.ring import attend_ring
+from reelray.workers.parallel.token_split import TokenSplit
+
+
+class SequenceAttention:
+    """Implements `AttentionOp` for a lane; all its sequence ranks call it in the same order.
+
+    USP (arXiv 2405.07719) with the head-group overlap of PipeSP (arXiv 2511.12056): while one group of heads attends,
+    the next one travels. The result does not depend on the number of groups.
+
+    Args:
+        lane: This rank's groups.
+        split: Tokens of the window and of this rank.
+        head_groups: Groups of heads; more hide more of the exchange behind attention and make smaller kernels.
+    """
+
+    rotates = False
+
+    def __init__(self, lane: Lane, split: TokenSplit, *, head_groups: int = 1) -> None:
+        if head_groups < 1:
+            raise ValueError(f"head_groups is {head_groups}; it must be at least 1")
+        self._lane = lane
+        self._split = split
+        self._head_groups = head_groups
+        self._exchange = Exchange(group=lane.ulysses, frames=split.frames, places=split.block_places)
+
+    def __call__(
+        self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, cos_BSP: Tensor, sin_BSP: Tensor
+    ) -> Tensor:
+        """Attend the whole window; see `AttentionOp`.
+
+        Raises:
+            UnsupportedError: There are fewer heads than ulysses ranks.
+        """
+        del layer, cos_BSP, sin_BSP
+        if self._lane.ulysses.size == 1:
+            return self._attend(q_BSND, k_BSND, v_BSND)
+        groups = plan_heads(q_BSND.shape[2], self._lane.ulysses.size, self._head_groups)
+        parts = (q_BSND, k_BSND, v_BSND)
+        returning: list[ToTokens] = []
+        coming: ToHeads | None = self._exchange.start_to_heads(parts, groups[0])
+        for number, heads in enumerate(groups):
+            assert coming is not None
+            arrived = coming.wait()
+            following = groups[number + 1 : number + 2]
+            coming = self._exchange.start_to_heads(parts, following[0]) if following else None
+            returning.append(self._exchange.start_to_tokens(self._attend(*arrived), heads))
+        by_group = [back.wait() for back in returning]
+        # A rank's heads lie together: its groups follow each other.
+        return torch.cat([group[rank] for rank in range(self._lane.ulysses.size) for group in by_group], dim=2)
+
+    def _attend(self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
+        if self._lane.ring.size == 1:
+            return attend(q_BSND, k_BSND, v_BSND)
+        return attend_ring(q_BSND, k_BSND, v_BSND, self._lane.ring, self._split.block_tokens)

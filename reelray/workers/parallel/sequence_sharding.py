@@ -1,0 +1,76 @@
+"""Sequence parallelism of a forward: which tokens this rank takes and how the prediction becomes whole.
+
+Shape suffixes: B batch, S tokens, C channels, R ranks.
+"""
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from reelray.workers.models.attention_op import AttentionOp
+from reelray.workers.parallel.mesh import AxisGroup, Lane
+from reelray.workers.parallel.sequence_attention import SequenceAttention
+from reelray.workers.parallel.token_split import TokenSplit
+
+
+class SequenceSharding:
+    """Implements `Sharding` on the ring and ulysses axes of a lane.
+
+    Args:
+        lane: This rank's groups.
+        head_groups: See `SequenceAttention`.
+    """
+
+    def __init__(self, lane: Lane, *, head_groups: int = 1) -> None:
+        self._lane = lane
+        self._head_groups = head_groups
+
+    def shard(self, frames: int, places: int) -> "SequenceShard":
+        """Take this rank's part of a window.
+
+        Raises:
+            SizeError: A latent frame has fewer tokens than there are ranks.
+        """
+        lane = self._lane
+        split = TokenSplit(
+            frames=frames,
+            places=places,
+            ring=lane.ring.size,
+            ulysses=lane.ulysses.size,
+            index=lane.sequence.index,
+        )
+        attention = SequenceAttention(lane, split, head_groups=self._head_groups)
+        return SequenceShard(split, lane.sequence, attention)
+
+
+class SequenceShard:
+    """Implements `TokenShard`.
+
+    Args:
+        split: Tokens of this rank.
+        group: Ranks that share the window.
+        attention: Attention over all of them.
+    """
+
+    def __init__(self, split: TokenSplit, group: AxisGroup, attention: AttentionOp) -> None:
+        self._split = split
+        self._group = group
+        self.attention = attention
+
+    def take(self, tokens_BSC: Tensor) -> Tensor:
+        """See `TokenShard`."""
+        return self._split.take(tokens_BSC)
+
+    def join(self, tokens_BSC: Tensor) -> Tensor:
+        """Gather the tokens of all sequence ranks, all of which must call this; see `TokenShard`."""
+        if self._group.size == 1:
+            return tokens_BSC
+        frames, held = self._split.frames, [len(share) for share in self._split.shares]
+        # Gathering needs equal sizes; shares differ by one place at most.
+        batch, _, channels = tokens_BSC.shape
+        cells = torch.unflatten(tokens_BSC, 1, (frames, -1))
+        cells = F.pad(cells, (0, 0, 0, max(held) - cells.shape[2])).contiguous()
+        landed = cells.new_empty(len(held), batch, frames, max(held), channels)
+        dist.all_gather(list(landed), cells, group=self._group.process_group)
+        return torch.cat([part[:, :, :count] for part, count in zip(landed, held, strict=True)], 2).flatten(1, 2)
