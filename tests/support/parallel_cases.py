@@ -38,26 +38,26 @@ MODELS = {
 }
 
 
-def make_model(name, dtype=torch.float32):
+def make_model(name, dtype, device):
     torch.manual_seed(0)
     model = WanTransformer(WanConfig(**MODELS[name])).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             # A fresh model predicts zero.
             parameter.add_(torch.randn_like(parameter) * (0.2 if parameter.ndim == 1 else 0.05))
-    return model.to(dtype)
+    return model.to(device, dtype)
 
 
 def make_inputs(model, *, size=SIZE, batch=1, per_frame=True):
     """Latents, timesteps, the texts of the two branches, and the image."""
     config, generator = model.config, torch.Generator().manual_seed(1)
-    latents = torch.randn(batch, config.in_channels, *size, generator=generator)
-    texts = torch.randn(2, batch, 12, config.text_dim, generator=generator)
+    latents = torch.randn(batch, config.in_channels, *size, generator=generator).to(model.device)
+    texts = torch.randn(2, batch, 12, config.text_dim, generator=generator).to(model.device)
     timestep = torch.linspace(900, 100, batch * size[0]).view(batch, -1) if per_frame else torch.full((batch,), 500.0)
     image = None
     if config.is_i2v:
-        image = model.prepare_image(torch.randn(batch, 9, config.image_dim, generator=generator))
-    return latents, timestep, [model.prepare_text(text) for text in texts], image
+        image = model.prepare_image(torch.randn(batch, 9, config.image_dim, generator=generator).to(model.device))
+    return latents, timestep.to(model.device), [model.prepare_text(text) for text in texts], image
 
 
 @torch.inference_mode()
@@ -71,21 +71,21 @@ def predict(model, *, branches=None, sharding=None, weight=3.0, **inputs):
         return model(latents, timestep, texts[branch], image=image, shard=shard).float()
 
     shape = (latents.shape[0], model.config.out_channels, *latents.shape[2:])
-    return (branches or SequentialBranches()).predict(evaluate, weight, shape=torch.Size(shape))
+    return (branches or SequentialBranches()).predict(evaluate, weight, shape=torch.Size(shape)).cpu()
 
 
 def predict_on(mesh, layout, model, *, head_groups=1, **inputs):
     lane = mesh.lane(layout)
-    branches = ParallelBranches(lane.cfg, "cpu") if layout.cfg == 2 else None
+    branches = ParallelBranches(lane.cfg, model.device) if layout.cfg == 2 else None
     return predict(model, branches=branches, sharding=SequenceSharding(lane, head_groups=head_groups), **inputs)
 
 
 @torch.inference_mode()
-def attention_gap(mesh, layout, *, heads, head_groups):
+def attention_gap(mesh, layout, device, *, heads, head_groups):
     """By how much this rank's attention differs from attention on one rank."""
     frames, places, lane = 3, 11, mesh.lane(layout)
     generator = torch.Generator().manual_seed(2)
-    fused = torch.randn(2, frames * places, 3 * heads * 16, generator=generator)
+    fused = torch.randn(2, frames * places, 3 * heads * 16, generator=generator).to(device)
     parts = [part.unflatten(-1, (heads, 16)) for part in fused.chunk(3, -1)]
     split = TokenSplit(
         frames=frames, places=places, ring=layout.ring, ulysses=layout.ulysses, index=lane.sequence.index
@@ -120,16 +120,16 @@ def run_cases(rank, layouts, cases, attentions, request):
     models, predictions = {}, []
     for layout, name, dtype, options in cases:
         if (name, dtype) not in models:
-            models[name, dtype] = make_model(name, dtype)
+            models[name, dtype] = make_model(name, dtype, rank.device)
         predictions.append(_attempt(predict_on, mesh, Layout.parse(layout), models[name, dtype], **options))
         groups.append(count_groups())
     facts = describe(mesh, layouts)
     facts["attention"] = [
-        _attempt(attention_gap, mesh, Layout.parse(layout), **options) for layout, options in attentions
+        _attempt(attention_gap, mesh, Layout.parse(layout), rank.device, **options) for layout, options in attentions
     ]
-    if rank.ranks == 2:
+    if (rank.ranks, rank.device.type) == (2, "cpu"):
         facts["video"] = _attempt(render_request, request, ParallelBranches(mesh.lane(Layout(cfg=2)).cfg, "cpu"))
-    facts["calls"] = branch_calls(mesh, layouts)
+    facts["calls"] = branch_calls(mesh, layouts, rank.device)
     lane = mesh.lane(Layout.parse(layouts[0]))
     mesh.close()
     facts["closed"] = [_attempt(mesh.lane, lane.layout), _attempt(lambda: lane.sequence.process_group)]
@@ -153,18 +153,18 @@ def describe(mesh, layouts):
     return {"lanes": found, "mesh_groups": mesh.groups, "unknown": unknown}
 
 
-def branch_calls(mesh, layouts):
+def branch_calls(mesh, layouts, device):
     """Which branches this rank evaluates at weight 3 and at weight 1, and what comes of weight 1."""
     found = {}
     for layout in layouts:
         lane = mesh.lane(Layout.parse(layout))
         if lane.cfg.size == 1:
             continue
-        branches, calls = ParallelBranches(lane.cfg, "cpu"), []
+        branches, calls = ParallelBranches(lane.cfg, device), []
 
         def evaluate(branch, calls=calls):
             calls.append(Branch(branch).name)
-            return torch.full((1, 2), 1.0 + branch + 10 * dist.get_rank())
+            return torch.full((1, 2), 1.0 + branch + 10 * dist.get_rank(), device=device)
 
         results = [branches.predict(evaluate, weight, shape=torch.Size((1, 2))) for weight in (3.0, 1.0)]
         found[layout] = (calls, [result.tolist() for result in results])
