@@ -253,7 +253,7 @@ def _render_ours(clip: Clip, model: WanModel, recipe: Recipe, *, jitter: float =
         seed=7,
         recipe=recipe,
     )
-    with LocalEngine(recorder) as engine, engine.render(request) as events:
+    with LocalEngine.of_model(recorder) as engine, engine.render(request) as events:
         parts = [event for event in events if isinstance(event, Frames)]
     frames = [torch.frombuffer(bytearray(p.data), dtype=torch.uint8).view(p.count, p.height, p.width, 3) for p in parts]
     return torch.cat(recorder.pieces, dim=2), torch.cat(frames)

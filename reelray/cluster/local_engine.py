@@ -1,4 +1,4 @@
-"""An engine in this process: one rank, no Ray. For the Python API, tests and benchmarks."""
+"""An engine without Ray: one rank in this process, or a gang of processes on this machine."""
 
 from types import TracebackType
 from typing import Self
@@ -8,25 +8,29 @@ from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.event_stream import EventStream
+from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.loading import open_timed
+from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.engine.rank import Rank
-from reelray.workers.engine.seams import ModelLoader
+from reelray.workers.engine.seams import Channel, ModelLoader
 from reelray.workers.models.api import VideoModel
+
+COMMIT_S = 30.0  # a whole clip loses no more than this when a rank dies
 
 
 class LocalEngine:
-    """Renders with a model that is loaded already.
+    """Renders with ranks that are ready.
 
     Args:
-        model: The loaded checkpoint.
+        channel: The way to the ranks.
+        description: What runs there.
         limits: How much the engine takes on.
-        load_s: Seconds it took to load the model, for the summaries.
     """
 
-    def __init__(self, model: VideoModel, *, limits: EngineLimits | None = None, load_s: float = 0.0) -> None:
-        rank = Rank(model)
-        self._leader = Leader(EngineCore(limits), rank, rank.describe(load_s=load_s)).start()
+    def __init__(self, channel: Channel, description: EngineDescription, *, limits: EngineLimits | None = None) -> None:
+        self._channel = channel
+        self._leader = Leader(EngineCore(limits), channel, description).start()
 
     @classmethod
     def open(cls, load: ModelLoader, *, limits: EngineLimits | None = None) -> Self:
@@ -37,7 +41,29 @@ class LocalEngine:
             ResourceError: It does not fit into memory.
         """
         model, load_s = open_timed(load)
-        return cls(model, limits=limits, load_s=load_s)
+        return cls.of_model(model, limits=limits, load_s=load_s)
+
+    @classmethod
+    def of_model(cls, model: VideoModel, *, limits: EngineLimits | None = None, load_s: float = 0.0) -> Self:
+        """Serve a model that is loaded already."""
+        rank = Rank(model, load_s=load_s)
+        return cls(rank, rank.describe(), limits=limits)
+
+    @classmethod
+    def open_gang(cls, spec: GangSpec, *, limits: EngineLimits | None = None) -> Self:
+        """Open a checkpoint in several processes of this machine and serve it.
+
+        Raises:
+            EngineError: The ranks are not all ready in time.
+            CheckpointError: The checkpoint is not usable.
+        """
+        gang = Gang(LocalLauncher(), spec)
+        try:
+            gang.start()
+        except BaseException:
+            gang.close()
+            raise
+        return cls(gang, gang.description, limits=limits or EngineLimits(commit_s=COMMIT_S))
 
     @property
     def description(self) -> EngineDescription:
@@ -59,6 +85,7 @@ class LocalEngine:
     def close(self) -> None:
         """Stop after the step in flight."""
         self._leader.close()
+        self._channel.close()
 
     def __enter__(self) -> Self:
         return self

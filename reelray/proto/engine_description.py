@@ -1,7 +1,8 @@
 """What an engine says of itself to whoever sends it requests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
 
 
@@ -15,6 +16,7 @@ class EngineDescription:
         device: Such as ``cpu`` or ``NVIDIA H200``.
         dtype: Such as ``bfloat16``.
         load_s: Seconds it took to load the checkpoint.
+        layout: How its ranks share a video.
     """
 
     facts: ModelFacts
@@ -22,3 +24,4 @@ class EngineDescription:
     device: str
     dtype: str
     load_s: float = 0.0
+    layout: Layout = field(default_factory=Layout)

@@ -182,7 +182,9 @@ class EngineCore:
         return ()
 
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
-        moved = [self._rollouts[a.request.request_id].admitted() for a in plan.admits if self._goes_on(a.request.request_id)]
+        moved = [
+            self._rollouts[a.request.request_id].admitted() for a in plan.admits if self._goes_on(a.request.request_id)
+        ]
         moved += [self._rollouts[w.request_id].window_moved() for w in plan.windows if self._goes_on(w.request_id)]
         moved += [self._rollouts[d.request_id].piece_decoded() for d in plan.decodes if self._goes_on(d.request_id)]
         return tuple(moved)
@@ -196,5 +198,5 @@ def _touched(plan: StepPlan | None) -> set[RequestId]:
     """Requests with work of their own in a plan."""
     if plan is None:
         return set()
-    steps = (*plan.windows, *plan.decodes)
-    return {a.request.request_id for a in plan.admits} | {step.request_id for step in steps}
+    moved = {w.request_id for w in plan.windows} | {d.request_id for d in plan.decodes}
+    return moved | {a.request.request_id for a in plan.admits}

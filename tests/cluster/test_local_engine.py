@@ -19,7 +19,7 @@ def video(events):
 
 def test_a_render_streams_progress_then_frames_then_the_summary():
     request = make_request("a", latent_frames=5, recipe=make_recipe(steps=3, chunk=2))
-    with LocalEngine(FakeModel(), load_s=1.5) as engine:
+    with LocalEngine.of_model(FakeModel(), load_s=1.5) as engine:
         events = list(engine.render(request))
     assert video(events) == render_plainly(FakeModel(), request)
     progress = [(e.stage, e.done, e.total) for e in events if isinstance(e, Progress)]
@@ -38,7 +38,7 @@ def test_a_render_streams_progress_then_frames_then_the_summary():
 def test_requests_from_several_threads_give_the_bytes_they_give_alone():
     requests = [make_request(f"r{i}", seed=i, recipe=make_recipe(steps=2 + i, chunk=1 + i)) for i in range(4)]
     videos = {}
-    with LocalEngine(FakeModel(step_s=0.001), limits=EngineLimits(requests=3, frame_credit=4)) as engine:
+    with LocalEngine.of_model(FakeModel(step_s=0.001), limits=EngineLimits(requests=3, frame_credit=4)) as engine:
 
         def client(request):
             videos[request.request_id] = video(engine.render(request))
@@ -56,7 +56,7 @@ def test_a_client_that_stops_taking_stops_the_decoder():
     model = FakeModel()
     request = make_request("a", latent_frames=40, recipe=make_recipe(steps=1, chunk=1))
     limits = EngineLimits(frame_credit=9, decode_latent_frames=1, chunks_ahead=2)
-    with LocalEngine(model, limits=limits) as engine:
+    with LocalEngine.of_model(model, limits=limits) as engine:
         stream = engine.render(request)
         other = make_request("b", latent_frames=30, recipe=make_recipe(steps=5))
         assert video(engine.render(other))  # a whole other render goes by meanwhile
@@ -67,7 +67,7 @@ def test_a_client_that_stops_taking_stops_the_decoder():
 
 def test_a_cancel_ends_the_stream_at_once_and_frees_the_engine():
     model = FakeModel()
-    with LocalEngine(model, limits=EngineLimits(requests=1)) as engine:
+    with LocalEngine.of_model(model, limits=EngineLimits(requests=1)) as engine:
         stream = engine.render(make_request("a", recipe=make_recipe(steps=500)))
         for event in stream:
             if isinstance(event, Progress) and event.stage is Stage.DENOISE:
@@ -84,7 +84,7 @@ def test_a_cancel_ends_the_stream_at_once_and_frees_the_engine():
 
 def test_leaving_the_block_cancels():
     model = FakeModel()
-    with LocalEngine(model) as engine:
+    with LocalEngine.of_model(model) as engine:
         with engine.render(make_request("a", recipe=make_recipe(steps=500))) as stream:
             next(stream)
         assert list(stream) == []
@@ -92,7 +92,7 @@ def test_leaving_the_block_cancels():
 
 
 def test_a_failing_request_raises_for_its_client_alone():
-    with LocalEngine(FakeModel()) as engine:
+    with LocalEngine.of_model(FakeModel()) as engine:
         good, bad = engine.render(make_request("good")), engine.render(make_request("bad", prompt="boom"))
         with pytest.raises(ReelrayError, match="the transformer broke"):
             list(bad)
@@ -101,7 +101,7 @@ def test_a_failing_request_raises_for_its_client_alone():
 
 
 def test_a_wrong_size_is_refused_at_once():
-    with LocalEngine(FakeModel()) as engine:
+    with LocalEngine.of_model(FakeModel()) as engine:
         with pytest.raises(SizeError):
             engine.render(make_request("a", width=33))
         engine.render(make_request("a", recipe=make_recipe(steps=500)))
@@ -124,7 +124,7 @@ def test_a_checkpoint_too_large_for_memory_is_a_resource_error():
 
 
 def test_closing_ends_what_still_runs():
-    engine = LocalEngine(FakeModel())
+    engine = LocalEngine.of_model(FakeModel())
     stream = engine.render(make_request("a", recipe=make_recipe(steps=500)))
     engine.close()
     with pytest.raises(CancelledError, match="the engine was closed"):
@@ -151,7 +151,7 @@ def test_losing_the_ranks_ends_every_request():
 
 def test_taking_in_bulk_gives_the_same_events():
     request = make_request("a", latent_frames=5)
-    with LocalEngine(FakeModel(), limits=EngineLimits(frame_credit=4, decode_latent_frames=1)) as engine:
+    with LocalEngine.of_model(FakeModel(), limits=EngineLimits(frame_credit=4, decode_latent_frames=1)) as engine:
         stream = engine.render(request)
         items = []
         while batch := stream.take(timeout_s=60):
@@ -164,7 +164,7 @@ def test_taking_in_bulk_gives_the_same_events():
 def test_taking_gives_up_when_the_time_is_over():
     model = FakeModel()
     model.gate.clear()
-    with LocalEngine(model) as engine:
+    with LocalEngine.of_model(model) as engine:
         stream = engine.render(make_request("a"))
         while stream.take(timeout_s=0.05):
             pass

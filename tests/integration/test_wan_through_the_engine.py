@@ -30,7 +30,7 @@ def test_interleaved_renders_equal_the_plain_loop(model, solver, chunk):
     first = make_request("a", prompt="a red circle", negative_prompt="blue", recipe=recipe, latent_frames=4)
     second = replace(first, request_id="b", prompt="the green square", seed=3)
     limits = EngineLimits(decode_latent_frames=1, frame_credit=999)
-    with LocalEngine(model, limits=limits) as engine:
+    with LocalEngine.of_model(model, limits=limits) as engine:
         streams = [engine.render(request) for request in (first, second)]
         videos = [video(stream) for stream in streams]
     assert videos[0] == render_plainly(model, first)
@@ -42,7 +42,7 @@ def test_longer_decode_pieces_change_no_more_than_rounding(model):
     request = make_request("a", prompt="a red circle", recipe=make_recipe(steps=2), latent_frames=5)
     pictures = []
     for piece in (1, 4):
-        with LocalEngine(model, limits=EngineLimits(decode_latent_frames=piece)) as engine:
+        with LocalEngine.of_model(model, limits=EngineLimits(decode_latent_frames=piece)) as engine:
             data = video(engine.render(request))
             pictures.append(torch.frombuffer(bytearray(data), dtype=torch.uint8).int())
     difference = (pictures[0] - pictures[1]).abs()

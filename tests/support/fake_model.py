@@ -4,6 +4,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F
 """
 
 import os
+import pickle
 import threading
 import time
 
@@ -67,8 +68,19 @@ class FakeModel:
         picture = 0.0 if image is None else image[0]
         return 0.5 * latents_BCTHW - value - picture + per_frame_BT[:, None, :, None, None]
 
+    def use_sharding(self, sharding):
+        self.sharding = sharding
+
     def new_decode_state(self):
         return FakeDecodeState()
+
+    def pack_decode_state(self, state):
+        return pickle.dumps((state.previous, state.decoded))
+
+    def unpack_decode_state(self, data):
+        state = FakeDecodeState()
+        state.previous, state.decoded = pickle.loads(data)
+        return state
 
     def decode(self, latents_1CTHW, state):
         frames = []

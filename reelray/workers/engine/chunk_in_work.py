@@ -70,7 +70,7 @@ class ChunkInWork:
         _, channels, frames, height, width = latents_1CTHW.shape
         chunk = cls(request, int(state["chunk"]), (channels, frames, height, width), device)
         chunk.latents_1CTHW = latents_1CTHW.to(device)
-        chunk._sampler.restore({name: value.to(device) for name, value in state["solver"].items()})  # noqa: SLF001
+        chunk._sampler.restore({name: value.to(device) for name, value in state["solver"].items()})
         return chunk
 
     def _draw(self, step: int) -> Tensor:

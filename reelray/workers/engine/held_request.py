@@ -52,17 +52,25 @@ class HeldRequest:
         return 1 if weight == 1.0 else 2
 
     def decode(self, step: DecodeStep) -> Frames:
-        """Decode the next clean latent frames, and drop the latents of a chunk once it is through."""
+        """Decode the next clean latent frames."""
+        latents_1CTHW = self._take_clean(step)
+        if step.first_latent_frame == 0:
+            self._decode_state = self._model.new_decode_state()
+        return self._pack(self._model.decode(latents_1CTHW, self._decode_state), step.first_latent_frame)
+
+    def skip_decode(self, step: DecodeStep) -> None:
+        """Leave the next clean latent frames to the rank that decodes."""
+        self._take_clean(step)
+
+    def _take_clean(self, step: DecodeStep) -> Tensor:
+        """The latents of a piece; those of its chunk are dropped once it is through."""
         first = max(start for start in self._clean_1CTHW if start <= step.first_latent_frame)
         chunk_1CTHW = self._clean_1CTHW[first]
         begin = step.first_latent_frame - first
         end = begin + step.latent_frames
-        if step.first_latent_frame == 0:
-            self._decode_state = self._model.new_decode_state()
-        frames_FHWC = self._model.decode(chunk_1CTHW[:, :, begin:end], self._decode_state)
         if end == chunk_1CTHW.shape[2]:
             del self._clean_1CTHW[first]
-        return self._pack(frames_FHWC, step.first_latent_frame)
+        return chunk_1CTHW[:, :, begin:end]
 
     def save(self) -> bytes:
         """Write down latents, solver history and decoder state; text and image are encoded anew. See `restore`."""

@@ -33,8 +33,8 @@ class EngineHost:
         # Ray sets OMP_NUM_THREADS to 1 in its workers
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         model, load_s = open_timed(load)
-        rank = Rank(model)
-        self._leader = Leader(core, rank, rank.describe(load_s=load_s)).start()
+        rank = Rank(model, load_s=load_s)
+        self._leader = Leader(core, rank, rank.describe()).start()
         self._streams: dict[RequestId, EventStream] = {}
 
     @property

@@ -1,5 +1,6 @@
 """The leader: asks the core for the next step, has the ranks carry it out, tells the clients what came of it."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -8,13 +9,15 @@ from types import TracebackType
 from typing import Self
 
 from reelray.proto.engine_description import EngineDescription
-from reelray.proto.errors import CancelledError, EngineError, ReelrayError
+from reelray.proto.errors import CancelledError, EngineError, RankLostError, ReelrayError
 from reelray.proto.events import Done, Progress, Stage
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
 from reelray.workers.engine.account import Account
 from reelray.workers.engine.event_stream import EventStream
 from reelray.workers.engine.seams import Channel, StepFormer
+
+_LOG = logging.getLogger(__name__)
 
 
 class Leader:
@@ -107,11 +110,26 @@ class Leader:
     def _run(self) -> None:
         try:
             while (plan := self._next_plan()) is not None:
-                self._deliver(self._channel.execute(plan))
+                try:
+                    report = self._channel.execute(plan)
+                except RankLostError as error:
+                    self._recover(error)
+                else:
+                    self._deliver(report)
         except ReelrayError as error:
             self._end(error)
         except Exception as error:  # noqa: BLE001  the last stop before the thread ends silently
             self._end(EngineError(f"the engine stopped: {type(error).__name__}: {error}"))
+
+    def _recover(self, lost: RankLostError) -> None:
+        """Have the ranks started anew and go back to every request's last commit."""
+        _LOG.warning("%s; the ranks are started anew", lost.message)
+        generation = self._channel.rebuild()
+        with self._wake:
+            given_up = self._core.rewind(generation)
+            for request_id in given_up:
+                if request_id in self._streams:
+                    self._close_stream(request_id, _give_up(request_id, lost))
 
     def _next_plan(self) -> StepPlan | None:
         with self._wake:
@@ -153,3 +171,10 @@ class Leader:
             for request_id in list(self._streams):
                 self._close_stream(request_id, error)
             self._wake.notify()
+
+
+def _give_up(request_id: RequestId, lost: RankLostError) -> EngineError:
+    return EngineError(
+        f"the ranks were lost again while they worked on this request ({lost.message}); it may be what ends them",
+        ids={**lost.ids, "request": str(request_id)},
+    )

@@ -26,23 +26,38 @@ class Rank:
         model: The loaded checkpoint.
         generation: Generation of the gang; plans of another one are refused.
         branches: How the two branches of guidance are evaluated; one after the other by default.
+        speaks: Whether this rank of a gang decodes and writes commits; the others only denoise.
+        on_progress: Called whenever work has moved.
+        load_s: Seconds it took to load the checkpoint.
     """
 
-    def __init__(self, model: VideoModel, *, generation: int = 0, branches: Branches | None = None) -> None:
+    def __init__(
+        self,
+        model: VideoModel,
+        *,
+        generation: int = 0,
+        branches: Branches | None = None,
+        speaks: bool = True,
+        on_progress: Callable[[], None] = lambda: None,
+        load_s: float = 0.0,
+    ) -> None:
         self._model = model
+        self._speaks = speaks
+        self._on_progress = on_progress
+        self._load_s = load_s
         self._branches = branches or SequentialBranches()
         self._generation = generation
         self._sequence = 0
         self._held: dict[RequestId, HeldRequest] = {}
 
-    def describe(self, *, load_s: float = 0.0) -> EngineDescription:
+    def describe(self) -> EngineDescription:
         """What this rank runs."""
         return EngineDescription(
             facts=self._model.facts,
             digest=self._model.digest,
             device=device_name(self._model.device),
             dtype=str(self._model.dtype).removeprefix("torch."),
-            load_s=load_s,
+            load_s=self._load_s,
         )
 
     def execute(self, plan: StepPlan) -> StepReport:
@@ -65,10 +80,22 @@ class Rank:
                 self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
             for decode in plan.decodes:
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
-            for request_id in plan.commits:
+            for request_id in plan.commits if self._speaks else ():
                 if request_id in self._held:
                     record.add_commit(request_id, self._held[request_id].save())
         return record.report(peak_bytes(self._model.device))
+
+    def rebuild(self) -> int:
+        """A rank alone has no gang to come back to.
+
+        Raises:
+            EngineError: Always.
+        """
+        raise EngineError("the only rank of this engine was lost")
+
+    def close(self) -> None:
+        """Forget every request."""
+        self._held.clear()
 
     def _check(self, plan: StepPlan) -> None:
         if plan.generation != self._generation:
@@ -88,6 +115,9 @@ class Rank:
         return held.move(window)
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
+        if not self._speaks:
+            held.skip_decode(step)
+            return 0
         frames = held.decode(step)
         if not step.silent:
             record.add_frames(frames)
@@ -108,6 +138,7 @@ class Rank:
         except Exception as error:  # noqa: BLE001  the request boundary
             record.add_failure(request.request_id, as_reelray_error(error, request))
         else:
+            self._on_progress()
             record.add_cost(request.request_id, stage, time.perf_counter() - started, forwards)
             return
         # Only here: up there the traceback still holds the tensors of the frames that failed.

@@ -40,6 +40,10 @@ class StepFormer(Protocol):
         """Form the next step, or None while one is in flight or nothing can be done."""
         ...
 
+    def rewind(self, generation: int) -> tuple[RequestId, ...]:
+        """Go on with a new gang from every request's last commit; returns the requests that are given up."""
+        ...
+
     def report(self, report: StepReport) -> StepOutcome:
         """Take in what came of the step in flight."""
         ...
@@ -52,6 +56,19 @@ class Channel(Protocol):
         """Have every rank carry out the plan; returns when all are done.
 
         Raises:
-            EngineError: A rank was lost or refused the plan.
+            RankLostError: A rank died or stands still; `rebuild` may help.
+            EngineError: A rank refused the plan.
         """
+        ...
+
+    def rebuild(self) -> int:
+        """Start the ranks anew after one was lost; returns the new generation.
+
+        Raises:
+            EngineError: It did not work; the engine is lost.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let the ranks go."""
         ...

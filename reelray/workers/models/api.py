@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.model_facts import ModelFacts
+from reelray.workers.models.sharding import Sharding
 
 
 class VideoModel(Protocol):
@@ -52,6 +53,10 @@ class VideoModel(Protocol):
         Returns:
             The raw prediction, float32, shape of `latents_BCTHW`.
         """
+        ...
+
+    def use_sharding(self, sharding: Sharding) -> None:
+        """Let the forwards that follow share their tokens; all ranks of the sharding then call `denoise` together."""
         ...
 
     def new_decode_state(self) -> Any:

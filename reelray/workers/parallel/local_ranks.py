@@ -187,7 +187,7 @@ def _call(job: _Job) -> Any:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        os.environ[variable] = _loopback()
+        os.environ[variable] = loopback_interface()
     dist.init_process_group(
         BACKENDS[device.type],
         init_method=job.store,
@@ -201,7 +201,7 @@ def _call(job: _Job) -> Any:
     return result
 
 
-def _loopback() -> str:
+def loopback_interface() -> str:
     """Name of the loopback interface: gloo would bind to the one that the host's name resolves to."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.family == socket.AF_INET and address.address == "127.0.0.1" for address in addresses):

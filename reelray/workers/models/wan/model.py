@@ -140,6 +140,14 @@ class WanModel:
         """See `VideoModel.new_decode_state`."""
         return self.parts.vae.new_decode_state()
 
+    def pack_decode_state(self, state: DecodeState) -> bytes:
+        """See `VideoModel.pack_decode_state`."""
+        return state.to_bytes()
+
+    def unpack_decode_state(self, data: bytes) -> DecodeState:
+        """See `VideoModel.unpack_decode_state`."""
+        return DecodeState.from_bytes(data, self.device)
+
     @torch.no_grad()
     def decode(self, latents_1CTHW: Tensor, state: DecodeState) -> Tensor:
         """See `VideoModel.decode`. A video that does not fit the device's free memory when it begins is cut into tiles.

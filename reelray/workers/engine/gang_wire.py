@@ -1,0 +1,172 @@
+"""What a leader and its ranks say to each other, over one authenticated connection per rank.
+
+The connection is `multiprocessing.connection`: pickles between processes that share a secret drawn for this gang.
+"""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from reelray.proto.engine_description import EngineDescription
+from reelray.proto.errors import ReelrayError
+from reelray.proto.layout import Layout
+from reelray.proto.step_plan import StepPlan, StepReport
+from reelray.workers.engine.seams import ModelLoader
+
+PACKAGE = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Invitation:
+    """What a new rank process is told.
+
+    Args:
+        address: Host and port where the leader listens.
+        secret: Shared by this gang alone.
+        rank: Number of the rank.
+        generation: Generation of the gang.
+        interface: Network interface of the collectives on CPUs; None lets gloo choose.
+    """
+
+    address: tuple[str, int]
+    secret: bytes
+    rank: int
+    generation: int
+    interface: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hello:
+    """A rank has connected.
+
+    Args:
+        rank: Its number.
+        generation: Of its invitation.
+        pid: Its process.
+        code: Digest of its package's source.
+    """
+
+    rank: int
+    generation: int
+    pid: int
+    code: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """What a rank is to be part of.
+
+    Args:
+        ranks: Ranks in the gang.
+        meeting: Where the process group meets, a URL of torch's `init_method`.
+        layouts: Layouts to make groups for.
+        layout: The one to begin with.
+        load: Opens the checkpoint.
+        threads: Threads of torch on a CPU.
+        collective_s: After how long a collective fails where the backend can tell.
+    """
+
+    ranks: int
+    meeting: str
+    layouts: Sequence[Layout]
+    layout: Layout
+    load: ModelLoader
+    threads: int
+    collective_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """The rank holds the checkpoint and has met the others."""
+
+    description: EngineDescription
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Carry out a plan."""
+
+    plan: StepPlan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ran:
+    """A plan was carried out."""
+
+    report: StepReport
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """The rank cannot go on."""
+
+    error: ReelrayError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pulse:
+    """The process runs.
+
+    Args:
+        progress: Grows whenever its work moves.
+    """
+
+    progress: int
+
+
+Message: TypeAlias = Hello | Assignment | Ready | Run | Ran | Refused | Pulse
+
+
+class Wire:
+    """One end of a connection; several threads may send.
+
+    Args:
+        connection: To the other end.
+    """
+
+    def __init__(self, connection: "Connection[Any, Any]") -> None:
+        self.connection = connection
+        self._lock = threading.Lock()
+
+    @classmethod
+    def connect(cls, invitation: Invitation) -> "Wire":
+        """Connect to the leader that sent an invitation."""
+        return cls(Client(invitation.address, authkey=invitation.secret))
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            OSError: The other end is gone.
+        """
+        with self._lock:
+            self.connection.send(message)
+
+    def receive(self) -> Message:
+        """Wait for the next message.
+
+        Raises:
+            EOFError: The other end is gone.
+            OSError: The other end is gone.
+        """
+        message: Message = self.connection.recv()
+        return message
+
+    def close(self) -> None:
+        """Close this end."""
+        self.connection.close()
+
+
+@cache
+def digest_code() -> str:
+    """Digest of this package's Python source: ranks with other code would hang in a collective, or worse, not."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

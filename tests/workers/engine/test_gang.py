@@ -1,0 +1,127 @@
+"""Gangs of two CPU processes: they render what one rank renders, and survive the loss of a rank."""
+
+import os
+import signal
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from reelray.proto.errors import CheckpointError, EngineError, RankLostError
+from reelray.proto.events import Done, Frames
+from reelray.proto.layout import Layout
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.gang import Gang, GangSpec
+from reelray.workers.engine.leader import Leader
+from reelray.workers.engine.local_launcher import LocalLauncher
+from tests.support.fake_model import FakeModel
+from tests.support.plain_loop import render_plainly
+from tests.support.requests import make_recipe, make_request
+
+CFG = Layout(cfg=2)
+
+
+@dataclass(frozen=True)
+class OpenFake:
+    step_s: float = 0.0
+    failing: bool = False
+
+    def __call__(self):
+        if self.failing:
+            raise CheckpointError("the folder is empty")
+        return FakeModel(step_s=self.step_s)
+
+
+@pytest.fixture
+def gangs():
+    made = []
+
+    def start(**changes):
+        spec = {"load": OpenFake(step_s=0.02), "layout": CFG, "silence_s": 2.0, "start_s": 60.0, **changes}
+        gang = Gang(LocalLauncher(), GangSpec(**spec))
+        made.append(gang)
+        gang.start()
+        return gang
+
+    yield start
+    for gang in made:
+        gang.close()
+
+
+def lead(gang, **limits):
+    return Leader(EngineCore(EngineLimits(commit_s=0.1, **limits)), gang, gang.description).start()
+
+
+def collect(stream):
+    video = b""
+    for event in stream:
+        if isinstance(event, Frames):
+            assert event.first_frame * event.height * event.width * 3 == len(video)  # nothing twice, nothing left out
+            video += event.data
+        last = event
+    assert isinstance(last, Done)
+    return video
+
+
+def a_request(name="a", **changes):
+    recipe = make_recipe(steps=12, guidance=3.0, chunk=2)
+    return make_request(name, latent_frames=6, negative_prompt="dull", recipe=recipe, **changes)
+
+
+@pytest.mark.parametrize(("how", "rank"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 0)], ids=["killed", "frozen"])
+def test_a_request_outlives_a_lost_rank(gangs, how, rank):
+    gang = gangs()
+    leader, request = lead(gang), a_request()
+    wanted = render_plainly(FakeModel(), request)
+    stream = leader.submit(request)
+    victim = next(hello.pid for hello in gang.hellos if hello.rank == rank)
+    threading.Timer(0.5, os.kill, (victim, how)).start()
+    assert collect(stream) == wanted
+    assert gang.generation == 1
+    assert victim not in gang.pids()
+    assert collect(leader.submit(a_request("b"))) == render_plainly(FakeModel(), a_request("b"))
+    leader.close()
+
+
+def test_a_request_that_ends_its_ranks_is_given_up_and_the_others_go_on(gangs):
+    gang = gangs()
+    leader = lead(gang, losses=1)
+    poison = leader.submit(make_request("p", prompt="exit", recipe=make_recipe(steps=2, guidance=1.0)))
+    other = leader.submit(a_request())
+    with pytest.raises(EngineError, match="lost") as caught:
+        list(poison)
+    assert caught.value.retryable
+    assert collect(other) == render_plainly(FakeModel(), a_request())
+    leader.close()
+
+
+def test_what_cannot_start_says_why():
+    for spec, error, words in (
+        ({"load": OpenFake(failing=True)}, CheckpointError, "the folder is empty"),
+        ({"start_s": 0.3}, EngineError, "2 of 2 ranks are not ready after 0.3 s: rank 0 is starting"),
+    ):
+        gang = Gang(LocalLauncher(), GangSpec(**{"load": OpenFake(), "layout": CFG, "start_s": 60.0, **spec}))
+        with pytest.raises(error, match=words):
+            gang.start()
+        gang.close()
+
+
+def test_a_rank_with_other_code_is_refused(monkeypatch):
+    monkeypatch.setattr("reelray.workers.engine.gang.digest_code", lambda: "0123")
+    gang = Gang(LocalLauncher(), GangSpec(load=OpenFake(), layout=CFG, start_s=60.0))
+    with pytest.raises(EngineError, match="other code"):
+        gang.start()
+    gang.close()
+
+
+def test_a_dead_rank_is_noticed_at_once_and_named(gangs):
+    gang = gangs(load=OpenFake(step_s=600.0))  # a leader that waits for the step runs into the test's time limit
+    core = EngineCore()
+    core.submit(a_request(), gang.description.facts)
+    core.report(gang.execute(core.next_step(0.0)))
+    plan = core.next_step(0.0)
+    victim = next(hello for hello in gang.hellos if hello.rank == 1)
+    threading.Timer(0.2, os.kill, (victim.pid, signal.SIGKILL)).start()
+    with pytest.raises(RankLostError, match="rank 1 of 2 was lost: ended by signal 9"):
+        gang.execute(plan)
