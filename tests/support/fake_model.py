@@ -74,10 +74,13 @@ class FakeModel:
     def new_decode_state(self):
         return FakeDecodeState()
 
-    def pack_decode_state(self, state):
+    def use_picture_sharing(self, sharing):
+        return False
+
+    def pack_decode_state(self, state, *, latent_rows):
         return pickle.dumps((state.previous, state.decoded))
 
-    def unpack_decode_state(self, data):
+    def unpack_decode_state(self, data, *, latent_rows):
         state = FakeDecodeState()
         state.previous, state.decoded = pickle.loads(data)
         return state

@@ -19,6 +19,7 @@ from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.mesh import Mesh
+from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 
 if TYPE_CHECKING:
@@ -104,11 +105,14 @@ def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, 
     if lane.sequence.size > 1:
         model.use_sharding(SequenceSharding(lane))
     branches = ParallelBranches(lane.cfg, model.device) if lane.cfg.size > 1 else None
+    speaks = lane.everyone.index == COLLECTOR
+    shares = model.use_picture_sharing(RowSharing(lane.everyone, scale=model.facts.spatial_stride))
     return Rank(
         model,
         generation=invitation.generation,
         branches=branches,
-        speaks=invitation.rank == 0,
+        speaks=speaks,
+        decodes=speaks or shares,
         on_progress=heart.moved,
         load_s=load_s,
     )

@@ -34,6 +34,7 @@ class HeldRequest:
         prompts = [request.prompt, request.negative_prompt] if needs_uncond(request) else [request.prompt]
         self._texts = model.encode_text(prompts)
         self._image = None if request.image is None else [self._encode_image(request.image)]
+        self._latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
@@ -75,7 +76,11 @@ class HeldRequest:
     def save(self) -> bytes:
         """Write down latents, solver history and decoder state; text and image are encoded anew. See `restore`."""
         chunk = None if self._chunk is None else self._chunk.state()
-        decoder = None if self._decode_state is None else self._model.pack_decode_state(self._decode_state)
+        decoder = (
+            None
+            if self._decode_state is None
+            else self._model.pack_decode_state(self._decode_state, latent_rows=self._latent_rows)
+        )
         clean = {first: latents.cpu() for first, latents in self._clean_1CTHW.items()}
         file = io.BytesIO()
         torch.save({"chunk": chunk, "clean": clean, "decoder": decoder}, file)
@@ -89,7 +94,7 @@ class HeldRequest:
         if state["chunk"] is not None:
             self._chunk = ChunkInWork.from_state(self.request, state["chunk"], device)
         if state["decoder"] is not None:
-            self._decode_state = self._model.unpack_decode_state(state["decoder"])
+            self._decode_state = self._model.unpack_decode_state(state["decoder"], latent_rows=self._latent_rows)
 
     def _begin(self, window: WindowStep) -> ChunkInWork:
         height, width = self._model.facts.latent_size(self.request.width, self.request.height)

@@ -26,7 +26,8 @@ class Rank:
         model: The loaded checkpoint.
         generation: Generation of the gang; plans of another one are refused.
         branches: How the two branches of guidance are evaluated; one after the other by default.
-        speaks: Whether this rank of a gang decodes and writes commits; the others only denoise.
+        speaks: Whether this rank of a gang reports frames and commits.
+        decodes: Whether this rank decodes: a rank that does not speak may, to share the pictures.
         on_progress: Called whenever work has moved.
         load_s: Seconds it took to load the checkpoint.
     """
@@ -38,11 +39,12 @@ class Rank:
         generation: int = 0,
         branches: Branches | None = None,
         speaks: bool = True,
+        decodes: bool = True,
         on_progress: Callable[[], None] = lambda: None,
         load_s: float = 0.0,
     ) -> None:
         self._model = model
-        self._speaks = speaks
+        self._speaks, self._decodes = speaks, decodes
         self._on_progress = on_progress
         self._load_s = load_s
         self._branches = branches or SequentialBranches()
@@ -80,9 +82,9 @@ class Rank:
                 self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
             for decode in plan.decodes:
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
-            for request_id in plan.commits if self._speaks else ():
+            for request_id in plan.commits:
                 if request_id in self._held:
-                    record.add_commit(request_id, self._held[request_id].save())
+                    self._commit(record, self._held[request_id])
         return record.report(peak_bytes(self._model.device))
 
     def rebuild(self) -> int:
@@ -115,13 +117,18 @@ class Rank:
         return held.move(window)
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
-        if not self._speaks:
+        if not self._decodes:
             held.skip_decode(step)
             return 0
         frames = held.decode(step)
-        if not step.silent:
+        if self._speaks and not step.silent:
             record.add_frames(frames)
         return 0
+
+    def _commit(self, record: StepRecord, held: HeldRequest) -> None:
+        data = held.save()  # on every rank: they may have to put the decoder's state together
+        if self._speaks:
+            record.add_commit(held.request.request_id, data)
 
     def _on_held(
         self, record: StepRecord, step: WindowStep | DecodeStep, stage: Stage, action: Callable[[HeldRequest], int]

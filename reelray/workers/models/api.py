@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.model_facts import ModelFacts
-from reelray.workers.models.sharding import Sharding
+from reelray.workers.models.sharding import PictureSharing, Sharding
 
 
 class VideoModel(Protocol):
@@ -59,6 +59,10 @@ class VideoModel(Protocol):
         """Let the forwards that follow share their tokens; all ranks of the sharding then call `denoise` together."""
         ...
 
+    def use_picture_sharing(self, sharing: PictureSharing) -> bool:
+        """Decode together with other ranks from here on; returns whether this model can. Before any decode state."""
+        ...
+
     def new_decode_state(self) -> Any:
         """State of one video's causal decoder before its first latent frame."""
         ...
@@ -67,14 +71,14 @@ class VideoModel(Protocol):
         """Decode the next latent frames of a video and advance its state.
 
         Returns:
-            RGB uint8 frames on the CPU, shape F, H, W, 3.
+            RGB uint8 frames on the CPU, shape F, H, W, 3; no frames on a rank whose pictures another one collects.
         """
         ...
 
-    def pack_decode_state(self, state: Any) -> bytes:
-        """Write down a decode state."""
+    def pack_decode_state(self, state: Any, *, latent_rows: int) -> bytes:
+        """Write down a decode state; empty on a rank whose part another one collects."""
         ...
 
-    def unpack_decode_state(self, data: bytes) -> Any:
+    def unpack_decode_state(self, data: bytes, *, latent_rows: int) -> Any:
         """The decode state that `pack_decode_state` wrote, on this model's device."""
         ...

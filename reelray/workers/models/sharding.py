@@ -1,9 +1,9 @@
-"""The seam through which a transformer works on a part of its tokens. It never asks who has the others.
+"""The seams through which a model works on a part of its tokens or pictures. It never asks who has the others.
 
-Shape suffixes: B batch, S tokens, C channels.
+Shape suffixes: B batch, S tokens, C channels, T latent or pixel frames, H/W height/width.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -69,3 +69,32 @@ class WholeWindow:
     def join(self, tokens_BSC: Tensor) -> Tensor:
         """See `TokenShard`."""
         return tokens_BSC
+
+
+class PictureSharing(Protocol):
+    """Decodes pictures together with other ranks, all of which make the same calls."""
+
+    def fits(self, latent_rows: int) -> bool:
+        """Whether pictures of this height can be shared."""
+        ...
+
+    def decode(self, vae: Any, latents_BCTHW: Tensor, state: Any) -> Tensor | None:
+        """Decode the next latent frames.
+
+        Args:
+            vae: A decoder that can work on some rows of a picture.
+            latents_BCTHW: Raw latents of the whole picture.
+            state: This rank's, of its rows.
+
+        Returns:
+            Levels of the whole picture [B, T, H, W, C], uint8; None on a rank that does not collect them.
+        """
+        ...
+
+    def gather_state(self, vae: Any, state: Any, latent_rows: int) -> Any:
+        """The state of the whole picture; None on a rank that does not collect it."""
+        ...
+
+    def cut_state(self, vae: Any, whole: Any, latent_rows: int) -> Any:
+        """This rank's part of a whole picture's state."""
+        ...

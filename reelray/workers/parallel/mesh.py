@@ -120,6 +120,7 @@ class Lane:
         ring: Ranks with the other blocks of tokens.
         ulysses: Ranks with the other tokens of the block.
         sequence: Ring x ulysses, row by row: everyone who shares the tokens of a forward.
+        everyone: All ranks of the lane, who share the pictures of a video.
         device_mesh: The same groups as torch's mesh, with one dim per axis of `reelray.proto.layout.AXES`.
     """
 
@@ -131,6 +132,7 @@ class Lane:
     ring: AxisGroup
     ulysses: AxisGroup
     sequence: AxisGroup
+    everyone: AxisGroup
     device_mesh: DeviceMesh
 
 
@@ -208,11 +210,12 @@ def _along(grid: torch.Tensor, dim: int) -> Iterable[Ranks]:
 
 
 def _all_groups(layout: Layout) -> Iterable[Ranks]:
-    """Rank sets of every axis and of the flattened sequence, the same sequence on every rank."""
+    """Rank sets of every axis, of the flattened sequence and of every lane, the same sequence on every rank."""
     grid = _grid(layout)
     for dim in range(grid.ndim):
         yield from _along(grid, dim)
     yield from _along(grid.flatten(3), 3)
+    yield from _along(grid.flatten(1), 1)
 
 
 def _lane(layout: Layout, pool: GroupPool, device: torch.device) -> Lane:
@@ -235,5 +238,6 @@ def _lane(layout: Layout, pool: GroupPool, device: torch.device) -> Lane:
         ring=axes["ring"],
         ulysses=axes["ulysses"],
         sequence=group("sequence", grid.flatten(3), 3),
+        everyone=group("everyone", grid.flatten(1), 1),
         device_mesh=DeviceMesh.from_group(groups, device.type, grid, mesh_dim_names=AXES),
     )

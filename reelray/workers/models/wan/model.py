@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
-from reelray.workers.models.sharding import Sharding, WholeWindow
+from reelray.workers.models.sharding import PictureSharing, Sharding, WholeWindow
 from reelray.workers.models.wan.clip import ClipVision
 from reelray.workers.models.wan.image import build_condition, embed_image
 from reelray.workers.models.wan.rope import Positions
@@ -72,6 +72,7 @@ class WanModel:
         self.device = parts.transformer.device
         self.dtype = parts.transformer.dtype
         self._sharding: Sharding = WholeWindow()
+        self._pictures: PictureSharing | None = None
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""
@@ -140,13 +141,25 @@ class WanModel:
         """See `VideoModel.new_decode_state`."""
         return self.parts.vae.new_decode_state()
 
-    def pack_decode_state(self, state: DecodeState) -> bytes:
-        """See `VideoModel.pack_decode_state`."""
-        return state.to_bytes()
+    def use_picture_sharing(self, sharing: PictureSharing) -> bool:
+        """See `VideoModel.use_picture_sharing`."""
+        self._pictures = sharing
+        return True
 
-    def unpack_decode_state(self, data: bytes) -> DecodeState:
+    def pack_decode_state(self, state: DecodeState, *, latent_rows: int) -> bytes:
+        """See `VideoModel.pack_decode_state`."""
+        whole, sharing = state, self._sharing_of(latent_rows)
+        if sharing is not None:
+            whole = sharing.gather_state(self.parts.vae, state, latent_rows)
+        return b"" if whole is None else whole.to_bytes()
+
+    def unpack_decode_state(self, data: bytes, *, latent_rows: int) -> DecodeState:
         """See `VideoModel.unpack_decode_state`."""
-        return DecodeState.from_bytes(data, self.device)
+        whole, sharing = DecodeState.from_bytes(data, self.device), self._sharing_of(latent_rows)
+        if sharing is None:
+            return whole
+        part: DecodeState = sharing.cut_state(self.parts.vae, whole, latent_rows)
+        return part
 
     @torch.no_grad()
     def decode(self, latents_1CTHW: Tensor, state: DecodeState) -> Tensor:
@@ -155,12 +168,20 @@ class WanModel:
         Raises:
             ResourceError: Not even the smallest tile fits.
         """
-        vae = self.parts.vae
+        vae, sharing = self.parts.vae, self._sharing_of(latents_1CTHW.shape[3])
+        raw_1CTHW = vae.denormalise(latents_1CTHW.to(self.device).float())
+        if sharing is not None:
+            levels_1FHWC = sharing.decode(vae, raw_1CTHW, state)
+            return torch.empty(0, 0, 0, 3, dtype=torch.uint8) if levels_1FHWC is None else levels_1FHWC[0].cpu()
         if state.latent_frames == 0 and state.tiling is None:
             state.tiling = self._fit_tiling(latents_1CTHW)
-        pixels_1CFHW = vae.decode(vae.denormalise(latents_1CTHW.to(self.device).float()), state)
+        pixels_1CFHW = vae.decode(raw_1CTHW, state)
         bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
         return bytes_FHWC.permute(1, 2, 3, 0).contiguous().cpu()
+
+    def _sharing_of(self, latent_rows: int) -> PictureSharing | None:
+        sharing = self._pictures
+        return sharing if sharing is not None and sharing.fits(latent_rows) else None
 
     def _fit_tiling(self, latents_1CTHW: Tensor) -> Tiling | None:
         free = free_bytes(self.device)
