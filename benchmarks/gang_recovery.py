@@ -1,4 +1,4 @@
-"""What the loss of a rank costs: a gang of CPU processes renders, one rank is killed or frozen, the clip must not change.
+"""What the loss of a rank costs: a gang of CPU processes renders, one rank is killed or frozen, the clip stays equal.
 
     python -m benchmarks.gang_recovery --out benchmarks/results/gang_recovery.json
 

@@ -74,13 +74,13 @@ class FakeModel:
     def new_decode_state(self):
         return FakeDecodeState()
 
-    def use_picture_sharing(self, sharing):
+    def use_picture_sharing(self, sharing):  # noqa: ARG002
         return False
 
-    def pack_decode_state(self, state, *, latent_rows):
+    def pack_decode_state(self, state, *, latent_rows):  # noqa: ARG002
         return pickle.dumps((state.previous, state.decoded))
 
-    def unpack_decode_state(self, data, *, latent_rows):
+    def unpack_decode_state(self, data, *, latent_rows):  # noqa: ARG002
         state = FakeDecodeState()
         state.previous, state.decoded = pickle.loads(data)
         return state

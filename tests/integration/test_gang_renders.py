@@ -1,0 +1,79 @@
+"""The embedded checkpoint on gangs of CPU processes: exact layouts give the clip of one rank, also when one dies."""
+
+import os
+import signal
+import threading
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from reelray.cluster.local_engine import LocalEngine
+from reelray.cluster.model_catalog import PACKAGED
+from reelray.proto.events import Frames, Progress, Stage
+from reelray.proto.layout import Layout
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.gang import Gang, GangSpec
+from reelray.workers.engine.leader import Leader
+from reelray.workers.engine.local_launcher import LocalLauncher
+from reelray.workers.models.registry import open_checkpoint
+from tests.support.requests import make_recipe, make_request
+
+OPEN = partial(open_checkpoint, PACKAGED / "sprites", device="cpu")
+LAYOUTS = ("ulysses=2", "ring=2", "cfg=2", "cfg=2,ulysses=2")
+
+
+def request_for(chunk=None):
+    recipe = replace(make_recipe(steps=4, guidance=3.0, chunk=chunk), text_tokens=512)
+    prompt = "a red circle moves left on a blue background"
+    # 5 x 7 tokens of 9 latent rows: neither divides by two
+    return make_request("a", prompt=prompt, latent_frames=5, recipe=recipe, width=112, height=80)
+
+
+def collect(events, on_event=lambda _: None):
+    parts = []
+    for event in events:
+        on_event(event)
+        if isinstance(event, Frames):
+            parts.append(torch.frombuffer(bytearray(event.data), dtype=torch.uint8))
+    return torch.cat(parts).int()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with LocalEngine.open(OPEN) as engine:
+        yield {chunk: collect(engine.render(request_for(chunk))) for chunk in (None, 2)}
+
+
+def assert_near(found, wanted):
+    difference = (found - wanted).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() <= 0.001
+
+
+@pytest.mark.parametrize("text", LAYOUTS)
+def test_a_gang_renders_what_one_rank_renders(alone, text):
+    with LocalEngine.open_gang(GangSpec(load=OPEN, layout=Layout.parse(text), start_s=120)) as engine:
+        assert engine.description.layout == Layout.parse(text)
+        assert_near(collect(engine.render(request_for())), alone[None])
+
+
+def test_a_rank_lost_while_chunks_are_decoded_changes_nothing(alone):
+    gang = Gang(LocalLauncher(), GangSpec(load=OPEN, layout=Layout(ulysses=2), start_s=120))
+    gang.start()
+    limits = EngineLimits(commit_s=600, decode_latent_frames=1)  # a commit at each chunk's end alone
+    leader, struck = Leader(EngineCore(limits), gang, gang.description).start(), threading.Event()
+
+    def strike(event):
+        # the first chunk is decoded and the second one begun: the decoder's state is part of the commit
+        if isinstance(event, Progress) and event.stage is Stage.DENOISE and event.done == 9 and not struck.is_set():
+            struck.set()
+            os.kill(next(hello.pid for hello in gang.hellos if hello.rank == 1), signal.SIGKILL)
+
+    found = collect(leader.submit(request_for(2)), strike)
+    leader.close()
+    gang.close()
+    assert gang.generation == 1
+    assert_near(found, alone[2])
