@@ -1,5 +1,6 @@
 """One engine step, small enough to send to every rank over a control channel, and what came of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reelray.proto.errors import ReelrayError
@@ -54,11 +55,11 @@ class Admit:
 
     Args:
         request: The request.
-        resume: What a rank wrote of it at its last commit; None means from the beginning.
+        resume: What the ranks wrote of it at its last commit, by part; None means from the beginning.
     """
 
     request: RenderRequest
-    resume: bytes | None = None
+    resume: Mapping[str, bytes] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,10 +87,10 @@ class StepPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commit:
-    """The state of one request: what a rank needs to go on with it."""
+    """The state of one request, by part: what ranks need to go on with it."""
 
     request_id: RequestId
-    data: bytes
+    parts: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -110,7 +110,7 @@ class EngineCore:
         progress = self._advance(plan)
         for commit in report.commits:
             if self._goes_on(commit.request_id):
-                self._rollouts[commit.request_id].committed(commit.data, self._issued_at_s)
+                self._rollouts[commit.request_id].committed(commit.parts, self._issued_at_s)
         finished = tuple(i for i, rollout in self._rollouts.items() if rollout.phase is Phase.FINISHED)
         self._retire()
         return StepOutcome(progress=progress, finished=finished, failed=failed)

@@ -1,5 +1,6 @@
 """Where one request stands: which window comes next, which piece can be decoded, what the client still owes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -32,13 +33,13 @@ class Saved:
     Args:
         windows: Window steps done then.
         pieces: Pieces decoded then.
-        data: What the rank wrote; None means the beginning.
+        parts: What the ranks wrote; None means the beginning.
         at_s: When, on the caller's clock; None before the first step of the present gang.
     """
 
     windows: int = 0
     pieces: int = 0
-    data: bytes | None = None
+    parts: Mapping[str, bytes] | None = None
     at_s: float | None = None
 
 
@@ -144,14 +145,14 @@ class Rollout:
             self._saved = replace(self._saved, at_s=now_s)
         return window.last or now_s - (self._saved.at_s or 0.0) >= self._limits.commit_s
 
-    def committed(self, data: bytes, now_s: float) -> None:
+    def committed(self, parts: Mapping[str, bytes], now_s: float) -> None:
         """Note the state as it is written down now."""
-        self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, data=data, at_s=now_s)
+        self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
 
     @property
-    def resume(self) -> bytes | None:
+    def resume(self) -> Mapping[str, bytes] | None:
         """What was written down last."""
-        return self._saved.data
+        return self._saved.parts
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""

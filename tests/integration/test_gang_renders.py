@@ -60,8 +60,15 @@ def test_a_gang_renders_what_one_rank_renders(alone, text):
         assert_near(collect(engine.render(request_for())), alone[None])
 
 
-def test_a_rank_lost_while_chunks_are_decoded_changes_nothing(alone):
-    gang = Gang(LocalLauncher(), GangSpec(load=OPEN, layout=Layout(ulysses=2), start_s=120))
+def test_a_rank_of_its_own_decodes_beside_the_one_that_denoises(alone):
+    with LocalEngine.open_gang(GangSpec(load=OPEN, layout=Layout(), decode_ranks=1, start_s=120)) as engine:
+        assert_near(collect(engine.render(request_for(2))), alone[2])
+
+
+@pytest.mark.parametrize(("layout", "decode_ranks"), [("ulysses=2", 0), ("", 1)])
+def test_a_rank_lost_while_chunks_are_decoded_changes_nothing(alone, layout, decode_ranks):
+    spec = GangSpec(load=OPEN, layout=Layout.parse(layout), decode_ranks=decode_ranks, start_s=120)
+    gang = Gang(LocalLauncher(), spec)
     gang.start()
     limits = EngineLimits(commit_s=600, decode_latent_frames=1)  # a commit at each chunk's end alone
     leader, struck = Leader(EngineCore(limits), gang, gang.description).start(), threading.Event()

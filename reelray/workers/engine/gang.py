@@ -82,7 +82,8 @@ class GangSpec:
 
     Args:
         load: Opens the checkpoint in every rank.
-        layout: How the ranks share a video.
+        layout: How the ranks that denoise share a video.
+        decode_ranks: Further ranks that do nothing but decode, beside the others; 0 lets those that denoise decode.
         start_s: Longest time until all ranks are ready.
         silence_s: Longest time without a pulse before a rank counts as lost.
         stall_s: Longest time without progress of any rank during a step before the gang counts as hung.
@@ -91,12 +92,20 @@ class GangSpec:
 
     load: ModelLoader
     layout: Layout
+    decode_ranks: int = 0
     start_s: float = 300.0
     silence_s: float = 5.0
     stall_s: float = 300.0
     threads: int = 1
 
+    @property
+    def ranks(self) -> int:
+        """Processes in the gang."""
+        return self.layout.ranks + self.decode_ranks
+
     def __post_init__(self) -> None:
+        if self.decode_ranks < 0:
+            raise ValueError(f"decode_ranks is {self.decode_ranks}; it must be at least 0")
         for name in ("start_s", "silence_s", "stall_s", "threads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
@@ -137,7 +146,7 @@ class Gang:
         self._generation = -1
         self._members: list[_Member] = []
         self._secret = secrets.token_bytes(32)
-        self._listener = Listener((launcher.host, 0), authkey=self._secret, backlog=spec.layout.ranks)
+        self._listener = Listener((launcher.host, 0), authkey=self._secret, backlog=spec.ranks)
         self._arrivals: queue.SimpleQueue[tuple[Hello, Wire]] = queue.SimpleQueue()
         self._folder = tempfile.TemporaryDirectory(prefix="reelray-gang-")
         self._closed = False
@@ -204,7 +213,7 @@ class Gang:
 
     def _launch(self) -> None:
         address: Any = self._listener.address
-        for rank in range(self._spec.layout.ranks):
+        for rank in range(self._spec.ranks):
             invitation = Invitation(
                 address=(address[0], address[1]),
                 secret=self._secret,
@@ -250,6 +259,7 @@ class Gang:
             meeting=(Path(self._folder.name) / f"meeting-{self._generation}").as_uri(),
             layouts=(self._spec.layout,),
             layout=self._spec.layout,
+            decode_ranks=self._spec.decode_ranks,
             load=self._spec.load,
             threads=self._spec.threads,
             collective_s=max(60.0, self._spec.stall_s),

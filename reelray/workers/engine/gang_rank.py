@@ -17,8 +17,10 @@ from reelray.proto.errors import EngineError, ReelrayError
 from reelray.workers.engine.gang_wire import Assignment, Hello, Invitation, Pulse, Ran, Ready, Refused, Run, Wire
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.role import Role
 from reelray.workers.parallel.cfg import ParallelBranches
-from reelray.workers.parallel.mesh import Mesh
+from reelray.workers.parallel.handover import BroadcastHandover
+from reelray.workers.parallel.mesh import AxisGroup, Mesh
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 
@@ -100,21 +102,46 @@ def join(invitation: Invitation, assignment: Assignment, heart: Heart) -> Rank:
 
 
 def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, heart: Heart, load_s: float) -> Rank:
-    mesh = Mesh.create(assignment.layouts, model.device, timeout_s=assignment.collective_s)
-    lane = mesh.lane(assignment.layout)
-    if lane.sequence.size > 1:
-        model.use_sharding(SequenceSharding(lane))
-    branches = ParallelBranches(lane.cfg, model.device) if lane.cfg.size > 1 else None
-    speaks = lane.everyone.index == COLLECTOR
-    shares = model.use_picture_sharing(RowSharing(lane.everyone, scale=model.facts.spatial_stride))
+    layout, spare = assignment.layout, assignment.decode_ranks
+    mesh = Mesh.create(assignment.layouts, model.device, spare=spare, timeout_s=assignment.collective_s)
+    branches, decoding = None, mesh.decoding
+    if decoding is None:
+        lane = mesh.lane(layout)
+        decoding = lane.everyone
+        if lane.sequence.size > 1:
+            model.use_sharding(SequenceSharding(lane))
+        if lane.cfg.size > 1:
+            branches = ParallelBranches(lane.cfg, model.device)
     return Rank(
         model,
         generation=invitation.generation,
         branches=branches,
-        speaks=speaks,
-        decodes=speaks or shares,
+        role=_choose_role(model, mesh, decoding, denoises=invitation.rank < layout.ranks),
         on_progress=heart.moved,
         load_s=load_s,
+    )
+
+
+def _choose_role(model: "VideoModel", mesh: Mesh, decoding: AxisGroup, *, denoises: bool) -> Role:
+    """What a rank does.
+
+    Args:
+        model: Told to share its pictures with the ranks that decode.
+        mesh: Knows the ranks that do nothing but decode.
+        decoding: The ranks that decode with this one, if it does.
+        denoises: Whether this rank denoises.
+    """
+    handover = None if mesh.handover is None else BroadcastHandover(mesh.handover, model.device)
+    first = decoding.index == COLLECTOR
+    if mesh.has_spare and denoises:
+        return Role(decodes=False, tells_denoise=first, tells_decode=False, handover=handover)
+    shares = model.use_picture_sharing(RowSharing(decoding, scale=model.facts.spatial_stride))
+    return Role(
+        denoises=denoises,
+        decodes=first or shares or not denoises,
+        tells_denoise=denoises and first,
+        tells_decode=first,
+        handover=handover,
     )
 
 

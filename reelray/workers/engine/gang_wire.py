@@ -66,6 +66,7 @@ class Assignment:
         meeting: Where the process group meets, a URL of torch's `init_method`.
         layouts: Layouts to make groups for.
         layout: The one to begin with.
+        decode_ranks: Ranks behind those of the layout, which do nothing but decode.
         load: Opens the checkpoint.
         threads: Threads of torch on a CPU.
         collective_s: After how long a collective fails where the backend can tell.
@@ -75,6 +76,7 @@ class Assignment:
     meeting: str
     layouts: Sequence[Layout]
     layout: Layout
+    decode_ranks: int
     load: ModelLoader
     threads: int
     collective_s: float

@@ -4,6 +4,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F
 """
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from reelray.proto.events import Frames
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import DecodeStep, WindowStep
 from reelray.workers.engine.chunk_in_work import ChunkInWork, needs_uncond
+from reelray.workers.engine.role import Role
 from reelray.workers.models.api import VideoModel
 from reelray.workers.samplers.guidance import Branch, Branches
 
@@ -25,15 +27,20 @@ class HeldRequest:
         request: The request; its text and image are encoded here.
         model: The loaded checkpoint.
         branches: Evaluates the branches of guidance.
+        role: What this rank does with it.
     """
 
-    def __init__(self, request: RenderRequest, model: VideoModel, branches: Branches) -> None:
+    def __init__(self, request: RenderRequest, model: VideoModel, branches: Branches, role: Role) -> None:
         self.request = request
         self._model = model
         self._branches = branches
-        prompts = [request.prompt, request.negative_prompt] if needs_uncond(request) else [request.prompt]
-        self._texts = model.encode_text(prompts)
-        self._image = None if request.image is None else [self._encode_image(request.image)]
+        self._role = role
+        self._texts: list[Any] = []
+        self._image: list[Any] | None = None
+        if role.denoises:
+            prompts = [request.prompt, request.negative_prompt] if needs_uncond(request) else [request.prompt]
+            self._texts = model.encode_text(prompts)
+            self._image = None if request.image is None else [self._encode_image(request.image)]
         self._latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
@@ -48,7 +55,7 @@ class HeldRequest:
         self._chunk.advance(window.step, self._predict(self._chunk, window, weight))
         if window.last:
             check_finite(self._chunk.latents_1CTHW, self._model.digest)
-            self._clean_1CTHW[window.first_latent_frame] = self._chunk.latents_1CTHW
+            self._hand_on(window, self._chunk.latents_1CTHW)
             self._chunk = None
         return 1 if weight == 1.0 else 2
 
@@ -59,9 +66,10 @@ class HeldRequest:
             self._decode_state = self._model.new_decode_state()
         return self._pack(self._model.decode(latents_1CTHW, self._decode_state), step.first_latent_frame)
 
-    def skip_decode(self, step: DecodeStep) -> None:
-        """Leave the next clean latent frames to the rank that decodes."""
-        self._take_clean(step)
+    def receive(self, window: WindowStep) -> None:
+        """Take over the clean latents that the last step of a window leaves on the ranks that denoise."""
+        assert self._role.handover is not None
+        self._clean_1CTHW[window.first_latent_frame] = self._role.handover.receive((1, *self._shape(window)))
 
     def _take_clean(self, step: DecodeStep) -> Tensor:
         """The latents of a piece; those of its chunk are dropped once it is through."""
@@ -73,33 +81,45 @@ class HeldRequest:
             del self._clean_1CTHW[first]
         return chunk_1CTHW[:, :, begin:end]
 
-    def save(self) -> bytes:
-        """Write down latents, solver history and decoder state; text and image are encoded anew. See `restore`."""
-        chunk = None if self._chunk is None else self._chunk.state()
-        decoder = (
-            None
-            if self._decode_state is None
-            else self._model.pack_decode_state(self._decode_state, latent_rows=self._latent_rows)
-        )
-        clean = {first: latents.cpu() for first, latents in self._clean_1CTHW.items()}
-        file = io.BytesIO()
-        torch.save({"chunk": chunk, "clean": clean, "decoder": decoder}, file)
-        return file.getvalue()
+    def save(self) -> dict[str, bytes]:
+        """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
+        parts = {}
+        if self._role.denoises:
+            parts["chunk"] = _pack(None if self._chunk is None else self._chunk.state())
+        if self._role.decodes:
+            clean = {first: latents.cpu() for first, latents in self._clean_1CTHW.items()}
+            parts["decode"] = _pack({"clean": clean, "decoder": self._pack_decoder()})
+        return parts
 
-    def restore(self, data: bytes) -> None:
-        """Go on from what `save` wrote, on a fresh `HeldRequest` of the same request."""
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    def restore(self, parts: Mapping[str, bytes]) -> None:
+        """Go on from what `save` wrote on all ranks, on a fresh `HeldRequest` of the same request."""
         device = self._model.device
-        self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
-        if state["chunk"] is not None:
-            self._chunk = ChunkInWork.from_state(self.request, state["chunk"], device)
-        if state["decoder"] is not None:
-            self._decode_state = self._model.unpack_decode_state(state["decoder"], latent_rows=self._latent_rows)
+        chunk = _unpack(parts["chunk"])
+        if self._role.denoises and chunk is not None:
+            self._chunk = ChunkInWork.from_state(self.request, chunk, device)
+        if self._role.decodes:
+            state = _unpack(parts["decode"])
+            self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
+            if state["decoder"] is not None:
+                self._decode_state = self._model.unpack_decode_state(state["decoder"], latent_rows=self._latent_rows)
+
+    def _pack_decoder(self) -> bytes | None:
+        if self._decode_state is None:
+            return None
+        return self._model.pack_decode_state(self._decode_state, latent_rows=self._latent_rows)
+
+    def _hand_on(self, window: WindowStep, latents_1CTHW: Tensor) -> None:
+        if self._role.handover is not None:
+            self._role.handover.send(latents_1CTHW)
+        elif self._role.decodes:
+            self._clean_1CTHW[window.first_latent_frame] = latents_1CTHW
+
+    def _shape(self, window: WindowStep) -> tuple[int, int, int, int]:
+        height, width = self._model.facts.latent_size(self.request.width, self.request.height)
+        return (self._model.facts.latent_channels, window.latent_frames, height, width)
 
     def _begin(self, window: WindowStep) -> ChunkInWork:
-        height, width = self._model.facts.latent_size(self.request.width, self.request.height)
-        shape_CTHW = (self._model.facts.latent_channels, window.latent_frames, height, width)
-        return ChunkInWork(self.request, window.chunk, shape_CTHW, self._model.device)
+        return ChunkInWork(self.request, window.chunk, self._shape(window), self._model.device)
 
     def _predict(self, chunk: ChunkInWork, window: WindowStep, weight: float) -> Tensor:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
@@ -143,3 +163,13 @@ def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
             f"the model ({digest}) produced values that are not finite; its weights may be damaged, or its number "
             "format too narrow: download it again, or choose a lower guidance"
         )
+
+
+def _pack(value: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def _unpack(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -1,13 +1,12 @@
 """One report out of those of all ranks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from reelray.proto.step_plan import StepReport
+from reelray.proto.step_plan import Commit, StepReport
 
 
 def merge_reports(reports: Sequence[StepReport]) -> StepReport:
-    """Take frames, costs and commits of the first rank, failures of all, and the largest memory.
+    """Put together what each rank tells: frames, costs and parts of commits, failures of all, the largest memory.
 
     Args:
         reports: Of one plan, in the order of the ranks.
@@ -19,4 +18,16 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
     if any((r.sequence, r.generation) != (first.sequence, first.generation) for r in reports):
         raise ValueError("the reports answer different plans")
     failures = {failure.request_id: failure for report in reversed(reports) for failure in report.failures}
-    return replace(first, failures=tuple(failures.values()), peak_bytes=max(r.peak_bytes for r in reports))
+    commits = [commit for report in reports for commit in report.commits]
+    parts = {commit.request_id: dict[str, bytes]() for commit in commits}
+    for commit in commits:
+        parts[commit.request_id] |= commit.parts
+    return StepReport(
+        sequence=first.sequence,
+        generation=first.generation,
+        frames=tuple(frames for report in reports for frames in report.frames),
+        costs=tuple(cost for report in reports for cost in report.costs),
+        failures=tuple(failures.values()),
+        commits=tuple(Commit(request_id=i, parts=found) for i, found in parts.items()),
+        peak_bytes=max(report.peak_bytes for report in reports),
+    )

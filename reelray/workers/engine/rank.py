@@ -14,9 +14,12 @@ from reelray.proto.step_plan import Admit, DecodeStep, StepPlan, StepReport, Win
 from reelray.workers.engine.device_memory import device_name, peak_bytes
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
+from reelray.workers.engine.role import Role
 from reelray.workers.engine.step_record import StepRecord
 from reelray.workers.models.api import VideoModel
 from reelray.workers.samplers.guidance import Branches, SequentialBranches
+
+ALONE = Role()
 
 
 class Rank:
@@ -26,8 +29,7 @@ class Rank:
         model: The loaded checkpoint.
         generation: Generation of the gang; plans of another one are refused.
         branches: How the two branches of guidance are evaluated; one after the other by default.
-        speaks: Whether this rank of a gang reports frames and commits.
-        decodes: Whether this rank decodes: a rank that does not speak may, to share the pictures.
+        role: What this rank of a gang does; everything by default.
         on_progress: Called whenever work has moved.
         load_s: Seconds it took to load the checkpoint.
     """
@@ -38,13 +40,12 @@ class Rank:
         *,
         generation: int = 0,
         branches: Branches | None = None,
-        speaks: bool = True,
-        decodes: bool = True,
+        role: Role = ALONE,
         on_progress: Callable[[], None] = lambda: None,
         load_s: float = 0.0,
     ) -> None:
         self._model = model
-        self._speaks, self._decodes = speaks, decodes
+        self._role = role
         self._on_progress = on_progress
         self._load_s = load_s
         self._branches = branches or SequentialBranches()
@@ -78,10 +79,14 @@ class Rank:
         with torch.inference_mode():
             for admit in plan.admits:
                 self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit))
-            for window in plan.windows:
+            for window in plan.windows if self._role.denoises else ():
                 self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
-            for decode in plan.decodes:
+            for decode in plan.decodes if self._role.decodes else ():
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
+            for window in plan.windows if not self._role.denoises else ():
+                # After the decodes, which so run beside the windows of the other ranks.
+                if window.last:
+                    self._on_held(record, window, Stage.DENOISE, partial(self._receive, window))
             for request_id in plan.commits:
                 if request_id in self._held:
                     self._commit(record, self._held[request_id])
@@ -107,7 +112,7 @@ class Rank:
         self._sequence += 1
 
     def _admit(self, admit: Admit) -> int:
-        held = HeldRequest(admit.request, self._model, self._branches)
+        held = HeldRequest(admit.request, self._model, self._branches, self._role)
         if admit.resume is not None:
             held.restore(admit.resume)
         self._held[admit.request.request_id] = held
@@ -116,19 +121,20 @@ class Rank:
     def _move(self, window: WindowStep, held: HeldRequest) -> int:
         return held.move(window)
 
+    def _receive(self, window: WindowStep, held: HeldRequest) -> int:
+        held.receive(window)
+        return 0
+
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
-        if not self._decodes:
-            held.skip_decode(step)
-            return 0
         frames = held.decode(step)
-        if self._speaks and not step.silent:
+        if self._role.tells_decode and not step.silent:
             record.add_frames(frames)
         return 0
 
     def _commit(self, record: StepRecord, held: HeldRequest) -> None:
-        data = held.save()  # on every rank: they may have to put the decoder's state together
-        if self._speaks:
-            record.add_commit(held.request.request_id, data)
+        parts = held.save()  # on every rank: they may have to put the decoder's state together
+        told = {"chunk": self._role.tells_denoise, "decode": self._role.tells_decode}
+        record.add_commit(held.request.request_id, {name: data for name, data in parts.items() if told[name]})
 
     def _on_held(
         self, record: StepRecord, step: WindowStep | DecodeStep, stage: Stage, action: Callable[[HeldRequest], int]
@@ -146,7 +152,8 @@ class Rank:
             record.add_failure(request.request_id, as_reelray_error(error, request))
         else:
             self._on_progress()
-            record.add_cost(request.request_id, stage, time.perf_counter() - started, forwards)
+            if self._role.tells_decode if stage is Stage.DECODE else self._role.tells_denoise:
+                record.add_cost(request.request_id, stage, time.perf_counter() - started, forwards)
             return
         # Only here: up there the traceback still holds the tensors of the frames that failed.
         self._forget(request.request_id)

@@ -1,5 +1,7 @@
 """Collects what one step produces on a rank."""
 
+from collections.abc import Mapping
+
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Stage
 from reelray.proto.request import RequestId
@@ -28,9 +30,9 @@ class StepRecord:
         """Note that a request cannot go on."""
         self._failures[request_id] = error
 
-    def add_commit(self, request_id: RequestId, data: bytes) -> None:
+    def add_commit(self, request_id: RequestId, parts: Mapping[str, bytes]) -> None:
         """Add the written-down state of a request."""
-        self._commits.append(Commit(request_id=request_id, data=data))
+        self._commits.append(Commit(request_id=request_id, parts=parts))
 
     def report(self, peak_bytes: int) -> StepReport:
         """Close the record."""

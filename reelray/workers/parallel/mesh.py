@@ -139,17 +139,47 @@ class Lane:
 class Mesh:
     """Every layout of a gang, seen from this rank; see `Mesh.create`."""
 
-    def __init__(self, lanes: dict[Layout, Lane], pool: GroupPool) -> None:
+    def __init__(self, lanes: dict[Layout, Lane], pool: GroupPool, decoding: Ranks = ()) -> None:
         self._lanes = lanes
         self._pool = pool
+        self._decoding = decoding
+
+    @property
+    def decoding(self) -> AxisGroup | None:
+        """The spare ranks, of which this one is one; None on a rank that denoises."""
+        return self._outside("decoding", self._decoding)
+
+    @property
+    def handover(self) -> AxisGroup | None:
+        """The first rank that denoises and all spare ones; None on ranks that are neither, or without spare ones."""
+        return self._outside("handover", (0, *self._decoding)) if self._decoding else None
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether there are ranks that do nothing but decode."""
+        return bool(self._decoding)
+
+    def _outside(self, axis: str, ranks: Ranks) -> AxisGroup | None:
+        rank = dist.get_rank()
+        if rank not in ranks:
+            return None
+        return AxisGroup(axis=axis, ranks=ranks, index=ranks.index(rank), pool=self._pool)
 
     @classmethod
-    def create(cls, layouts: Sequence[Layout], device: torch.device | str, *, timeout_s: float | None = None) -> "Mesh":
+    def create(
+        cls,
+        layouts: Sequence[Layout],
+        device: torch.device | str,
+        *,
+        spare: int = 0,
+        timeout_s: float | None = None,
+    ) -> "Mesh":
         """Make the groups of all layouts. Every rank of the world must call it with the same layouts.
 
         Args:
             layouts: What the gang may be switched to; each uses every rank, idle ones as further replicas.
             device: Where the tensors of this rank lie.
+            spare: Ranks behind those of the layouts, which decode.
             timeout_s: After how long a collective fails; None takes torch's default.
 
         Raises:
@@ -158,16 +188,20 @@ class Mesh:
         """
         if not dist.is_initialized():
             raise EngineError("a mesh needs a gang: join one with torch.distributed.init_process_group first")
-        world = dist.get_world_size()
+        world = dist.get_world_size() - spare
         for layout in layouts:
             if layout.ranks != world:
                 raise InputError(f"layout {layout} has {layout.ranks} ranks, the gang {world}; use them as replicas")
+        decoding = tuple(range(world, world + spare))
         device = torch.device(device)
         pool = GroupPool(device, timeout_s=timeout_s)
         for layout in layouts:
             for ranks in _all_groups(layout):
                 pool.add(ranks)
-        return cls({layout: _lane(layout, pool, device) for layout in layouts}, pool)
+        for ranks in (decoding, (0, *decoding)) if spare else ():
+            pool.add(ranks)
+        denoises = dist.get_rank() < world
+        return cls({layout: _lane(layout, pool, device) for layout in layouts if denoises}, pool, decoding)
 
     @property
     def groups(self) -> int:

@@ -1,0 +1,37 @@
+"""What a rank of a gang does."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Handover(Protocol):
+    """Carries clean latents from the ranks that denoise to those that decode, which are others."""
+
+    def send(self, latents_1CTHW: Tensor) -> None:
+        """Send the clean latents of a chunk; every receiving rank calls `receive` for it, in the same order."""
+        ...
+
+    def receive(self, shape_1CTHW: tuple[int, ...]) -> Tensor:
+        """The clean latents of the next chunk, float32."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Role:
+    """What one rank does of a step, and what of it goes into its report.
+
+    Args:
+        denoises: Moves windows.
+        decodes: Decodes pieces.
+        tells_denoise: Reports what comes of windows.
+        tells_decode: Reports frames and what comes of pieces.
+        handover: Set where others decode than denoise, on the rank that sends and on those that receive.
+    """
+
+    denoises: bool = True
+    decodes: bool = True
+    tells_denoise: bool = True
+    tells_decode: bool = True
+    handover: Handover | None = None
