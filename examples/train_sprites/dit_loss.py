@@ -14,7 +14,7 @@ SHIFTS = ((0.75, 8.0), (0.25, 3.0))
 # would drown what decides outlines and colours between 0.5 and 0.95, where it is thirty times smaller.
 LEVELS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 1.0)
 LOSSES = (1.0, 0.086, 0.023, 0.013, 0.0114, 0.015, 0.035, 0.085, 0.165, 0.215, 0.28, 0.32)
-EASE = 0.03
+EASE = 0.1
 FIRST_FRAME = 3.0
 
 
@@ -56,7 +56,7 @@ def weigh(sigma_B: Tensor) -> Tensor:
     right_B = torch.bucketize(sigma_B, levels).clamp(1, len(LEVELS) - 1)
     left_B = right_B - 1
     share_B = (sigma_B - levels[left_B]) / (levels[right_B] - levels[left_B])
-    return 0.068 / (torch.lerp(losses[left_B], losses[right_B], share_B) + EASE)
+    return 0.14 / (torch.lerp(losses[left_B], losses[right_B], share_B) + EASE)
 
 
 def draw_sigmas(count: int, device: torch.device) -> Tensor:

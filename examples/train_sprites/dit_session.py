@@ -66,13 +66,13 @@ class Settings:
     steps: int | None = None
     batch: int = 48
     short_frames: int = 9
-    short_share: float = 0.5
+    short_share: float = 0.35
     pool: int = 12288
     first_clips: int = 3072
     renew_every: int = 16
     caption_dropout: float = 0.1
     learning_rate: float = 5e-3
-    matrix_rate: float = 4e-3
+    matrix_rate: float = 1.2e-2
     compile_model: bool = True
     profile: bool = False
     sync_every: int = 25
