@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, RankLostError
 from reelray.proto.layout import Layout
-from reelray.proto.step_plan import StepPlan, StepReport
+from reelray.proto.step_plan import RequestFailure, StepPlan, StepReport
 from reelray.workers.engine.gang_wire import (
     Assignment,
     Hello,
@@ -87,6 +87,8 @@ class GangSpec:
         start_s: Longest time until all ranks are ready.
         silence_s: Longest time without a pulse before a rank counts as lost.
         stall_s: Longest time without progress of any rank during a step before the gang counts as hung.
+        lag_s: Longest time that ranks may go on with a request after one of them has failed with it: they may be
+            waiting for that one in a collective.
         threads: Threads of torch in each rank on a CPU.
     """
 
@@ -96,6 +98,7 @@ class GangSpec:
     start_s: float = 300.0
     silence_s: float = 5.0
     stall_s: float = 300.0
+    lag_s: float = 30.0
     threads: int = 1
 
     @property
@@ -106,7 +109,7 @@ class GangSpec:
     def __post_init__(self) -> None:
         if self.decode_ranks < 0:
             raise ValueError(f"decode_ranks is {self.decode_ranks}; it must be at least 0")
-        for name in ("start_s", "silence_s", "stall_s", "threads"):
+        for name in ("start_s", "silence_s", "stall_s", "lag_s", "threads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
 
@@ -128,6 +131,8 @@ class _Step:
 
     reports: dict[int, StepReport] = field(default_factory=dict)
     moved_at: float = 0.0
+    failure: RequestFailure | None = None
+    failed_at: float = 0.0
 
 
 class Gang:
@@ -299,6 +304,8 @@ class Gang:
                 member.progress, step.moved_at = message.progress, self._clock()
             elif isinstance(message, Ran):
                 step.reports[member.rank], step.moved_at = message.report, self._clock()
+                if message.report.failures and step.failure is None:
+                    step.failure, step.failed_at = message.report.failures[0], self._clock()
             elif isinstance(message, Refused):
                 self._blame(member, message)
 
@@ -325,6 +332,16 @@ class Gang:
         for member in self._members:
             if now - member.seen_at > self._spec.silence_s:
                 raise self._lost(member, f"silent for {now - member.seen_at:.1f} s")
+        if (
+            step.failure is not None
+            and now - step.failed_at > self._spec.lag_s
+            and len(step.reports) < self._spec.ranks
+        ):
+            request = str(step.failure.request_id)
+            raise RankLostError(
+                f"one rank failed with request {request}, and the others do not come back from it",
+                ids={"request": request, "generation": str(self._generation)},
+            ) from step.failure.error
         if now - step.moved_at > self._spec.stall_s:
             late = [str(m.rank) for m in self._members if m.rank not in step.reports]
             ids = {"ranks": ",".join(late), "generation": str(self._generation)}

@@ -126,10 +126,18 @@ class Leader:
         _LOG.warning("%s; the ranks are started anew", lost.message)
         generation = self._channel.rebuild()
         with self._wake:
+            self._blame(lost)
             given_up = self._core.rewind(generation)
             for request_id in given_up:
                 if request_id in self._streams:
                     self._close_stream(request_id, _give_up(request_id, lost))
+
+    def _blame(self, lost: RankLostError) -> None:
+        """End the request whose failure took the gang along, with its own error."""
+        request_id = RequestId(lost.ids.get("request", ""))
+        if isinstance(lost.__cause__, ReelrayError) and request_id in self._streams:
+            self._core.cancel(request_id)
+            self._close_stream(request_id, lost.__cause__)
 
     def _next_plan(self) -> StepPlan | None:
         with self._wake:

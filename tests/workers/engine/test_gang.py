@@ -6,8 +6,10 @@ import threading
 from dataclasses import dataclass
 
 import pytest
+import torch
+from torch import distributed
 
-from reelray.proto.errors import CheckpointError, EngineError, RankLostError
+from reelray.proto.errors import CheckpointError, EngineError, RankLostError, ResourceError
 from reelray.proto.events import Done, Frames
 from reelray.proto.layout import Layout
 from reelray.scheduler.engine_core import EngineCore
@@ -31,6 +33,19 @@ class OpenFake:
         if self.failing:
             raise CheckpointError("the folder is empty")
         return FakeModel(step_s=self.step_s)
+
+
+class LameModel(FakeModel):
+    """Fails on one rank only, whose peer then waits for it in a collective."""
+
+    def denoise(self, latents_BCTHW, timestep_BT, text, **rest):
+        if text[0][0] == "dull" and "lame" in self.names and distributed.get_rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().denoise(latents_BCTHW, timestep_BT, text, **rest)
+
+    def encode_text(self, prompts):
+        self.names = prompts
+        return super().encode_text(prompts)
 
 
 @pytest.fixture
@@ -93,6 +108,17 @@ def test_a_request_that_ends_its_ranks_is_given_up_and_the_others_go_on(gangs):
         list(poison)
     assert caught.value.retryable
     assert collect(other) == render_plainly(FakeModel(), a_request())
+    leader.close()
+
+
+def test_a_failure_of_one_rank_alone_ends_its_request_and_not_the_engine(gangs):
+    gang = gangs(load=LameModel, lag_s=1.0)
+    leader = lead(gang)
+    lame = leader.submit(a_request("l", prompt="lame"))
+    with pytest.raises(ResourceError, match="memory"):
+        list(lame)
+    assert gang.generation == 1
+    assert collect(leader.submit(a_request("b"))) == render_plainly(FakeModel(), a_request("b"))
     leader.close()
 
 
