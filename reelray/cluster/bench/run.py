@@ -64,7 +64,7 @@ def run_bench(request: BenchRequest, *, base: Path | None = None) -> BenchResult
         findings["rows"] = summarise(request, findings["rows"], tables)
     wrong = wrong_rows(findings["rows"])
     if wrong and failure is None:
-        failure = EngineError(f"wrong result, so nothing is timed: {'; '.join(wrong)}")
+        failure = EngineError(f"wrong result, so its kind is not timed: {'; '.join(wrong)}")
     return BenchResult(report=make_report(request, findings, started, failure), table=table, failure=failure)
 
 

@@ -42,8 +42,10 @@ def source_of_preset(preset: Preset, *, tiny: bool = False) -> BenchSource:
     if tiny:
         transformer, vae = {**transformer, **TINY_TRANSFORMER}, dict(TINY_VAE)
         if transformer.get("added_kv_proj_dim") is not None:
+            # Text keeps its slots: diffusers takes the last 512 tokens for text, whatever the image has.
             transformer["added_kv_proj_dim"] = transformer["num_attention_heads"] * transformer["attention_head_dim"]
-        recipe = replace(recipe, text_tokens=TINY_TEXT_TOKENS)
+        else:
+            recipe = replace(recipe, text_tokens=TINY_TEXT_TOKENS)
     config = WanConfig.from_diffusers(transformer)
     return BenchSource(
         family=FAMILY,
