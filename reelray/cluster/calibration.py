@@ -67,16 +67,42 @@ def read_calibration(file: Traversable) -> Calibration:
     Raises:
         ValueError: It is not JSON, or a number is missing, unknown, out of range or without an origin.
     """
+    return parse_calibration(read_table(file), file.name)
+
+
+def read_table(file: Traversable) -> Any:
+    """Read a table as it stands, origins included.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file.name}: {error}") from error
+
+
+def packaged_table(name: str = DEFAULT_TABLE) -> Any:
+    """A table of the package as it stands, origins included."""
+    return read_table(resources.files("reelray.scheduler.plan") / "tables" / f"{name}.json")
+
+
+def parse_calibration(data: object, source: str) -> Calibration:
+    """Check a table.
+
+    Args:
+        data: As JSON gives it.
+        source: What to call it in an error.
+
+    Raises:
+        ValueError: A number is missing, unknown, out of range or without an origin.
+    """
     try:
         table = cast("Any", _schema()).model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{file.name}: {where}: {first['msg']}") from error
+        raise ValueError(f"{source}: {where}: {first['msg']}") from error
     values: dict[str, Any] = {name: getattr(table.numbers, name).value for name in (*INTEGERS, *SCALARS)}
     values |= {name: Curve(tuple(getattr(table.numbers, name).value)) for name in CURVES}
     links = {link: values.pop(f"exchange_{link}_ms") for link in (Link.NVLINK, Link.PCIE)}

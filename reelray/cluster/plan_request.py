@@ -95,7 +95,7 @@ def find_model(name: str, catalog: ModelCatalog) -> KnownModel:
         UnknownModelError: Neither has this name.
         CheckpointError: The checkpoint is damaged.
     """
-    preset = None if is_path(name) or name in catalog.names() else _find_preset(name)
+    preset = None if is_path(name) or name in catalog.names() else find_preset(name)
     if preset is not None:
         facts, sizes = describe_preset(preset)
         return KnownModel(name=preset.recipe.name, recipe=preset.recipe, facts=facts, sizes=sizes)
@@ -144,5 +144,6 @@ def parse_memory(text: str) -> int:
     return int(float(found[1]) * UNITS[found[2]])
 
 
-def _find_preset(name: str) -> Preset | None:
+def find_preset(name: str) -> Preset | None:
+    """A preset by its name, which may leave out ``t2v``; None when there is none."""
     return next((p for p in load_presets() if name in {p.recipe.name, p.recipe.name.replace("-t2v-", "-")}), None)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import reelray
+from reelray.cluster.cli.bench import bench
 from reelray.cluster.cli.doctor import doctor
 from reelray.cluster.cli.info import info
 from reelray.cluster.cli.models import models
@@ -46,6 +47,7 @@ def _main(
 
 app.command(epilog=RENDER_EPILOG)(render)
 app.command(epilog=PLAN_EPILOG)(plan)
+app.add_typer(bench, name="bench")
 app.command()(models)
 app.command()(doctor)
 app.command()(info)

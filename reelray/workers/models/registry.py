@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reelray.proto.model_facts import ModelFacts
     from reelray.proto.model_sizes import ModelSizes
     from reelray.proto.recipe import Recipe
+    from reelray.workers.bench.case import BenchModel, BenchSource
     from reelray.workers.models.api import VideoModel
     from reelray.workers.models.wan.description import CheckpointDescription
     from reelray.workers.recipes.presets import Preset
@@ -26,12 +27,18 @@ class Family:
         measure: Tells the sizes of the networks of a checkpoint, as quickly.
         describe_preset: Tells geometry and sizes of a preset's model.
         open: Loads the weights.
+        preset_source: Says what a benchmark of a preset's model measures.
+        checkpoint_source: Says what a benchmark of a checkpoint measures.
+        open_bench: Builds what a benchmark measures.
     """
 
     describe: "Callable[[Path], CheckpointDescription]"
     measure: "Callable[[Path], ModelSizes]"
     describe_preset: "Callable[[Preset], tuple[ModelFacts, ModelSizes]]"
     open: "Callable[..., VideoModel]"
+    preset_source: "Callable[..., BenchSource]"
+    checkpoint_source: "Callable[[Path], BenchSource]"
+    open_bench: "Callable[..., BenchModel]"
 
 
 def _describe_wan(folder: Path) -> "CheckpointDescription":
@@ -58,7 +65,33 @@ def _open_wan(folder: Path, **wishes: object) -> "VideoModel":
     return open_checkpoint(folder, **wishes)  # type: ignore[arg-type]
 
 
-_WAN = Family(describe=_describe_wan, measure=_measure_wan, describe_preset=_describe_wan_preset, open=_open_wan)
+def _wan_preset_source(preset: "Preset", **wishes: bool) -> "BenchSource":
+    from reelray.workers.models.wan.bench_source import source_of_preset  # noqa: PLC0415 - loaded when used
+
+    return source_of_preset(preset, **wishes)
+
+
+def _wan_checkpoint_source(folder: Path) -> "BenchSource":
+    from reelray.workers.models.wan.bench_source import source_of_checkpoint  # noqa: PLC0415 - loaded when used
+
+    return source_of_checkpoint(folder)
+
+
+def _open_wan_bench(source: "BenchSource", device: "torch.device", *, seed: int) -> "BenchModel":
+    from reelray.workers.models.wan.bench_model import open_bench_model  # noqa: PLC0415 - pulls in torch
+
+    return open_bench_model(source, device, seed=seed)
+
+
+_WAN = Family(
+    describe=_describe_wan,
+    measure=_measure_wan,
+    describe_preset=_describe_wan_preset,
+    open=_open_wan,
+    preset_source=_wan_preset_source,
+    checkpoint_source=_wan_checkpoint_source,
+    open_bench=_open_wan_bench,
+)
 FAMILIES: Mapping[str, Family] = MappingProxyType({"wan": _WAN})
 
 
@@ -111,3 +144,36 @@ def open_checkpoint(
     """
     family = FAMILIES[recipe.model if recipe else "wan"]
     return family.open(folder, device=device, dtype=dtype, vae_dtype=vae_dtype, recipe=recipe, compiled=compiled)
+
+
+def preset_source(preset: "Preset", *, tiny: bool = False) -> "BenchSource":
+    """What a benchmark of a preset's model measures; its weights need not be here.
+
+    Args:
+        preset: The preset.
+        tiny: Shrink every network, so that a CPU measures it in a moment.
+    """
+    return FAMILIES[preset.recipe.model].preset_source(preset, tiny=tiny)
+
+
+def checkpoint_source(folder: Path) -> "BenchSource":
+    """What a benchmark of a checkpoint measures.
+
+    Raises:
+        CheckpointError: As `describe_checkpoint`.
+    """
+    return FAMILIES["wan"].checkpoint_source(folder)
+
+
+def open_bench_model(source: "BenchSource", device: "torch.device", *, seed: int) -> "BenchModel":
+    """Build what a benchmark measures, on a device.
+
+    Args:
+        source: The model.
+        device: Where it goes.
+        seed: Of weights that are drawn.
+
+    Raises:
+        CheckpointError: The folder of the source is not usable.
+    """
+    return FAMILIES[source.family].open_bench(source, device, seed=seed)

@@ -18,12 +18,12 @@ from reelray.cluster.services import default_services
 
 FOLDER = Path(__file__).parents[1] / "help"
 WRITTEN_WITH = FOLDER / "typer-version"
-COMMANDS = ("", "render", "plan", "models", "doctor", "info", "settings", "version")
+COMMANDS = ("", "render", "plan", "bench", "bench parallel", "models", "doctor", "info", "settings", "version")
 
 
 def help_of(command):
     # Fixed width, no colours; the program's name does not depend on how the tests are run.
-    arguments = [*([command] if command else []), "--help"]
+    arguments = [*command.split(), "--help"]
     session = Session(services=default_services())
     width = {"terminal_width": 100, "max_content_width": 100}
     result = CliRunner().invoke(app, arguments, obj=session, prog_name="reelray", **width)
@@ -32,7 +32,7 @@ def help_of(command):
 
 
 def snapshot(command):
-    return FOLDER / f"{command or 'reelray'}.txt"
+    return FOLDER / f"{command.replace(' ', '-') or 'reelray'}.txt"
 
 
 @pytest.mark.skipif(
@@ -47,8 +47,11 @@ def test_help_is_as_written(command):
 
 def test_every_command_has_a_snapshot():
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    for group in app.registered_groups:
+        inside = {command.name or command.callback.__name__ for command in group.typer_instance.registered_commands}
+        names |= {group.name} | {f"{group.name} {command}" for command in inside}
     assert names == set(COMMANDS) - {""}
-    assert {path.stem for path in FOLDER.glob("*.txt")} == names | {"reelray"}
+    assert {path.stem for path in FOLDER.glob("*.txt")} == {snapshot(command).stem for command in COMMANDS}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
