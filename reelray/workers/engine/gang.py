@@ -86,7 +86,7 @@ class GangSpec:
         start_s: Longest time until all ranks are ready.
         silence_s: Longest time without a pulse before a rank counts as lost.
         stall_s: Longest time without progress of any rank during a step before the gang counts as hung.
-        threads: Threads of torch in each rank on a CPU.
+        threads: Threads of torch in each rank.
     """
 
     load: ModelLoader

@@ -67,7 +67,7 @@ class Assignment:
         layouts: Layouts to make groups for.
         layout: The one to begin with.
         load: Opens the checkpoint.
-        threads: Threads of torch on a CPU.
+        threads: Threads of torch.
         collective_s: After how long a collective fails where the backend can tell.
     """
 
