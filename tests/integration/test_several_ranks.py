@@ -20,6 +20,8 @@ CODE = """
 from reelray.cluster.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+# When a client is killed, these look for its cluster for up to a minute before they end.
+RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 WISH = {"seed": 3, "frames": 9, "size": "64x64", "device": "cpu"}
 
 
@@ -51,8 +53,9 @@ class Command:
         with suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
-                    self.seen.add(child)
                     words = " ".join(child.cmdline())
+                    if not words.startswith(RAYS_OWN):
+                        self.seen.add(child)
                     if "ray::RankActor.serve" in words or "engine.gang_rank" in words:
                         found.append(child.pid)
         return sorted(found)
