@@ -14,7 +14,7 @@ import pytest
 
 from reelray.cluster.python_api import Client
 from reelray.cluster.services import default_services
-from tests.support.commands import start_process
+from tests.support.commands import is_there, start_process
 
 CODE = """
 from reelray.cluster.cli import main
@@ -70,13 +70,6 @@ class Command:
             time.sleep(0.1)
         assert [one for one in self.seen if is_there(one)] == []
         return code, out
-
-
-def is_there(process):
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @contextmanager

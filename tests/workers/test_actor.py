@@ -14,6 +14,7 @@ from reelray.proto.events import Progress, Stage
 from reelray.proto.layout import Layout
 from reelray.workers.actor import RayLauncher
 from reelray.workers.engine.gang import Gang, GangSpec
+from tests.support.commands import is_there
 from tests.support.fake_model import FakeModel
 from tests.support.requests import make_recipe, make_request
 
@@ -43,12 +44,12 @@ def test_successors_take_the_places_of_killed_and_frozen_ranks():
     old[0].send_signal(signal.SIGSTOP)
     old[1].kill()
     assert gang.rebuild() == 1
-    assert not any(process.is_running() for process in old)
+    assert not any(map(is_there, old))
     assert created_groups().keys() == places.keys()
     new = [psutil.Process(pid) for pid in gang.pids()]
     gang.close()
     launcher.close()
-    assert not any(process.is_running() for process in new)
+    assert not any(map(is_there, new))
     assert created_groups() == {}
 
 
@@ -66,7 +67,7 @@ def test_ranks_end_with_their_leader():
         ranks, leaders = named("ray::RankActor"), named("ray::EngineActor")
         assert (len(ranks), len(leaders)) == (2, 1)
         os.kill(leaders[0].pid, signal.SIGKILL)
-        gone, left = psutil.wait_procs(ranks, timeout=30)
+        _, left = psutil.wait_procs(ranks, timeout=30)
         assert left == []
         with pytest.raises(EngineError, match="ended unexpectedly"):
             list(stream)

@@ -125,7 +125,7 @@ class TestOnCpus:
 class TestOnGpus:
     def test_as_many_as_there_are(self, render, opened, machine):
         machine(4)
-        ran = render("--gpus", 4, "--device", "auto", "--size", "960x960", "--frames", 9)
+        ran = render("--gpus", 4, "--device", "auto", "--size", "960x960", "--frames", 49)
         assert opened == [("ray", "auto", Layout(cfg=2, ring=2))]
         assert "layout cfg=2,ring=2 on 4 GPUs: the fastest by the plan, ahead of cfg=2,ulysses=2 (+" in ran.err
 
