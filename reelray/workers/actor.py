@@ -154,7 +154,7 @@ class RankHandle:
         ray.kill(self._actor)
         _is_ready(self._served, END_S)
         if self._process is not None:
-            # Ray asks a process to end, which one that is stopped or in a collective does not hear.
+            # Ray gives a process seconds to end by itself, which one that is stopped only uses up.
             with suppress(psutil.NoSuchProcess):
                 self._process.kill()
             _wait_gone(self._process)
