@@ -6,17 +6,19 @@ from typing import Any, Self
 from reelray.cluster.embedded_ray import EmbeddedRay
 from reelray.cluster.remote_engine import RemoteEngine, RemoteStream
 from reelray.proto.engine_description import EngineDescription
+from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.limits import EngineLimits
 
 
 class EmbeddedEngine:
-    """Starts Ray and one engine actor, and loads a checkpoint there.
+    """Starts Ray and an engine in it, of one actor or of a leader and its ranks.
 
     Args:
-        open_model: A picklable `ModelLoader`; it runs in the actor.
+        open_model: A picklable `ModelLoader`; it runs in the actor of each rank.
         limits: How much the engine takes on.
-        gpus: GPUs the engine needs.
+        gpus: GPUs the engine needs, one for each rank if they are several.
+        layout: How ranks share a video; one rank by default.
         preload: Modules the actor's process imports while Ray starts.
 
     Raises:
@@ -31,11 +33,13 @@ class EmbeddedEngine:
         *,
         limits: EngineLimits | None = None,
         gpus: int = 0,
+        layout: Layout | None = None,
         preload: tuple[str, ...] = ("torch",),
     ) -> None:
-        self._ray = EmbeddedRay(gpus=gpus, preload=preload).start()
+        ranks = 1 if layout is None else layout.ranks
+        self._ray = EmbeddedRay(gpus=gpus, cpus=1 if ranks == 1 else 1 + ranks, preload=preload).start()
         try:
-            self._engine = RemoteEngine(open_model, limits=limits, gpus=gpus)
+            self._engine = RemoteEngine(open_model, limits=limits, gpus=gpus, layout=layout)
         except BaseException:
             self._ray.stop()
             raise

@@ -31,12 +31,16 @@ class EmbeddedRay:
 
     Args:
         gpus: GPUs that Ray may hand out.
+        cpus: CPUs that Ray may hand out; Ray starts as many workers ahead.
         object_store_bytes: Size of the shared memory for values; mapped lazily.
         preload: Modules that workers import while the cluster starts.
     """
 
-    def __init__(self, *, gpus: int = 0, object_store_bytes: int = 80 * MIB, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, gpus: int = 0, cpus: int = 1, object_store_bytes: int = 80 * MIB, preload: Sequence[str] = ()
+    ) -> None:
         self._gpus = gpus
+        self._cpus = cpus
         self._object_store_bytes = object_store_bytes
         self._preload = tuple(preload)
         self._folder: Path | None = None
@@ -121,7 +125,7 @@ class EmbeddedRay:
         with loopback_only(), few_processes(), quiet():
             ray.init(
                 address="local",
-                num_cpus=1,
+                num_cpus=self._cpus,
                 num_gpus=self._gpus,
                 object_store_memory=self._object_store_bytes,
                 include_dashboard=False,

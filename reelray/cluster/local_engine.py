@@ -6,7 +6,7 @@ from typing import Self
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
-from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.limits import COMMIT_S, EngineLimits
 from reelray.workers.engine.event_stream import EventStream
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
@@ -15,8 +15,6 @@ from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.seams import Channel, ModelLoader
 from reelray.workers.models.api import VideoModel
-
-COMMIT_S = 30.0  # a whole clip loses no more than this when a rank dies
 
 
 class LocalEngine:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from reelray.cluster.first_frame import Picture
 from reelray.cluster.render import RenderJob, RenderOptions
-from reelray.cluster.render_plan import Target, open_engine, plan_on
+from reelray.cluster.render_plan import Place, Target, open_engine, plan_on
 from reelray.cluster.render_session import RenderSession
 from reelray.cluster.services import EngineKind, Services, default_services
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.events import Progress
+from reelray.proto.layout import Layout
 from reelray.proto.request import RenderSummary
 
 OnProgress = Callable[[Progress], None]
@@ -23,8 +24,8 @@ OnProgress = Callable[[Progress], None]
 class RenderArguments(TypedDict, total=False):
     """Options of a render; what is missing comes from the model or the settings.
 
-    `model` is a name or folder, `device` is ``auto``, ``cpu`` or ``cuda``, `engine` is ``ray`` or ``local``, and
-    `on_progress` is told whenever a stage moves on. `reelray.cluster.render.RenderOptions` describes the others.
+    `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus` and `layout`,
+    `reelray.cluster.render.RenderOptions` the others; `on_progress` is told whenever a stage moves on.
     """
 
     model: str | Path
@@ -39,6 +40,8 @@ class RenderArguments(TypedDict, total=False):
     fps: float
     device: str
     engine: EngineKind
+    gpus: int
+    layout: str | Layout
     on_progress: OnProgress
 
 
@@ -94,8 +97,9 @@ class Client:
     def _plan(self, prompt: str, arguments: RenderArguments) -> tuple[RenderJob, Target, OnProgress]:
         options = dict(arguments)
         on_progress = options.pop("on_progress", _ignore)
-        where = {name: options.pop(name, None) for name in ("model", "device", "engine")}
-        job, target = plan_on(RenderOptions(prompt=prompt, **options), self._services, **where)  # type: ignore[arg-type]
+        where = {f.name: options.pop(f.name, None) for f in fields(Place)}
+        place = Place(**where)  # type: ignore[arg-type]
+        job, target = plan_on(RenderOptions(prompt=prompt, **options), self._services, place)  # type: ignore[arg-type]
         return job, target, on_progress  # type: ignore[return-value]
 
 

@@ -89,14 +89,20 @@ def _skip(*_arguments: object, **_options: object) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Ray announces itself through its logger before it reads `logging_level`."""
-    logger = logging.getLogger("ray")
-    before = logger.level
+    """Ray announces itself through its logger before it reads `logging_level`, and prints long warnings of its workers.
+
+    The latter go to standard output, where a summary is due, whenever a process dies; what matters of them comes back
+    as an error of the call or of the rank.
+    """
+    logger, worker = logging.getLogger("ray"), importlib.import_module("ray._private.worker")
+    level, listen = logger.level, getattr(worker, "listen_error_messages", _skip)
     logger.setLevel(logging.ERROR)
+    worker.listen_error_messages = _skip  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
+        worker.listen_error_messages = listen  # type: ignore[attr-defined]
 
 
 def _variables(token: str, preload: Sequence[str]) -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,32 +11,42 @@ import ray
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
 from reelray.proto.events import Done, Event
+from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
-from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.limits import COMMIT_S, EngineLimits
 from reelray.workers.actor import start_engine_actor
 
 _PULL_S = 2.0  # longest wait inside one actor call, so that waiting calls do not pile up in the actor
+_CLOSE_S = 10.0  # longest wait for a step in flight and for the ranks to end
 
 
 class RemoteEngine:
-    """One engine actor with one checkpoint.
+    """One engine actor with one checkpoint, and the ranks that it leads.
 
     Args:
         open_model: A picklable `ModelLoader`; it runs in the actor.
         limits: How much the engine takes on.
-        gpus: GPUs it needs.
+        gpus: GPUs it needs, one for each rank if they are several.
+        layout: How ranks share a video; one rank by default.
 
     Raises:
         CheckpointError: The checkpoint is not usable.
         ResourceError: It does not fit.
-        EngineError: The actor was lost while it loaded.
+        EngineError: The actor was lost while it loaded, or the cluster has no room for the ranks.
     """
 
-    def __init__(self, open_model: Any, *, limits: EngineLimits | None = None, gpus: float = 0) -> None:
-        self._actor = start_engine_actor(gpus=gpus)
+    def __init__(
+        self, open_model: Any, *, limits: EngineLimits | None = None, gpus: float = 0, layout: Layout | None = None
+    ) -> None:
+        layout = layout or Layout()
+        self._has_gang = layout.ranks > 1
+        if self._has_gang:
+            limits = limits or EngineLimits(commit_s=COMMIT_S)
+        self._actor = start_engine_actor(gpus=0 if self._has_gang else gpus)
         try:
-            self._description: EngineDescription = _fetch(self._actor.load.remote(open_model, EngineCore(limits)))
+            loading = self._actor.load.remote(open_model, EngineCore(limits), layout, on_gpus=gpus > 0)
+            self._description: EngineDescription = _fetch(loading)
         except BaseException:
             self.close()
             raise
@@ -61,8 +72,12 @@ class RemoteEngine:
 
     def close(self) -> None:
         """End the actor and whatever it runs; harmless when called twice."""
-        if ray.is_initialized():
-            ray.kill(self._actor)
+        if not ray.is_initialized():
+            return
+        if self._has_gang:
+            with suppress(ray.exceptions.RayError):  # it is killed anyway, and its ranks end with it
+                ray.get(self._actor.close.remote(), timeout=_CLOSE_S)
+        ray.kill(self._actor)
 
     def __enter__(self) -> Self:
         return self

@@ -5,16 +5,16 @@ import sys
 import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reelray.cluster.background_writer import BackgroundWriter
 from reelray.cluster.progress import ProgressView, create_view
 from reelray.cluster.render import RenderJob, RenderOptions
-from reelray.cluster.render_plan import Target, open_engine, plan_on
+from reelray.cluster.render_plan import Place, Target, open_engine, plan_on
 from reelray.cluster.render_report import describe_job, describe_result, file_metadata, summary_json
 from reelray.cluster.render_session import RenderSession
-from reelray.cluster.services import EngineKind, Services
+from reelray.cluster.services import Services
 from reelray.cluster.video_format import VideoFormat, format_for, name_for
 from reelray.cluster.video_output import VideoOutput
 from reelray.cluster.video_writer import VideoSpec, load_writer
@@ -30,9 +30,7 @@ class FileOptions:
         output: File or folder; None makes a name of prompt and seed.
         video_format: None goes by the output's ending.
         replace: An existing file may be replaced.
-        model: Name or folder.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        engine: ``ray`` or ``local``.
+        place: Where it runs.
         json: Print a summary on standard output.
         quiet: Show no progress.
     """
@@ -40,9 +38,7 @@ class FileOptions:
     output: str | None = None
     video_format: VideoFormat | None = None
     replace: bool = True
-    model: str | None = None
-    device: str | None = None
-    engine: EngineKind | None = None
+    place: Place = field(default_factory=Place)
     json: bool = False
     quiet: bool = False
 
@@ -57,13 +53,15 @@ def render_file(options: RenderOptions, file_options: FileOptions, services: Ser
     if file_options.output == "":
         raise InputError("the output's name is empty; give one (-o clip.mp4), or leave -o out")
     video_format = file_options.video_format or format_for(file_options.output or "video.mp4")
-    job, target = plan_on(options, services, file_options.model, file_options.device, file_options.engine)
+    job, target = plan_on(options, services, file_options.place)
     output = file_options.output or name_for(job.request.prompt, job.request.seed, video_format)
     with (
         VideoOutput(Path(output), video_format, replace=file_options.replace) as video,
         create_view(sys.stderr, quiet=file_options.quiet) as view,
     ):
         view.say(describe_job(job))
+        if target.reason is not None:
+            view.say(target.reason)
         summary, start_s = _render(job, target, services, video, view)
     seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
     view.say(describe_result(job, summary, output, seconds=seconds, replaced=video.replaces))

@@ -1,59 +1,92 @@
 """From options to a checked job and an engine that can run it; the command line and Python share this."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
 from reelray.cluster.engine_api import Engine
+from reelray.cluster.layout_choice import choose_layout
 from reelray.cluster.memory_check import check_memory
 from reelray.cluster.render import RenderJob, RenderOptions, plan_job
 from reelray.cluster.services import EngineKind, Services
 from reelray.proto.errors import InputError
 from reelray.proto.events import Progress, Stage
+from reelray.proto.layout import Layout
 
 ENGINES: tuple[str, ...] = get_args(EngineKind)
 DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a user wants a job to run; None takes the setting.
+
+    Args:
+        model: Name, or folder as text or `Path`.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        engine: ``ray`` or ``local``.
+        gpus: How many share the video; processes on a CPU.
+        layout: How they share it, such as ``cfg=2,ulysses=2``; the plan's choice where only `gpus` is given. Where one
+            of the two is given, the settings of both are set aside.
+    """
+
+    model: str | Path | None = None
+    device: str | None = None
+    engine: EngineKind | None = None
+    gpus: int | None = None
+    layout: str | Layout | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """Where a job runs: kind of engine, and ``auto``, ``cpu`` or ``cuda``."""
+    """Where a job runs.
+
+    Args:
+        engine: Kind of engine.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        layout: How its ranks share the video.
+        reason: Why this layout; None where nobody asked for several ranks.
+    """
 
     engine: EngineKind
     device: str
+    layout: Layout = field(default_factory=Layout)
+    reason: str | None = None
 
 
-def plan_on(
-    options: RenderOptions, services: Services, model: str | Path | None, device: str | None, engine: EngineKind | None
-) -> tuple[RenderJob, Target]:
+def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[RenderJob, Target]:
     """Check everything that can be checked before a model is loaded.
 
     Args:
         options: What to render.
         services: Knows settings and checkpoints.
-        model: Name, or folder as text or `Path`; None takes the setting.
-        device: None takes the setting.
-        engine: None takes the setting.
+        place: Where to render it.
 
     Raises:
-        ReelrayError: Settings, model or options are wrong, or the job cannot fit into memory.
+        ReelrayError: Settings, model or options are wrong, the layout is not legal, or the job cannot fit into memory.
     """
-    _check_choice("engine", engine, ENGINES)
-    _check_choice("device", device, DEVICES)
+    _check_choice("engine", place.engine, ENGINES)
+    _check_choice("device", place.device, DEVICES)
     settings = services.load_settings()
-    entry = services.open_catalog(settings).find(str(model or settings.model))
+    entry = services.open_catalog(settings).find(str(place.model or settings.model))
     job = plan_job(options, entry)
-    target = Target(engine=engine or settings.engine, device=device or settings.device)
-    check_memory(job.request, entry, device=target.device)
-    return job, target
+    device = place.device or settings.device
+    check_memory(job.request, entry, device=device)
+    gpus, layout = place.gpus, place.layout
+    if gpus is None and layout is None:
+        gpus, layout = settings.gpus, settings.layout or None
+    chosen = choose_layout(job, device, gpus=gpus, layout=layout)
+    return job, Target(
+        engine=place.engine or settings.engine, device=device, layout=chosen.layout, reason=chosen.reason
+    )
 
 
 def open_engine(job: RenderJob, target: Target, services: Services, on_progress: Callable[[Progress], None]) -> Engine:
     """Load the job's model; progress tells when it starts and when it is done."""
     request_id = job.request.request_id
     on_progress(Progress(request_id=request_id, stage=Stage.LOAD, done=0, total=1))
-    engine = services.open_engine(target.engine, job.model, target.device)
+    engine = services.open_engine(target.engine, job.model, target.device, target.layout)
     on_progress(Progress(request_id=request_id, stage=Stage.LOAD, done=1, total=1))
     return engine
 

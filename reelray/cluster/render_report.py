@@ -24,7 +24,8 @@ def describe_result(
     """One line that says what was written and how long it took."""
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     verb = "replaced" if replaced else "wrote"
-    what = f"{summary.frames} frames, seed {job.request.seed}, {summary.device}"
+    device = summary.device if summary.layout.ranks == 1 else f"{summary.device} ({summary.layout})"
+    what = f"{summary.frames} frames, seed {job.request.seed}, {device}"
     return f"{verb} {output}: {what}, {seconds['total']:.1f} s ({stages})"
 
 
@@ -64,6 +65,8 @@ def summary_json(
         "forwards": summary.forwards,
         "device": summary.device,
         "dtype": summary.dtype,
+        "layout": str(summary.layout),
+        "ranks": summary.layout.ranks,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "peak_bytes": summary.peak_bytes,
     }

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # each of these is loaded when it is used, so that `--help` stays fast
     from collections.abc import Callable
 
+    from reelray.cluster.checkpoint_loader import CheckpointLoader
     from reelray.cluster.engine_api import Engine
     from reelray.cluster.model_catalog import ModelCatalog, ModelEntry
     from reelray.cluster.settings import Settings
+    from reelray.proto.layout import Layout
 
 EngineKind = Literal["ray", "local"]
 
@@ -20,12 +22,13 @@ class Services:
     Args:
         load_settings: Reads the environment.
         open_catalog: Knows the checkpoints.
-        open_engine: Loads a checkpoint on a device, in an embedded Ray cluster or in this process.
+        open_engine: Loads a checkpoint on a device, in an embedded Ray cluster or in this process, in one rank or in
+            several that share each video as the layout says.
     """
 
     load_settings: "Callable[[], Settings]"
     open_catalog: "Callable[[Settings], ModelCatalog]"
-    open_engine: "Callable[[EngineKind, ModelEntry, str], Engine]"
+    open_engine: "Callable[[EngineKind, ModelEntry, str, Layout], Engine]"
 
 
 def default_services() -> Services:
@@ -47,16 +50,23 @@ def _open_catalog(settings: "Settings") -> "ModelCatalog":
     return ModelCatalog((*settings.model_folders, PACKAGED), presets(), describe_model)
 
 
-def _open_engine(kind: EngineKind, model: "ModelEntry", device: str) -> "Engine":
+def _open_engine(kind: EngineKind, model: "ModelEntry", device: str, layout: "Layout") -> "Engine":
     from reelray.cluster.checkpoint_loader import CheckpointLoader  # noqa: PLC0415
 
     loader = CheckpointLoader(path=model.path.absolute(), device=device)
     if kind == "local":
-        from reelray.cluster.local_engine import LocalEngine  # noqa: PLC0415  pulls in torch
-
-        return LocalEngine.open(loader)
+        return _open_local(loader, layout)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray
-    from reelray.cluster.machine import list_gpus  # noqa: PLC0415
+    from reelray.cluster.gpu_count import runs_on_gpus  # noqa: PLC0415
 
-    has_gpu = device == "cuda" or (device == "auto" and bool(list_gpus()))
-    return EmbeddedEngine(loader, gpus=int(has_gpu))
+    return EmbeddedEngine(loader, gpus=layout.ranks if runs_on_gpus(device) else 0, layout=layout)
+
+
+def _open_local(loader: "CheckpointLoader", layout: "Layout") -> "Engine":
+    from reelray.cluster.local_engine import LocalEngine  # noqa: PLC0415  pulls in torch
+    from reelray.workers.engine.cores import share_cores  # noqa: PLC0415
+    from reelray.workers.engine.gang import GangSpec  # noqa: PLC0415  pulls in torch
+
+    if layout.ranks == 1:
+        return LocalEngine.open(loader)
+    return LocalEngine.open_gang(GangSpec(load=loader, layout=layout, threads=share_cores(layout.ranks)))

@@ -1,6 +1,6 @@
 """Settings from the environment: the only place that reads it.
 
-Every name starts with `REELRAY_`; an option given on the command line or in Python wins over it.
+Every name of ours starts with `REELRAY_`; an option given on the command line or in Python wins over it.
 """
 
 import os
@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from reelray.proto.errors import InputError
+from reelray.scheduler.plan.machine import MAX_GPUS
 
 
 class Settings(BaseSettings):
@@ -30,6 +31,12 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where models run.")
     engine: Literal["ray", "local"] = Field(
         default="ray", description="`ray` runs the engine in an embedded Ray cluster, `local` in the same process."
+    )
+    gpus: int = Field(
+        default=1, ge=1, le=MAX_GPUS, description="How many GPUs share a video; processes where `device` is `cpu`."
+    )
+    layout: str = Field(
+        default="", description="How they share it, such as cfg=2,ulysses=2; empty lets the plan choose."
     )
 
     @field_validator("model_path", mode="before")
@@ -57,6 +64,12 @@ def load_settings() -> Settings:
         first = error.errors()[0]
         name = variable_name("_".join(str(part) for part in first["loc"]))
         raise InputError(f"{name} is '{first.get('input')}': {first['msg']}") from None
+
+
+def visible_devices() -> int | None:
+    """How many GPUs `CUDA_VISIBLE_DEVICES` leaves to this process; None where it is not set."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if names is None else len([name for name in names.split(",") if name.strip() not in {"", "-1"}])
 
 
 def variable_name(field: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NewType
 
+from reelray.proto.layout import Layout
 from reelray.proto.recipe import Recipe
 
 RequestId = NewType("RequestId", str)
@@ -58,7 +59,8 @@ class RenderSummary:
         device: Such as ``cpu`` or ``NVIDIA H200``.
         dtype: Such as ``bfloat16``.
         stage_s: Seconds per stage: load, text, denoise, decode.
-        peak_bytes: Peak memory of the engine process (device memory on a GPU).
+        peak_bytes: Peak memory of the engine process (device memory on a GPU); of the fullest rank.
+        layout: How the ranks shared the video.
     """
 
     request_id: RequestId
@@ -74,3 +76,4 @@ class RenderSummary:
     dtype: str
     stage_s: dict[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
+    layout: Layout = field(default_factory=Layout)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from reelray.proto.model_facts import ModelFacts
 
+COMMIT_S = 30.0
+"""A whole clip loses no more work than this when a rank of a gang dies."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineLimits:

@@ -1,30 +1,45 @@
-"""The engine as a Ray actor.
+"""The engine as Ray actors: a leader that clients call, and for a gang one actor per rank.
 
 Clients pull: `take` waits for events, hands over what there is and acknowledges what it handed over before. A pull
 costs one actor call per batch (3.5 ms per 1.2 MB frame in batches of four, against 3.2 ms through a Ray streaming
 generator, and 0.5 against 0.6 ms for small ones), leaves nothing running that must be cancelled, and whoever stops
 pulling stops the decoder. Errors come back as values, so that no Ray traceback is wrapped around them. torch is
-imported in the actor, never in the client.
+imported in the actors, never in the client.
+
+Ray places, watches and ends the ranks of a gang; plans and tensors do not pass through it.
 """
 
 import logging
+import os
+import re
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, ReelrayError
+from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 
 if TYPE_CHECKING:
     from reelray.proto.events import Event
+    from reelray.workers.engine.gang_wire import Invitation
     from reelray.workers.engine.host import EngineHost
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 CALLS = 16  # actor calls that may wait at once, most of them in `take`
+RANK_CPUS = 0.01  # what a rank on a CPU books; it uses the cores that the leader assigns to it
+PLACE_S = 60.0
+END_S = 10.0
+LAST_WORDS_S = 0.5
 
 
 class EngineActor:
@@ -32,15 +47,20 @@ class EngineActor:
 
     def __init__(self) -> None:
         self._host: EngineHost | None = None
+        self._launcher: RayLauncher | None = None
 
-    def load(self, open_model: Any, core: Any) -> EngineDescription | ReelrayError:
+    def load(
+        self, open_model: Any, core: Any, layout: Layout | None = None, *, on_gpus: bool = False
+    ) -> EngineDescription | ReelrayError:
         """Open the checkpoint and start the engine.
 
         Args:
             open_model: A `ModelLoader`.
             core: A `StepFormer`.
+            layout: How ranks share a video; more than one are actors of their own, which this one leads.
+            on_gpus: Each of those ranks needs a GPU.
         """
-        return _value_or_error(lambda: self._load(open_model, core))
+        return _value_or_error(lambda: self._load(open_model, core, layout or Layout(), on_gpus=on_gpus))
 
     def submit(self, request: RenderRequest) -> ReelrayError | None:
         """See `EngineHost.submit`."""
@@ -54,11 +74,36 @@ class EngineActor:
         """See `EngineHost.cancel`."""
         return _value_or_error(lambda: self._running().cancel(request_id))
 
-    def _load(self, open_model: Any, core: Any) -> EngineDescription:
+    def close(self) -> None:
+        """Stop after the step in flight, end the ranks and give back their places."""
+        if self._host is not None:
+            self._host.close()
+        if self._launcher is not None:
+            self._launcher.close()
+
+    def _load(self, open_model: Any, core: Any, layout: Layout, *, on_gpus: bool) -> EngineDescription:
         from reelray.workers.engine.host import EngineHost  # noqa: PLC0415  keeps torch out of the client
 
-        self._host = EngineHost(open_model, core)
+        if layout.ranks == 1:
+            self._host = EngineHost.open(open_model, core)
+        else:
+            gang = self._start_gang(open_model, layout, on_gpus=on_gpus)
+            self._host = EngineHost(gang, gang.description, core)
         return self._host.description
+
+    def _start_gang(self, open_model: Any, layout: Layout, *, on_gpus: bool) -> Any:
+        from reelray.workers.engine.cores import share_cores  # noqa: PLC0415
+        from reelray.workers.engine.gang import Gang, GangSpec  # noqa: PLC0415  pulls in torch
+
+        self._launcher = RayLauncher(layout.ranks, on_gpus=on_gpus)
+        gang = Gang(self._launcher, GangSpec(load=open_model, layout=layout, threads=share_cores(layout.ranks)))
+        try:
+            gang.start()
+        except BaseException:
+            gang.close()
+            self._launcher.close()
+            raise
+        return gang
 
     def _running(self) -> "EngineHost":
         if self._host is None:
@@ -66,11 +111,113 @@ class EngineActor:
         return self._host
 
 
+class RankActor:
+    """The process of one rank of a gang."""
+
+    def pid(self) -> int:
+        """Number of the process."""
+        return os.getpid()
+
+    def serve(self, invitation: "Invitation") -> None:
+        """Be a rank until the leader is gone; see `gang_rank.serve`."""
+        from reelray.workers.engine.gang_rank import serve  # noqa: PLC0415  pulls in torch
+
+        serve(invitation)
+
+
+class RankHandle:
+    """Implements `RankProcess` on an actor of this machine.
+
+    Args:
+        actor: Ray handle of a `RankActor`.
+        invitation: What it is to serve.
+    """
+
+    def __init__(self, actor: Any, invitation: "Invitation") -> None:
+        self._actor = actor
+        self._pid = actor.pid.remote()
+        self._served = actor.serve.remote(invitation)
+        self._process: psutil.Process | None = None
+
+    def is_alive(self) -> bool:
+        """See `RankProcess`; a rank that has left its gang counts as ended."""
+        self._find_process()
+        return not _is_ready(self._served)
+
+    def kill(self) -> None:
+        """See `RankProcess`.
+
+        Raises:
+            EngineError: The process is still there.
+        """
+        self._find_process()
+        ray.kill(self._actor)
+        _is_ready(self._served, END_S)
+        if self._process is not None:
+            # Ray gives a process seconds to end by itself, which one that is stopped only uses up.
+            with suppress(psutil.NoSuchProcess):
+                self._process.kill()
+            _wait_gone(self._process)
+
+    def last_words(self) -> str:
+        """See `RankProcess`."""
+        try:
+            ray.get(self._served, timeout=LAST_WORDS_S)
+        except ray.exceptions.GetTimeoutError:
+            return "its connection closed"
+        except ray.exceptions.RayError as error:
+            return _first_words(error)
+        return "it left"
+
+    def _find_process(self) -> None:
+        if self._process is None and _is_ready(self._pid):
+            with suppress(psutil.NoSuchProcess, ray.exceptions.RayError):
+                self._process = psutil.Process(ray.get(self._pid))
+
+
+class RayLauncher:
+    """Implements `RankLauncher` with actors in one placement group on one machine, the leader's.
+
+    Every rank has a bundle of its own, which its successors take over.
+
+    Args:
+        ranks: How many there will be at once.
+        on_gpus: Each needs a GPU.
+        place_s: Longest wait for the placement group.
+
+    Raises:
+        EngineError: The cluster has no room; the message says what is missing.
+    """
+
+    def __init__(self, ranks: int, *, on_gpus: bool, place_s: float = PLACE_S) -> None:
+        from reelray.workers.parallel.local_ranks import loopback_interface  # noqa: PLC0415  pulls in torch
+
+        self.host = "127.0.0.1"
+        self.interface: str | None = loopback_interface()
+        self._resource, share = ("GPU", 1.0) if on_gpus else ("CPU", RANK_CPUS)
+        self._options = {"num_cpus": 0, "num_gpus": share} if on_gpus else {"num_cpus": share, "num_gpus": 0}
+        self._group = placement_group([{self._resource: share}] * ranks, strategy="STRICT_PACK")
+        if not self._group.wait(place_s):
+            missing = _what_is_missing(ranks, self._resource)
+            self.close()
+            raise EngineError(f"{missing} (waited {place_s:g} s)")
+
+    def launch(self, invitation: "Invitation") -> RankHandle:
+        """See `RankLauncher`."""
+        place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=invitation.rank)
+        actor = ray.remote(RankActor).options(max_restarts=0, scheduling_strategy=place, **self._options).remote()
+        return RankHandle(actor, invitation)
+
+    def close(self) -> None:
+        """Give back the places; ends ranks that are still there."""
+        remove_placement_group(self._group)
+
+
 def start_engine_actor(*, gpus: float = 0) -> Any:
     """Start an engine actor on the connected cluster; a lost one is not restarted.
 
     Args:
-        gpus: GPUs it needs.
+        gpus: GPUs it needs in its own process; the ranks of a gang bring theirs.
 
     Returns:
         The Ray handle of an `EngineActor`.
@@ -87,3 +234,34 @@ def _value_or_error(action: Callable[[], T]) -> T | ReelrayError:
     except Exception as error:  # noqa: BLE001  the actor boundary
         _LOG.exception("the engine actor failed")
         return ReelrayError(f"the engine failed with {type(error).__name__}: {error}")
+
+
+def _is_ready(reference: Any, timeout_s: float = 0.0) -> bool:
+    return bool(ray.wait([reference], timeout=timeout_s)[0])
+
+
+def _wait_gone(process: psutil.Process) -> None:
+    """Wait until a process has ended; it may not be a child of this one, and its parent may not have read its end."""
+    deadline = time.monotonic() + END_S
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                raise EngineError(f"a rank, process {process.pid}, does not end")
+            time.sleep(0.01)
+
+
+def _what_is_missing(ranks: int, resource: str) -> str:
+    has, free = (amounts.get(resource, 0.0) for amounts in (ray.cluster_resources(), ray.available_resources()))
+    if resource != "GPU":
+        return (
+            f"room for {ranks} ranks was asked for on one machine; the cluster has {has:g} CPUs, {free:g} of them free"
+        )
+    if has < ranks:
+        return f"{ranks} GPUs were asked for, the cluster has {has:g}"
+    return f"{ranks} GPUs were asked for on one machine; the cluster has {has:g}, {free:g} of them free"
+
+
+def _first_words(error: Exception) -> str:
+    """What matters of Ray's many lines on the end of an actor."""
+    found = re.search(r"[Ee]xit detail: ([^.]+)", str(error))
+    return f"its process died: {found[1].strip()}" if found else f"its process died ({type(error).__name__})"

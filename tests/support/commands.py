@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from reelray.cluster.cli import main
@@ -45,6 +46,14 @@ class CommandLine:
     def files(self) -> list[str]:
         """Everything in the folder, hidden files too."""
         return sorted(path.name for path in self.cwd.iterdir())
+
+
+def is_there(process: psutil.Process) -> bool:
+    """Whether a process runs; one whose parent has yet to read its end does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

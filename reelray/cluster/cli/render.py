@@ -11,6 +11,7 @@ Examples:
   reelray render "a green star grows" --seconds 2 --seed 7 -o star.gif
   reelray render "a cat surfs" --model ./Wan2.1-T2V-1.3B-Diffusers --size 832x480 --steps 30
   reelray render "the boat drifts away" --model ./wan-i2v --image boat.jpg -o boat.webm
+  reelray render "a cat surfs" --model ./Wan2.1-T2V-1.3B-Diffusers --gpus 4 -o surf.mp4
   reelray render "a yellow square falls" --format png-dir -o frames/ --json | jq .seed
 """
 
@@ -34,6 +35,8 @@ def render(
     no_clobber: take.NoClobber = False,
     device: take.Device = None,
     engine: take.EngineChoice = None,
+    gpus: take.Gpus = None,
+    layout: take.LayoutText = None,
     json: take.JsonSummary = False,
     quiet: take.Quiet = False,
     debug: take.Debug = False,
@@ -47,6 +50,7 @@ def render(
     session.set_debug(wanted=debug)
     from reelray.cluster.render import RenderOptions  # noqa: PLC0415  `--help` needs none of this
     from reelray.cluster.render_file import FileOptions, render_file  # noqa: PLC0415
+    from reelray.cluster.render_plan import Place  # noqa: PLC0415
 
     wish = RenderOptions(
         prompt=prompt,
@@ -64,9 +68,7 @@ def render(
         output=output,
         video_format=video_format,
         replace=not no_clobber,
-        model=model,
-        device=device,
-        engine=engine,
+        place=Place(model=model, device=device, engine=engine, gpus=gpus, layout=layout),
         json=json,
         quiet=quiet,
     )

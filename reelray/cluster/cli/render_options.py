@@ -43,6 +43,14 @@ EngineChoice = Annotated[
     Literal["ray", "local"] | None,
     typer.Option(help="In an embedded Ray cluster or in this process. Default: ray."),
 ]
+Gpus = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How many GPUs share the video; processes with --device cpu. Default: 1."),
+]
+LayoutText = Annotated[
+    str | None,
+    typer.Option("--layout", metavar="AXIS=N,...", help="How they share it: cfg, ring, ulysses. Default: by the plan."),
+]
 JsonSummary = Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces of errors.")]

@@ -44,4 +44,5 @@ class Account:
             dtype=description.dtype,
             stage_s=dict(self._stage_s),
             peak_bytes=peak_bytes,
+            layout=description.layout,
         )

@@ -89,7 +89,7 @@ class GangSpec:
         stall_s: Longest time without progress of any rank during a step before the gang counts as hung.
         lag_s: Longest time that ranks may go on with a request after one of them has failed with it: they may be
             waiting for that one in a collective.
-        threads: Threads of torch in each rank on a CPU.
+        threads: Threads of torch in each rank.
     """
 
     load: ModelLoader

@@ -81,11 +81,9 @@ def join(invitation: Invitation, assignment: Assignment, heart: Heart) -> Rank:
     Raises:
         ReelrayError: The checkpoint cannot be opened, or the layout does not fit.
     """
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
+    if torch.cuda.is_available():
         torch.cuda.set_device(invitation.rank % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(assignment.threads)
+    torch.set_num_threads(assignment.threads)  # on a GPU too: the ranks share the cores of their machine
     if invitation.interface is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = invitation.interface
     model, load_s = open_timed(assignment.load)

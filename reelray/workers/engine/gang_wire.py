@@ -68,7 +68,7 @@ class Assignment:
         layout: The one to begin with.
         decode_ranks: Ranks behind those of the layout, which do nothing but decode.
         load: Opens the checkpoint.
-        threads: Threads of torch on a CPU.
+        threads: Threads of torch.
         collective_s: After how long a collective fails where the backend can tell.
     """
 

@@ -1,7 +1,6 @@
-"""A whole engine in one process: the checkpoint, its rank and the leader, reached by ids instead of by streams."""
+"""A leader and the way to its ranks in one process, reached by ids instead of by streams."""
 
-import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -9,33 +8,41 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.events import Event
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.workers.engine.cores import count_cores
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
-from reelray.workers.engine.seams import ModelLoader, StepFormer
+from reelray.workers.engine.seams import Channel, ModelLoader, StepFormer
 
 if TYPE_CHECKING:
     from reelray.workers.engine.event_stream import EventStream
 
 
 class EngineHost:
-    """Loads a checkpoint and serves it; a client that is elsewhere pulls the events of its requests.
+    """Serves ranks that are ready; a client that is elsewhere pulls the events of its requests.
 
     Args:
-        load: Opens the checkpoint.
+        channel: The way to the ranks.
+        description: What runs there.
         core: Decides the steps.
-
-    Raises:
-        ReelrayError: The checkpoint cannot be opened.
     """
 
-    def __init__(self, load: ModelLoader, core: StepFormer) -> None:
-        # Ray sets OMP_NUM_THREADS to 1 in its workers
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    def __init__(self, channel: Channel, description: EngineDescription, core: StepFormer) -> None:
+        self._channel = channel
+        self._leader = Leader(core, channel, description).start()
+        self._streams: dict[RequestId, EventStream] = {}
+
+    @classmethod
+    def open(cls, load: ModelLoader, core: StepFormer) -> Self:
+        """Open a checkpoint in this process, whose only rank it is.
+
+        Raises:
+            ReelrayError: The checkpoint cannot be opened.
+        """
+        torch.set_num_threads(count_cores())  # Ray sets OMP_NUM_THREADS to 1 in its workers
         model, load_s = open_timed(load)
         rank = Rank(model, load_s=load_s)
-        self._leader = Leader(core, rank, rank.describe()).start()
-        self._streams: dict[RequestId, EventStream] = {}
+        return cls(rank, rank.describe(), core)
 
     @property
     def description(self) -> EngineDescription:
@@ -71,5 +78,6 @@ class EngineHost:
         return self._leader.cancel(request_id)
 
     def close(self) -> None:
-        """Stop after the step in flight."""
+        """Stop after the step in flight, and let the ranks go."""
         self._leader.close()
+        self._channel.close()

@@ -65,6 +65,7 @@ class LocalLauncher:
             stdin=subprocess.PIPE,
             stdout=errors,
             stderr=errors,
+            start_new_session=True,  # Ctrl-C is for the command, which then ends its ranks
         )
         assert process.stdin is not None
         try:

@@ -1,0 +1,159 @@
+"""How the ranks of a render share its video: as the user says, or as the plan finds fastest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+
+from reelray.cluster.calibration import load_calibration
+from reelray.cluster.gpu_count import runs_on_gpus, usable_gpus
+from reelray.cluster.machine import memory_bytes
+from reelray.cluster.plan_request import count_guided_steps
+from reelray.cluster.render import RenderJob
+from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
+from reelray.proto.layout import Layout
+from reelray.scheduler.plan.choice import choose
+from reelray.scheduler.plan.explain import GIB
+from reelray.scheduler.plan.job import PlanJob
+from reelray.scheduler.plan.legality import check_layout, list_lanes
+from reelray.scheduler.plan.machine import MAX_GPUS, Machine
+from reelray.scheduler.plan.prediction import Prediction, predict
+from reelray.scheduler.plan.residency import Residency
+from reelray.workers.models.registry import measure_checkpoint
+
+UNWIRED = {
+    "pipe": "splits the layers, which a render cannot do yet",
+    "replica": "renders several videos at once, and this is one",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenLayout:
+    """How ranks share a video, and why; no reason where nobody asked for several ranks."""
+
+    layout: Layout = field(default_factory=Layout)
+    reason: str | None = None
+
+
+def choose_layout(job: RenderJob, device: str, *, gpus: int | None, layout: str | Layout | None) -> ChosenLayout:
+    """Choose the layout of a render before anything is loaded.
+
+    Args:
+        job: What is rendered.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        gpus: How many ranks may share the video; None takes as many as the layout has.
+        layout: How they do; None lets the plan choose.
+
+    Raises:
+        InputError: The number is none, or the layout is not legal for this video.
+        UnsupportedError: The layout has an axis that renders do not use.
+        ResourceError: The machine has fewer GPUs.
+    """
+    wished = _read_layout(layout)
+    ranks = _count_ranks(gpus, wished)
+    if ranks == 1 and (wished is None or wished.ranks == 1):
+        return ChosenLayout()
+    on_gpus = runs_on_gpus(device)
+    if on_gpus:
+        _check_room(ranks, device)
+    work, machine = _describe_work(job, on_gpus=on_gpus), _describe_machine(ranks, on_gpus=on_gpus)
+    place = "GPUs" if on_gpus else "CPU processes"
+    if wished is None:
+        return _choose_fastest(work, machine, place)
+    _check_wish(wished, work, machine)
+    return ChosenLayout(layout=wished, reason=f"layout {wished} on {wished.ranks} {place}, as asked")
+
+
+def _read_layout(layout: object) -> Layout | None:
+    if not isinstance(layout, str | Layout | None):
+        raise InputError(f"layout is {layout!r}; it must be text such as 'cfg=2,ulysses=2'")
+    return Layout.parse(layout) if isinstance(layout, str) else layout
+
+
+def _count_ranks(gpus: int | None, wished: Layout | None) -> int:
+    count: object = gpus
+    if count is None:
+        count = 1 if wished is None else wished.ranks
+    if isinstance(count, bool) or not isinstance(count, Integral):
+        raise InputError(f"gpus is {count!r}; it must be a whole number")
+    if not 1 <= int(count) <= MAX_GPUS:
+        raise InputError(f"gpus is {count}; it must lie in 1..{MAX_GPUS}")
+    return int(count)
+
+
+def _check_room(ranks: int, device: str) -> None:
+    has = len(usable_gpus())
+    if ranks > has:
+        other = "; with --device cpu, processes take their place" if device == "auto" or not has else ""
+        raise ResourceError(f"{ranks} GPUs were asked for, this machine has {has}{other}")
+
+
+def _describe_work(job: RenderJob, *, on_gpus: bool) -> PlanJob:
+    request = job.request
+    return PlanJob(
+        facts=job.model.facts,
+        sizes=measure_checkpoint(job.model.path),
+        width=request.width,
+        height=request.height,
+        frames=request.frames,
+        steps=request.recipe.schedule.length,
+        guided_steps=count_guided_steps(request.recipe),
+        chunking=request.recipe.chunking,
+        value_bytes=2 if on_gpus else 4,
+    )
+
+
+def _describe_machine(ranks: int, *, on_gpus: bool) -> Machine:
+    if on_gpus:
+        return Machine(gpus=ranks, memory_bytes=min(gpu.memory_bytes for gpu in usable_gpus()) or memory_bytes())
+    return Machine(gpus=ranks, memory_bytes=memory_bytes() // ranks)
+
+
+def _check_wish(layout: Layout, work: PlanJob, machine: Machine) -> None:
+    for axis, why in UNWIRED.items():
+        if getattr(layout, axis) > 1:
+            there = replace(machine, gpus=min(MAX_GPUS, max(machine.gpus, layout.ranks)))
+            able = [str(lane) for lane in _possible(work, there) if lane.ranks == layout.ranks]
+            what = f"; {layout.ranks} ranks can take {' or '.join(able)}" if able else ""
+            raise UnsupportedError(f"layout {layout} {why}{what}")
+    check_layout(layout, work, machine)
+    places = work.facts.tokens(1, work.width, work.height)
+    if layout.sequence > places:
+        raise SizeError(
+            f"layout {layout} splits the tokens over {layout.sequence} ranks; a latent frame of this size has {places}"
+        )
+
+
+def _possible(work: PlanJob, machine: Machine) -> list[Layout]:
+    """Legal layouts of one video that renders can use, the single rank included."""
+    places = work.facts.tokens(1, work.width, work.height)
+    return [lane for lane in list_lanes(work, machine) if lane.pipe == 1 and lane.sequence <= places]
+
+
+def _choose_fastest(work: PlanJob, machine: Machine, place: str) -> ChosenLayout:
+    """The fastest for one video, as the plan predicts it with all weights resident."""
+    table = load_calibration()
+    rows = {lane: predict(work, machine, table, lane, Residency()) for lane in _possible(work, machine)}
+    best = choose(rows.values()) or min(rows.values(), key=lambda row: row.peak_bytes)
+    layout = next(lane for lane, row in rows.items() if row == best)
+    used = f"{layout.ranks} {place}" if layout.ranks == machine.gpus else f"{layout.ranks} of {machine.gpus} {place}"
+    return ChosenLayout(layout=layout, reason=f"layout {_name(layout)} on {used}: {_why(layout, rows, machine)}")
+
+
+def _name(layout: Layout) -> str:
+    return "one rank" if layout.ranks == 1 else str(layout)
+
+
+def _why(layout: Layout, rows: Mapping[Layout, Prediction], machine: Machine) -> str:
+    chosen = rows[layout]
+    if not chosen.fits:
+        needs, has = chosen.peak_bytes / GIB, chosen.memory_bytes / GIB
+        return f"by the plan none fits, and this one needs least, {needs:.1f} of {has:.1f} GiB"
+    fewer = layout.ranks < machine.gpus
+    rivals = [lane for lane in rows if lane != layout and rows[lane].fits and (not fewer or lane.ranks > layout.ranks)]
+    if not rivals:
+        return "no layout of more ranks is possible" if fewer else "the only one possible"
+    second = min(rivals, key=lambda lane: rows[lane].clip_s)
+    behind = f"{_name(second)} ({rows[second].clip_s / chosen.clip_s - 1:+.0%})"
+    if fewer:
+        return f"more ranks would gain nothing by the plan, as {behind}"
+    return f"the fastest by the plan, ahead of {behind}"

@@ -1,0 +1,134 @@
+"""`reelray render` on several CPU processes: the frames of one rank, and nothing left behind, whatever happens."""
+
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager, suppress
+from functools import cache
+
+import numpy as np
+import psutil
+import pytest
+
+from reelray.cluster.python_api import Client
+from reelray.cluster.services import default_services
+from tests.support.commands import is_there, start_process
+
+CODE = """
+from reelray.cluster.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+# When a client is killed, these look for its cluster for up to a minute before they end.
+RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+WISH = {"seed": 3, "frames": 9, "size": "64x64", "device": "cpu"}
+
+
+@cache
+def frames_of_one_rank(steps):
+    return Client(default_services()).render("a red circle", {**WISH, "steps": steps, "engine": "local"}).frames
+
+
+class Command:
+    """A running render; its progress is read by a thread, so that it never waits for a reader."""
+
+    def __init__(self, process):
+        self.process = process
+        self.lines = []
+        self.seen = set()
+        self.denoises = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if line.startswith("denoising"):
+                self.denoises.set()
+
+    def ranks(self):
+        """Pids of the rank processes there are now; remembers all processes."""
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    words = " ".join(child.cmdline())
+                    if not words.startswith(RAYS_OWN):
+                        self.seen.add(child)
+                    if "ray::RankActor.serve" in words or "engine.gang_rank" in words:
+                        found.append(child.pid)
+        return sorted(found)
+
+    def end(self):
+        """Wait for the command and for all of its processes; returns exit code and the summary."""
+        out = self.process.stdout.read()
+        code = self.process.wait(120)
+        self._reader.join()
+        deadline = time.monotonic() + 30
+        while any(map(is_there, self.seen)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert [one for one in self.seen if is_there(one)] == []
+        return code, out
+
+
+@contextmanager
+def rendering(folder, *options, steps):
+    wish = [f"--{name}={value}" for name, value in {**WISH, "steps": steps}.items()]
+    with start_process(CODE, folder, "render", "a red circle", "-o", "a.npy", "--json", *wish, *options) as process:
+        yield Command(process)
+
+
+def assert_equal(frames, wanted):
+    apart = np.abs(frames.astype(int) - wanted)
+    assert frames.shape == wanted.shape
+    assert apart.max() <= 1
+    assert np.mean(apart > 0) <= 0.001
+
+
+@pytest.mark.parametrize(
+    ("options", "layout"),
+    [(("--layout", "ulysses=2"), "ulysses=2"), (("--gpus", "2"), "cfg=2")],
+    ids=["as the user says", "as the plan says"],
+)
+def test_two_processes_make_the_frames_of_one(options, layout, tmp_path):
+    with rendering(tmp_path, *options, "--engine", "local", steps=3) as command:
+        assert command.denoises.wait(120), command.lines
+        ranks = command.ranks()
+        code, out = command.end()
+    assert code == 0, command.lines
+    assert len(ranks) == 2
+    said = json.loads(out)
+    assert (said["layout"], said["ranks"], said["device"]) == (layout, 2, "2 x cpu")
+    assert any(line.startswith(f"layout {layout} on 2 CPU processes") for line in command.lines)
+    assert f"2 x cpu ({layout})" in command.lines[-1]
+    assert_equal(np.load(tmp_path / "a.npy"), frames_of_one_rank(3))
+
+
+def test_a_rank_killed_under_ray_costs_time_and_nothing_else(tmp_path):
+    with rendering(tmp_path, "--gpus", "2", "--engine", "ray", steps=100) as command:
+        assert command.denoises.wait(120), command.lines
+        before = command.ranks()
+        assert len(before) == 2
+        os.kill(before[1], signal.SIGKILL)
+        after = before
+        while len(set(after) - set(before)) < 2 and command.process.poll() is None:
+            time.sleep(0.05)
+            after = command.ranks()
+        code, out = command.end()
+    assert code == 0, command.lines
+    assert len(set(after) - set(before)) == 2  # else it was killed too late
+    assert json.loads(out)["layout"] == "cfg=2"  # all of standard output
+    assert_equal(np.load(tmp_path / "a.npy"), frames_of_one_rank(100))
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=["ended", "killed"])
+def test_nothing_is_left_of_an_ended_render(engine, sent, code, tmp_path):
+    with rendering(tmp_path, "--layout", "ulysses=2", "--engine", engine, steps=1000) as command:
+        assert command.denoises.wait(120), command.lines
+        assert len(command.ranks()) == 2
+        command.process.send_signal(sent)
+        ended, out = command.end()
+    assert (ended, out) == (code, ""), command.lines
+    assert list(tmp_path.glob("*.npy")) == []

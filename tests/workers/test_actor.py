@@ -1,0 +1,94 @@
+"""Ranks as Ray actors: their places, their end, and the end of their leader."""
+
+import os
+import signal
+from functools import partial
+
+import psutil
+import pytest
+
+from reelray.cluster.embedded_ray import EmbeddedRay
+from reelray.cluster.remote_engine import RemoteEngine
+from reelray.proto.errors import EngineError, WeightsError
+from reelray.proto.events import Progress, Stage
+from reelray.proto.layout import Layout
+from reelray.workers.actor import RayLauncher
+from reelray.workers.engine.gang import Gang, GangSpec
+from tests.support.commands import is_there
+from tests.support.fake_model import FakeModel
+from tests.support.requests import make_recipe, make_request
+
+CFG = Layout(cfg=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with EmbeddedRay(cpus=3, preload=("torch",)) as ray:
+        yield ray
+
+
+def test_places_that_are_not_there_are_named():
+    with pytest.raises(EngineError, match=r"^4 GPUs were asked for, the cluster has 0 \(waited 0.1 s\)$"):
+        RayLauncher(4, on_gpus=True, place_s=0.1)
+    with pytest.raises(EngineError, match="room for 400 ranks was asked for on one machine; the cluster has 3 CPUs"):
+        RayLauncher(400, on_gpus=False, place_s=0.1)
+
+
+def test_successors_take_the_places_of_killed_and_frozen_ranks():
+    launcher = RayLauncher(2, on_gpus=False)
+    gang = Gang(launcher, GangSpec(load=FakeModel, layout=CFG, start_s=90.0))
+    gang.start()
+    old = [psutil.Process(pid) for pid in gang.pids()]
+    places = created_groups()
+    assert [(len(group["bundles"]), group["strategy"]) for group in places.values()] == [(2, "STRICT_PACK")]
+    old[0].send_signal(signal.SIGSTOP)
+    old[1].kill()
+    assert gang.rebuild() == 1
+    assert not any(map(is_there, old))
+    assert created_groups().keys() == places.keys()
+    new = [psutil.Process(pid) for pid in gang.pids()]
+    gang.close()
+    launcher.close()
+    assert not any(map(is_there, new))
+    assert created_groups() == {}
+
+
+def test_a_checkpoint_that_does_not_open_is_reported():
+    with pytest.raises(WeightsError, match="shard 2 is missing"):
+        RemoteEngine(partial(fail, WeightsError("shard 2 is missing")), layout=CFG)
+
+
+def test_ranks_end_with_their_leader():
+    with RemoteEngine(partial(FakeModel, step_s=0.01), layout=CFG) as engine:
+        assert engine.description.layout == CFG
+        recipe = make_recipe(steps=1_000_000, guidance=3.0)
+        stream = engine.render(make_request("a", recipe=recipe, negative_prompt="dull"))
+        next(event for event in stream if isinstance(event, Progress) and event.stage is Stage.DENOISE)
+        ranks, leaders = named("ray::RankActor"), named("ray::EngineActor")
+        assert (len(ranks), len(leaders)) == (2, 1)
+        os.kill(leaders[0].pid, signal.SIGKILL)
+        _, left = psutil.wait_procs(ranks, timeout=30)
+        assert left == []
+        with pytest.raises(EngineError, match="ended unexpectedly"):
+            list(stream)
+
+
+def created_groups():
+    import ray
+
+    return {name: group for name, group in ray.util.placement_group_table().items() if group["state"] == "CREATED"}
+
+
+def named(title):
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[0].startswith(title):
+                found.append(process)
+        except (psutil.NoSuchProcess, IndexError):
+            continue
+    return found
+
+
+def fail(error):
+    raise error
