@@ -34,11 +34,15 @@ class WanTransformer(nn.Module):
 
     Args:
         config: Size of the model.
+
+    Attributes:
+        layers: Layers that are here.
     """
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         self.config = config
+        self.layers = range(config.num_layers)
         self.rope = RotaryTable(config.rope_dims, config.rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
@@ -47,12 +51,6 @@ class WanTransformer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, config.dim))
         if self.scale_shift_table.device.type != "meta":
             self.reset_parameters()
-
-    @property
-    def layers(self) -> range:
-        """Layers that are here."""
-        kept = [layer for layer, block in enumerate(self.blocks) if isinstance(block, WanBlock)]
-        return range(kept[0], kept[-1] + 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -182,25 +180,21 @@ class WanTransformer(nn.Module):
             image=image,
             attention=attention or shard.attention,
         )
-        return WanForward(
-            transformer=self, latents_BCTHW=latents_BCTHW, time_BGC=time_BGC, inputs=inputs, shard=shard
-        )
+        return WanForward(transformer=self, latents_BCTHW=latents_BCTHW, time_BGC=time_BGC, inputs=inputs, shard=shard)
 
     def embed_patches(self, patches_BSC: Tensor) -> Tensor:
         """Project patches of latents: the convolution as one matrix product."""
         return F.linear(patches_BSC, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
-    def block(self, layer: int) -> WanBlock:
+    def block(self, layer: int) -> nn.Module:
         """The block of a layer.
 
         Raises:
             ValueError: It was not kept.
         """
-        block = self.blocks[layer]
-        if not isinstance(block, WanBlock):
-            kept = self.layers
-            raise ValueError(f"layer {layer} is not here; layers {kept.start} to {kept.stop - 1} were kept")
-        return block
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer} is not here; {self.layers} were kept")
+        return self.blocks[layer]
 
     def keep_layers(self, layers: range) -> None:
         """Drop all other layers and their memory; the names of parameters stay. Call before contexts are prepared.
@@ -210,6 +204,7 @@ class WanTransformer(nn.Module):
         """
         if not layers or layers.step != 1 or layers.start < 0 or layers.stop > len(self.blocks):
             raise ValueError(f"{layers} are no consecutive layers of {len(self.blocks)}")
+        self.layers = layers
         for layer in range(len(self.blocks)):
             if layer not in layers:
                 self.blocks[layer] = nn.Identity()

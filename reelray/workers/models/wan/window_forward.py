@@ -82,7 +82,9 @@ class WanForward:
     def embed(self) -> Tensor:
         """See `Forward`."""
         transformer = self.transformer
-        cells_BSC = self.shard.take(cut_patches(self.latents_BCTHW.to(transformer.dtype), transformer.config.patch_size))
+        cells_BSC = self.shard.take(
+            cut_patches(self.latents_BCTHW.to(transformer.dtype), transformer.config.patch_size)
+        )
         return transformer.embed_patches(cells_BSC if self.take is None else self.take(cells_BSC))
 
     def run(self, x_BSC: Tensor, layers: range) -> Tensor:
