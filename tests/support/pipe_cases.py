@@ -208,7 +208,8 @@ def same_twice(guided, count):
 
 def two_requests(guided):
     """Requests taking turns leave each other alone."""
-    videos = {3: guided.patched(2).begin(), 4: guided.patched(2).begin()}
+    rank_wide = guided.patched(2)
+    videos = {3: rank_wide.begin(), 4: rank_wide.begin()}
     turns = {seed: [] for seed in videos}
     for step in range(3):
         for seed, branches in videos.items():
