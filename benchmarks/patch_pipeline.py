@@ -156,7 +156,9 @@ def main() -> None:
     recipe = replace(recipe, schedule=replace(recipe.schedule, steps=options.steps))
     job = Job(folder=SPRITES, recipe=recipe, frames=options.frames)
     rows = measure(job, options.ranks, options.device)
-    write_report(options.out, "patch_pipeline", rows, {})
+    # JSON has no infinity, which is the PSNR of equal clips.
+    finite = [{key: None if value == float("inf") else value for key, value in row.items()} for row in rows]
+    write_report(options.out, "patch_pipeline", finite, {})
     if rows[0]["largest_gap"] > 0 or not all(row["all_ranks_equal"] for row in rows):
         sys.exit("wrong result")
 

@@ -87,11 +87,7 @@ def open_checkpoint(
             layers=layers,
         )
     except torch.OutOfMemoryError as error:
-        free = torch.cuda.mem_get_info(place)[0] / 2**30
-        needed = layout.weight_bytes / 2**30
-        raise ResourceError(
-            f"{folder}: {needed:.1f} GiB of weights do not fit; {place} has {free:.1f} GiB free"
-        ) from error
+        raise _too_large(layout, place) from error
     # The one place that says how a checkpoint computes; the VAE says it for itself in `WanVae.to_inference`.
     parts.transformer.use_ops(choose_ops(place))
     if compiled:
@@ -100,6 +96,11 @@ def open_checkpoint(
     if parts.vae.latents_per_call > 1:
         facts = replace(facts, decode_pixels=GPU_DECODE_PIXELS)
     return WanModel(facts=facts, parts=parts, digest=digest)
+
+
+def _too_large(layout: Layout, device: torch.device) -> ResourceError:
+    needed, free = layout.weight_bytes / 2**30, torch.cuda.mem_get_info(device)[0] / 2**30
+    return ResourceError(f"{layout.folder}: {needed:.1f} GiB of weights do not fit; {device} has {free:.1f} GiB free")
 
 
 def _vae_config(layout: Layout) -> WanVaeConfig:
