@@ -5,6 +5,10 @@ from collections import deque
 import torch
 
 from reelray.proto.layout import Layout
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.rank import Rank
+from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.stages import WholeModel
 from reelray.workers.parallel.cfg import ParallelBranches
@@ -60,6 +64,39 @@ class Guided:
 
     def noise(self, seed):
         return torch.randn(self.latents.shape, generator=torch.Generator().manual_seed(seed)).to(self.latents.device)
+
+
+def run_world(rank, folder, request):
+    return run_cases(rank) | ({"videos": render_all(rank, folder, request)} if rank.ranks == 2 else {})
+
+
+def render_all(rank, folder, request):
+    """A request of two chunks through the engine: alone, on exact pipelines, with stale keys."""
+    layout = Layout(pipe=2)
+    pipeline = LayerPipeline(Mesh.create([layout], rank.device).lane(layout).pipe, 2)
+    own = open_checkpoint(folder, device=rank.device, layers=pipeline.layers)
+    own.use_stages(pipeline)
+    ways = {
+        "sequential": SequentialBranches(),
+        "pipelined": PipelinedBranches(pipeline),
+        "all warm-up": PatchBranches(pipeline, Patching(patches=2, warm_up_steps=4)),
+        "patches": PatchBranches(pipeline, Patching(patches=2)),
+    }
+    videos = {name: render(own, request, branches) for name, branches in ways.items()}
+    assert sum(len(block._parameters) for block in own.parts.transformer.blocks) == 1  # of two, one is here
+    return videos | {"alone": render(open_checkpoint(folder, device=rank.device), request, SequentialBranches())}
+
+
+def render(model, request, branches):
+    rank, core, video = Rank(model, branches=branches), EngineCore(EngineLimits()), b""
+    core.submit(request, model.facts)
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+        for frames in report.frames:
+            video += frames.data
+            core.acknowledge(request.request_id, frames.count)
+    return video
 
 
 @torch.inference_mode()
@@ -130,7 +167,7 @@ def stream(guided, videos, steps=3):
     return {
         "log": log,
         "equal": all(map(torch.equal, latents, expected)),
-        "moved": (latents[0] != guided.noise(0)).all(),
+        "moved": bool((latents[0] != guided.noise(0)).all()),
     }
 
 

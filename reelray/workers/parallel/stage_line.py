@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch import distributed as dist
 
@@ -54,6 +55,7 @@ class StageLine:
         """Ticks that a forward takes."""
         return self._group.size
 
+    @torch.no_grad()
     def run(self, forwards: Iterable[Forward | None]) -> Iterator[Arrival]:
         """Predict; every rank of the axis must call it with the same forwards and take all that comes.
 

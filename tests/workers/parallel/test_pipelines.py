@@ -10,9 +10,14 @@ from reelray.workers.parallel.layer_split import split_layers
 from reelray.workers.parallel.local_ranks import run_ranks
 from reelray.workers.parallel.patch_keys import split_patches
 from reelray.workers.parallel.patch_pipeline import Patching
-from tests.support.pipe_cases import BF16, LAYOUTS, run_cases
+from tests.support.pipe_cases import BF16, LAYOUTS, run_world
+from tests.support.requests import make_recipe, make_request
 
 GPUS = [pytest.param((ranks, "cuda"), marks=pytest.mark.multigpu) for ranks in LAYOUTS]
+
+REQUEST = make_request(
+    "a", prompt="a red circle", negative_prompt="blue", recipe=make_recipe(steps=3, chunk=2), latent_frames=4
+)
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,11 @@ class World:
 
 
 @pytest.fixture(scope="module", params=[(2, "cpu"), (4, "cpu"), *GPUS], ids="{0[0]} {0[1]}".format)
-def world(request):
+def world(request, tiny_t2v):
     ranks, device = request.param
     if device == "cuda" and torch.cuda.device_count() < ranks:
         pytest.skip(f"needs {ranks} CUDA devices")
-    return World(ranks, device, run_ranks(run_cases, ranks=ranks, device=device, deadline_s=150))
+    return World(ranks, device, run_ranks(run_world, tiny_t2v, REQUEST, ranks=ranks, device=device, deadline_s=150))
 
 
 def test_every_exact_pipeline_gives_the_bits_of_one_rank(world) -> None:
@@ -89,6 +94,18 @@ def test_what_cannot_be_piped_is_refused_by_every_rank(world) -> None:
         assert ("ulysses" in found) == (ranks == 4)
         if ranks == 4:
             assert isinstance(found["ulysses"], UnsupportedError)
+
+
+def test_the_engine_renders_on_some_layers_what_it_renders_alone(world) -> None:
+    if world.ranks != 2:
+        return
+    for result in world.results:
+        videos = result["videos"]
+        assert len(set(videos["alone"])) > 20
+        for way in ("sequential", "pipelined", "all warm-up"):
+            assert videos[way] == videos["alone"], way
+        assert videos["patches"] != videos["alone"]
+        assert videos["patches"] == world.results[0]["videos"]["patches"]
 
 
 def test_patches_in_exact_steps_change_no_bit(world) -> None:
