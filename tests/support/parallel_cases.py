@@ -38,9 +38,9 @@ MODELS = {
 }
 
 
-def make_model(name, dtype, device):
+def make_model(name, dtype, device, **sizes):
     torch.manual_seed(0)
-    model = WanTransformer(WanConfig(**MODELS[name])).eval()
+    model = WanTransformer(WanConfig(**MODELS[name] | sizes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             # A fresh model predicts zero.

@@ -43,6 +43,7 @@ class HeldRequest:
             self._image = None if request.image is None else [self._encode_image(request.image)]
         self._latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
+        self._chunk_branches = branches
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
 
@@ -50,6 +51,7 @@ class HeldRequest:
         """Move a window by one step; returns the transformer evaluations it took."""
         if window.step == 0:
             self._chunk = self._begin(window)
+            self._chunk_branches = self._branches.begin()
         assert self._chunk is not None
         weight = self._chunk.weight(window.step)
         self._chunk.advance(window.step, self._predict(self._chunk, window, weight))
@@ -57,6 +59,7 @@ class HeldRequest:
             check_finite(self._chunk.latents_1CTHW, self._model.digest)
             self._hand_on(window, self._chunk.latents_1CTHW)
             self._chunk = None
+            self._chunk_branches = self._branches
         return 1 if weight == 1.0 else 2
 
     def decode(self, step: DecodeStep) -> Frames:
@@ -133,7 +136,7 @@ class HeldRequest:
             text = [self._texts[branch]]
             return self._model.denoise(latents_1CTHW, timestep_BT, text, positions_BT=positions_BT, image=self._image)
 
-        return self._branches.predict(evaluate, weight, shape=latents_1CTHW.shape)
+        return self._chunk_branches.predict(evaluate, weight, shape=latents_1CTHW.shape)
 
     def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
         count, height, width, _ = frames_FHWC.shape

@@ -128,6 +128,7 @@ def open_checkpoint(
     vae_dtype: "torch.dtype | None" = None,
     recipe: "Recipe | None" = None,
     compiled: bool = False,
+    layers: range | None = None,
 ) -> "VideoModel":
     """Load a checkpoint of any family.
 
@@ -138,12 +139,15 @@ def open_checkpoint(
         vae_dtype: Dtype of the latent decoder; None follows `dtype`.
         recipe: Instead of the folder's own.
         compiled: Compile what can be; the first request of a new size then waits for the compiler.
+        layers: Layers of the denoiser to load, where other ranks have the others; None means all.
 
     Raises:
         CheckpointError: As `describe_checkpoint`.
     """
     family = FAMILIES[recipe.model if recipe else "wan"]
-    return family.open(folder, device=device, dtype=dtype, vae_dtype=vae_dtype, recipe=recipe, compiled=compiled)
+    return family.open(
+        folder, device=device, dtype=dtype, vae_dtype=vae_dtype, recipe=recipe, compiled=compiled, layers=layers
+    )
 
 
 def preset_source(preset: "Preset", *, tiny: bool = False) -> "BenchSource":

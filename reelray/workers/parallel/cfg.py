@@ -29,6 +29,10 @@ class ParallelBranches:
         self._group = group
         self._device = torch.device(device)
 
+    def begin(self) -> "ParallelBranches":
+        """See `Branches`; the steps leave nothing."""
+        return self
+
     def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
         """See `Branches`; every rank of the axis must call it with the same weight and shape."""
         own = Branch(self._group.index)

@@ -46,6 +46,10 @@ class Branch(IntEnum):
 class Branches(Protocol):
     """Evaluates what a step needs of the two branches."""
 
+    def begin(self) -> "Branches":
+        """What evaluates the steps of one chunk, in their order, and holds what they leave for each other."""
+        ...
+
     def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
         """Predict with guidance.
 
@@ -59,6 +63,10 @@ class Branches(Protocol):
 
 class SequentialBranches:
     """One branch after the other, on the ranks that ask."""
+
+    def begin(self) -> "SequentialBranches":
+        """See `Branches`; the steps leave nothing."""
+        return self
 
     def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
         """See `Branches`."""

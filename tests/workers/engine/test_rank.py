@@ -11,6 +11,7 @@ from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
+from reelray.workers.samplers.guidance import SequentialBranches
 from tests.support.fake_model import FakeModel
 from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
@@ -43,6 +44,26 @@ def test_a_render_equals_the_plain_loop_bit_for_bit(solver, guidance, chunk, pie
     videos, _ = drive(Rank(FakeModel()), core, [request])
     assert videos["a"] == render_plainly(FakeModel(), request)
     assert len(set(videos["a"])) > 20
+
+
+def test_every_chunk_begins_with_branches_of_its_own():
+    class Counting(SequentialBranches):
+        def __init__(self):
+            self.begun, self.steps = [], 0
+
+        def begin(self):
+            self.begun.append(Counting())
+            return self.begun[-1]
+
+        def predict(self, evaluate, weight, *, shape):
+            self.steps += 1
+            return super().predict(evaluate, weight, shape=shape)
+
+    branches = Counting()
+    request = make_request("a", latent_frames=5, recipe=make_recipe(steps=4, chunk=2))
+    videos, _ = drive(Rank(FakeModel(), branches=branches), EngineCore(EngineLimits()), [request])
+    assert videos["a"] == render_plainly(FakeModel(), request)
+    assert (branches.steps, [chunk.steps for chunk in branches.begun]) == (0, [4, 4, 4])
 
 
 def test_interleaved_requests_give_the_bytes_they_give_alone():

@@ -104,9 +104,9 @@ class CrossAttention(nn.Module):
 
     def attend(self, q_BSND: Tensor, text: CrossContext, image: CrossContext | None, layer: int) -> Tensor:
         """Attend text and image apart and add; returns [B, S, N, D]."""
-        mixed_BSND = attend(q_BSND, text.keys[layer], text.values[layer], bias_BK=text.bias)
+        mixed_BSND = attend(q_BSND, *text.of_layer(layer), bias_BK=text.bias)
         if image is not None:
-            mixed_BSND = mixed_BSND + attend(q_BSND, image.keys[layer], image.values[layer], bias_BK=image.bias)
+            mixed_BSND = mixed_BSND + attend(q_BSND, *image.of_layer(layer), bias_BK=image.bias)
         return mixed_BSND
 
 

@@ -44,6 +44,7 @@ def open_checkpoint(
     vae_dtype: torch.dtype | None = None,
     recipe: Recipe | None = None,
     compiled: bool = False,
+    layers: range | None = None,
 ) -> WanModel:
     """Load a checkpoint.
 
@@ -54,6 +55,7 @@ def open_checkpoint(
         vae_dtype: Dtype of the VAE; None means `dtype`, or a choice by device.
         recipe: Instead of the folder's own; `task` and `text_tokens` matter here.
         compiled: Compile the transformer's blocks; the first request of a new size then waits for the compiler.
+        layers: Layers of the transformer to load, where other ranks have the others; None means all.
 
     Returns:
         A model ready to denoise.
@@ -64,7 +66,7 @@ def open_checkpoint(
         ManifestError: `manifest.yaml` is wrong or does not fit the weights.
         WeightsError: A weight file is missing, damaged or does not fit.
         ResourceError: The weights do not fit the device.
-        ValueError: A dtype is neither float32 nor bfloat16.
+        ValueError: A dtype is neither float32 nor bfloat16, or the transformer has no such layers.
     """
     layout = find_layout(folder)
     recipe = recipe or find_recipe(layout)
@@ -76,14 +78,16 @@ def open_checkpoint(
     parameters, digest = count_transformer(layout), digest_layout(layout)
     try:
         parts = _load_parts(
-            layout, (config, vae_config, text_config), place, dtypes, text_tokens=recipe.text_tokens, digest=digest
+            layout,
+            (config, vae_config, text_config),
+            place,
+            dtypes,
+            text_tokens=recipe.text_tokens,
+            digest=digest,
+            layers=layers,
         )
     except torch.OutOfMemoryError as error:
-        free = torch.cuda.mem_get_info(place)[0] / 2**30
-        needed = layout.weight_bytes / 2**30
-        raise ResourceError(
-            f"{folder}: {needed:.1f} GiB of weights do not fit; {place} has {free:.1f} GiB free"
-        ) from error
+        raise _too_large(layout, place) from error
     # The one place that says how a checkpoint computes; the VAE says it for itself in `WanVae.to_inference`.
     parts.transformer.use_ops(choose_ops(place))
     if compiled:
@@ -92,6 +96,11 @@ def open_checkpoint(
     if parts.vae.latents_per_call > 1:
         facts = replace(facts, decode_pixels=GPU_DECODE_PIXELS)
     return WanModel(facts=facts, parts=parts, digest=digest)
+
+
+def _too_large(layout: Layout, device: torch.device) -> ResourceError:
+    needed, free = layout.weight_bytes / 2**30, torch.cuda.mem_get_info(device)[0] / 2**30
+    return ResourceError(f"{layout.folder}: {needed:.1f} GiB of weights do not fit; {device} has {free:.1f} GiB free")
 
 
 def _vae_config(layout: Layout) -> WanVaeConfig:
@@ -129,10 +138,11 @@ def _load_parts(
     *,
     text_tokens: int,
     digest: str,
+    layers: range | None,
 ) -> WanParts:
     config, vae_config, text_config = configs
     return WanParts(
-        transformer=_load_transformer(layout, config, device, dtypes),
+        transformer=_load_transformer(layout, config, device, dtypes, layers),
         vae=_load_vae(layout, vae_config, device, dtypes),
         text_encoder=load_text_encoder(
             layout.weights["text_encoder"],
@@ -147,16 +157,20 @@ def _load_parts(
     )
 
 
-def _load_transformer(layout: Layout, config: WanConfig, device: torch.device, dtypes: Dtypes) -> WanTransformer:
+def _load_transformer(
+    layout: Layout, config: WanConfig, device: torch.device, dtypes: Dtypes, layers: range | None
+) -> WanTransformer:
     section = layout.section
     if section is None:
-        return load_transformer(layout.transformer, device, dtypes.transformer, config=config)
+        return load_transformer(layout.transformer, device, dtypes.transformer, config=config, layers=layers)
     files = layout.weights["transformer"]
     path = files[0] if len(files) == 1 else files[0].parent
     if section.transformer is not None:
         check_architecture(path, section.key, config, base=section.base)
     lora = None if section.lora is None else _name_lora(section.lora)
-    return load_transformer(path, device, dtypes.transformer, weights_key=section.key, lora=lora, config=config)
+    return load_transformer(
+        path, device, dtypes.transformer, weights_key=section.key, lora=lora, config=config, layers=layers
+    )
 
 
 def _name_lora(lora: LoraSection) -> LoraFile:

@@ -13,6 +13,7 @@ from torch import Tensor
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
 from reelray.workers.models.sharding import PictureSharing, Sharding, WholeWindow
+from reelray.workers.models.stages import Stages, WholeModel
 from reelray.workers.models.wan.clip import ClipVision
 from reelray.workers.models.wan.image import build_condition, embed_image
 from reelray.workers.models.wan.rope import Positions
@@ -73,10 +74,15 @@ class WanModel:
         self.dtype = parts.transformer.dtype
         self._sharding: Sharding = WholeWindow()
         self._pictures: PictureSharing | None = None
+        self._stages: Stages = WholeModel()
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""
         self._sharding = sharding
+
+    def use_stages(self, stages: Stages) -> None:
+        """Let `stages` evaluate the forwards that follow; its ranks call `denoise` together."""
+        self._stages = stages
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[CrossContext]:
@@ -127,7 +133,7 @@ class WanModel:
             latents_BCTHW = _add_conditions(latents_BCTHW, image, positions_BT)
         *_, frames, height, width = latents_BCTHW.shape
         _, ph, pw = self.facts.patch
-        prediction: Tensor = self.parts.transformer(
+        forward = self.parts.transformer.open_forward(
             latents_BCTHW,
             timestep_BT,
             stack_contexts(text),
@@ -135,7 +141,7 @@ class WanModel:
             image=context,
             shard=self._sharding.shard(frames, (height // ph) * (width // pw)),
         )
-        return prediction.float()
+        return self._stages.evaluate(forward).float()
 
     def new_decode_state(self) -> DecodeState:
         """See `VideoModel.new_decode_state`."""

@@ -22,11 +22,13 @@ class CrossContext:
         values: One [B, K, N, D] tensor per layer.
         bias: [B, K], added to the scores of each key, in the dtype of the keys: log of how many equal tokens it stands
             for, minus infinity for a slot that this row does not use. None means zero everywhere.
+        first_layer: Layer of the first tensors, where others are elsewhere.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     bias: Tensor | None = None
+    first_layer: int = 0
 
     def __post_init__(self) -> None:
         if not self.keys or len(self.keys) != len(self.values):
@@ -41,6 +43,10 @@ class CrossContext:
     def tokens(self) -> int:
         """Keys per row."""
         return self.keys[0].shape[1]
+
+    def of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer of the model."""
+        return self.keys[layer - self.first_layer], self.values[layer - self.first_layer]
 
     @property
     def nbytes(self) -> int:
@@ -69,6 +75,7 @@ def stack_contexts(contexts: Sequence[CrossContext]) -> CrossContext:
         keys=tuple(torch.cat([_pad_tokens(c.keys[layer], tokens) for c in contexts]) for layer in layers),
         values=tuple(torch.cat([_pad_tokens(c.values[layer], tokens) for c in contexts]) for layer in layers),
         bias=bias_BK,
+        first_layer=contexts[0].first_layer,
     )
 
 

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 from reelray.kernels.modulate.reference import norm_modulate
 from reelray.workers.models.attention_op import AttentionOp
 from reelray.workers.models.sharding import TokenShard, WholeWindow
+from reelray.workers.models.stages import WholeModel
 from reelray.workers.models.wan.block import BlockInputs, WanBlock
 from reelray.workers.models.wan.block_ops import BlockOps
 from reelray.workers.models.wan.config import WanConfig
-from reelray.workers.models.wan.embeddings import ConditionEmbedder, cut_patches, join_patches
+from reelray.workers.models.wan.embeddings import ConditionEmbedder
 from reelray.workers.models.wan.rope import Positions, RotaryTable, Rotation
 from reelray.workers.models.wan.text_context import CrossContext, ImageContext, TextContext, merge_zero_tokens
+from reelray.workers.models.wan.window_forward import WanForward
 
 REGIONS = ("before_self", "between", "after_cross")
 VERSIONS = 64
@@ -32,11 +34,15 @@ class WanTransformer(nn.Module):
 
     Args:
         config: Size of the model.
+
+    Attributes:
+        layers: Layers that are here.
     """
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         self.config = config
+        self.layers = range(config.num_layers)
         self.rope = RotaryTable(config.rope_dims, config.rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
@@ -96,7 +102,7 @@ class WanTransformer(nn.Module):
         text_BKC = self.condition_embedder.text_embedder(embeddings_BKC)
         pairs = [block.attn2.text_heads(text_BKC) for block in self._blocks()]
         keys, values = zip(*pairs, strict=True)
-        return CrossContext(keys=keys, values=values, bias=bias_BK)
+        return CrossContext(keys=keys, values=values, bias=bias_BK, first_layer=self.layers.start)
 
     def prepare_image(self, embeddings_BKC: Tensor) -> ImageContext:
         """Project CLIP embeddings of an image and make every layer's image keys and values.
@@ -112,7 +118,7 @@ class WanTransformer(nn.Module):
         image_BKC = self.condition_embedder.image_embedder(embeddings_BKC.to(self.dtype))
         pairs = [block.attn2.image_heads(image_BKC) for block in self._blocks()]
         keys, values = zip(*pairs, strict=True)
-        return CrossContext(keys=keys, values=values)
+        return CrossContext(keys=keys, values=values, first_layer=self.layers.start)
 
     def forward(
         self,
@@ -142,14 +148,30 @@ class WanTransformer(nn.Module):
         Raises:
             ValueError: A shape does not fit.
         """
+        opened = self.open_forward(
+            latents_BCTHW, timestep_BT, text, positions=positions, image=image, attention=attention, shard=shard
+        )
+        return WholeModel().evaluate(opened)
+
+    def open_forward(
+        self,
+        latents_BCTHW: Tensor,
+        timestep_BT: Tensor,
+        text: TextContext | Tensor,
+        *,
+        positions: Positions | None = None,
+        image: ImageContext | None = None,
+        attention: AttentionOp | None = None,
+        shard: TokenShard | None = None,
+    ) -> WanForward:
+        """Prepare what `forward` does, to be run in pieces; arguments and errors are the same."""
         batch, _, frames, height, width = latents_BCTHW.shape
         timestep_BG = self._grouped(timestep_BT, batch, frames)
         if positions is None:
             positions = Positions(frames=torch.arange(frames, device=latents_BCTHW.device))
         _, ph, pw = self.config.patch_size
         shard = shard or WholeWindow()
-        x_BSC = self.embed_patches(latents_BCTHW, shard)
-        time_BGC, modulation_BG6C = self.condition_embedder.embed_time(timestep_BG, x_BSC.dtype)
+        time_BGC, modulation_BG6C = self.condition_embedder.embed_time(timestep_BG, self.dtype)
         rotation = self.rope(positions, height // ph, width // pw)
         inputs = BlockInputs(
             modulation=modulation_BG6C,
@@ -158,15 +180,34 @@ class WanTransformer(nn.Module):
             image=image,
             attention=attention or shard.attention,
         )
-        for layer, block in enumerate(self.blocks):
-            x_BSC = block(x_BSC, inputs, layer)
-        patches_BSC = shard.join(self.predict(x_BSC, time_BGC))
-        return join_patches(patches_BSC, self.config.patch_size, (frames, height, width))
+        return WanForward(transformer=self, latents_BCTHW=latents_BCTHW, time_BGC=time_BGC, inputs=inputs, shard=shard)
 
-    def embed_patches(self, latents_BCTHW: Tensor, shard: TokenShard) -> Tensor:
-        """Cut latents into patches and project those of the shard: the convolution as one matrix product."""
-        patches_BSC = shard.take(cut_patches(latents_BCTHW.to(self.dtype), self.config.patch_size))
+    def embed_patches(self, patches_BSC: Tensor) -> Tensor:
+        """Project patches of latents: the convolution as one matrix product."""
         return F.linear(patches_BSC, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def block(self, layer: int) -> nn.Module:
+        """The block of a layer.
+
+        Raises:
+            ValueError: It was not kept.
+        """
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer} is not here; {self.layers} were kept")
+        return self.blocks[layer]
+
+    def keep_layers(self, layers: range) -> None:
+        """Drop all other layers and their memory; the names of parameters stay. Call before contexts are prepared.
+
+        Raises:
+            ValueError: There is nothing to keep, or not in one piece.
+        """
+        if not layers or layers.step != 1 or layers.start < 0 or layers.stop > len(self.blocks):
+            raise ValueError(f"{layers} are no consecutive layers of {len(self.blocks)}")
+        self.layers = layers
+        for layer in range(len(self.blocks)):
+            if layer not in layers:
+                self.blocks[layer] = nn.Identity()
 
     def predict(self, x_BSC: Tensor, time_BGC: Tensor) -> Tensor:
         """Norm, modulate and project the residual stream to patches."""

@@ -1,7 +1,8 @@
 """Loading and saving a Wan transformer: every tensor goes from its file to its final place, once."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def load_transformer(
     weights_key: str | None = None,
     lora: LoraFile | None = None,
     config: WanConfig | None = None,
+    layers: range | None = None,
 ) -> WanTransformer:
     """Load a transformer in evaluation mode.
 
@@ -47,19 +49,24 @@ def load_transformer(
         weights_key: Sub-dict of a `.pt` file: ``generator``, ``generator_ema`` or ``model``.
         lora: Update to merge while reading.
         config: Size of the model; by default from `config.json`, or from the shapes where there is none.
+        layers: The only ones to load; see `WanTransformer.keep_layers`.
 
     Raises:
         WeightsError: A file is missing or damaged, or a name or shape does not fit.
+        ValueError: The model has no such layers.
     """
     with open_weights(path, weights_key) as source:
         names = source_names(source.tensors, str(path))
         found = {name: source.tensors[original] for name, original in names.items()}
         if config is None:
             config = read_config(path) or config_of_shapes({name: facts.shape for name, facts in found.items()}, path)
-        transformer = empty_transformer(config, device, dtype)
+        transformer = empty_transformer(config, device, dtype, layers)
         views = checkpoint_views(transformer)
+        elsewhere = _names_elsewhere(found, transformer)
+        found = {name: facts for name, facts in found.items() if name not in elsewhere}
         check_names({name: tuple(view.shape) for name, view in views.items()}, found, names, str(path))
         updates = read_lora(lora, canonical_name) if lora else {}
+        updates = {name: update for name, update in updates.items() if name not in elsewhere}
         for name in updates:
             if name not in views:
                 raise WeightsError(f"{updates[name].file}: LoRA of {name}, which is not part of this model")
@@ -117,10 +124,14 @@ def open_weights(path: Path, weights_key: str | None = None) -> TensorSource:
     return SafetensorsSource(files)
 
 
-def empty_transformer(config: WanConfig, device: torch.device | str, dtype: torch.dtype) -> WanTransformer:
-    """Build a transformer whose weights are allocated in place and dtype but not yet written."""
+def empty_transformer(
+    config: WanConfig, device: torch.device | str, dtype: torch.dtype, layers: range | None = None
+) -> WanTransformer:
+    """Build a transformer whose weights, or those of some layers, are allocated in place and dtype but not written."""
     with torch.device("meta"):
         transformer = WanTransformer(config)
+    if layers is not None:
+        transformer.keep_layers(layers)
     for prefix, module in transformer.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             keeps_float = any(part in f"{prefix}.{name}" for part in FLOAT_PARTS)
@@ -152,6 +163,17 @@ def save_transformer(transformer: WanTransformer, folder: Path, *, max_shard_byt
     else:
         _write_shards(folder, shards)
     _write_json(folder / "config.json", transformer.config.to_diffusers())
+
+
+def _names_elsewhere(names: Iterable[str], transformer: WanTransformer) -> set[str]:
+    """Those of layers that the model has and this transformer does not keep."""
+    found = set()
+    for name in names:
+        layer = re.match(r"blocks\.(\d+)\.", name)
+        number = -1 if layer is None else int(layer[1])
+        if 0 <= number < transformer.config.num_layers and number not in transformer.layers:
+            found.add(name)
+    return found
 
 
 def _fill(source: TensorSource, original: str, view: Tensor, update: LowRankUpdate | None) -> None:

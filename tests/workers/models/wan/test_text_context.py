@@ -53,6 +53,21 @@ def test_a_stack_equals_its_rows(merge) -> None:
     assert stack_contexts(contexts[:1]) is contexts[0]
 
 
+@torch.no_grad()
+def test_a_stack_of_some_layers_knows_which() -> None:
+    oracle = make_oracle(num_layers=3)
+    whole, some = make_twin(oracle), make_twin(oracle)
+    some.keep_layers(range(1, 3))
+    _, text = draw_inputs(oracle, words=(3, 30))
+    expected, found = (
+        stack_contexts([model.prepare_text(row[None], merge_padding=True) for row in text]) for model in (whole, some)
+    )
+    assert len(found.keys) == 2
+    for layer in (1, 2):
+        assert all(map(torch.equal, found.of_layer(layer), expected.of_layer(layer)))
+    assert not torch.equal(found.of_layer(1)[0], found.of_layer(2)[0])
+
+
 def test_merging_is_the_default_without_gradients() -> None:
     oracle = make_oracle()
     twin = make_twin(oracle)

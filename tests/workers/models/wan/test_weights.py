@@ -67,6 +67,40 @@ def test_original_folders(tmp_path, kind) -> None:
     assert_same(oracle, load_transformer(tmp_path, *CPU))
 
 
+@pytest.mark.parametrize("shard", ["10GB", "100KB"])
+@torch.no_grad()
+def test_some_layers_are_loaded_as_if_all_were(tmp_path, shard) -> None:
+    oracle = make_oracle(num_layers=4)
+    oracle.save_pretrained(tmp_path, max_shard_size=shard)
+    whole, some = load_transformer(tmp_path, *CPU), load_transformer(tmp_path, *CPU, layers=range(1, 3))
+    views, expected = checkpoint_views(some), checkpoint_views(whole)
+    left_out = {name for name in expected if name.startswith(("blocks.0.", "blocks.3."))}
+    assert views.keys() == expected.keys() - left_out
+    assert all(torch.equal(view, expected[name]) for name, view in views.items())
+    latents, text = draw_inputs(oracle)
+    (opened, run_here) = (
+        model.open_forward(latents, torch.full((latents.shape[0],), 500.0), model.prepare_text(text))
+        for model in (whole, some)
+    )
+    x = opened.run(opened.embed(), range(1))
+    assert torch.equal(run_here.run(x, range(1, 3)), opened.run(x, range(1, 3)))
+    with pytest.raises(ValueError, match=r"layer 3 is not here; range\(1, 3\) were kept"):
+        run_here.run(x, range(1, 4))
+
+
+def test_layers_that_a_model_lacks_are_refused(tmp_path) -> None:
+    oracle = make_oracle()
+    oracle.save_pretrained(tmp_path)
+    for layers in (range(0), range(1, 9), range(0, 2, 2)):
+        with pytest.raises(ValueError, match="no consecutive layers of 3"):
+            load_transformer(tmp_path, *CPU, layers=layers)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    save_file(state | {"blocks.3.attn1.to_q.weight": state["blocks.0.attn1.to_q.weight"].clone()}, file)
+    with pytest.raises(WeightsError, match="not part of this model"):
+        load_transformer(tmp_path, *CPU, layers=range(1))
+
+
 @pytest.mark.parametrize("key", ["generator", "generator_ema"])
 def test_self_forcing_files(tmp_path, key) -> None:
     oracle = make_oracle(num_attention_heads=1, attention_head_dim=128)
@@ -109,6 +143,8 @@ def test_lora_merges(tmp_path, alpha) -> None:
     twin = load_transformer(tmp_path / "base.pt", *CPU, lora=lora)
     oracle.load_state_dict(merged)
     assert_same(oracle, twin)
+    some = load_transformer(tmp_path / "base.pt", *CPU, lora=lora, layers=range(1, 2))
+    assert torch.equal(some.blocks[1].ffn.net[2].weight, twin.blocks[1].ffn.net[2].weight)
     assert not torch.equal(plain.blocks[0].ffn.net[2].weight, twin.blocks[0].ffn.net[2].weight)
 
 
