@@ -21,7 +21,6 @@ from reelray.scheduler.plan.residency import Residency
 from reelray.workers.models.registry import measure_checkpoint
 
 UNWIRED = {
-    "pipe": "splits the layers, which a render cannot do yet",
     "replica": "renders several videos at once, and this is one",
 }
 
@@ -124,7 +123,7 @@ def _check_wish(layout: Layout, work: PlanJob, machine: Machine) -> None:
 
 
 def _possible(work: PlanJob, machine: Machine) -> list[Layout]:
-    """Legal layouts of one video that renders can use, the single rank included."""
+    """Legal layouts that can make one video faster, the single rank included; `pipe` saves memory, if anything."""
     places = work.facts.tokens(1, work.width, work.height)
     return [lane for lane in list_lanes(work, machine) if lane.pipe == 1 and lane.sequence <= places]
 

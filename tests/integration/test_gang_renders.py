@@ -22,7 +22,7 @@ from reelray.workers.models.registry import open_checkpoint
 from tests.support.requests import make_recipe, make_request
 
 OPEN = partial(open_checkpoint, PACKAGED / "sprites", device="cpu")
-LAYOUTS = ("ulysses=2", "ring=2", "cfg=2", "cfg=2,ulysses=2")
+LAYOUTS = ("ulysses=2", "ring=2", "cfg=2", "pipe=2", "cfg=2,ulysses=2")
 
 
 def request_for(chunk=None):

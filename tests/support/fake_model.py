@@ -68,6 +68,9 @@ class FakeModel:
         picture = 0.0 if image is None else image[0]
         return 0.5 * latents_BCTHW - value - picture + per_frame_BT[:, None, :, None, None]
 
+    def use_stages(self, stages, layers=None):
+        self.stages = stages, layers
+
     def use_sharding(self, sharding):
         self.sharding = sharding
 

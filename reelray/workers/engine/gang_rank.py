@@ -20,9 +20,11 @@ from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.role import Role
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.handover import BroadcastHandover
-from reelray.workers.parallel.mesh import AxisGroup, Mesh
+from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
+from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
+from reelray.workers.samplers.guidance import Branches
 
 if TYPE_CHECKING:
     from reelray.workers.models.api import VideoModel
@@ -105,11 +107,7 @@ def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, 
     branches, decoding = None, mesh.decoding
     if decoding is None:
         lane = mesh.lane(layout)
-        decoding = lane.everyone
-        if lane.sequence.size > 1:
-            model.use_sharding(SequenceSharding(lane))
-        if lane.cfg.size > 1:
-            branches = ParallelBranches(lane.cfg, model.device)
+        decoding, branches = lane.everyone, _share_forwards(model, lane)
     return Rank(
         model,
         generation=invitation.generation,
@@ -118,6 +116,20 @@ def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, 
         on_progress=heart.moved,
         load_s=load_s,
     )
+
+
+def _share_forwards(model: "VideoModel", lane: Lane) -> Branches | None:
+    """Have the model evaluate together with the ranks of a lane; returns how the branches of guidance are evaluated."""
+    branches: Branches | None = None
+    if lane.sequence.size > 1:
+        model.use_sharding(SequenceSharding(lane))
+    if lane.pipe.size > 1:
+        pipeline = LayerPipeline(lane.pipe, model.facts.layers)
+        model.use_stages(pipeline, pipeline.layers)
+        branches = PipelinedBranches(pipeline)
+    if lane.cfg.size > 1:
+        branches = ParallelBranches(lane.cfg, model.device)
+    return branches
 
 
 def _choose_role(model: "VideoModel", mesh: Mesh, decoding: AxisGroup, *, denoises: bool) -> Role:

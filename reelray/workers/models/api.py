@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reelray.proto.model_facts import ModelFacts
 from reelray.workers.models.sharding import PictureSharing, Sharding
+from reelray.workers.models.stages import Stages
 
 
 class VideoModel(Protocol):
@@ -57,6 +58,10 @@ class VideoModel(Protocol):
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens; all ranks of the sharding then call `denoise` together."""
+        ...
+
+    def use_stages(self, stages: Stages, layers: range | None = None) -> None:
+        """Let `stages` evaluate the forwards that follow, on all its ranks together; drop all but `layers`."""
         ...
 
     def use_picture_sharing(self, sharing: PictureSharing) -> bool:

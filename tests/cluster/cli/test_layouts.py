@@ -88,7 +88,6 @@ class TestOnCpus:
     @pytest.mark.parametrize(
         ("arguments", "word"),
         [
-            (("--layout", "pipe=2"), "cannot do yet; 2 ranks can take ulysses=2 or ring=2 or cfg=2"),
             (("--layout", "replica=2"), "renders several videos at once, and this is one"),
             (("--layout", "ulysses=8"), "splits the heads over 8 ranks; the model has 4"),
             (("--layout", "cfg=2", "--guidance", 1), "this job runs without guidance"),

@@ -80,9 +80,11 @@ class WanModel:
         """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""
         self._sharding = sharding
 
-    def use_stages(self, stages: Stages) -> None:
-        """Let `stages` evaluate the forwards that follow; its ranks call `denoise` together."""
+    def use_stages(self, stages: Stages, layers: range | None = None) -> None:
+        """See `VideoModel.use_stages`; without `layers`, those that were loaded stay."""
         self._stages = stages
+        if layers is not None:
+            self.parts.transformer.keep_layers(layers)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[CrossContext]:
