@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from benchmarks.harness import Timing, relative_error, time_once, write_report
+from benchmarks.harness import Timing, relative_error, slowest, time_once, write_report
 from reelray.kernels.attention.api import attend
 from reelray.proto.layout import Layout
 from reelray.workers.parallel.local_ranks import LocalRank, run_ranks
@@ -96,12 +96,6 @@ def time_runs(call: Any, runs: int) -> list[float]:
         dist.barrier()
         found.append(time_once(call))
     return found
-
-
-def slowest(samples: Sequence[Sequence[float]]) -> Timing:
-    """A run takes as long as its slowest rank."""
-    per_run = sorted(max(ms) for ms in zip(*samples, strict=True))
-    return Timing(median_ms=per_run[len(per_run) // 2], best_ms=per_run[0], worst_ms=per_run[-1], runs=len(per_run))
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from reelray.proto.errors import EngineError, ReelrayError
 from reelray.workers.engine.gang_wire import Assignment, Hello, Invitation, Pulse, Ran, Ready, Refused, Run, Wire
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
+from reelray.workers.parallel.attention_choice import load_choice
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.mesh import Mesh
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
@@ -103,7 +104,7 @@ def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, 
     mesh = Mesh.create(assignment.layouts, model.device, timeout_s=assignment.collective_s)
     lane = mesh.lane(assignment.layout)
     if lane.sequence.size > 1:
-        model.use_sharding(SequenceSharding(lane))
+        model.use_sharding(SequenceSharding(lane, make_attention=load_choice(lane)))
     branches = ParallelBranches(lane.cfg, model.device) if lane.cfg.size > 1 else None
     speaks = lane.everyone.index == COLLECTOR
     shares = model.use_picture_sharing(RowSharing(lane.everyone, scale=model.facts.spatial_stride))
