@@ -9,13 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("tests", "benchmarks", "examples")
-SPAWN = (
-    f"NAMES = {NAMES}"
-    + """
+SPAWN = """
 import importlib, multiprocessing, sys
 
 def show(connection=None):
-    found = [importlib.import_module(name).__file__ for name in NAMES]
+    found = [importlib.import_module(name).__file__ for name in sys.argv[1:]]
     print(*found, sep="\\n") if connection is None else connection.send(found)
 
 if __name__ == "__main__":
@@ -26,7 +24,6 @@ if __name__ == "__main__":
     print(*mine.recv(), sep="\\n")
     child.join()
 """
-)
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -39,6 +36,10 @@ def test_our_folders_are_found_before_those_of_others(tmp_path: Path, first: boo
     folders = [str(tmp_path / "site"), str(ROOT)]
     path = os.pathsep.join(folders if first else reversed(folders))
     found = subprocess.run(
-        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
+        [sys.executable, str(script), *NAMES],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert found.stdout.split() == [str(ROOT / name / "__init__.py") for name in NAMES] * 2

@@ -4,7 +4,7 @@ import sys
 from functools import partial
 
 from reelray.proto.layout import Layout
-from reelray.workers.parallel.attention_choice import MeasuredAttention
+from reelray.workers.parallel.attention_choice import MeasuredAttention, load_choice, make_ours
 from reelray.workers.parallel.mesh import Mesh
 from reelray.workers.parallel.xfuser_attention import Xfuser, XfuserAttention
 from tests.support.parallel_cases import _attempt, attention_gap, count_groups, make_model, predict_on
@@ -39,6 +39,7 @@ def run_xfuser(rank, layouts, cases, attentions, measured):
     ]
     calls = count_calls(mesh, layouts[0], rank.device, xfuser, measured)
     lane = mesh.lane(Layout.parse(layouts[0]))
+    ours = [load_choice(lane, rows) is make_ours for rows in measured]
     mesh.close()
     closed = _attempt(xfuser.bind, lane)
     return {
@@ -48,6 +49,7 @@ def run_xfuser(rank, layouts, cases, attentions, measured):
         "groups": groups,
         "gaps": gaps,
         "calls": calls,
+        "ours": ours,
         "closed": closed,
     }
 

@@ -157,6 +157,11 @@ def test_measurements_decide_which_is_called(world) -> None:
         assert all(gap <= 5e-6 for _, gap in result["calls"])
 
 
+def test_a_lane_loads_xfuser_only_for_cuda_and_where_it_was_faster(world) -> None:
+    for result in world.results:
+        assert result["ours"] == [world.device == "cpu", True, True]
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
