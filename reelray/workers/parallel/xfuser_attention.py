@@ -66,7 +66,7 @@ class Xfuser:
                 kernels=import_module("xfuser.core.distributed.attention_backend"),
             )
             ring = import_module("torch.distributed.tensor.experimental._attention")
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             raise UnsupportedError(f"xfuser cannot be imported ({error}): pip install 'reelray[gpu]'") from error
         found.kernels.ATTENTION_FUNCTION_REGISTRY[OURS] = _attend
         # The default gathers the keys and values of all ranks at once.
@@ -133,7 +133,8 @@ class XfuserAttention:
     """Implements `AttentionOp` for a lane; all its sequence ranks call it in the same order.
 
     Tokens are exchanged rank by rank, so keys stand in another order than on one rank; attention without a mask does
-    not see their order, and queries return to where they came from.
+    not see their order, and queries return to where they came from. xfuser has one set of groups for the whole process, so
+    no two threads may call it at once.
 
     Args:
         lane: This rank's groups.
