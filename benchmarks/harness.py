@@ -4,7 +4,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -65,6 +65,16 @@ def time_once(run: Callable[[], Any]) -> float:
     after.record()
     torch.cuda.synchronize()
     return float(before.elapsed_time(after))
+
+
+def slowest(samples: Sequence[Sequence[float]]) -> Timing:
+    """Of each run the slowest rank, which is how long the run takes.
+
+    Args:
+        samples: Milliseconds of each run, by rank.
+    """
+    per_run = sorted(max(ms) for ms in zip(*samples, strict=True))
+    return Timing(median_ms=per_run[len(per_run) // 2], best_ms=per_run[0], worst_ms=per_run[-1], runs=len(per_run))
 
 
 def profile_kernels(run: Callable[[], Any], *, count: int = 25) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import torch
 from torch import distributed as dist
@@ -74,16 +75,21 @@ def predict(model, *, branches=None, sharding=None, weight=3.0, **inputs):
     return (branches or SequentialBranches()).predict(evaluate, weight, shape=torch.Size(shape)).cpu()
 
 
-def predict_on(mesh, layout, model, *, head_groups=1, **inputs):
+def in_groups(head_groups):
+    return partial(SequenceAttention, head_groups=head_groups)
+
+
+def predict_on(mesh, layout, model, *, head_groups=1, make_attention=None, **inputs):
     lane = mesh.lane(layout)
     branches = ParallelBranches(lane.cfg, model.device) if layout.cfg == 2 else None
-    return predict(model, branches=branches, sharding=SequenceSharding(lane, head_groups=head_groups), **inputs)
+    sharding = SequenceSharding(lane, make_attention=make_attention or in_groups(head_groups))
+    return predict(model, branches=branches, sharding=sharding, **inputs)
 
 
 @torch.inference_mode()
-def attention_gap(mesh, layout, device, *, heads, head_groups):
+def attention_gap(mesh, layout, device, *, heads, head_groups=1, places=11, make_attention=None):
     """By how much this rank's attention differs from attention on one rank."""
-    frames, places, lane = 3, 11, mesh.lane(layout)
+    frames, lane = 3, mesh.lane(layout)
     generator = torch.Generator().manual_seed(2)
     fused = torch.randn(2, frames * places, 3 * heads * 16, generator=generator).to(device)
     parts = [part.unflatten(-1, (heads, 16)) for part in fused.chunk(3, -1)]
@@ -91,7 +97,8 @@ def attention_gap(mesh, layout, device, *, heads, head_groups):
         frames=frames, places=places, ring=layout.ring, ulysses=layout.ulysses, index=lane.sequence.index
     )
     rest = {"layer": 0, "cos_BSP": None, "sin_BSP": None}
-    found = SequenceAttention(lane, split, head_groups=head_groups)(*(split.take(part) for part in parts), **rest)
+    attention = (make_attention or in_groups(head_groups))(lane, split)
+    found = attention(*(split.take(part) for part in parts), **rest)
     return (found - split.take(DenseAttention()(*parts, **rest))).abs().max().item()
 
 

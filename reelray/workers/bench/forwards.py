@@ -19,6 +19,7 @@ from reelray.workers.bench.timing import all_agree, gather, relative_error, time
 from reelray.workers.models.sharding import Sharding, WholeWindow
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.mesh import Mesh
+from reelray.workers.parallel.sequence_attention import SequenceAttention
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.samplers.guidance import Branch, SequentialBranches
 
@@ -120,7 +121,7 @@ def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) ->
         lane = mesh.lane(layout)
         text = str(replace(layout, replica=1))
         for groups in case.head_groups if layout.ulysses > 1 else (1,):
-            sharding = SequenceSharding(lane, head_groups=groups)
+            sharding = SequenceSharding(lane, make_attention=partial(SequenceAttention, head_groups=groups))
             branches = ParallelBranches(lane.cfg, model.device) if layout.cfg > 1 else None
             named: dict[str, Any] = {"by": OURS, "layout": text, "head_groups": groups}
             guided = partial(guide, model, inputs, sharding, branches, case)

@@ -18,6 +18,7 @@ from reelray.workers.engine.gang_wire import Assignment, Hello, Invitation, Puls
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.role import Role
+from reelray.workers.parallel.attention_choice import load_choice
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.handover import BroadcastHandover
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
@@ -122,7 +123,7 @@ def _share_forwards(model: "VideoModel", lane: Lane) -> Branches | None:
     """Have the model evaluate together with the ranks of a lane; returns how the branches of guidance are evaluated."""
     branches: Branches | None = None
     if lane.sequence.size > 1:
-        model.use_sharding(SequenceSharding(lane))
+        model.use_sharding(SequenceSharding(lane, make_attention=load_choice(lane)))
     if lane.pipe.size > 1:
         pipeline = LayerPipeline(lane.pipe, model.facts.layers)
         model.use_stages(pipeline, pipeline.layers)

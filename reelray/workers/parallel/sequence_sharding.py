@@ -9,8 +9,8 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from reelray.workers.models.attention_op import AttentionOp
+from reelray.workers.parallel.attention_choice import AttentionFactory, make_ours
 from reelray.workers.parallel.mesh import AxisGroup, Lane
-from reelray.workers.parallel.sequence_attention import SequenceAttention
 from reelray.workers.parallel.token_split import TokenSplit
 
 
@@ -19,18 +19,19 @@ class SequenceSharding:
 
     Args:
         lane: This rank's groups.
-        head_groups: See `SequenceAttention`.
+        make_attention: Makes the attention of a window, the same kind on every rank.
     """
 
-    def __init__(self, lane: Lane, *, head_groups: int = 1) -> None:
+    def __init__(self, lane: Lane, *, make_attention: AttentionFactory = make_ours) -> None:
         self._lane = lane
-        self._head_groups = head_groups
+        self._make_attention = make_attention
 
     def shard(self, frames: int, places: int) -> "SequenceShard":
         """Take this rank's part of a window.
 
         Raises:
             SizeError: A latent frame has fewer tokens than there are ranks.
+            UnsupportedError: The chosen attention cannot share these tokens exactly.
         """
         lane = self._lane
         split = TokenSplit(
@@ -40,8 +41,7 @@ class SequenceSharding:
             ulysses=lane.ulysses.size,
             index=lane.sequence.index,
         )
-        attention = SequenceAttention(lane, split, head_groups=self._head_groups)
-        return SequenceShard(split, lane.sequence, attention)
+        return SequenceShard(split, lane.sequence, self._make_attention(lane, split))
 
 
 class SequenceShard:
