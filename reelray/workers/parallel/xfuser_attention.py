@@ -133,8 +133,8 @@ class XfuserAttention:
     """Implements `AttentionOp` for a lane; all its sequence ranks call it in the same order.
 
     Tokens are exchanged rank by rank, so keys stand in another order than on one rank; attention without a mask does
-    not see their order, and queries return to where they came from. xfuser has one set of groups for the whole process, so
-    no two threads may call it at once.
+    not see their order, and queries return to where they came from. xfuser has one set of groups for the whole process,
+    so no two threads may call it at once.
 
     Args:
         lane: This rank's groups.
