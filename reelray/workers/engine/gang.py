@@ -274,16 +274,17 @@ class Gang:
 
     def _wait_ready(self, deadline: float) -> None:
         while any(member.description is None for member in self._members):
-            self._check_start(deadline)
             for member, message in self._messages():
                 if isinstance(message, Ready):
                     member.description, member.stage = message.description, "is ready"
                 elif isinstance(message, Refused):
                     raise message.error
+            self._check_start(deadline)
 
     def _check_start(self, deadline: float) -> None:
         for member in self._members:
-            if not member.process.is_alive():
+            # What it said before it left, such as why, is read first.
+            if not member.process.is_alive() and not (member.wire and member.wire.connection.poll()):
                 raise EngineError(f"rank {member.rank} died while it started: {member.process.last_words()}")
         if self._clock() > deadline:
             late = [f"rank {m.rank} {m.stage}" for m in self._members if m.description is None]
