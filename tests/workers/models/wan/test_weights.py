@@ -370,5 +370,5 @@ def test_memory_grows_by_the_model_and_little_more(tmp_path, layout, dtype) -> N
     )
     growth, target_mib = map(float, done.stdout.split())
     assert target_mib > 70
-    # Half precision reads through a scratch of 16 MiB.
-    assert 0.9 < growth < (1.1 if dtype == "float32" else 1.35)
+    # Half precision reads through a scratch of 16 MiB, and pages of the file may still be mapped; a second copy is 2.
+    assert 0.9 < growth < (1.1 if dtype == "float32" else 1.6)
