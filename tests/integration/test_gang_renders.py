@@ -18,6 +18,7 @@ from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
+from reelray.workers.engine.merge_reports import merge_reports
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.requests import make_recipe, make_request
 
@@ -60,9 +61,18 @@ def test_a_gang_renders_what_one_rank_renders(alone, text):
         assert_near(collect(engine.render(request_for())), alone[None])
 
 
-def test_a_rank_of_its_own_decodes_beside_the_one_that_denoises(alone):
+def test_a_rank_of_its_own_decodes_beside_the_one_that_denoises(alone, monkeypatch):
+    told = []
+
+    def listen(reports):
+        told.append([bool(report.frames) for report in reports])
+        return merge_reports(reports)
+
+    monkeypatch.setattr("reelray.workers.engine.gang.merge_reports", listen)
     with LocalEngine.open_gang(GangSpec(load=OPEN, layout=Layout(), decode_ranks=1, start_s=120)) as engine:
         assert_near(collect(engine.render(request_for(2))), alone[2])
+    assert [False, True] in told
+    assert not any(first for first, _ in told)  # the rank that denoises sends no frame
 
 
 @pytest.mark.parametrize(("layout", "decode_ranks"), [("ulysses=2", 0), ("", 1)])

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -102,18 +103,32 @@ def attention_gap(mesh, layout, device, *, heads, head_groups=1, places=11, make
     return (found - split.take(DenseAttention()(*parts, **rest))).abs().max().item()
 
 
-def render_request(request, branches=None):
-    """Render a request on a rank of the engine; returns its bytes and the prompts that this rank evaluated."""
-    model, core, video = FakeModel(), EngineCore(EngineLimits()), b""
-    rank = Rank(model, branches=branches)
-    core.submit(request, model.facts)
+@dataclass(frozen=True)
+class World:
+    """What the ranks of one spawned world returned."""
+
+    ranks: int
+    device: str
+    results: list[dict]
+
+
+def render_on(rank, request):
+    """Render a request on a rank of the engine; returns its bytes."""
+    core, video = EngineCore(EngineLimits()), b""
+    core.submit(request, rank.describe().facts)
     while (plan := core.next_step(0.0)) is not None:
         report = rank.execute(plan)
         core.report(report)
         for frames in report.frames:
             video += frames.data
             core.acknowledge(request.request_id, frames.count)
-    return video, model.calls
+    return video
+
+
+def render_request(request, branches=None):
+    """Render a request with the fake model; returns its bytes and the prompts that this rank evaluated."""
+    model = FakeModel()
+    return render_on(Rank(model, branches=branches), request), model.calls
 
 
 def count_groups():

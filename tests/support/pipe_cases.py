@@ -5,8 +5,6 @@ from collections import deque
 import torch
 
 from reelray.proto.layout import Layout
-from reelray.scheduler.engine_core import EngineCore
-from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.sharding import WholeWindow
@@ -17,7 +15,7 @@ from reelray.workers.parallel.mesh import Mesh
 from reelray.workers.parallel.patch_pipeline import PatchBranches, Patching
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.samplers.guidance import SequentialBranches
-from tests.support.parallel_cases import SIZE, make_inputs, make_model
+from tests.support.parallel_cases import SIZE, make_inputs, make_model, render_on
 
 F32, BF16 = torch.float32, torch.bfloat16
 LAYOUTS = {2: ["pipe=2"], 4: ["pipe=4", "cfg=2,pipe=2", "replica=2,pipe=2", "pipe=2,ulysses=2"]}
@@ -88,15 +86,7 @@ def render_all(rank, folder, request):
 
 
 def render(model, request, branches):
-    rank, core, video = Rank(model, branches=branches), EngineCore(EngineLimits()), b""
-    core.submit(request, model.facts)
-    while (plan := core.next_step(0.0)) is not None:
-        report = rank.execute(plan)
-        core.report(report)
-        for frames in report.frames:
-            video += frames.data
-            core.acknowledge(request.request_id, frames.count)
-    return video
+    return render_on(Rank(model, branches=branches), request)
 
 
 @torch.inference_mode()

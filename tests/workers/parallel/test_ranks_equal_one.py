@@ -1,6 +1,6 @@
 """Several ranks predict what one rank predicts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import torch
 from reelray.proto.errors import EngineError, SizeError, UnsupportedError
 from reelray.proto.recipe import Guidance
 from reelray.workers.parallel.local_ranks import run_ranks
-from tests.support.parallel_cases import make_model, predict, render_request, run_cases
+from tests.support.parallel_cases import World, render_request, run_cases
 from tests.support.requests import make_recipe, make_request
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -54,13 +54,6 @@ REQUEST = make_request(
 CASES = {ranks: plan_cases(ranks) for ranks in LAYOUTS}
 
 
-@dataclass(frozen=True)
-class World:
-    ranks: int
-    device: str
-    results: list[dict]
-
-
 @pytest.fixture(scope="module", params=[(2, "cpu"), (4, "cpu"), *GPUS], ids="{0[0]} {0[1]}".format)
 def world(request):
     ranks, device = request.param
@@ -69,20 +62,6 @@ def world(request):
     attentions = [case for case in ATTENTIONS if case[0] in LAYOUTS[ranks]]
     given = (LAYOUTS[ranks], CASES[ranks] + REFUSED[ranks], attentions, REQUEST)
     return World(ranks, device, run_ranks(run_cases, *given, ranks=ranks, device=device, deadline_s=150))
-
-
-@pytest.fixture(scope="module")
-def one_rank():
-    found = {}
-
-    def predict_alone(device, name, dtype, options):
-        options = {key: value for key, value in options.items() if key != "head_groups"}
-        key = (device, name, dtype, str(options))
-        if key not in found:
-            found[key] = predict(make_model(name, dtype, device), **options)
-        return found[key]
-
-    return predict_alone
 
 
 def test_every_layout_predicts_what_one_rank_predicts(world, one_rank) -> None:

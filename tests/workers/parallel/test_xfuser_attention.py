@@ -1,7 +1,5 @@
 """xfuser's attention beside one rank: the cases that ours is held to, or a refusal."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from reelray.workers.parallel.attention_choice import MEASURED, Measurement, pre
 from reelray.workers.parallel.local_ranks import run_ranks
 from reelray.workers.parallel.token_split import TokenSplit
 from reelray.workers.parallel.xfuser_attention import explain_refusal
-from tests.support.parallel_cases import make_model, predict
+from tests.support.parallel_cases import World
 from tests.support.xfuser_cases import run_xfuser
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -72,13 +70,6 @@ def measure(ranks, **changes):
     return Measurement(**(row | changes))
 
 
-@dataclass(frozen=True)
-class World:
-    ranks: int
-    device: str
-    results: list[dict]
-
-
 @pytest.fixture(scope="module", params=[(2, "cpu"), (4, "cpu"), *GPUS], ids="{0[0]} {0[1]}".format)
 def world(request):
     ranks, device = request.param
@@ -87,19 +78,6 @@ def world(request):
     measured = [(measure(ranks),), (measure(ranks, xfuser_ms=3.0),), ()]
     given = (LAYOUTS[ranks], EXACT[ranks] + REFUSED[ranks], ATTENTIONS[ranks], measured)
     return World(ranks, device, run_ranks(run_xfuser, *given, ranks=ranks, device=device, deadline_s=150))
-
-
-@pytest.fixture(scope="module")
-def one_rank():
-    found = {}
-
-    def predict_alone(device, name, dtype, options):
-        key = (device, name, dtype, str(options))
-        if key not in found:
-            found[key] = predict(make_model(name, dtype, device), **options)
-        return found[key]
-
-    return predict_alone
 
 
 def test_every_supported_case_predicts_what_one_rank_predicts(world, one_rank) -> None:
