@@ -150,6 +150,7 @@ class Gang:
         self._clock = clock
         self._generation = -1
         self._members: list[_Member] = []
+        self.hellos: list[Hello] = []
         self._secret = secrets.token_bytes(32)
         self._listener = Listener((launcher.host, 0), authkey=self._secret, backlog=spec.ranks)
         self._arrivals: queue.SimpleQueue[tuple[Hello, Wire]] = queue.SimpleQueue()
@@ -181,7 +182,6 @@ class Gang:
             ReelrayError: The checkpoint cannot be opened, as the rank said it.
         """
         self._generation += 1
-        self.hellos: list[Hello] = []
         deadline = self._clock() + self._spec.start_s
         try:
             self._launch()
@@ -374,7 +374,7 @@ class Gang:
             if member.wire is not None:
                 member.wire.close()
         _kill([member.process for member in self._members])
-        self._members = []
+        self._members, self.hellos = [], []
 
 
 def _kill(processes: Sequence[RankProcess]) -> None:

@@ -133,6 +133,20 @@ def test_what_cannot_start_says_why():
         gang.close()
 
 
+def open_own_weights():
+    model = FakeModel()
+    model.digest = str(os.getpid())
+    return model
+
+
+def test_ranks_with_different_weights_are_refused():
+    gang = Gang(LocalLauncher(), GangSpec(load=open_own_weights, layout=CFG, start_s=60.0))
+    with pytest.raises(EngineError, match="different weights"):
+        gang.start()
+    assert gang.pids() == []
+    gang.close()
+
+
 def test_a_rank_with_other_code_is_refused(monkeypatch):
     monkeypatch.setattr("reelray.workers.engine.gang.digest_code", lambda: "0123")
     gang = Gang(LocalLauncher(), GangSpec(load=OpenFake(), layout=CFG, start_s=60.0))
