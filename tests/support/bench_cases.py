@@ -1,5 +1,6 @@
 """What ranks do in tests of benchmarks; they are fresh processes, so everything they need is imported here."""
 
+import contextlib
 from dataclasses import replace
 from unittest import mock
 
@@ -19,7 +20,17 @@ OPEN_PEER = "open_peer"
 def run_broken(rank, case):
     """The case with one thing broken at a time; returns the findings of each."""
     return {
-        name: _with(patch, rank, replace(case, parts=("decode",) if "rows" in name else ("forward",)))
+        name: _with(
+            patch,
+            rank,
+            replace(
+                case,
+                parts=("decode",) if "rows" in name else ("forward",),
+                against=() if "remembered" in name else case.against,
+                remembered=3 if "remembered" in name else 0,
+                layouts=tuple(layout for layout in case.layouts if layout.ring == 1 or "remembered" not in name),
+            ),
+        )
         for name, patch in breakages(rank).items()
     }
 
@@ -40,6 +51,11 @@ def breakages(rank):
     swap = {forwards.Branch.CONDITIONAL: 1, forwards.Branch.UNCONDITIONAL: 0}
     predict = WanBenchModel.predict
 
+    draw_past = WanBenchModel.draw_past
+
+    def of_another(self, tokens, window, *, ranks, index, seed):
+        return draw_past(self, tokens, window, ranks=ranks, index=index, seed=seed + index)
+
     def swapped(self, inputs, branch, sharding):
         shared = not isinstance(sharding, forwards.WholeWindow)
         return predict(self, inputs, forwards.Branch(swap[branch]) if shared else branch, sharding)
@@ -56,6 +72,8 @@ def breakages(rank):
         "tokens are lost": mock.patch.object(SequenceShard, "join", lambda self, x: join(self, x).flip(1)),
         "branches are swapped": mock.patch.object(WanBenchModel, "predict", swapped),
         "one rank has NaN": mock.patch.object(WanBenchModel, "predict", silent),
+        "frames are remembered": contextlib.nullcontext(),
+        "another video is remembered": mock.patch.object(WanBenchModel, "draw_past", of_another),
         "rows are shifted": mock.patch.object(
             GroupRows, "gather", lambda self, x, dim: gather(self, x, dim).roll(1, dim)
         ),

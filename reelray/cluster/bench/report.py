@@ -64,6 +64,8 @@ def describe_head(report: Mapping[str, Any]) -> str:
     """What was measured, where and when."""
     machine = report["machine"]
     size = f"{report['width']}x{report['height']}, {report['frames']} frames, {report['tokens']} tokens"
+    if report["remembered_latent_frames"]:
+        size += f" after {report['remembered_latent_frames']} remembered latent frames"
     where = f"{machine['ranks']} x {machine['device']}, torch {machine['torch']}, {report['date']}"
     return f"{report['model']}, {report['weights']} weights: {size}; {where}"
 

@@ -42,6 +42,7 @@ class BenchOptions:
         parts: What to measure; empty means everything.
         links: What joins the ranks.
         limit_s: After how long everything ends.
+        remembered: Latent frames before the window whose keys and values forwards attend too.
     """
 
     model: str | None = None
@@ -58,6 +59,7 @@ class BenchOptions:
     parts: tuple[str, ...] = ()
     links: str = "nvlink"
     limit_s: float = 540.0
+    remembered: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,12 @@ class BenchRequest:
     limit_s: float
 
     @property
+    def title(self) -> str:
+        """Model and size, for names of files."""
+        job = self.job
+        return f"{self.name.replace(', ', '-')}-{job.width}x{job.height}x{job.frames}"
+
+    @property
     def ranks(self) -> int:
         """Processes to start."""
         return self.case.layouts[0].ranks
@@ -100,6 +108,7 @@ def make_request(options: BenchOptions, services: Services) -> BenchRequest:
         raise InputError(f"warmup is {options.warmup}; it must be at least 0")
     if options.limit_s <= 0:
         raise InputError(f"limit is {options.limit_s:g} s; it must be more than 0")
+    check_memory(options)
     settings = services.load_settings()
     name, recipe, source = find_source(options.model or settings.model, services, tiny=options.tiny)
     size, frames = options.size, options.frames
@@ -122,10 +131,11 @@ def make_request(options: BenchOptions, services: Services) -> BenchRequest:
         latent_frames=job.latent_frames,
         rows=rows,
         columns=columns,
-        layouts=choose_layouts(options.layouts, job, machine),
+        layouts=choose_layouts(options.layouts, job, machine, ring=not options.remembered),
         head_groups=parse_numbers(options.head_groups),
         against=check_names(options.against, PEERS, "against"),
         parts=tuple(part for part in PARTS if part in check_names(options.parts or PARTS, PARTS, "measure")),
+        remembered=options.remembered,
         runs=options.runs,
         warmup=options.warmup,
         stop_s=options.limit_s * STOP_SHARE,
@@ -158,11 +168,29 @@ def find_source(name: str, services: Services, *, tiny: bool) -> tuple[str, Reci
     return entry.name, entry.recipe, checkpoint_source(Path(entry.path))
 
 
-def choose_layouts(text: str | None, job: PlanJob, machine: Machine) -> tuple[Layout, ...]:
-    """Read layouts, or take the legal ones of the usual kinds; idle ranks become replicas.
+def check_memory(options: BenchOptions) -> None:
+    """Refuse what cannot be measured with remembered frames.
 
     Raises:
-        InputError: A layout is not legal, does not divide the ranks, or splits layers.
+        InputError: The number is negative, or others are to be measured, which remember nothing.
+    """
+    if options.remembered < 0:
+        raise InputError(f"remembered is {options.remembered}; it must be at least 0")
+    if options.remembered and options.against:
+        raise InputError(f"{' and '.join(options.against)} cannot attend remembered frames; leave --against out")
+
+
+def choose_layouts(text: str | None, job: PlanJob, machine: Machine, *, ring: bool = True) -> tuple[Layout, ...]:
+    """Read layouts, or take the legal ones of the usual kinds; idle ranks become replicas.
+
+    Args:
+        text: Layouts; None takes the usual ones.
+        job: The window.
+        machine: Says how many ranks there are.
+        ring: Whether rings can be measured.
+
+    Raises:
+        InputError: A layout is not legal, does not divide the ranks, splits layers, or has a ring that cannot be.
     """
     gpus = machine.gpus
     if text is None:
@@ -171,12 +199,15 @@ def choose_layouts(text: str | None, job: PlanJob, machine: Machine) -> tuple[La
         if gpus % 2 == 0:
             pair = [Layout(cfg=2, ulysses=half)]
             usual = [*pair, *usual, *([Layout(ring=2, ulysses=half)] if half > 1 else [])]
-        return tuple(layout for layout in usual if why_illegal(layout, job, machine) is None)
+        possible = [layout for layout in usual if ring or layout.ring == 1]
+        return tuple(layout for layout in possible if why_illegal(layout, job, machine) is None)
     found: list[Layout] = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         layout = Layout.parse(part)
         if layout.pipe > 1:
             raise InputError(f"layout {layout} splits the layers, which no engine does yet; leave pipe out")
+        if layout.ring > 1 and not ring:
+            raise InputError(f"layout {layout} has a ring, which does not pass on remembered frames; use ulysses")
         if gpus % layout.lane:
             raise InputError(f"layout {layout} has lanes of {layout.lane} ranks, which do not divide {gpus}")
         layout = replace(layout, replica=gpus // layout.lane)

@@ -63,6 +63,8 @@ def median_of(rows: Sequence[Mapping[str, Any]], what: str, by: str, layout: str
 def predict_row(request: BenchRequest, row: Mapping[str, Any], table: Calibration) -> float | None:
     """What a plan says of a row; None where plans say nothing."""
     job = request.job
+    if request.case.remembered:
+        return None
     if row["what"] in {FORWARD, GUIDED}:
         layout = Layout.parse(row["layout"])
         setting = Setting(job=job, layout=layout, residency=Residency(), link=request.link, table=table)

@@ -154,6 +154,7 @@ def make_report(
         "frames": job.frames,
         "latent_frames": job.latent_frames,
         "tokens": request.case.tokens,
+        "remembered_latent_frames": request.case.remembered,
         "guidance": request.case.guidance,
         "device": request.device,
         "links": str(request.link),

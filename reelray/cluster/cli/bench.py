@@ -14,6 +14,7 @@ BENCH_EPILOG = """\b
 Examples:
   reelray bench parallel --model wan2.1-1.3b --size 832x480 --frames 81 --against diffusers
   reelray bench parallel --model wan2.1-14b --layouts "cfg=2,ulysses=2;ulysses=4"
+  reelray bench parallel --model wan2.1-1.3b --frames 9 --remembered 9 --measure forward
   reelray bench parallel --model wan2.1-1.3b --gpus 2 --device cpu --tiny
 """
 
@@ -42,6 +43,7 @@ def parallel(
     device: of.BenchDevice = "cuda",
     links: of.Links = "nvlink",
     tiny: of.Tiny = False,
+    remembered: of.Remembered = 0,
     limit: of.Limit = 540.0,
     out: of.Out = None,
     table: of.Table = None,
@@ -75,10 +77,10 @@ def parallel(
         parts=_split(measure),
         links=links,
         limit_s=limit,
+        remembered=remembered,
     )
     request = make_request(options, session.services)
-    job, today = request.job, dt.datetime.now(dt.UTC).date()
-    stem = f"parallel-{request.name.replace(', ', '-')}-{job.width}x{job.height}x{job.frames}-{today}"
+    stem = f"parallel-{request.title}-{dt.datetime.now(dt.UTC).date()}"
     result = run_bench(request, base=table)
     written = write_result(result, out or Path(f"{stem}.json"), table or Path(f"{stem}.table.json"))
     typer.echo(jsonlib.dumps(result.report, indent=2) if json else describe_text(result.report))

@@ -26,6 +26,9 @@ BenchDevice = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the ran
 Links = Annotated[Literal["nvlink", "pcie"], typer.Option(help="What joins the GPUs.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Shrink every network of the preset; for CPUs.")]
 Limit = Annotated[float, typer.Option(metavar="S", help="Seconds after which everything ends.")]
+Remembered = Annotated[
+    int, typer.Option(metavar="N", help="Latent frames before the window that forwards attend too, as streams do.")
+]
 Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Report, as JSON; a .md is written beside it. Default: dated.")
 ]

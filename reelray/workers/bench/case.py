@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the command line reads this file; only ranks need torch
     import torch
     from torch import Tensor
 
+    from reelray.workers.models.attention_op import Past
     from reelray.workers.models.sharding import Sharding
     from reelray.workers.samplers.guidance import Branch
 
@@ -58,6 +59,7 @@ class ParallelCase:
         head_groups: Numbers of head groups to try where a layout has ulysses.
         against: Names of other implementations.
         parts: Which of `PARTS` to measure.
+        remembered: Latent frames before the window whose keys and values forwards attend too.
         runs: Timed runs of each contender.
         warmup: Untimed runs of each after the checked one.
         guidance: Weight of the guided step.
@@ -74,6 +76,7 @@ class ParallelCase:
     head_groups: tuple[int, ...] = (1,)
     against: tuple[str, ...] = ()
     parts: tuple[str, ...] = PARTS
+    remembered: int = 0
     runs: int = 5
     warmup: int = 1
     guidance: float = 3.0
@@ -125,8 +128,12 @@ class BenchModel(Protocol):
         """Tensors that must be the same on every rank."""
         ...
 
-    def draw_inputs(self, latent_frames: int, rows: int, columns: int, *, seed: int) -> Any:
-        """Draw latents, a timestep and the texts of both branches."""
+    def draw_inputs(self, latent_frames: int, rows: int, columns: int, *, first: int = 0, seed: int) -> Any:
+        """Draw latents, a timestep and the texts of both branches; the window begins at latent frame `first`."""
+        ...
+
+    def draw_past(self, tokens: int, window: int, *, ranks: int, index: int, seed: int) -> "Past":
+        """Draw the keys and values of earlier tokens, for the heads that one of several ulysses ranks computes."""
         ...
 
     def predict(self, inputs: Any, branch: "Branch", sharding: "Sharding") -> "Tensor":

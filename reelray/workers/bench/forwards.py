@@ -16,6 +16,8 @@ from torch import distributed as dist
 from reelray.proto.errors import ReelrayError
 from reelray.workers.bench.case import BenchModel, ParallelCase
 from reelray.workers.bench.timing import all_agree, gather, relative_error, time_interleaved
+from reelray.workers.models.attention_op import DenseAttention, Past
+from reelray.workers.models.captured import TOKENS
 from reelray.workers.models.sharding import Sharding, WholeWindow
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.mesh import Mesh
@@ -85,10 +87,13 @@ def measure_forwards(
     Returns:
         Rows, and for each peer what became of it.
     """
-    inputs = model.draw_inputs(case.latent_frames, case.rows, case.columns, seed=case.seed + 1)
+    first = case.remembered
+    inputs = model.draw_inputs(case.latent_frames, case.rows, case.columns, first=first, seed=case.seed + 1)
     ours = list_ours(case, model, mesh, inputs)
     references = {FORWARD: ours[0].run(), GUIDED: ours[1].run()}
-    rows = [check(contender, references, model.dtype, case.guidance) for contender in ours]
+    # What is timed is a captured forward where it is small, so that is what must be right.
+    untimed = case.warmup if case.tokens <= TOKENS else 0
+    rows = [check(contender, references, model.dtype, case.guidance, untimed) for contender in ours]
     for row in rows:
         note(row)
     if any(row["wrong"] for row in rows):
@@ -97,7 +102,7 @@ def measure_forwards(
     for name in case.against:
         found, said[name] = open_peer(name, model, inputs)
         for contender in found:
-            row, problem = attempt(partial(check, contender, references, model.dtype, case.guidance), model.device)
+            row, problem = attempt(partial(check, contender, references, model.dtype, case.guidance, 0), model.device)
             if row is None or row["wrong"]:
                 said[name] = problem or f"wrong result: relative error {row['error'] if row else '?'}"
                 continue
@@ -112,7 +117,7 @@ def measure_forwards(
 
 def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) -> list[Contender]:
     """One rank's forward and guided step first, then those of every layout."""
-    whole = WholeWindow()
+    whole = WholeWindow(DenseAttention(past=draw_past(case, model)))
     found = [
         Contender(what=FORWARD, by=OURS, layout="", ranks=1, run=partial(forward, model, inputs, whole)),
         Contender(what=GUIDED, by=OURS, layout="", ranks=1, run=partial(guide, model, inputs, whole, None, case)),
@@ -120,8 +125,9 @@ def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) ->
     for layout in case.layouts:
         lane = mesh.lane(layout)
         text = str(replace(layout, replica=1))
+        past = draw_past(case, model, ranks=layout.ulysses, index=lane.ulysses.index)
         for groups in case.head_groups if layout.ulysses > 1 else (1,):
-            sharding = SequenceSharding(lane, make_attention=partial(SequenceAttention, head_groups=groups))
+            sharding = SequenceSharding(lane, make_attention=partial(SequenceAttention, head_groups=groups, past=past))
             branches = ParallelBranches(lane.cfg, model.device) if layout.cfg > 1 else None
             named: dict[str, Any] = {"by": OURS, "layout": text, "head_groups": groups}
             guided = partial(guide, model, inputs, sharding, branches, case)
@@ -130,6 +136,14 @@ def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) ->
                 run = partial(forward, model, inputs, sharding)
                 found.append(Contender(what=FORWARD, ranks=layout.sequence, run=run, **named))
     return found
+
+
+def draw_past(case: ParallelCase, model: BenchModel, *, ranks: int = 1, index: int = 0) -> Past | None:
+    """What the case remembers, of one ulysses rank's heads; None where it remembers nothing."""
+    if not case.remembered:
+        return None
+    tokens, window = case.remembered * case.places, case.tokens
+    return model.draw_past(tokens, window, ranks=ranks, index=index, seed=case.seed + 3)
 
 
 def forward(model: BenchModel, inputs: Any, sharding: Sharding) -> Tensor:
@@ -148,11 +162,17 @@ def guide(
     return (branches or SequentialBranches()).predict(evaluate, case.guidance, shape=shape)
 
 
-def check(contender: Contender, references: dict[str, Tensor], dtype: torch.dtype, guidance: float) -> Row:
-    """Run once and compare with one rank; every rank calls it. The largest error of all ranks counts.
+def check(
+    contender: Contender, references: dict[str, Tensor], dtype: torch.dtype, guidance: float, untimed: int
+) -> Row:
+    """Run and compare the last of `untimed + 1` results with one rank's; every rank calls it.
+
+    The largest error of all ranks counts.
 
     Guidance subtracts two predictions that are nearly the same, and so raises the limit with the errors of both.
     """
+    for _ in range(untimed):
+        contender.run()
     own = relative_error(contender.run(), references[contender.what])
     errors = gather(own)
     limit = LIMITS[dtype] * (2 * guidance - 1 if contender.what == GUIDED else 1)

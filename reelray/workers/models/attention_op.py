@@ -40,14 +40,41 @@ class AttentionOp(Protocol):
         ...
 
 
+class Past(Protocol):
+    """Keys and values of latent frames before the window, of every layer."""
+
+    def extend(self, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> tuple[Tensor, Tensor]:
+        """Put the window's keys and values behind those that are remembered.
+
+        Args:
+            k_BSND: Keys of all tokens of the window.
+            v_BSND: Their values.
+            layer: Index of the block.
+            heads: Which heads of the model these are.
+
+        Returns:
+            Keys and values of both, valid until the next call for this layer.
+        """
+        ...
+
+
 class DenseAttention:
-    """Every token of the window attends every other."""
+    """Every token of the window attends every other, and what is remembered.
+
+    Args:
+        past: Is attended too.
+    """
 
     rotates = False
+
+    def __init__(self, past: Past | None = None) -> None:
+        self._past = past
 
     def __call__(
         self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, cos_BSP: Tensor, sin_BSP: Tensor
     ) -> Tensor:
         """Attend densely; see `AttentionOp`."""
-        del layer, cos_BSP, sin_BSP
+        del cos_BSP, sin_BSP
+        if self._past is not None:
+            k_BSND, v_BSND = self._past.extend(k_BSND, v_BSND, layer=layer, heads=range(k_BSND.shape[2]))
         return attend(q_BSND, k_BSND, v_BSND)

@@ -52,10 +52,14 @@ class Sharding(Protocol):
 
 
 class WholeWindow:
-    """All tokens: implements both `Sharding` and `TokenShard`."""
+    """All tokens: implements both `Sharding` and `TokenShard`.
 
-    def __init__(self) -> None:
-        self.attention: AttentionOp = DenseAttention()
+    Args:
+        attention: Of the window; dense by default.
+    """
+
+    def __init__(self, attention: AttentionOp | None = None) -> None:
+        self.attention: AttentionOp = attention or DenseAttention()
 
     def shard(self, frames: int, places: int) -> TokenShard:
         """See `Sharding`."""

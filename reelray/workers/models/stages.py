@@ -3,7 +3,7 @@
 Shape suffixes: B batch, S tokens, C channels, T latent frames, H/W latent height/width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reelray.workers.models.attention_op import AttentionOp
+from reelray.workers.models.sharding import TokenShard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,9 @@ class Forward(Protocol):
         stream: The residual stream between two layers.
         predicted: What `predict` returns.
         attention: Self-attention of the tokens that are worked on here.
+        shard: The tokens of the window that are here.
+        variables: Every tensor it reads that differs from one evaluation to the next.
+        constants: Every other tensor it reads besides weights: what a prompt or an image left, never written to.
     """
 
     @property
@@ -66,6 +70,25 @@ class Forward(Protocol):
     @property
     def attention(self) -> AttentionOp:
         """See the class."""
+        ...
+
+    @property
+    def shard(self) -> TokenShard:
+        """See the class."""
+        ...
+
+    @property
+    def variables(self) -> tuple[Tensor, ...]:
+        """See the class."""
+        ...
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """See the class."""
+        ...
+
+    def reading(self, variables: Sequence[Tensor], constants: Sequence[Tensor]) -> "Forward":
+        """The same evaluation of other tensors, of the same shapes and in the same order."""
         ...
 
     def cut(self, take: Callable[[Tensor], Tensor] | None, attention: AttentionOp) -> "Forward":

@@ -25,14 +25,20 @@ class SequenceSharding:
     def __init__(self, lane: Lane, *, make_attention: AttentionFactory = make_ours) -> None:
         self._lane = lane
         self._make_attention = make_attention
+        self._shards: dict[tuple[int, int], SequenceShard] = {}
 
     def shard(self, frames: int, places: int) -> "SequenceShard":
-        """Take this rank's part of a window.
+        """Take this rank's part of a window; the same object for each window of a size.
 
         Raises:
             SizeError: A latent frame has fewer tokens than there are ranks.
             UnsupportedError: The chosen attention cannot share these tokens exactly.
         """
+        if (frames, places) not in self._shards:
+            self._shards[frames, places] = self._make(frames, places)
+        return self._shards[frames, places]
+
+    def _make(self, frames: int, places: int) -> "SequenceShard":
         lane = self._lane
         split = TokenSplit(
             frames=frames,

@@ -127,14 +127,26 @@ def test_a_peer_that_fails_is_left_out_and_ours_is_measured(broken, how, said):
     assert all(row["samples_ms"] for row in found["rows"])
 
 
-@pytest.mark.parametrize("how", ["tokens are lost", "branches are swapped", "one rank has NaN"])
+def test_forwards_over_remembered_frames_are_checked_and_timed(broken):
+    rows = broken["frames are remembered"]["rows"]
+    assert {(row["what"], row["layout"]) for row in rows if row["by"] == "reelray"} == {
+        *{(what, layout) for what in ("forward", "guided step") for layout in ("", "ulysses=2")},
+        ("guided step", "cfg=2"),
+    }
+    assert all(row["samples_ms"] and not row["wrong"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "how", ["tokens are lost", "branches are swapped", "one rank has NaN", "another video is remembered"]
+)
 def test_nothing_is_timed_when_a_layout_is_wrong(broken, how):
     rows = [row for row in broken[how]["rows"] if row["what"] in {"forward", "guided step"}]
     wrong = {(row["what"], row["layout"]) for row in rows if row["wrong"]}
     assert {("guided step", "ulysses=2"), ("forward", "ulysses=2")} <= wrong
     assert not {("guided step", ""), ("forward", "")} & wrong
     assert not any("samples_ms" in row for row in rows)
-    assert broken[how]["peers"] == {"diffusers": "not measured: our own result is wrong"}
+    peers = {} if "remembered" in how else {"diffusers": "not measured: our own result is wrong"}
+    assert broken[how]["peers"] == peers
 
 
 def test_decode_is_not_timed_when_its_rows_are_wrong(broken):

@@ -11,7 +11,7 @@ from reelray.cluster.bench.results import summarise, time_row
 from reelray.cluster.bench.table import fit_products, make_table
 from reelray.cluster.calibration import load_calibration, packaged_table, parse_calibration
 from reelray.cluster.services import default_services
-from reelray.proto.errors import EngineError
+from reelray.proto.errors import EngineError, InputError
 from reelray.workers.parallel import local_ranks
 
 DAY = dt.date(2026, 11, 30)
@@ -118,6 +118,20 @@ def test_what_was_found_before_a_rank_was_lost_is_kept(monkeypatch):
 )
 def test_the_usual_layouts(gpus, layouts):
     assert [str(layout) for layout in request_for(gpus=gpus).case.layouts] == layouts
+
+
+def test_remembered_frames_leave_rings_and_others_out():
+    assert [str(layout) for layout in request_for(gpus=4, remembered=9).case.layouts] == [
+        "cfg=2,ulysses=2",
+        "ulysses=4",
+    ]
+    for wrong, said in (
+        ({"layouts": "ring=4", "remembered": 9}, "ring=4 has a ring"),
+        ({"against": ("diffusers",), "remembered": 9}, "diffusers cannot attend"),
+        ({"remembered": -1}, "remembered is -1"),
+    ):
+        with pytest.raises(InputError, match=said):
+            request_for(gpus=4, **wrong)
 
 
 def test_small_layouts_become_replicas_and_sizes_are_true():

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
 from reelray.workers.bench.case import BenchSource, Peer
+from reelray.workers.memory.workspace import Workspace
+from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.sharding import Sharding
 from reelray.workers.models.wan.block_ops import choose_ops
 from reelray.workers.models.wan.checkpoint import open_checkpoint
@@ -20,10 +22,12 @@ from reelray.workers.models.wan.config_files import CLIP_TOKENS
 from reelray.workers.models.wan.diffusers_peer import open_diffusers
 from reelray.workers.models.wan.dtypes import choose_dtypes
 from reelray.workers.models.wan.key_map import checkpoint_views
+from reelray.workers.models.wan.rope import Positions
 from reelray.workers.models.wan.text_context import CrossContext
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae, WanVaeConfig
 from reelray.workers.models.wan.weights import empty_transformer
+from reelray.workers.parallel.token_split import split_evenly
 from reelray.workers.samplers.guidance import Branch
 
 TIMESTEP = 700.0
@@ -36,6 +40,7 @@ class DrawnInputs:
     Args:
         latents_BCTHW: Noisy latents, condition channels included.
         timestep_B: One timestep.
+        positions_T: Latent frames of the window.
         texts_BKC: Embeddings of each branch.
         contexts: Keys and values of each branch, as the engine keeps them for a request.
         image_BKC: Image embeddings of an i2v model.
@@ -44,6 +49,7 @@ class DrawnInputs:
 
     latents_BCTHW: Tensor
     timestep_B: Tensor
+    positions_T: Tensor
     texts_BKC: tuple[Tensor, Tensor]
     contexts: tuple[CrossContext, CrossContext]
     image_BKC: Tensor | None
@@ -66,13 +72,14 @@ class WanBenchModel:
         self.dtype = transformer.dtype
         self.vae_dtype = vae.post_quant_conv.weight.dtype
         self._text_tokens = text_tokens
+        self._stages = choose_stages(self.device)
 
     def weights(self) -> Iterator[Tensor]:
         """See `BenchModel`; the decoder's are drawn on the CPU and so equal by themselves."""
         yield from (parameter.data for parameter in self.transformer.parameters())
 
     @torch.no_grad()
-    def draw_inputs(self, latent_frames: int, rows: int, columns: int, *, seed: int) -> DrawnInputs:
+    def draw_inputs(self, latent_frames: int, rows: int, columns: int, *, first: int = 0, seed: int) -> DrawnInputs:
         """See `BenchModel`; every text slot is full."""
         config, generator = self.transformer.config, torch.Generator().manual_seed(seed)
 
@@ -85,24 +92,40 @@ class WanBenchModel:
         return DrawnInputs(
             latents_BCTHW=draw(1, config.in_channels, latent_frames, rows, columns),
             timestep_B=torch.tensor([TIMESTEP], device=self.device),
+            positions_T=torch.arange(first, first + latent_frames, device=self.device),
             texts_BKC=texts,
             contexts=(prepare(texts[0], merge_padding=False), prepare(texts[1], merge_padding=False)),
             image_BKC=image_BKC,
             image=None if image_BKC is None else self.transformer.prepare_image(image_BKC),
         )
 
+    def draw_past(self, tokens: int, window: int, *, ranks: int, index: int, seed: int) -> Workspace:
+        """See `BenchModel`."""
+        config, own = self.transformer.config, split_evenly(self.transformer.config.num_attention_heads, ranks)[index]
+        shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw() -> list[Tensor]:
+            # Layers may be alike; drawing all on a CPU would take longer than the benchmark.
+            drawn_BKND = torch.randn(shape, generator=generator)[:, :, own.start : own.stop]
+            return [drawn_BKND.to(self.device, self.dtype)] * config.num_layers
+
+        return Workspace(draw(), draw(), window=window, first_head=own.start)
+
     @torch.no_grad()
     def predict(self, inputs: DrawnInputs, branch: Branch, sharding: Sharding) -> Tensor:
         """See `BenchModel`."""
         *_, frames, height, width = inputs.latents_BCTHW.shape
         _, patch_height, patch_width = self.transformer.config.patch_size
-        prediction: Tensor = self.transformer(
+        forward = self.transformer.open_forward(
             inputs.latents_BCTHW,
             inputs.timestep_B,
             inputs.contexts[branch],
+            positions=Positions(frames=inputs.positions_T),
             image=inputs.image,
             shard=sharding.shard(frames, (height // patch_height) * (width // patch_width)),
         )
+        prediction: Tensor = self._stages.evaluate(forward)
         return prediction.float()
 
     def open_peer(self, name: str, ranks: int) -> Peer:

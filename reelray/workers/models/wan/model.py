@@ -12,8 +12,9 @@ from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
+from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.sharding import PictureSharing, Sharding, WholeWindow
-from reelray.workers.models.stages import Stages, WholeModel
+from reelray.workers.models.stages import Stages
 from reelray.workers.models.wan.clip import ClipVision
 from reelray.workers.models.wan.image import build_condition, embed_image
 from reelray.workers.models.wan.rope import Positions
@@ -74,7 +75,7 @@ class WanModel:
         self.dtype = parts.transformer.dtype
         self._sharding: Sharding = WholeWindow()
         self._pictures: PictureSharing | None = None
-        self._stages: Stages = WholeModel()
+        self._stages: Stages = choose_stages(self.device)
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""

@@ -5,7 +5,7 @@ Shape suffixes: B batch, K context tokens, N heads, D head width, C channels.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -47,6 +47,17 @@ class CrossContext:
     def of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer of the model."""
         return self.keys[layer - self.first_layer], self.values[layer - self.first_layer]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Keys, values and, if there is one, the bias."""
+        return (*self.keys, *self.values, *(() if self.bias is None else (self.bias,)))
+
+    def holding(self, tensors: Sequence[Tensor]) -> "CrossContext":
+        """The same context with other `tensors`, in their order."""
+        layers = len(self.keys)
+        keys, values, bias = tensors[:layers], tensors[layers : 2 * layers], tensors[2 * layers :]
+        return replace(self, keys=tuple(keys), values=tuple(values), bias=bias[0] if bias else None)
 
     @property
     def nbytes(self) -> int:

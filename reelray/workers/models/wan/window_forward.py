@@ -5,7 +5,7 @@ height/width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,31 @@ class WanForward:
     def attention(self) -> AttentionOp:
         """See `Forward`."""
         return self.inputs.attention
+
+    @property
+    def variables(self) -> tuple[Tensor, ...]:
+        """See `Forward`."""
+        inputs = self.inputs
+        return (self.latents_BCTHW, self.time_BGC, inputs.modulation, inputs.rotation.cos, inputs.rotation.sin)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """See `Forward`."""
+        image = self.inputs.image
+        return (*self.inputs.text.tensors, *(() if image is None else image.tensors))
+
+    def reading(self, variables: Sequence[Tensor], constants: Sequence[Tensor]) -> "WanForward":
+        """See `Forward`."""
+        latents_BCTHW, time_BGC, modulation_BG6C, cos_BSP, sin_BSP = variables
+        text, image = self.inputs.text, self.inputs.image
+        inputs = replace(
+            self.inputs,
+            modulation=modulation_BG6C,
+            rotation=Rotation(cos=cos_BSP, sin=sin_BSP),
+            text=text.holding(constants[: len(text.tensors)]),
+            image=None if image is None else image.holding(constants[len(text.tensors) :]),
+        )
+        return replace(self, latents_BCTHW=latents_BCTHW, time_BGC=time_BGC, inputs=inputs)
 
     def cut(self, take: Callable[[Tensor], Tensor] | None, attention: AttentionOp) -> "WanForward":
         """See `Forward`; a cut forward is not cut again."""

@@ -1,0 +1,1 @@
+"""What attention reads besides the window."""
