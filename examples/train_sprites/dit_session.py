@@ -47,6 +47,7 @@ class Settings:
         batch: Whole clips per step and rank; of short ones there are as many as have the same latent frames.
         short_frames: Latent frames of the clips that training begins with.
         short_share: Share of the run on short clips.
+        pair_share: Share of clips with two sprites.
         pool: Clips whose latents are kept on each rank.
         first_clips: Clips made before the first step.
         renew_every: Steps between renewals of 16 clips of the pool.
@@ -67,6 +68,7 @@ class Settings:
     batch: int = 48
     short_frames: int = 9
     short_share: float = 0.35
+    pair_share: float = 0.5
     pool: int = 12288
     first_clips: int = 3072
     renew_every: int = 16
@@ -132,7 +134,15 @@ class DitSession:
         self.clock = Clock(ranks, budget_s=settings.budget_s, steps=settings.steps)
         vae = load_vae(vae_folder, ranks.device)
         chunk = self.CHUNK
-        self.pool = LatentPool(vae, tokenizer, split="train", capacity=settings.pool, seed=settings.seed, chunk=chunk)
+        self.pool = LatentPool(
+            vae,
+            tokenizer,
+            split="train",
+            capacity=settings.pool,
+            seed=settings.seed,
+            pair_share=settings.pair_share,
+            chunk=chunk,
+        )
         self.held_out = LatentPool(
             vae, tokenizer, split="held_out", capacity=4 * chunk, seed=1, pair_share=0.4, chunk=chunk
         )

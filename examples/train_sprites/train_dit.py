@@ -86,6 +86,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=standard.budget_s, help="seconds of training in all sessions")
     parser.add_argument("--steps", type=int, help="train for steps instead of seconds")
     parser.add_argument("--batch", type=int, default=standard.batch, help="whole clips per step and GPU")
+    parser.add_argument("--pair-share", type=float, default=standard.pair_share, help="share of clips with two sprites")
     parser.add_argument("--pool", type=int, default=standard.pool, help="clips kept on each GPU")
     parser.add_argument("--renew-every", type=int, default=standard.renew_every)
     parser.add_argument("--measure-every", type=int, default=standard.measure_every)
@@ -110,6 +111,7 @@ def main() -> None:
         budget_s=options.budget,
         steps=options.steps,
         batch=options.batch,
+        pair_share=options.pair_share,
         pool=options.pool,
         renew_every=options.renew_every,
         measure_every=options.measure_every,
