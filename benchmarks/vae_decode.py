@@ -71,10 +71,10 @@ def contenders(theirs: AutoencoderKLWan, ours: WanVae, latents: Tensor) -> dict[
     plain = theirs.bfloat16()
     last: AutoencoderKLWan = AutoencoderKLWan().cuda().bfloat16().eval().requires_grad_(False)
     last.load_state_dict(plain.state_dict())
-    last = last.to(memory_format=torch.channels_last_3d)
+    put_channels_last(last)
     compiled: AutoencoderKLWan = AutoencoderKLWan().cuda().bfloat16().eval().requires_grad_(False)
     compiled.load_state_dict(plain.state_dict())
-    compiled = compiled.to(memory_format=torch.channels_last_3d)
+    put_channels_last(compiled)
     compiled.decoder = torch.compile(compiled.decoder)
     ours = ours.bfloat16()
     decoder = FusedDecoder(ours.post_quant_conv, ours.decoder)
@@ -86,6 +86,14 @@ def contenders(theirs: AutoencoderKLWan, ours: WanVae, latents: Tensor) -> dict[
     for per_call in (1, 2, 4, 5, 10):
         table[f"ours, {per_call} latent frames per call"] = partial(decode_stream, decoder, latents, per_call)
     return table
+
+
+def put_channels_last(module: torch.nn.Module) -> None:
+    """Lay out the kernels of convolutions; the module's own `to` refuses one that has both kinds."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.to(memory_format=formats[parameter.ndim])
 
 
 @torch.no_grad()

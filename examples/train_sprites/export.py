@@ -23,7 +23,7 @@ from reelray.workers.models.wan.umt5 import rename_tensor
 from reelray.workers.models.wan.vae import WanVae
 
 VERSION = "0.42.1"
-GUIDANCE, STEPS, SHIFT = 4.0, 20, 3.0
+GUIDANCE, STEPS, SHIFT = 4.0, 20, 12.0
 
 
 def write_weights(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype, name: str) -> None:
@@ -80,14 +80,14 @@ def export_text(model: SpritesModel, words: list[str], out: Path) -> None:
     build_tokenizer(words).save_pretrained(out / "tokenizer")
 
 
-def scheduler_config() -> dict[str, Any]:
+def scheduler_config(shift: float) -> dict[str, Any]:
     """UniPC as WanPipeline runs it."""
     return {
         "_class_name": "UniPCMultistepScheduler",
         "_diffusers_version": VERSION,
         "prediction_type": "flow_prediction",
         "use_flow_sigmas": True,
-        "flow_shift": SHIFT,
+        "flow_shift": shift,
         "num_train_timesteps": 1000,
         "solver_order": 2,
         "solver_type": "bh2",
@@ -108,14 +108,14 @@ def model_index() -> dict[str, Any]:
     }
 
 
-def manifest() -> dict[str, Any]:
+def manifest(guidance: float, shift: float) -> dict[str, Any]:
     """`manifest.yaml`: what a request gets when it does not say."""
     return {
         "name": "sprites",
         "model": "wan",
         "task": "t2v",
-        "schedule": {"solver": "unipc", "steps": STEPS, "shift": SHIFT, "prediction": "flow"},
-        "guidance": {"scale": GUIDANCE},
+        "schedule": {"solver": "unipc", "steps": STEPS, "shift": shift, "prediction": "flow"},
+        "guidance": {"scale": guidance},
         "chunking": {"latent_frames": None},
         "defaults": {"width": 192, "height": 128, "frames": 81, "fps": 16, "negative_prompt": ""},
         "text_tokens": 512,
@@ -140,15 +140,15 @@ def load_average(dit_folder: Path) -> tuple[SpritesModel, list[str]]:
     return model, words
 
 
-def export(vae_folder: Path, dit_folder: Path, out: Path) -> None:
+def export(vae_folder: Path, dit_folder: Path, out: Path, *, guidance: float = GUIDANCE, shift: float = SHIFT) -> None:
     """Write the whole folder."""
     model, words = load_average(dit_folder)
     export_vae(load_vae(vae_folder, torch.device("cpu")), out / "vae")
     export_transformer(model, out / "transformer")
     export_text(model, words, out)
-    write_json(out / "scheduler" / "scheduler_config.json", scheduler_config())
+    write_json(out / "scheduler" / "scheduler_config.json", scheduler_config(shift))
     write_json(out / "model_index.json", model_index())
-    (out / "manifest.yaml").write_text(yaml.safe_dump(manifest(), sort_keys=False))
+    (out / "manifest.yaml").write_text(yaml.safe_dump(manifest(guidance, shift), sort_keys=False))
 
 
 def main() -> None:
@@ -157,8 +157,10 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("runs/vae"))
     parser.add_argument("--dit", type=Path, default=Path("runs/dit"))
     parser.add_argument("--out", type=Path, default=Path("runs/sprites"))
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--shift", type=float, default=SHIFT)
     options = parser.parse_args()
-    export(options.vae, options.dit, options.out)
+    export(options.vae, options.dit, options.out, guidance=options.guidance, shift=options.shift)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ The best combination becomes `GUIDANCE` and `SHIFT` of `export.py`.
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ from examples.train_sprites.trial import STEPS, Trial
 GUIDANCES, SHIFTS = (1.5, 2.0, 3.0, 4.0, 6.0), (6.0, 12.0, 20.0)
 
 
-def sweep(vae_folder: Path, dit_folder: Path, *, captions: int, steps: int) -> dict[str, Any]:
+def sweep(
+    vae_folder: Path,
+    dit_folder: Path,
+    *,
+    captions: int,
+    steps: int,
+    guidances: Sequence[float] = GUIDANCES,
+    shifts: Sequence[float] = SHIFTS,
+) -> dict[str, Any]:
     """Sample and judge every combination; returns rows, the best first.
 
     Args:
@@ -31,6 +40,8 @@ def sweep(vae_folder: Path, dit_folder: Path, *, captions: int, steps: int) -> d
         dit_folder: What `train_dit` wrote, complete or not.
         captions: Held-out captions per combination; seed 1, so that `evaluate` with seed 0 stays untouched.
         steps: Denoise steps.
+        guidances: To try.
+        shifts: To try with each.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, words = load_average(dit_folder)
@@ -38,7 +49,7 @@ def sweep(vae_folder: Path, dit_folder: Path, *, captions: int, steps: int) -> d
     trial = Trial(load_vae(vae_folder, device), build_tokenizer(words), captions=captions, seed=1)
     started, waiting = time.monotonic(), []
     with Judge() as judge:
-        for guidance, shift in product(GUIDANCES, SHIFTS):
+        for guidance, shift in product(guidances, shifts):
             clips = trial.clips(model, shift=shift, guidance=guidance, steps=steps)
             waiting.append((guidance, shift, judge.submit_all(clips, trial.scenes)))
         rows = [{"guidance": g, "shift": s, **count_right(judged)} for g, s, judged in waiting]
@@ -53,9 +64,18 @@ def main() -> None:
     parser.add_argument("--dit", type=Path, default=Path("runs/dit"))
     parser.add_argument("--captions", type=int, default=64)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidances", type=float, nargs="+", default=GUIDANCES)
+    parser.add_argument("--shifts", type=float, nargs="+", default=SHIFTS)
     parser.add_argument("--out", type=Path, default=Path("runs/sweep.json"))
     options = parser.parse_args()
-    report = sweep(options.vae, options.dit, captions=options.captions, steps=options.steps)
+    report = sweep(
+        options.vae,
+        options.dit,
+        captions=options.captions,
+        steps=options.steps,
+        guidances=options.guidances,
+        shifts=options.shifts,
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")
     for row in report["rows"]:

@@ -8,6 +8,15 @@ from torch import Tensor
 from reelray.kernels.modulate import reference
 
 
+def modulation_of(table_16C: Tensor, time_BG6C: Tensor) -> reference.Modulation:
+    """Shifts, gains and gates of a block; see `reference.modulation_of`."""
+    if time_BG6C.device.type != "cuda":
+        return reference.modulation_of(table_16C, time_BG6C)
+    from reelray.kernels.modulate import triton as kernels  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    return kernels.modulation_of(table_16C, time_BG6C)
+
+
 def norm_modulate(x_BSC: Tensor, gain_BGC: Tensor, shift_BGC: Tensor, *, eps: float) -> Tensor:
     """Compute LayerNorm(x) * gain + shift; see `reference.norm_modulate`."""
     if x_BSC.device.type != "cuda":

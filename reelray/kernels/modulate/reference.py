@@ -3,9 +3,26 @@
 Shape suffixes: B batch, S tokens, G groups of S/G tokens that share a modulation, C channels.
 """
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Modulation: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Shift, gain and gate of self-attention, then of the feed-forward; [B, G, C] each, float32."""
+
+
+def modulation_of(table_16C: Tensor, time_BG6C: Tensor) -> Modulation:
+    """Add a block's table to the modulation by time; what scales becomes a gain by adding 1.
+
+    Args:
+        table_16C: Shift, scale and gate of self-attention, then of the feed-forward.
+        time_BG6C: The same of each group.
+    """
+    rows_BG6C = table_16C.float() + time_BG6C.float()
+    shift_self, scale_self, gate_self, shift_ffn, scale_ffn, gate_ffn = rows_BG6C.unbind(2)
+    return shift_self, 1 + scale_self, gate_self, shift_ffn, 1 + scale_ffn, gate_ffn
 
 
 def norm_modulate(x_BSC: Tensor, gain_BGC: Tensor, shift_BGC: Tensor, *, eps: float) -> Tensor:
@@ -13,13 +30,14 @@ def norm_modulate(x_BSC: Tensor, gain_BGC: Tensor, shift_BGC: Tensor, *, eps: fl
 
     Args:
         x_BSC: Tokens, group after group.
-        gain_BGC: Gain of each group, float32; batch and groups of 1 serve all.
-        shift_BGC: Shift of each group, float32.
+        gain_BGC: Gain of each group; batch and groups of 1 serve all.
+        shift_BGC: Shift of each group.
         eps: Added to the variance.
 
     Returns:
         Shape and dtype of `x_BSC`.
     """
+    gain_BGC, shift_BGC = gain_BGC.float(), shift_BGC.float()
     normed_BSC = F.layer_norm(x_BSC.float(), x_BSC.shape[-1:], eps=eps)
     grouped_BGMC = torch.unflatten(normed_BSC, 1, (gain_BGC.shape[1], -1))
     moved_BGMC = torch.addcmul(shift_BGC[:, :, None], grouped_BGMC, gain_BGC[:, :, None])
@@ -60,8 +78,8 @@ def add_norm_modulate(
         x_BSC: Residual stream.
         update_BSC: What a sub-layer adds.
         gate_BGC: Gate of each group, float32; None means one.
-        gain_BGC: Gain of each group, float32; batch and groups of 1 serve all.
-        shift_BGC: Shift of each group, float32.
+        gain_BGC: Gain of each group; batch and groups of 1 serve all.
+        shift_BGC: Shift of each group.
         eps: Added to the variance.
 
     Returns:

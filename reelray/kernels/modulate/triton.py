@@ -17,6 +17,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from reelray.kernels.modulate.reference import Modulation
+
 
 @triton.jit
 def _add_norm_kernel(
@@ -57,8 +59,9 @@ def _add_norm_kernel(
         x = rounded.to(tl.float32)
     centred = tl.where(inside, x - tl.sum(x, 0) / channels, 0.0)
     normed = centred / tl.sqrt(tl.sum(centred * centred, 0) / channels + eps)
-    gain = tl.load(gain_ptr + batch * gain_batch + group * gain_group + column, mask=inside, other=0.0)
+    gain = tl.load(gain_ptr + batch * gain_batch + group * gain_group + column, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(shift_ptr + batch * shift_batch + group * shift_group + column, mask=inside, other=0.0)
+    shift = shift.to(tl.float32)
     tl.store(out_ptr + here, (normed * gain + shift).to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -76,6 +79,18 @@ def _add_gated_kernel(
     update = tl.load(update_ptr + here, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(gate_ptr + batch * gate_batch + group * gate_group + column, mask=inside, other=0.0)
     tl.store(out_ptr + here, (x + update * gate).to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _modulation_kernel(table_ptr, time_ptr, out_ptr, channels, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    part = row % 6
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < channels
+    table = tl.load(table_ptr + part * channels + column, mask=inside, other=0.0).to(tl.float32)
+    time = tl.load(time_ptr + row * channels + column, mask=inside, other=0.0).to(tl.float32)
+    value = table + time
+    tl.store(out_ptr + row * channels + column, tl.where(part % 3 == 1, 1 + value, value), mask=inside)
 
 
 def _launch(
@@ -127,6 +142,25 @@ def _strides(part_BGC: Tensor) -> tuple[int, int]:
         part_BGC.stride(0) if part_BGC.shape[0] > 1 else 0,
         part_BGC.stride(1) if part_BGC.shape[1] > 1 else 0,
     )
+
+
+@triton_op("reelray::modulation_rows", mutates_args={})
+def modulation_rows(table_16C: Tensor, time_BG6C: Tensor) -> Tensor:
+    """Compute what `reference.modulation_of` computes, as one tensor [B, G, 6, C]."""
+    table_16C, time_BG6C = table_16C.contiguous(), time_BG6C.contiguous()
+    batch, groups, parts, channels = time_BG6C.shape
+    out_BG6C = torch.empty(time_BG6C.shape, dtype=torch.float32, device=time_BG6C.device)
+    block = min(1024, triton.next_power_of_2(channels))
+    _wrapped(_modulation_kernel)[(batch * groups * parts, triton.cdiv(channels, block))](
+        table_16C, time_BG6C, out_BG6C, channels, BLOCK=block
+    )
+    return out_BG6C
+
+
+def modulation_of(table_16C: Tensor, time_BG6C: Tensor) -> Modulation:
+    """Compute what `reference.modulation_of` computes."""
+    rows: Modulation = modulation_rows(table_16C, time_BG6C).unbind(2)
+    return rows
 
 
 @triton_op("reelray::norm_modulate", mutates_args={})

@@ -87,14 +87,14 @@ class _Recording:
     Args:
         replay: Runs it.
         variables: What it reads; written before each run.
+        constants: What it reads too, shared with other recordings.
         result: What it writes.
-        forward: The evaluation, kept because the graph reads addresses that it owns.
     """
 
     replay: Callable[[], None]
     variables: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...]
     result: Tensor
-    forward: Forward
 
 
 @dataclass(kw_only=True, slots=True)
@@ -164,13 +164,15 @@ class CapturedModel:
         """Record; None where the device cannot, which is tried again next time."""
         variables = tuple(torch.empty_like(tensor) for tensor in forward.variables)
         _copy(variables, forward.variables)
-        fixed = forward.reading(variables, self._load(forward))
+        constants = self._load(forward)
         try:
-            replay, result = self._record(lambda: self._whole.evaluate(fixed))
+            replay, result = self._record(lambda: self._whole.evaluate(forward.reading(variables, constants)))
         except torch.OutOfMemoryError:
-            _LOG.warning("no memory to capture a forward of %d tokens; it runs kernel by kernel", fixed.stream.shape[1])
+            _LOG.warning(
+                "no memory to capture a forward of %d tokens; it runs kernel by kernel", forward.stream.shape[1]
+            )
             return None
-        return _Recording(replay=replay, variables=variables, result=result, forward=fixed)
+        return _Recording(replay=replay, variables=variables, constants=constants, result=result)
 
     def _load(self, forward: Forward) -> tuple[Tensor, ...]:
         """Put a prompt's context where recordings of its shape read it; one room serves them all."""

@@ -5,6 +5,7 @@ import torch
 
 from reelray.kernels.attention.api import attend
 from reelray.kernels.attention.reference import attend_reference
+from tests.support.interpreted import interpreted_only
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -51,6 +52,43 @@ def test_gradients_equal_the_formula(device, biased, size) -> None:
     )
     for ours, truth in zip(found, wanted, strict=True):
         assert (ours.float() - truth).norm() <= (1e-5 if device == "cpu" else 2e-2) * truth.norm()
+
+
+FEW = [(1, 1, 1, 128), (7, 19, 3, 64), (130, 65, 2, 128), (257, 128, 2, 32)]
+
+
+@interpreted_only
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter multiplies bfloat16 as integers
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("size", FEW)
+def test_interpreted_kernel_for_few_keys_equals_the_formula(dtype, biased, size) -> None:
+    check_few_keys(dtype, biased, size, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("size", [*FEW, (4680, 64, 12, 128)])
+def test_cuda_kernel_for_few_keys_equals_the_formula(dtype, biased, size) -> None:
+    check_few_keys(dtype, biased, size, "cuda")
+
+
+def check_few_keys(dtype, biased, size, device) -> None:
+    from reelray.kernels.attention.triton import attend_few_keys
+
+    queries, keys, heads, width = size
+    torch.manual_seed(0)
+    q = torch.randn(2, queries, heads, width, device=device).to(dtype)
+    fused = torch.randn(2, keys, 3 * heads * width, device=device).to(dtype)
+    k, v = (part.unflatten(-1, (heads, width)) for part in fused.chunk(3, -1)[1:])
+    bias = None
+    if biased:
+        bias = torch.randn(2, keys, device=device)
+        bias[0, keys // 2 + 1 :] = -torch.inf
+        bias = bias.to(dtype)
+    found, expected = attend_few_keys(q, k, v, bias), attend_reference(q, k, v, bias)
+    assert found.shape == q.shape
+    assert (found.float() - expected.float()).abs().max() <= TOLERANCE[dtype]
 
 
 def leaves_of(tensors):

@@ -66,6 +66,39 @@ def check(kernels, drawn, *, gated) -> None:
         assert_near(kernels.add_gated(x, update, gate), reference.add_gated(x, update, gate))
 
 
+@interpreted_only
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("size", SIZES)
+def test_interpreted_rows_equal_reference(monkeypatch, dtype, size) -> None:
+    poison_empty(monkeypatch)
+    check_rows(size, dtype, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("size", [*SIZES, (1, 3, 1, 1536), (1, 1, 1, 5120)])
+def test_cuda_rows_equal_reference(dtype, size) -> None:
+    check_rows(size, dtype, "cuda")
+
+
+def check_rows(size, dtype, device) -> None:
+    from reelray.kernels.modulate import triton as kernels
+
+    batch, groups, _, channels = size
+    torch.manual_seed(0)
+    table, time = (torch.randn(*lead, 6, channels, device=device).to(dtype) for lead in ((1,), (batch, groups)))
+    for ours, theirs in zip(kernels.modulation_of(table, time), reference.modulation_of(table, time), strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs)
+
+
+def test_rows_are_shift_gain_and_gate_twice() -> None:
+    table, time = torch.randn(1, 6, 8), torch.randn(2, 3, 6, 8)
+    rows = reference.modulation_of(table, time)
+    for part, row in enumerate(rows):
+        assert torch.equal(row, table[:, part] + time[:, :, part] + (1 if part in {1, 4} else 0))
+
+
 def assert_near(ours, theirs) -> None:
     atol, rtol = TOLERANCE[theirs.dtype]
     torch.testing.assert_close(ours, theirs, atol=atol, rtol=rtol)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reelray.kernels.attention.api import attend
+from reelray.kernels.modulate.reference import Modulation
 from reelray.kernels.norm_rope.reference import norm_heads
 from reelray.workers.models.attention_op import AttentionOp
 from reelray.workers.models.wan.block_ops import TORCH_OPS, BlockOps
@@ -22,6 +23,8 @@ from reelray.workers.models.wan.rope import Rotation
 from reelray.workers.models.wan.text_context import CrossContext
 
 Heads: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Due: TypeAlias = tuple[Tensor, Tensor]
+"""A sub-layer's output [B, S, C] and its gate [B, G, C], not yet added to the residual stream."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,56 +130,63 @@ class WanBlock(nn.Module):
         self.norm2 = nn.LayerNorm(config.dim, eps=config.eps) if config.cross_attn_norm else None
         self.ffn = FeedForward(config.dim, config.ffn_dim, config.dim, "tanh")
 
-    def forward(self, x_BSC: Tensor, inputs: BlockInputs, layer: int) -> Tensor:
+    def forward(self, x_BSC: Tensor, inputs: BlockInputs, layer: int, due: Due | None = None) -> tuple[Tensor, Due]:
         """Map tokens.
 
         Args:
             x_BSC: Residual stream.
             inputs: What all blocks share.
             layer: Index of this block.
+            due: What the block before has yet to add to it.
 
         Returns:
-            The new residual stream.
+            The residual stream, and what is yet to be added to it: the next block's norm does so in passing, or
+            `settle`.
         """
         rotation = inputs.rotation
-        q_BSND, k_BSND, v_BSND = self.before_self(
-            x_BSC, inputs.modulation, None if inputs.attention.rotates else rotation
+        x_BSC, modulation, (q_BSND, k_BSND, v_BSND) = self.before_self(
+            x_BSC, due, inputs.modulation, None if inputs.attention.rotates else rotation
         )
         mixed_BSND = inputs.attention(q_BSND, k_BSND, v_BSND, layer=layer, cos_BSP=rotation.cos, sin_BSP=rotation.sin)
-        x_BSC, q_BSND = self.between(x_BSC, mixed_BSND, inputs.modulation)
+        x_BSC, q_BSND = self.between(x_BSC, mixed_BSND, modulation)
         mixed_BSND = self.attn2.attend(q_BSND, inputs.text, inputs.image, layer)
-        return self.after_cross(x_BSC, mixed_BSND, inputs.modulation)
+        return self.after_cross(x_BSC, mixed_BSND, modulation)
 
-    def before_self(self, x_BSC: Tensor, modulation_BG6C: Tensor, rotation: Rotation | None) -> Heads:
-        """Norm, modulate, project, norm and rotate heads."""
-        shift_BGC, scale_BGC, _ = self._modulation(modulation_BG6C, 0)
-        normed_BSC = self.ops.norm_modulate(x_BSC, 1 + scale_BGC, shift_BGC, eps=self.eps)
-        return self.attn1.project(normed_BSC, rotation, self.ops)
+    def before_self(
+        self, x_BSC: Tensor, due: Due | None, time_BG6C: Tensor, rotation: Rotation | None
+    ) -> tuple[Tensor, Modulation, Heads]:
+        """Add what is due; norm, modulate, project, norm and rotate heads."""
+        modulation = self.ops.modulation_of(self.scale_shift_table, time_BG6C)
+        shift_BGC, gain_BGC, *_ = modulation
+        if due is None:
+            normed_BSC = self.ops.norm_modulate(x_BSC, gain_BGC, shift_BGC, eps=self.eps)
+        else:
+            x_BSC, normed_BSC = self.ops.add_norm_modulate(x_BSC, *due, gain_BGC, shift_BGC, eps=self.eps)
+        return x_BSC, modulation, self.attn1.project(normed_BSC, rotation, self.ops)
 
-    def between(self, x_BSC: Tensor, mixed_BSND: Tensor, modulation_BG6C: Tensor) -> tuple[Tensor, Tensor]:
+    def between(self, x_BSC: Tensor, mixed_BSND: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
         """Add self-attention; make the queries of cross-attention."""
-        _, _, gate_BGC = self._modulation(modulation_BG6C, 0)
+        _, _, gate_BGC, *_ = modulation
         update_BSC = self.attn1.to_out[0](mixed_BSND.flatten(2))
         if self.norm2 is None:
             x_BSC = normed_BSC = self.ops.add_gated(x_BSC, update_BSC, gate_BGC)
         else:
-            gain_11C, shift_11C = self.norm2.weight.float()[None, None], self.norm2.bias.float()[None, None]
+            gain_11C, shift_11C = self.norm2.weight[None, None], self.norm2.bias[None, None]
             x_BSC, normed_BSC = self.ops.add_norm_modulate(
                 x_BSC, update_BSC, gate_BGC, gain_11C, shift_11C, eps=self.eps
             )
         cross = self.attn2
         return x_BSC, self.ops.norm_heads(cross.to_q(normed_BSC), cross.norm_q.weight, cross.heads, eps=self.eps)
 
-    def after_cross(self, x_BSC: Tensor, mixed_BSND: Tensor, modulation_BG6C: Tensor) -> Tensor:
-        """Add cross-attention and the feed-forward."""
-        shift_BGC, scale_BGC, gate_BGC = self._modulation(modulation_BG6C, 3)
+    def after_cross(self, x_BSC: Tensor, mixed_BSND: Tensor, modulation: Modulation) -> tuple[Tensor, Due]:
+        """Add cross-attention; compute the feed-forward."""
+        *_, shift_BGC, gain_BGC, gate_BGC = modulation
         update_BSC = self.attn2.to_out[0](mixed_BSND.flatten(2))
-        x_BSC, normed_BSC = self.ops.add_norm_modulate(x_BSC, update_BSC, None, 1 + scale_BGC, shift_BGC, eps=self.eps)
+        x_BSC, normed_BSC = self.ops.add_norm_modulate(x_BSC, update_BSC, None, gain_BGC, shift_BGC, eps=self.eps)
         widen, narrow = self.ffn.layers
         hidden_BSC = self.ops.linear_gelu(normed_BSC, widen.weight, widen.bias)
-        return self.ops.add_gated(x_BSC, narrow(hidden_BSC), gate_BGC)
+        return x_BSC, (narrow(hidden_BSC), gate_BGC)
 
-    def _modulation(self, modulation_BG6C: Tensor, first: int) -> Heads:
-        table_13C = self.scale_shift_table[:, first : first + 3].float()
-        shift_BGC, scale_BGC, gate_BGC = (table_13C + modulation_BG6C[:, :, first : first + 3].float()).unbind(2)
-        return shift_BGC, scale_BGC, gate_BGC
+    def settle(self, x_BSC: Tensor, due: Due) -> Tensor:
+        """Add what this block left to add."""
+        return self.ops.add_gated(x_BSC, *due)

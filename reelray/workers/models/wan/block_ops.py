@@ -16,6 +16,7 @@ from reelray.kernels.linear_gelu import api as linear_gelu_api
 from reelray.kernels.linear_gelu import reference as linear_gelu
 from reelray.kernels.modulate import api as modulate_api
 from reelray.kernels.modulate import reference as modulate
+from reelray.kernels.modulate.reference import Modulation
 from reelray.kernels.norm_rope import api as norm_rope_api
 from reelray.kernels.norm_rope import reference as norm_rope
 
@@ -34,6 +35,14 @@ class NormHeads(Protocol):
         sin_BSP: Tensor | None = None,
     ) -> Tensor:
         """Norm, cut and rotate."""
+        ...
+
+
+class ModulationOf(Protocol):
+    """See `reelray.kernels.modulate.reference.modulation_of`."""
+
+    def __call__(self, table_16C: Tensor, time_BG6C: Tensor) -> Modulation:
+        """Add, and make gains of scales."""
         ...
 
 
@@ -68,6 +77,7 @@ class BlockOps:
 
     Args:
         norm_heads: RMSNorm, cut into heads, rotation.
+        modulation_of: Shifts, gains and gates of a block.
         norm_modulate: LayerNorm, gain, shift.
         add_norm_modulate: Gated residual, LayerNorm, gain, shift.
         add_gated: Gated residual.
@@ -75,6 +85,7 @@ class BlockOps:
     """
 
     norm_heads: NormHeads
+    modulation_of: ModulationOf
     norm_modulate: NormModulate
     add_norm_modulate: AddNormModulate
     add_gated: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -83,6 +94,7 @@ class BlockOps:
 
 TORCH_OPS = BlockOps(
     norm_heads=norm_rope.norm_heads,
+    modulation_of=modulate.modulation_of,
     norm_modulate=modulate.norm_modulate,
     add_norm_modulate=modulate.add_norm_modulate,
     add_gated=modulate.add_gated,
@@ -90,6 +102,7 @@ TORCH_OPS = BlockOps(
 )
 FUSED_OPS = BlockOps(
     norm_heads=norm_rope_api.norm_heads,
+    modulation_of=modulate_api.modulation_of,
     norm_modulate=modulate_api.norm_modulate,
     add_norm_modulate=modulate_api.add_norm_modulate,
     add_gated=modulate_api.add_gated,

@@ -74,6 +74,16 @@ class RotaryTable(nn.Module):
             self.register_buffer(f"{name}_cos", angles.cos().float().to(device), persistent=False)
             self.register_buffer(f"{name}_sin", angles.sin().float().to(device), persistent=False)
 
+    def check(self, positions: Positions, rows: int, columns: int) -> None:
+        """Refuse pictures that reach beyond the table.
+
+        Raises:
+            ValueError: A row or column does.
+        """
+        last = max(positions.row_offset + rows, positions.column_offset + columns)
+        if last > self.length:
+            raise ValueError(f"rows and columns reach {last}; the rotary table ends at {self.length}")
+
     def forward(self, positions: Positions, rows: int, columns: int) -> Rotation:
         """Look up the angles of T x rows x columns tokens.
 
@@ -88,9 +98,7 @@ class RotaryTable(nn.Module):
         Raises:
             ValueError: A row or column lies beyond the table.
         """
-        last = max(positions.row_offset + rows, positions.column_offset + columns)
-        if last > self.length:
-            raise ValueError(f"rows and columns reach {last}; the rotary table ends at {self.length}")
+        self.check(positions, rows, columns)
         frames_BT = positions.frames if positions.frames.ndim == 2 else positions.frames[None]
         row_slice = slice(positions.row_offset, positions.row_offset + rows)
         column_slice = slice(positions.column_offset, positions.column_offset + columns)

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reelray.kernels.modulate.reference import norm_modulate
 from reelray.workers.models.attention_op import AttentionOp
 from reelray.workers.models.sharding import TokenShard, WholeWindow
 from reelray.workers.models.stages import WholeModel
-from reelray.workers.models.wan.block import BlockInputs, WanBlock
-from reelray.workers.models.wan.block_ops import BlockOps
+from reelray.workers.models.wan.block import WanBlock
+from reelray.workers.models.wan.block_ops import TORCH_OPS, BlockOps
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.embeddings import ConditionEmbedder
-from reelray.workers.models.wan.rope import Positions, RotaryTable, Rotation
+from reelray.workers.models.wan.rope import Positions, RotaryTable
 from reelray.workers.models.wan.text_context import CrossContext, ImageContext, TextContext, merge_zero_tokens
 from reelray.workers.models.wan.window_forward import WanForward
 
@@ -43,6 +42,7 @@ class WanTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.layers = range(config.num_layers)
+        self.ops: BlockOps = TORCH_OPS
         self.rope = RotaryTable(config.rope_dims, config.rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
@@ -170,23 +170,24 @@ class WanTransformer(nn.Module):
         if positions is None:
             positions = Positions(frames=torch.arange(frames, device=latents_BCTHW.device))
         _, ph, pw = self.config.patch_size
+        self.rope.check(positions, height // ph, width // pw)
         shard = shard or WholeWindow()
-        time_BGC, modulation_BG6C = self.condition_embedder.embed_time(timestep_BG, self.dtype)
-        rotation = self.rope(positions, height // ph, width // pw)
-        inputs = BlockInputs(
-            modulation=modulation_BG6C,
-            rotation=Rotation(cos=shard.take(rotation.cos), sin=shard.take(rotation.sin)),
+        return WanForward(
+            transformer=self,
+            latents_BCTHW=latents_BCTHW,
+            timestep_BG=timestep_BG,
+            positions=positions,
             text=self.prepare_text(text, merge_padding=False) if isinstance(text, Tensor) else text,
             image=image,
             attention=attention or shard.attention,
+            shard=shard,
         )
-        return WanForward(transformer=self, latents_BCTHW=latents_BCTHW, time_BGC=time_BGC, inputs=inputs, shard=shard)
 
     def embed_patches(self, patches_BSC: Tensor) -> Tensor:
         """Project patches of latents: the convolution as one matrix product."""
         return F.linear(patches_BSC, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
-    def block(self, layer: int) -> nn.Module:
+    def block(self, layer: int) -> WanBlock:
         """The block of a layer.
 
         Raises:
@@ -194,7 +195,9 @@ class WanTransformer(nn.Module):
         """
         if layer not in self.layers:
             raise ValueError(f"layer {layer} is not here; {self.layers} were kept")
-        return self.blocks[layer]
+        block = self.blocks[layer]
+        assert isinstance(block, WanBlock)
+        return block
 
     def keep_layers(self, layers: range) -> None:
         """Drop all other layers and their memory; the names of parameters stay. Call before contexts are prepared.
@@ -213,11 +216,14 @@ class WanTransformer(nn.Module):
         """Norm, modulate and project the residual stream to patches."""
         table_BG2C = self.scale_shift_table.float() + time_BGC[:, :, None].float()
         shift_BGC, scale_BGC = table_BG2C.unbind(2)
-        patches_BSC: Tensor = self.proj_out(norm_modulate(x_BSC, 1 + scale_BGC, shift_BGC, eps=self.config.eps))
+        patches_BSC: Tensor = self.proj_out(
+            self.ops.norm_modulate(x_BSC, 1 + scale_BGC, shift_BGC, eps=self.config.eps)
+        )
         return patches_BSC
 
     def use_ops(self, ops: BlockOps) -> None:
-        """Let every block do its element-wise work by `ops`; call before `compile_blocks`."""
+        """Do element-wise work by `ops`; call before `compile_blocks`."""
+        self.ops = ops
         for block in self._blocks():
             block.ops = ops
 

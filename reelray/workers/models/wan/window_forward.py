@@ -6,9 +6,10 @@ height/width.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from reelray.workers.models.attention_op import AttentionOp
@@ -16,31 +17,52 @@ from reelray.workers.models.sharding import TokenShard
 from reelray.workers.models.stages import TokenFacts
 from reelray.workers.models.wan.block import BlockInputs
 from reelray.workers.models.wan.embeddings import cut_patches, join_patches
-from reelray.workers.models.wan.rope import Rotation
+from reelray.workers.models.wan.rope import Positions, Rotation
+from reelray.workers.models.wan.text_context import CrossContext
 
 if TYPE_CHECKING:
     from reelray.workers.models.wan.transformer import WanTransformer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Ready:
+    """What all layers read.
+
+    Args:
+        time_BGC: Embedded timesteps.
+        inputs: Of the blocks.
+    """
+
+    time_BGC: Tensor
+    inputs: BlockInputs
+
+
+@dataclass(kw_only=True, eq=False)
 class WanForward:
-    """Implements `Forward`.
+    """Implements `Forward`. Nothing is computed before it is asked for, so that all of it can be recorded.
 
     Args:
         transformer: The weights.
         latents_BCTHW: Noisy latents of the whole window.
-        time_BGC: Embedded timesteps.
-        inputs: What every block reads; its rotation is that of the tokens here.
+        timestep_BG: One timestep per group of tokens.
+        positions: Where the frames stand.
+        text: Context of the prompts.
+        image: Context of the images of an i2v model.
+        attention: Self-attention.
         shard: The tokens of the window that are here.
         take: Cuts the tokens of this forward out of those; None where it is all of them.
     """
 
     transformer: "WanTransformer"
     latents_BCTHW: Tensor
-    time_BGC: Tensor
-    inputs: BlockInputs
+    timestep_BG: Tensor
+    positions: Positions
+    text: CrossContext
+    image: CrossContext | None
+    attention: AttentionOp
     shard: TokenShard
     take: Callable[[Tensor], Tensor] | None = None
+    _ready: _Ready | None = field(default=None, init=False, repr=False)
 
     @property
     def layers(self) -> int:
@@ -67,42 +89,32 @@ class WanForward:
         return self._facts(tokens, config.out_channels * math.prod(config.patch_size))
 
     @property
-    def attention(self) -> AttentionOp:
-        """See `Forward`."""
-        return self.inputs.attention
-
-    @property
     def variables(self) -> tuple[Tensor, ...]:
         """See `Forward`."""
-        inputs = self.inputs
-        return (self.latents_BCTHW, self.time_BGC, inputs.modulation, inputs.rotation.cos, inputs.rotation.sin)
+        return self.latents_BCTHW, self.timestep_BG, self.positions.frames
 
     @property
     def constants(self) -> tuple[Tensor, ...]:
         """See `Forward`."""
-        image = self.inputs.image
-        return (*self.inputs.text.tensors, *(() if image is None else image.tensors))
+        return (*self.text.tensors, *(() if self.image is None else self.image.tensors))
 
     def reading(self, variables: Sequence[Tensor], constants: Sequence[Tensor]) -> "WanForward":
         """See `Forward`."""
-        latents_BCTHW, time_BGC, modulation_BG6C, cos_BSP, sin_BSP = variables
-        text, image = self.inputs.text, self.inputs.image
-        inputs = replace(
-            self.inputs,
-            modulation=modulation_BG6C,
-            rotation=Rotation(cos=cos_BSP, sin=sin_BSP),
-            text=text.holding(constants[: len(text.tensors)]),
-            image=None if image is None else image.holding(constants[len(text.tensors) :]),
+        latents_BCTHW, timestep_BG, frames_T = variables
+        text, count = self.text, len(self.text.tensors)
+        return replace(
+            self,
+            latents_BCTHW=latents_BCTHW,
+            timestep_BG=timestep_BG,
+            positions=replace(self.positions, frames=frames_T),
+            text=text.holding(constants[:count]),
+            image=None if self.image is None else self.image.holding(constants[count:]),
         )
-        return replace(self, latents_BCTHW=latents_BCTHW, time_BGC=time_BGC, inputs=inputs)
 
     def cut(self, take: Callable[[Tensor], Tensor] | None, attention: AttentionOp) -> "WanForward":
         """See `Forward`; a cut forward is not cut again."""
         assert self.take is None
-        rotation = self.inputs.rotation
-        if take is not None:
-            rotation = Rotation(cos=take(rotation.cos), sin=take(rotation.sin))
-        return replace(self, inputs=replace(self.inputs, rotation=rotation, attention=attention), take=take)
+        return replace(self, attention=attention, take=take)
 
     def embed(self) -> Tensor:
         """See `Forward`."""
@@ -118,13 +130,14 @@ class WanForward:
         Raises:
             ValueError: A layer was not kept.
         """
+        inputs, due = self._prepare().inputs, None
         for layer in layers:
-            x_BSC = self.transformer.block(layer)(x_BSC, self.inputs, layer)
-        return x_BSC
+            x_BSC, due = self.transformer.block(layer)(x_BSC, inputs, layer, due)
+        return x_BSC if due is None else self.transformer.block(layers[-1]).settle(x_BSC, due)
 
     def predict(self, x_BSC: Tensor) -> Tensor:
         """See `Forward`; of a whole window all who share its tokens must call this."""
-        patches_BSC = self.transformer.predict(x_BSC, self.time_BGC)
+        patches_BSC = self.transformer.predict(x_BSC, self._prepare().time_BGC)
         return self.shard.join(patches_BSC) if self.take is None else patches_BSC
 
     def assemble(self, patches_BSC: Tensor) -> Tensor:
@@ -132,9 +145,36 @@ class WanForward:
         _, _, frames, height, width = self.latents_BCTHW.shape
         return join_patches(patches_BSC, self.transformer.config.patch_size, (frames, height, width))
 
+    def _prepare(self) -> "_Ready":
+        """Compute what all layers read, once."""
+        if self._ready is None:
+            transformer, rotation = self.transformer, self._rotate()
+            time_BGC, modulation_BG6C = transformer.condition_embedder.embed_time(self.timestep_BG, transformer.dtype)
+            inputs = BlockInputs(
+                modulation=modulation_BG6C,
+                rotation=rotation,
+                text=self.text,
+                image=self.image,
+                attention=self.attention,
+            )
+            self._ready = _Ready(time_BGC=time_BGC, inputs=inputs)
+        return self._ready
+
+    def _rotate(self) -> Rotation:
+        """Angles of the tokens of this forward."""
+        _, _, _, height, width = self.latents_BCTHW.shape
+        _, ph, pw = self.transformer.config.patch_size
+        whole = self.transformer.rope(self.positions, height // ph, width // pw)
+        cos_BSP, sin_BSP = self.shard.take(whole.cos), self.shard.take(whole.sin)
+        if self.take is not None:
+            cos_BSP, sin_BSP = self.take(cos_BSP), self.take(sin_BSP)
+        return Rotation(cos=cos_BSP, sin=sin_BSP)
+
     @property
     def _tokens(self) -> int:
-        return self.inputs.rotation.cos.shape[1]
+        frames, places = self.grid
+        held = self.shard.take(torch.empty(1, frames * places, 1, device="meta"))
+        return (held if self.take is None else self.take(held)).shape[1]
 
     def _facts(self, tokens: int, channels: int) -> TokenFacts:
         transformer = self.transformer
