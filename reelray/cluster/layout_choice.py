@@ -11,13 +11,13 @@ from reelray.cluster.plan_request import count_guided_steps
 from reelray.cluster.render import RenderJob
 from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Residency
 from reelray.scheduler.plan.choice import choose
 from reelray.scheduler.plan.explain import GIB
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.legality import check_layout, list_lanes
 from reelray.scheduler.plan.machine import MAX_GPUS, Machine
 from reelray.scheduler.plan.prediction import Prediction, predict
-from reelray.scheduler.plan.residency import Residency
 from reelray.workers.models.registry import measure_checkpoint
 
 UNWIRED = {

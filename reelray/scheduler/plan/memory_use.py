@@ -10,8 +10,9 @@ it runs. These are counts, not measurements; the constants of process and groups
 import math
 from dataclasses import dataclass, fields
 
+from reelray.proto.residency import Blocks, Encoder
 from reelray.scheduler.limits import EngineLimits
-from reelray.scheduler.plan.residency import BLOCKS_IN_FLIGHT, Blocks, Encoder, sharing_ranks
+from reelray.scheduler.plan.residency import BLOCKS_IN_FLIGHT, sharing_ranks
 from reelray.scheduler.plan.step_time import FP32_BYTES, Setting
 
 ATTENTION_WIDTHS = 8

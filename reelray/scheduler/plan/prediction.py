@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Encoder, Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.machine import Machine
 from reelray.scheduler.plan.memory_use import MemoryUse, decode_alone_bytes, predict_memory
-from reelray.scheduler.plan.residency import Encoder, Residency
 from reelray.scheduler.plan.step_time import PER_GB_MS, PER_TFLOP_MS, Setting, StepTime, predict_step
 
 HOUR_S = 3600.0

@@ -1,36 +1,7 @@
-"""Where the weights are while they are not used."""
-
-from dataclasses import dataclass
-from enum import StrEnum
+"""Which ways of holding the weights a plan may choose."""
 
 from reelray.proto.layout import Layout
-
-
-class Blocks(StrEnum):
-    """The transformer's blocks."""
-
-    RESIDENT = "resident"  # every rank holds the blocks it runs
-    SHARDED = "sharded"  # every rank holds a share of each block; the next is gathered while one computes
-    OFFLOADED = "offloaded"  # host memory holds them; the next is copied while one computes
-
-
-class Encoder(StrEnum):
-    """The encoders of text and image."""
-
-    RESIDENT = "resident"
-    RELEASED = "released"  # copied in for a prompt, gone before the first step
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Residency:
-    """One way to hold the weights."""
-
-    blocks: Blocks = Blocks.RESIDENT
-    encoder: Encoder = Encoder.RESIDENT
-
-    def __str__(self) -> str:
-        return str(self.blocks) if self.encoder is Encoder.RESIDENT else f"{self.blocks}, encoder released"
-
+from reelray.proto.residency import Blocks, Encoder, Residency
 
 RESIDENCIES = tuple(Residency(blocks=blocks, encoder=encoder) for blocks in Blocks for encoder in Encoder)
 """Fewest moving parts first."""

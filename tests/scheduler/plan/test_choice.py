@@ -6,10 +6,10 @@ import pytest
 
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
 from reelray.scheduler.plan.explain import explain
 from reelray.scheduler.plan.prediction import predict
-from reelray.scheduler.plan.residency import Blocks, Encoder, Residency
 from tests.support.planning import GIB, make_job, make_machine, make_stream, table
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.memory_use import predict_memory
-from reelray.scheduler.plan.residency import RESIDENCIES, Blocks, Encoder, Residency
+from reelray.scheduler.plan.residency import RESIDENCIES
 from tests.support.planning import GIB, make_job, make_setting, make_stream
 
 OFFLOADED = Residency(blocks=Blocks.OFFLOADED)
