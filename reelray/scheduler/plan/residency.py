@@ -1,5 +1,7 @@
 """Which ways of holding the weights a plan may choose."""
 
+from dataclasses import dataclass
+
 from reelray.proto.layout import Layout
 from reelray.proto.residency import Blocks, Encoder, Residency
 
@@ -14,7 +16,30 @@ def sharing_ranks(layout: Layout) -> int:
     return layout.lane // layout.pipe
 
 
-def residencies_for(layout: Layout) -> tuple[Residency, ...]:
-    """Ways to hold the weights under a layout."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidencyWish:
+    """What somebody asks of a residency; None leaves it to the plan."""
+
+    blocks: Blocks | None = None
+    encoder: Encoder | None = None
+
+    def allows(self, residency: Residency) -> bool:
+        """Whether a residency is as asked."""
+        return self.blocks in {None, residency.blocks} and self.encoder in {None, residency.encoder}
+
+    def closed(self) -> "ResidencyWish":
+        """The same with everything resident of which nothing was said."""
+        return ResidencyWish(blocks=self.blocks or Blocks.RESIDENT, encoder=self.encoder or Encoder.RESIDENT)
+
+
+ANY = ResidencyWish()
+
+
+def residencies_for(layout: Layout, wish: ResidencyWish = ANY) -> tuple[Residency, ...]:
+    """Ways to hold the weights under a layout; none where blocks are to be sharded and nobody holds the same."""
     alone = sharing_ranks(layout) == 1
-    return tuple(residency for residency in RESIDENCIES if not (alone and residency.blocks is Blocks.SHARDED))
+    return tuple(
+        residency
+        for residency in RESIDENCIES
+        if wish.allows(residency) and not (alone and residency.blocks is Blocks.SHARDED)
+    )

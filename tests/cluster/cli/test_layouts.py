@@ -20,7 +20,7 @@ def opened(cli):
     """Where engines were opened for the embedded checkpoint: (kind, device, layout)."""
     calls = []
 
-    def open_engine(kind, _model, device, layout):
+    def open_engine(kind, _model, device, layout, residency):
         calls.append((kind, device, layout))
         return cli.engine
 

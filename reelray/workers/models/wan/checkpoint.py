@@ -86,8 +86,8 @@ def open_checkpoint(
     layout = find_layout(folder)
     recipe = recipe or find_recipe(layout)
     check_recipe(recipe, layout)
-    config, vae_config, text_config = read_transformer_config(layout), _vae_config(layout), _text_config(layout)
-    _check_configs(config, vae_config, text_config, layout)
+    configs = read_transformer_config(layout), _vae_config(layout), _text_config(layout)
+    _check_configs(*configs, layout)
     place = torch.device(device)
     parameters, digest = count_transformer(layout), digest_layout(layout)
     placing = _Placing(
@@ -97,7 +97,6 @@ def open_checkpoint(
         residency=residency or Residency(),
         share=share,
     )
-    configs = (config, vae_config, text_config)
     parts = _load_parts(layout, configs, placing, text_tokens=recipe.text_tokens, digest=digest)
     # The one place that says how a checkpoint computes; the VAE says it for itself in `WanVae.to_inference`.
     parts.transformer.use_ops(choose_ops(place))

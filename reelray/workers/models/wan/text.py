@@ -56,28 +56,35 @@ class TextEncoder:
         Raises:
             PromptError: A prompt has more tokens than fit.
         """
-        try:
-            rows = [self._encode_one(clean_prompt(prompt)) for prompt in prompts]
-        finally:
-            self._encoder.source.release()
+        rows = self._encode_rows([clean_prompt(prompt) for prompt in prompts])
         padded_BSC = rows[0].new_zeros(len(rows), self.text_tokens, rows[0].shape[-1])
         for padded_SC, row_SC in zip(padded_BSC, rows, strict=True):
             padded_SC[: len(row_SC)] = row_SC
         return padded_BSC
 
-    def _encode_one(self, text: str) -> Tensor:
-        key = hashlib.sha256(f"{self._digest}\0{text}".encode()).hexdigest()
-        cached_SC = self._cache.get(key)
-        if cached_SC is None:
-            ids = self._tokenize(text)
-            if len(ids) > self.text_tokens:
-                raise PromptError(
-                    f"a prompt has {len(ids)} tokens and the model reads at most {self.text_tokens}; it starts with "
-                    f"{text[:40]!r}"
-                )
-            cached_SC = self._encoder(torch.tensor([ids]))[0]
-            self._cache.put(key, cached_SC)
-        return cached_SC
+    def _encode_rows(self, texts: Sequence[str]) -> list[Tensor]:
+        keys = [hashlib.sha256(f"{self._digest}\0{text}".encode()).hexdigest() for text in texts]
+        found = {key: cached for key in keys if (cached := self._cache.get(key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        ids = [self._tokenize_one(text) for text in missing.values()]
+        if missing:
+            try:
+                encoded = self._encoder.encode([torch.tensor([row]) for row in ids])
+            finally:
+                self._encoder.source.release()
+            for key, row_1SC in zip(missing, encoded, strict=True):
+                found[key] = row_1SC[0]
+                self._cache.put(key, row_1SC[0])
+        return [found[key] for key in keys]
+
+    def _tokenize_one(self, text: str) -> list[int]:
+        ids = self._tokenize(text)
+        if len(ids) > self.text_tokens:
+            raise PromptError(
+                f"a prompt has {len(ids)} tokens and the model reads at most {self.text_tokens}; it starts with "
+                f"{text[:40]!r}"
+            )
+        return ids
 
 
 def load_text_encoder(

@@ -8,7 +8,7 @@ Shape suffixes: B batch, S tokens, N heads, D head width, C channels.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -134,14 +134,18 @@ class Umt5Encoder(nn.Module):
         Returns:
             Embeddings of shape B, S, C in the model's dtype, on its device.
         """
+        return self.encode([ids_BS])[0]
+
+    def encode(self, texts: Sequence[Tensor]) -> list[Tensor]:
+        """Encode texts, each as `forward` does it alone, in one pass over the blocks."""
         device = self.norm.weight.device
         # The table may be in host memory: a prompt needs few of its rows.
-        x_BSC = self.embedding(ids_BS.to(self.embedding.weight.device)).to(device)
-        buckets_SS = find_buckets(ids_BS.shape[1], self.config).to(device)
+        streams = [self.embedding(ids_BS.to(self.embedding.weight.device)).to(device) for ids_BS in texts]
+        buckets = [find_buckets(ids_BS.shape[1], self.config).to(device) for ids_BS in texts]
         for layer in range(self.config.num_layers):
-            x_BSC = self.source.take(layer)(x_BSC, buckets_SS)
-        normed: Tensor = self.norm(x_BSC)
-        return normed
+            block = self.source.take(layer)
+            streams = [block(x_BSC, buckets_SS) for x_BSC, buckets_SS in zip(streams, buckets, strict=True)]
+        return [self.norm(x_BSC) for x_BSC in streams]
 
 
 def find_buckets(tokens: int, config: Umt5Config) -> Tensor:
