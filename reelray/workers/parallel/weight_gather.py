@@ -23,7 +23,9 @@ class WeightGather:
 
     def __call__(self, whole: Tensor, share: Tensor) -> Arrival:
         """See `Gather`; a collective that every rank of the group must call."""
-        work: Arrival | None = dist.all_gather_into_tensor(whole, share, group=self._group.process_group, async_op=True)
+        # torch 2.13 has renamed it, and warns of the old name.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        work: Arrival | None = gather(whole, share, group=self._group.process_group, async_op=True)
         if work is None:
             raise EngineError("this rank is not one of those that share these weights")
         return work

@@ -35,6 +35,7 @@ def place_blocks(
     """
     if way is Blocks.RESIDENT:
         raise ValueError("resident blocks stay where their network has them")
+    device = torch.empty(0, device=device).device  # with its number: other threads may have another current one
     pattern = copy.deepcopy(blocks[layers.start])  # before it is given memory
     feed: Any
     if way is Blocks.SHARDED:

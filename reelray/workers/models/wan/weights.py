@@ -78,7 +78,7 @@ def load_transformer(
             if name not in views:
                 raise WeightsError(f"{updates[name].file}: LoRA of {name}, which is not part of this model")
             updates[name].check_fit(name, tuple(views[name].shape))
-        for name, view in _views_to_fill(transformer, views):
+        for name, view in views_to_fill(transformer):
             _fill(source, names[name], view, updates.get(name), transformer.device)
     return transformer.eval()
 
@@ -197,8 +197,12 @@ def _names_elsewhere(names: Iterable[str], transformer: WanTransformer) -> set[s
     return found
 
 
-def _views_to_fill(transformer: WanTransformer, views: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors to write, block by block; what stands in a block counts when the next one begins."""
+def views_to_fill(transformer: WanTransformer) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor to be written, under its diffusers name, wherever the blocks are; take all of them.
+
+    What stands in a block counts when the first tensor of the next one is asked for.
+    """
+    views = checkpoint_views(transformer)
     yield from ((name, view) for name, view in views.items() if not name.startswith("blocks."))
     for layer in transformer.layers:
         with transformer.source.write(layer) as block:
