@@ -52,6 +52,7 @@ def test_other_streams_and_a_dropped_source_change_nothing(folder):
 
 
 def test_offloaded_blocks_need_less_memory(folder):
+    predict(load_on_gpu(folder), size=SIZES[0])  # so that the libraries have their workspaces
     peaks = {}
     for way in (Blocks.RESIDENT, Blocks.OFFLOADED):
         peaks[way], _ = peak_of(CUDA, lambda way=way: predict(load_on_gpu(folder, blocks=way), size=SIZES[0]))
