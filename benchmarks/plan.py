@@ -12,9 +12,9 @@ from pathlib import Path
 
 from reelray.cluster.calibration import load_calibration
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Residency
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.machine import Link
-from reelray.scheduler.plan.residency import Residency
 from reelray.scheduler.plan.step_time import Setting, predict_step
 from reelray.workers.models.registry import describe_preset
 from reelray.workers.recipes.presets import load_presets

@@ -1,15 +1,18 @@
 """How a client reads checkpoints: their description here, their weights in the engine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.proto.errors import ResourceError
+from reelray.proto.residency import Residency, WeightShare
 from reelray.workers.models.registry import describe_checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
     from reelray.workers.models.api import VideoModel
+
+RESIDENT = Residency()
 
 
 def describe_model(path: Path) -> ModelEntry:
@@ -36,10 +39,18 @@ class CheckpointLoader:
     Args:
         path: Absolute folder.
         device: ``auto``, ``cpu`` or ``cuda``.
+        residency: Where the weights are while they do not compute.
+        share: What the process keeps of sharded weights.
     """
 
     path: Path
     device: str
+    residency: Residency = RESIDENT
+    share: WeightShare | None = None
+
+    def for_share(self, share: WeightShare) -> "CheckpointLoader":
+        """See `reelray.workers.engine.seams.SharingLoader`."""
+        return replace(self, share=share)
 
     def __call__(self) -> "VideoModel":
         """Load the weights.
@@ -47,8 +58,9 @@ class CheckpointLoader:
         Raises:
             CheckpointError: They are not usable.
             ResourceError: The device is not there.
+            InputError: Weights are to be sharded, and no other rank has them.
         """
-        return open_checkpoint(self.path, device=choose_device(self.device))
+        return open_checkpoint(self.path, device=choose_device(self.device), residency=self.residency, share=self.share)
 
 
 def choose_device(device: str) -> str:

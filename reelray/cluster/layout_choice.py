@@ -7,17 +7,20 @@ from numbers import Integral
 from reelray.cluster.calibration import load_calibration
 from reelray.cluster.gpu_count import runs_on_gpus, usable_gpus
 from reelray.cluster.machine import memory_bytes
+from reelray.cluster.memory_check import SMALL_BYTES
 from reelray.cluster.plan_request import count_guided_steps
 from reelray.cluster.render import RenderJob
+from reelray.cluster.residency_choice import check_host, check_possible, choose_residency, explain_residency
 from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
 from reelray.proto.layout import Layout
-from reelray.scheduler.plan.choice import choose
+from reelray.proto.residency import Residency
+from reelray.scheduler.plan.choice import best_residency, choose
 from reelray.scheduler.plan.explain import GIB
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.legality import check_layout, list_lanes
 from reelray.scheduler.plan.machine import MAX_GPUS, Machine
-from reelray.scheduler.plan.prediction import Prediction, predict
-from reelray.scheduler.plan.residency import Residency
+from reelray.scheduler.plan.prediction import Prediction
+from reelray.scheduler.plan.residency import ANY, ResidencyWish, residencies_for
 from reelray.workers.models.registry import measure_checkpoint
 
 UNWIRED = {
@@ -27,13 +30,16 @@ UNWIRED = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChosenLayout:
-    """How ranks share a video, and why; no reason where nobody asked for several ranks."""
+    """How ranks share a video, where its weights are, and why; no reason where nothing was to be chosen."""
 
     layout: Layout = field(default_factory=Layout)
+    residency: Residency = field(default_factory=Residency)
     reason: str | None = None
 
 
-def choose_layout(job: RenderJob, device: str, *, gpus: int | None, layout: str | Layout | None) -> ChosenLayout:
+def choose_layout(
+    job: RenderJob, device: str, *, gpus: int | None, layout: str | Layout | None, wish: ResidencyWish = ANY
+) -> ChosenLayout:
     """Choose the layout of a render before anything is loaded.
 
     Args:
@@ -41,25 +47,49 @@ def choose_layout(job: RenderJob, device: str, *, gpus: int | None, layout: str 
         device: ``auto``, ``cpu`` or ``cuda``.
         gpus: How many ranks may share the video; None takes as many as the layout has.
         layout: How they do; None lets the plan choose.
+        wish: Where the weights are; what it leaves open stays resident on a CPU, and is the plan's choice on GPUs.
 
     Raises:
-        InputError: The number is none, or the layout is not legal for this video.
+        InputError: The number is none, or the layout is not legal for this video, or nobody could share the weights.
         UnsupportedError: The layout has an axis that renders do not use.
-        ResourceError: The machine has fewer GPUs.
+        ResourceError: The machine has fewer GPUs, or too little memory for what leaves them.
     """
     wished = _read_layout(layout)
     ranks = _count_ranks(gpus, wished)
     if ranks == 1 and (wished is None or wished.ranks == 1):
-        return ChosenLayout()
+        return _choose_alone(job, device, wish)
     on_gpus = runs_on_gpus(device)
     if on_gpus:
         _check_room(ranks, device)
     work, machine = _describe_work(job, on_gpus=on_gpus), _describe_machine(ranks, on_gpus=on_gpus)
+    wish = wish if on_gpus else wish.closed()
     place = "GPUs" if on_gpus else "CPU processes"
     if wished is None:
-        return _choose_fastest(work, machine, place)
-    _check_wish(wished, work, machine)
-    return ChosenLayout(layout=wished, reason=f"layout {wished} on {wished.ranks} {place}, as asked")
+        chosen = _choose_fastest(work, machine, place, wish)
+    else:
+        _check_wish(wished, work, machine)
+        row, why = choose_residency(work, machine, load_calibration(), wished, wish)
+        reason = f"layout {wished} on {wished.ranks} {place}, as asked"
+        chosen = ChosenLayout(layout=wished, residency=row.residency, reason=_join(reason, why))
+    if on_gpus:
+        check_host(chosen.residency, work, chosen.layout)
+    return chosen
+
+
+def _choose_alone(job: RenderJob, device: str, wish: ResidencyWish) -> ChosenLayout:
+    """One rank. The driver is asked only where a GPU may be too small: it takes longer than all other checks."""
+    check_possible(Layout(), wish)
+    if wish == wish.closed() or job.model.weights_bytes <= SMALL_BYTES or not runs_on_gpus(device):
+        (residency,) = residencies_for(Layout(), wish.closed())
+        return ChosenLayout(residency=residency)
+    work, machine = _describe_work(job, on_gpus=True), _describe_machine(1, on_gpus=True)
+    row, why = choose_residency(work, machine, load_calibration(), Layout(), wish)
+    check_host(row.residency, work, Layout())
+    return ChosenLayout(residency=row.residency, reason=why)
+
+
+def _join(reason: str, more: str | None) -> str:
+    return reason if more is None else f"{reason}; {more}"
 
 
 def _read_layout(layout: object) -> Layout | None:
@@ -128,14 +158,19 @@ def _possible(work: PlanJob, machine: Machine) -> list[Layout]:
     return [lane for lane in list_lanes(work, machine) if lane.pipe == 1 and lane.sequence <= places]
 
 
-def _choose_fastest(work: PlanJob, machine: Machine, place: str) -> ChosenLayout:
-    """The fastest for one video, as the plan predicts it with all weights resident."""
+def _choose_fastest(work: PlanJob, machine: Machine, place: str, wish: ResidencyWish) -> ChosenLayout:
+    """The fastest for one video, as the plan predicts it, each layout with its fastest residency that fits."""
     table = load_calibration()
-    rows = {lane: predict(work, machine, table, lane, Residency()) for lane in _possible(work, machine)}
+    lanes = [lane for lane in _possible(work, machine) if residencies_for(lane, wish)]
+    if not lanes:
+        check_possible(Layout(), wish)
+    rows = {lane: best_residency(work, machine, table, lane, wish=wish) for lane in lanes}
     best = choose(rows.values()) or min(rows.values(), key=lambda row: row.peak_bytes)
     layout = next(lane for lane, row in rows.items() if row == best)
     used = f"{layout.ranks} {place}" if layout.ranks == machine.gpus else f"{layout.ranks} of {machine.gpus} {place}"
-    return ChosenLayout(layout=layout, reason=f"layout {_name(layout)} on {used}: {_why(layout, rows, machine)}")
+    reason = f"layout {_name(layout)} on {used}: {_why(layout, rows, machine)}"
+    why = explain_residency(best, work, machine, table, wish)
+    return ChosenLayout(layout=layout, residency=best.residency, reason=_join(reason, why))
 
 
 def _name(layout: Layout) -> str:

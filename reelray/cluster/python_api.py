@@ -24,8 +24,8 @@ OnProgress = Callable[[Progress], None]
 class RenderArguments(TypedDict, total=False):
     """Options of a render; what is missing comes from the model or the settings.
 
-    `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus` and `layout`,
-    `reelray.cluster.render.RenderOptions` the others; `on_progress` is told whenever a stage moves on.
+    `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus`, `layout`, `weights` and
+    `encoder`, `reelray.cluster.render.RenderOptions` the others; `on_progress` is told whenever a stage moves on.
     """
 
     model: str | Path
@@ -42,6 +42,8 @@ class RenderArguments(TypedDict, total=False):
     engine: EngineKind
     gpus: int
     layout: str | Layout
+    weights: str
+    encoder: str
     on_progress: OnProgress
 
 

@@ -9,10 +9,12 @@ from reelray.cluster.engine_api import Engine
 from reelray.cluster.layout_choice import choose_layout
 from reelray.cluster.memory_check import check_memory
 from reelray.cluster.render import RenderJob, RenderOptions, plan_job
+from reelray.cluster.residency_choice import read_wish
 from reelray.cluster.services import EngineKind, Services
 from reelray.proto.errors import InputError
 from reelray.proto.events import Progress, Stage
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Residency
 
 ENGINES: tuple[str, ...] = get_args(EngineKind)
 DEVICES = ("auto", "cpu", "cuda")
@@ -29,6 +31,8 @@ class Place:
         gpus: How many share the video; processes on a CPU.
         layout: How they share it, such as ``cfg=2,ulysses=2``; the plan's choice where only `gpus` is given. Where one
             of the two is given, the settings of both are set aside.
+        weights: Where the transformer's blocks are: ``auto``, ``resident``, ``sharded`` or ``offloaded``.
+        encoder: Where the encoders of text and image are: ``auto``, ``resident`` or ``released``.
     """
 
     model: str | Path | None = None
@@ -36,6 +40,8 @@ class Place:
     engine: EngineKind | None = None
     gpus: int | None = None
     layout: str | Layout | None = None
+    weights: str | None = None
+    encoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +52,14 @@ class Target:
         engine: Kind of engine.
         device: ``auto``, ``cpu`` or ``cuda``.
         layout: How its ranks share the video.
-        reason: Why this layout; None where nobody asked for several ranks.
+        residency: Where the weights are while they do not compute.
+        reason: Why so; None where nothing was chosen that needs one.
     """
 
     engine: EngineKind
     device: str
     layout: Layout = field(default_factory=Layout)
+    residency: Residency = field(default_factory=Residency)
     reason: str | None = None
 
 
@@ -72,13 +80,18 @@ def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[R
     entry = services.open_catalog(settings).find(str(place.model or settings.model))
     job = plan_job(options, entry)
     device = place.device or settings.device
-    check_memory(job.request, entry, device=device)
+    wish = read_wish(place.weights or settings.weights, place.encoder or settings.encoder)
+    check_memory(job.request, entry, device=device, blocks=wish.blocks)
     gpus, layout = place.gpus, place.layout
     if gpus is None and layout is None:
         gpus, layout = settings.gpus, settings.layout or None
-    chosen = choose_layout(job, device, gpus=gpus, layout=layout)
+    chosen = choose_layout(job, device, gpus=gpus, layout=layout, wish=wish)
     return job, Target(
-        engine=place.engine or settings.engine, device=device, layout=chosen.layout, reason=chosen.reason
+        engine=place.engine or settings.engine,
+        device=device,
+        layout=chosen.layout,
+        residency=chosen.residency,
+        reason=chosen.reason,
     )
 
 
@@ -86,7 +99,7 @@ def open_engine(job: RenderJob, target: Target, services: Services, on_progress:
     """Load the job's model; progress tells when it starts and when it is done."""
     request_id = job.request.request_id
     on_progress(Progress(request_id=request_id, stage=Stage.LOAD, done=0, total=1))
-    engine = services.open_engine(target.engine, job.model, target.device, target.layout)
+    engine = services.open_engine(target.engine, job.model, target.device, target.layout, target.residency)
     on_progress(Progress(request_id=request_id, stage=Stage.LOAD, done=1, total=1))
     return engine
 

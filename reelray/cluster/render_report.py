@@ -7,6 +7,7 @@ import reelray
 from reelray.cluster.render import RenderJob
 from reelray.cluster.video_format import VideoFormat
 from reelray.proto.request import RenderSummary
+from reelray.proto.residency import Residency
 
 
 def describe_job(job: RenderJob) -> str:
@@ -24,8 +25,7 @@ def describe_result(
     """One line that says what was written and how long it took."""
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     verb = "replaced" if replaced else "wrote"
-    device = summary.device if summary.layout.ranks == 1 else f"{summary.device} ({summary.layout})"
-    what = f"{summary.frames} frames, seed {job.request.seed}, {device}"
+    what = f"{summary.frames} frames, seed {job.request.seed}, {_describe_place(summary)}"
     return f"{verb} {output}: {what}, {seconds['total']:.1f} s ({stages})"
 
 
@@ -67,9 +67,18 @@ def summary_json(
         "dtype": summary.dtype,
         "layout": str(summary.layout),
         "ranks": summary.layout.ranks,
+        "weights": str(summary.residency.blocks),
+        "encoder": str(summary.residency.encoder),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "peak_bytes": summary.peak_bytes,
     }
+
+
+def _describe_place(summary: RenderSummary) -> str:
+    told = [] if summary.layout.ranks == 1 else [str(summary.layout)]
+    if summary.residency != Residency():
+        told.append(f"weights {summary.residency}")
+    return f"{summary.device} ({', '.join(told)})" if told else summary.device
 
 
 def _length_s(job: RenderJob) -> float:

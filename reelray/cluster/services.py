@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # each of these is loaded when it is used, so that `--help` s
     from reelray.cluster.model_catalog import ModelCatalog, ModelEntry
     from reelray.cluster.settings import Settings
     from reelray.proto.layout import Layout
+    from reelray.proto.residency import Residency
 
 EngineKind = Literal["ray", "local"]
 
@@ -23,12 +24,12 @@ class Services:
         load_settings: Reads the environment.
         open_catalog: Knows the checkpoints.
         open_engine: Loads a checkpoint on a device, in an embedded Ray cluster or in this process, in one rank or in
-            several that share each video as the layout says.
+            several that share each video as the layout says, with its weights where the residency says.
     """
 
     load_settings: "Callable[[], Settings]"
     open_catalog: "Callable[[Settings], ModelCatalog]"
-    open_engine: "Callable[[EngineKind, ModelEntry, str, Layout], Engine]"
+    open_engine: "Callable[[EngineKind, ModelEntry, str, Layout, Residency], Engine]"
 
 
 def default_services() -> Services:
@@ -50,10 +51,12 @@ def _open_catalog(settings: "Settings") -> "ModelCatalog":
     return ModelCatalog((*settings.model_folders, PACKAGED), presets(), describe_model)
 
 
-def _open_engine(kind: EngineKind, model: "ModelEntry", device: str, layout: "Layout") -> "Engine":
+def _open_engine(
+    kind: EngineKind, model: "ModelEntry", device: str, layout: "Layout", residency: "Residency"
+) -> "Engine":
     from reelray.cluster.checkpoint_loader import CheckpointLoader  # noqa: PLC0415
 
-    loader = CheckpointLoader(path=model.path.absolute(), device=device)
+    loader = CheckpointLoader(path=model.path.absolute(), device=device, residency=residency)
     if kind == "local":
         return _open_local(loader, layout)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray

@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     layout: str = Field(
         default="", description="How they share it, such as cfg=2,ulysses=2; empty lets the plan choose."
     )
+    weights: Literal["auto", "resident", "sharded", "offloaded"] = Field(
+        default="auto", description="Where the transformer's blocks are; `auto` lets the plan choose."
+    )
+    encoder: Literal["auto", "resident", "released"] = Field(
+        default="auto", description="Whether the encoders of text and image stay on the GPU."
+    )
 
     @field_validator("model_path", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
+from reelray.proto.residency import Residency
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +18,7 @@ class EngineDescription:
         dtype: Such as ``bfloat16``.
         load_s: Seconds it took to load the checkpoint.
         layout: How its ranks share a video.
+        residency: Where its weights are while they do not compute.
     """
 
     facts: ModelFacts
@@ -25,3 +27,4 @@ class EngineDescription:
     dtype: str
     load_s: float = 0.0
     layout: Layout = field(default_factory=Layout)
+    residency: Residency = field(default_factory=Residency)

@@ -5,6 +5,7 @@ from typing import NewType
 
 from reelray.proto.layout import Layout
 from reelray.proto.recipe import Recipe
+from reelray.proto.residency import Residency
 
 RequestId = NewType("RequestId", str)
 
@@ -61,6 +62,7 @@ class RenderSummary:
         stage_s: Seconds per stage: load, text, denoise, decode.
         peak_bytes: Peak memory of the engine process (device memory on a GPU); of the fullest rank.
         layout: How the ranks shared the video.
+        residency: Where the weights were while they did not compute.
     """
 
     request_id: RequestId
@@ -77,3 +79,4 @@ class RenderSummary:
     stage_s: dict[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     layout: Layout = field(default_factory=Layout)
+    residency: Residency = field(default_factory=Residency)

@@ -10,6 +10,7 @@ import time
 
 import torch
 
+from reelray.proto.residency import Residency
 from tests.support.requests import make_facts
 
 
@@ -36,6 +37,7 @@ class FakeModel:
         self.device = torch.device("cpu")
         self.dtype = torch.float32
         self.digest = "fa4e"
+        self.residency = Residency()
         self.step_s = step_s
         self.calls = []
         self.decoded_latent_frames = 0

@@ -5,10 +5,10 @@ from functools import cache
 from reelray.cluster.calibration import load_calibration
 from reelray.proto.layout import Layout
 from reelray.proto.recipe import Chunking
+from reelray.proto.residency import Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.machine import Link, Machine
-from reelray.scheduler.plan.residency import Residency
 from reelray.scheduler.plan.step_time import Setting
 from reelray.workers.models.registry import describe_preset
 from reelray.workers.recipes.presets import load_presets

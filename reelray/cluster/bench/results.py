@@ -6,9 +6,9 @@ from typing import Any
 
 from reelray.cluster.bench.request import BenchRequest
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.prediction import predict_decode_s
-from reelray.scheduler.plan.residency import Residency
 from reelray.scheduler.plan.step_time import Setting, predict_step
 
 OURS = "reelray"

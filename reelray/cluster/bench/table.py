@@ -9,8 +9,8 @@ from reelray.cluster.bench.request import BenchRequest
 from reelray.cluster.bench.results import DECODE, FORWARD, OURS, median_of
 from reelray.cluster.calibration import parse_calibration
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Residency
 from reelray.scheduler.plan.machine import Link
-from reelray.scheduler.plan.residency import Residency
 from reelray.scheduler.plan.step_time import PER_TFLOP_MS, Setting, layer_compute
 
 COPIED = "not measured in this run; from table"

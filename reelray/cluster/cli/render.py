@@ -37,6 +37,8 @@ def render(
     engine: take.EngineChoice = None,
     gpus: take.Gpus = None,
     layout: take.LayoutText = None,
+    weights: take.Weights = None,
+    encoder: take.EncoderPlace = None,
     json: take.JsonSummary = False,
     quiet: take.Quiet = False,
     debug: take.Debug = False,
@@ -64,12 +66,8 @@ def render(
         image=image,
         fps=fps,
     )
+    place = Place(model=model, device=device, engine=engine, gpus=gpus, layout=layout, weights=weights, encoder=encoder)
     way = FileOptions(
-        output=output,
-        video_format=video_format,
-        replace=not no_clobber,
-        place=Place(model=model, device=device, engine=engine, gpus=gpus, layout=layout),
-        json=json,
-        quiet=quiet,
+        output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )
     render_file(wish, way, session.services)

@@ -51,6 +51,14 @@ LayoutText = Annotated[
     str | None,
     typer.Option("--layout", metavar="AXIS=N,...", help="How they share it: cfg, ring, ulysses. Default: by the plan."),
 ]
+Weights = Annotated[
+    Literal["auto", "resident", "sharded", "offloaded"] | None,
+    typer.Option(help="Transformer blocks: on each GPU, in shares, or in host memory. Default: by the plan."),
+]
+EncoderPlace = Annotated[
+    Literal["auto", "resident", "released"] | None,
+    typer.Option(help="Text encoder: on the GPU, or there for the prompt only. Default: by the plan."),
+]
 JsonSummary = Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces of errors.")]

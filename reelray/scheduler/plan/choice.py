@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from reelray.proto.layout import AXES, Layout
+from reelray.proto.residency import Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.legality import check_layout, list_lanes
 from reelray.scheduler.plan.machine import Machine
 from reelray.scheduler.plan.prediction import Prediction, predict
-from reelray.scheduler.plan.residency import RESIDENCIES, residencies_for
+from reelray.scheduler.plan.residency import ANY, RESIDENCIES, ResidencyWish, residencies_for
 
 TIE = 0.01
 """Predictions this close count as equal; the measured ones err by more."""
@@ -79,12 +80,18 @@ def rank_layouts(
 
 
 def best_residency(
-    job: PlanJob, machine: Machine, table: Calibration, layout: Layout, *, decode_ranks: int = 0
+    job: PlanJob,
+    machine: Machine,
+    table: Calibration,
+    layout: Layout,
+    *,
+    decode_ranks: int = 0,
+    wish: ResidencyWish = ANY,
 ) -> Prediction:
-    """The fastest residency that fits under a layout; the smallest when none does."""
-    plain, *others = residencies_for(layout)
-    row = predict(job, machine, table, layout, plain, decode_ranks=decode_ranks)
-    if row.fits:
+    """The fastest residency that fits under a layout; the smallest when none does. The layout must have one."""
+    first, *others = residencies_for(layout, wish)
+    row = predict(job, machine, table, layout, first, decode_ranks=decode_ranks)
+    if row.fits and first == Residency():
         return row  # nothing is faster than weights that stay
     rows = [predict(job, machine, table, layout, residency, decode_ranks=decode_ranks) for residency in others]
     rows.append(row)

@@ -1,10 +1,10 @@
 """Says in a few sentences why a plan is what it is."""
 
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.choice import TIE, Plan
 from reelray.scheduler.plan.prediction import Prediction, predict
-from reelray.scheduler.plan.residency import Residency
 
 GIB = 2**30
 

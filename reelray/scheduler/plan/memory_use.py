@@ -4,19 +4,23 @@ Counted are tensors that live at once. Activations of one layer: at its attentio
 and after the exchange and the output (8 widths per token), at its feed-forward the stream, its norm and the hidden
 values before and after the activation; each stage of the clip also holds the latents in float32, a few times over. A
 rank keeps the keys and values of its share of heads or tokens for every frame that later chunks attend, for each branch
-it runs. These are counts, not measurements; the constants of process and groups are in the table.
+it runs. Of a released encoder two blocks are there at a time, and its table of tokens never is. These are counts, not
+measurements; the constants of process and groups are in the table.
 """
 
 import math
 from dataclasses import dataclass, fields
 
+from reelray.proto.residency import Blocks, Encoder
 from reelray.scheduler.limits import EngineLimits
-from reelray.scheduler.plan.residency import BLOCKS_IN_FLIGHT, Blocks, Encoder, sharing_ranks
+from reelray.scheduler.plan.residency import BLOCKS_IN_FLIGHT, sharing_ranks
 from reelray.scheduler.plan.step_time import FP32_BYTES, Setting
 
 ATTENTION_WIDTHS = 8
 LATENT_COPIES = 6
 RING_BUFFERS = 2
+ENCODER_BLOCKS = 24
+"""Of UMT5-XXL; CLIP has more and smaller ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +37,6 @@ class MemoryUse:
         latents: The clip and its sampler state.
         buffers: Keys and values on their way around a ring.
         encoder_leaves: Whether the encoder is gone when the first step begins.
-        swapped: Whether the blocks make room for the encoder.
     """
 
     context: float
@@ -45,12 +48,11 @@ class MemoryUse:
     latents: float
     buffers: float
     encoder_leaves: bool
-    swapped: bool
 
     @property
     def parts(self) -> dict[str, float]:
         """Bytes by part."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"encoder_leaves", "swapped"}}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "encoder_leaves"}
 
     @property
     def stages(self) -> dict[str, float]:
@@ -58,7 +60,7 @@ class MemoryUse:
         base = self.context + self.latents
         stays = 0.0 if self.encoder_leaves else self.encoder
         return {
-            "text": base + self.encoder + (0.0 if self.swapped else self.blocks),
+            "text": base + self.encoder + self.blocks,
             "denoise": base + self.blocks + stays + self.activations + self.memory + self.buffers,
             "decode": base + self.blocks + stays + self.memory + self.decoder,
         }
@@ -69,33 +71,35 @@ class MemoryUse:
         return max(self.stages.values())
 
 
-def predict_memory(setting: Setting, memory_bytes: int, *, decode_ranks: int) -> MemoryUse:
+def predict_memory(setting: Setting, *, decode_ranks: int) -> MemoryUse:
     """Predict the bytes of the fullest GPU.
 
     Args:
         setting: Job, layout and residency.
-        memory_bytes: Of the GPU: decides whether a released encoder fits beside the blocks.
         decode_ranks: GPUs of their own that decode; 0 when the lane decodes.
     """
     job, layout, table = setting.job, setting.layout, setting.table
-    encoder = (job.sizes.text_encoder_parameters + job.sizes.image_encoder_parameters) * job.value_bytes
     groups = sum(degree > 1 for degree in (layout.cfg, layout.pipe, layout.ring, layout.ulysses))
     context = table.context_bytes + groups * table.group_bytes
-    blocks = block_weights(setting)
     leaves = setting.residency.encoder is Encoder.RELEASED
     latents = LATENT_COPIES * FP32_BYTES * job.latent_cells * job.facts.latent_channels * job.latent_frames
     return MemoryUse(
         context=context,
-        blocks=blocks,
-        encoder=encoder,
+        blocks=block_weights(setting),
+        encoder=encoder_weights(setting) * (BLOCKS_IN_FLIGHT / ENCODER_BLOCKS if leaves else 1),
         decoder=0.0 if decode_ranks else decode_bytes(setting, layout.lane),
         activations=activation_bytes(setting),
         memory=kept_bytes(setting),
         latents=latents,
         buffers=ring_bytes(setting),
         encoder_leaves=leaves,
-        swapped=leaves and context + latents + encoder + blocks > memory_bytes,
     )
+
+
+def encoder_weights(setting: Setting) -> float:
+    """Bytes of the encoders of text and image."""
+    sizes = setting.job.sizes
+    return (sizes.text_encoder_parameters + sizes.image_encoder_parameters) * setting.job.value_bytes
 
 
 def block_weights(setting: Setting) -> float:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.machine import Machine
-from reelray.scheduler.plan.memory_use import MemoryUse, decode_alone_bytes, predict_memory
-from reelray.scheduler.plan.residency import Encoder, Residency
+from reelray.scheduler.plan.memory_use import MemoryUse, decode_alone_bytes, encoder_weights, predict_memory
 from reelray.scheduler.plan.step_time import PER_GB_MS, PER_TFLOP_MS, Setting, StepTime, predict_step
 
 HOUR_S = 3600.0
@@ -83,9 +83,9 @@ def predict(
         decode_ranks: GPUs of an engine that only decode; 0 lets each lane decode on its own GPUs.
     """
     setting = Setting(job=job, layout=layout, residency=residency, link=machine.link, table=table)
-    memory = predict_memory(setting, machine.memory_bytes, decode_ranks=decode_ranks)
+    memory = predict_memory(setting, decode_ranks=decode_ranks)
     beside = decode_alone_bytes(setting, decode_ranks) if decode_ranks else 0.0
-    text_s = predict_text_s(setting, memory)
+    text_s = predict_text_s(setting)
     denoise = predict_denoise(setting)
     denoise_s, decode_s = denoise.total_ms / 1000, predict_decode_s(job, table, decode_ranks or layout.lane)
     before_s = text_s + denoise_s
@@ -119,15 +119,16 @@ def predict_denoise(setting: Setting) -> StepTime:
     return total
 
 
-def predict_text_s(setting: Setting, memory: MemoryUse) -> float:
-    """Seconds to encode the prompts; a released encoder is copied in first, and swapped blocks after it."""
+def predict_text_s(setting: Setting) -> float:
+    """Seconds to encode the prompts; a released encoder passes through once, and offloaded blocks once after it."""
     job, table = setting.job, setting.table
     tokens = job.facts.text_tokens * job.branches
     flops = 2 * (
         job.sizes.text_encoder_parameters * tokens + job.sizes.image_encoder_parameters * job.sizes.image_tokens
     )
-    copied = memory.encoder if setting.residency.encoder is Encoder.RELEASED else 0.0
-    copied += memory.blocks if memory.swapped else 0.0
+    copied = encoder_weights(setting) if setting.residency.encoder is Encoder.RELEASED else 0.0
+    if setting.residency.blocks is Blocks.OFFLOADED:
+        copied += setting.block_bytes * setting.stage_layers
     return (flops / table.text_tflops * PER_TFLOP_MS + copied / table.host_gb_s * PER_GB_MS) / 1000
 
 

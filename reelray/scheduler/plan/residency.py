@@ -1,36 +1,9 @@
-"""Where the weights are while they are not used."""
+"""Which ways of holding the weights a plan may choose."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from reelray.proto.layout import Layout
-
-
-class Blocks(StrEnum):
-    """The transformer's blocks."""
-
-    RESIDENT = "resident"  # every rank holds the blocks it runs
-    SHARDED = "sharded"  # every rank holds a share of each block; the next is gathered while one computes
-    OFFLOADED = "offloaded"  # host memory holds them; the next is copied while one computes
-
-
-class Encoder(StrEnum):
-    """The encoders of text and image."""
-
-    RESIDENT = "resident"
-    RELEASED = "released"  # copied in for a prompt, gone before the first step
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Residency:
-    """One way to hold the weights."""
-
-    blocks: Blocks = Blocks.RESIDENT
-    encoder: Encoder = Encoder.RESIDENT
-
-    def __str__(self) -> str:
-        return str(self.blocks) if self.encoder is Encoder.RESIDENT else f"{self.blocks}, encoder released"
-
+from reelray.proto.residency import Blocks, Encoder, Residency
 
 RESIDENCIES = tuple(Residency(blocks=blocks, encoder=encoder) for blocks in Blocks for encoder in Encoder)
 """Fewest moving parts first."""
@@ -43,7 +16,30 @@ def sharing_ranks(layout: Layout) -> int:
     return layout.lane // layout.pipe
 
 
-def residencies_for(layout: Layout) -> tuple[Residency, ...]:
-    """Ways to hold the weights under a layout."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidencyWish:
+    """What somebody asks of a residency; None leaves it to the plan."""
+
+    blocks: Blocks | None = None
+    encoder: Encoder | None = None
+
+    def allows(self, residency: Residency) -> bool:
+        """Whether a residency is as asked."""
+        return self.blocks in {None, residency.blocks} and self.encoder in {None, residency.encoder}
+
+    def closed(self) -> "ResidencyWish":
+        """The same with everything resident of which nothing was said."""
+        return ResidencyWish(blocks=self.blocks or Blocks.RESIDENT, encoder=self.encoder or Encoder.RESIDENT)
+
+
+ANY = ResidencyWish()
+
+
+def residencies_for(layout: Layout, wish: ResidencyWish = ANY) -> tuple[Residency, ...]:
+    """Ways to hold the weights under a layout; none where blocks are to be sharded and nobody holds the same."""
     alone = sharing_ranks(layout) == 1
-    return tuple(residency for residency in RESIDENCIES if not (alone and residency.blocks is Blocks.SHARDED))
+    return tuple(
+        residency
+        for residency in RESIDENCIES
+        if wish.allows(residency) and not (alone and residency.blocks is Blocks.SHARDED)
+    )

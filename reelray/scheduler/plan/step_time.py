@@ -23,10 +23,11 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Blocks, Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob, Window
 from reelray.scheduler.plan.machine import Link
-from reelray.scheduler.plan.residency import Blocks, Residency, sharing_ranks
+from reelray.scheduler.plan.residency import sharing_ranks
 
 FP32_BYTES = 4
 ULYSSES_EXCHANGES = 4

@@ -45,4 +45,5 @@ class Account:
             stage_s=dict(self._stage_s),
             peak_bytes=peak_bytes,
             layout=description.layout,
+            residency=description.residency,
         )

@@ -14,17 +14,20 @@ import torch
 from torch import distributed as dist
 
 from reelray.proto.errors import EngineError, ReelrayError
+from reelray.proto.residency import Blocks
 from reelray.workers.engine.gang_wire import Assignment, Hello, Invitation, Pulse, Ran, Ready, Refused, Run, Wire
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.role import Role
+from reelray.workers.engine.seams import ModelLoader, SharingLoader
 from reelray.workers.parallel.attention_choice import load_choice
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.handover import BroadcastHandover
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
-from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh
+from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh, find_share
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
+from reelray.workers.parallel.weight_gather import WeightGather
 from reelray.workers.samplers.guidance import Branches
 
 if TYPE_CHECKING:
@@ -89,7 +92,7 @@ def join(invitation: Invitation, assignment: Assignment, heart: Heart) -> Rank:
     torch.set_num_threads(assignment.threads)  # on a GPU too: the ranks share the cores of their machine
     if invitation.interface is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = invitation.interface
-    model, load_s = open_timed(assignment.load)
+    model, load_s = open_timed(_own_loader(assignment, invitation.rank))
     heart.moved()
     dist.init_process_group(
         "nccl" if model.device.type == "cuda" else "gloo",
@@ -102,9 +105,20 @@ def join(invitation: Invitation, assignment: Assignment, heart: Heart) -> Rank:
     return _build(model, invitation, assignment, heart, load_s)
 
 
+def _own_loader(assignment: Assignment, rank: int) -> ModelLoader:
+    load = assignment.load
+    return load.for_share(find_share(assignment.layout, rank)) if isinstance(load, SharingLoader) else load
+
+
 def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, heart: Heart, load_s: float) -> Rank:
     layout, spare = assignment.layout, assignment.decode_ranks
-    mesh = Mesh.create(assignment.layouts, model.device, spare=spare, timeout_s=assignment.collective_s)
+    mesh = Mesh.create(
+        assignment.layouts,
+        model.device,
+        spare=spare,
+        shares_weights=model.residency.blocks is Blocks.SHARDED,
+        timeout_s=assignment.collective_s,
+    )
     branches, decoding = None, mesh.decoding
     if decoding is None:
         lane = mesh.lane(layout)
@@ -122,6 +136,8 @@ def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, 
 def _share_forwards(model: "VideoModel", lane: Lane) -> Branches | None:
     """Have the model evaluate together with the ranks of a lane; returns how the branches of guidance are evaluated."""
     branches: Branches | None = None
+    if lane.weights is not None:
+        model.use_weight_gather(WeightGather(lane.weights))
     if lane.sequence.size > 1:
         model.use_sharding(SequenceSharding(lane, make_attention=load_choice(lane)))
     if lane.pipe.size > 1:
@@ -129,7 +145,7 @@ def _share_forwards(model: "VideoModel", lane: Lane) -> Branches | None:
         model.use_stages(pipeline, pipeline.layers)
         branches = PipelinedBranches(pipeline)
     if lane.cfg.size > 1:
-        branches = ParallelBranches(lane.cfg, model.device)
+        branches = ParallelBranches(lane.cfg, model.device, in_step=lane.weights is not None)
     return branches
 
 

@@ -61,6 +61,7 @@ class Rank:
             device=device_name(self._model.device),
             dtype=str(self._model.dtype).removeprefix("torch."),
             load_s=self._load_s,
+            residency=self._model.residency,
         )
 
     def execute(self, plan: StepPlan) -> StepReport:

@@ -1,9 +1,10 @@
 """What an engine is given: the checkpoint, the decisions, and the way to its ranks."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.residency import WeightShare
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
 from reelray.workers.models.api import VideoModel
 
@@ -18,6 +19,15 @@ class ModelLoader(Protocol):
             CheckpointError: It is not usable.
             ResourceError: It does not fit the device.
         """
+        ...
+
+
+@runtime_checkable
+class SharingLoader(ModelLoader, Protocol):
+    """A loader that can be told which share of the weights its process keeps."""
+
+    def for_share(self, share: WeightShare) -> ModelLoader:
+        """The loader of a rank, of those that hold the same layers; it matters where weights are sharded."""
         ...
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from reelray.proto.model_facts import ModelFacts
+from reelray.proto.residency import Residency
 from reelray.workers.models.sharding import PictureSharing, Sharding
 from reelray.workers.models.stages import Stages
+from reelray.workers.residency.shared_blocks import Gather
 
 
 class VideoModel(Protocol):
-    """A loaded checkpoint: text encoder, transformer and latent decoder on one device.
+    """A loaded checkpoint: text encoder, transformer and latent decoder, computing on one device.
 
     Text and image contexts are opaque to the engine: it keeps them per request and hands them back.
     """
@@ -24,6 +26,7 @@ class VideoModel(Protocol):
     device: torch.device
     dtype: torch.dtype
     digest: str
+    residency: Residency
 
     def encode_text(self, prompts: Sequence[str]) -> list[Any]:
         """Encode prompts into one text context each, cached by content."""
@@ -58,6 +61,10 @@ class VideoModel(Protocol):
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens; all ranks of the sharding then call `denoise` together."""
+        ...
+
+    def use_weight_gather(self, gather: Gather) -> None:
+        """Put sharded weights together by `gather`; its ranks then encode prompts and call `denoise` in step."""
         ...
 
     def use_stages(self, stages: Stages, layers: range | None = None) -> None:

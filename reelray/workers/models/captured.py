@@ -184,9 +184,9 @@ class CapturedModel:
         return self._constants[shapes].tensors
 
 
-def choose_stages(device: torch.device) -> Stages:
-    """Captured on a GPU, plain elsewhere."""
-    return CapturedModel(CudaRecorder()) if device.type == "cuda" else WholeModel()
+def choose_stages(device: torch.device, *, resident: bool = True) -> Stages:
+    """Captured on a GPU whose memory holds all weights at addresses that stay; plain elsewhere."""
+    return CapturedModel(CudaRecorder()) if resident and device.type == "cuda" else WholeModel()
 
 
 def _shapes(tensors: Sequence[Tensor]) -> _Shapes:

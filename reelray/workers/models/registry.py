@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reelray.proto.model_facts import ModelFacts
     from reelray.proto.model_sizes import ModelSizes
     from reelray.proto.recipe import Recipe
+    from reelray.proto.residency import Residency, WeightShare
     from reelray.workers.bench.case import BenchModel, BenchSource
     from reelray.workers.models.api import VideoModel
     from reelray.workers.models.wan.description import CheckpointDescription
@@ -129,24 +130,37 @@ def open_checkpoint(
     recipe: "Recipe | None" = None,
     compiled: bool = False,
     layers: range | None = None,
+    residency: "Residency | None" = None,
+    share: "WeightShare | None" = None,
 ) -> "VideoModel":
     """Load a checkpoint of any family.
 
     Args:
         folder: The checkpoint.
-        device: Where the weights go.
+        device: Where the model computes.
         dtype: Dtype of the networks; None chooses by device.
         vae_dtype: Dtype of the latent decoder; None follows `dtype`.
         recipe: Instead of the folder's own.
         compiled: Compile what can be; the first request of a new size then waits for the compiler.
         layers: Layers of the denoiser to load, where other ranks have the others; None means all.
+        residency: Where the weights are while they do not compute; all on the device by default.
+        share: What this rank keeps of sharded weights.
 
     Raises:
         CheckpointError: As `describe_checkpoint`.
+        InputError: Weights are to be sharded, and no other rank has them.
     """
     family = FAMILIES[recipe.model if recipe else "wan"]
     return family.open(
-        folder, device=device, dtype=dtype, vae_dtype=vae_dtype, recipe=recipe, compiled=compiled, layers=layers
+        folder,
+        device=device,
+        dtype=dtype,
+        vae_dtype=vae_dtype,
+        recipe=recipe,
+        compiled=compiled,
+        layers=layers,
+        residency=residency,
+        share=share,
     )
 
 

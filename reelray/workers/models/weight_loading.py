@@ -1,6 +1,7 @@
 """Builds a module from weight files: every tensor goes straight to its device and dtype."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from reelray.proto.errors import WeightsError
+from reelray.proto.residency import Blocks
+from reelray.workers.residency.choice import place_blocks
 from reelray.workers.weights.safetensors_file import SafetensorsSource
 from reelray.workers.weights.source import TensorSource, check_names
 from reelray.workers.weights.torch_file import TorchSource
@@ -16,6 +19,23 @@ from reelray.workers.weights.torch_file import TorchSource
 Module = TypeVar("Module", bound=nn.Module)
 Rename = Callable[[str], str | None]
 """Maps a checkpoint's tensor name to the module's; None leaves the tensor unread."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """The part of a module that passes through its device instead of staying there.
+
+    Args:
+        name: Attribute that holds the blocks; the module takes them from its `source`.
+        beside: Attributes of the module that stay in host memory too.
+    """
+
+    name: str
+    beside: tuple[str, ...] = ()
+
+    def holds(self, path: str) -> bool:
+        """Whether a submodule is part of it."""
+        return path.split(".", maxsplit=1)[0] in {self.name, *self.beside}
 
 
 class SkipInitialisation(TorchFunctionMode):
@@ -36,6 +56,7 @@ def load_module(
     *,
     device: torch.device | str,
     dtype: torch.dtype,
+    stack: Stack | None = None,
 ) -> Module:
     """Build a module in evaluation mode and fill it.
 
@@ -45,24 +66,35 @@ def load_module(
         rename: Names of the files to names of the module.
         device: Where the parameters go.
         dtype: Dtype of the parameters.
+        stack: What shall be in host memory while it does not compute; None puts everything on the device.
 
     Raises:
         WeightsError: A file is not readable; a tensor is missing, unknown or has another shape.
     """
-    module = build_empty(build, device=device, dtype=dtype)
+    module = build_empty(build, device=device, dtype=dtype, stack=stack)
     fill_parameters(module, files, rename)
     return module.eval()
 
 
-def build_empty(build: Callable[[], Module], *, device: torch.device | str, dtype: torch.dtype) -> Module:
+def build_empty(
+    build: Callable[[], Module], *, device: torch.device | str, dtype: torch.dtype, stack: Stack | None = None
+) -> Module:
     """Build a module whose parameters are allocated in place and dtype but not yet written; see `load_module`."""
     with SkipInitialisation(), torch.device("meta"):
         module = build()
-    for child in module.modules():
+    device = torch.device(device)
+    for path, child in module.named_modules():
+        place = torch.device("cpu") if stack and stack.holds(path) else device
+        if stack and path.startswith(f"{stack.name}."):
+            place = torch.device("meta")  # its memory comes with the next step
         for name, parameter in list(child.named_parameters(recurse=False)):
             # empty_like of a meta tensor would import sympy for a second.
-            empty = torch.empty(parameter.shape, device=device, dtype=dtype)
+            empty = torch.empty(parameter.shape, device=place, dtype=dtype)
             child.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+    if stack:
+        blocks = getattr(module, stack.name)
+        source = place_blocks(blocks, range(len(blocks)), Blocks.OFFLOADED, device)
+        setattr(module, "source", source)  # noqa: B010  mypy knows no such attribute of every module
     return module
 
 

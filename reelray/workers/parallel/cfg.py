@@ -21,13 +21,16 @@ class ParallelBranches:
     Args:
         group: The cfg axis.
         device: Device of the predictions.
+        in_step: Whether ranks without a branch to evaluate go through the other one all the same, because the layers
+            need them: those that share their weights gather them together. It takes no longer.
     """
 
-    def __init__(self, group: AxisGroup, device: torch.device | str) -> None:
+    def __init__(self, group: AxisGroup, device: torch.device | str, *, in_step: bool = False) -> None:
         if group.size != len(Branch):
             raise ValueError(f"the cfg axis has {group.size} ranks; guidance has {len(Branch)} branches")
         self._group = group
         self._device = torch.device(device)
+        self._in_step = in_step
 
     def begin(self) -> "ParallelBranches":
         """See `Branches`; the steps leave nothing."""
@@ -38,8 +41,8 @@ class ParallelBranches:
         own = Branch(self._group.index)
         group = self._group.process_group
         if weight == 1.0:
-            chosen = own is Branch.CONDITIONAL
-            prediction = evaluate(own).float().contiguous() if chosen else self._empty(*shape)
+            evaluates = self._in_step or own is Branch.CONDITIONAL
+            prediction = evaluate(Branch.CONDITIONAL).float().contiguous() if evaluates else self._empty(*shape)
             dist.broadcast(prediction, self._group.ranks[Branch.CONDITIONAL], group=group)
             return prediction
         both = self._empty(len(Branch), *shape)

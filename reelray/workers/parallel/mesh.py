@@ -14,12 +14,23 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from reelray.proto.errors import EngineError, InputError, UnsupportedError
 from reelray.proto.layout import AXES, Layout
+from reelray.proto.residency import WeightShare
 
 Ranks = tuple[int, ...]
 
 
+WEIGHTS = "weights"
+"""Channel of the ranks that share their weights.
+
+A communicator of NCCL runs its collectives one after the other. Blocks are gathered while others compute, so on the
+groups of the axes each exchange of a layer would wait for the whole next block. Every rank begins both kinds in the
+same order, and the kernels of both fit on a GPU together, so neither can hold the other up for ever; only
+`CUDA_DEVICE_MAX_CONNECTIONS=1`, which puts all streams into one queue, would bring the waiting back.
+"""
+
+
 class GroupPool:
-    """Process groups by their ranks: two axes with the same ranks share one.
+    """Process groups by their ranks: two axes with the same ranks share one, unless they use another channel.
 
     Args:
         device: Where the tensors of the collectives lie.
@@ -29,24 +40,24 @@ class GroupPool:
     def __init__(self, device: torch.device, *, timeout_s: float | None = None) -> None:
         self._device = device
         self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
-        self._groups: dict[Ranks, dist.ProcessGroup | None] = {}
+        self._groups: dict[tuple[Ranks, str], dist.ProcessGroup | None] = {}
         self._end: str | None = None
 
     def __len__(self) -> int:
         """Groups of the gang, those without this rank included."""
         return len(self._groups)
 
-    def add(self, ranks: Ranks) -> None:
+    def add(self, ranks: Ranks, channel: str = "") -> None:
         """Make the group of these ranks unless there is one. Every rank of the world must call it in the same order."""
-        if ranks in self._groups:
+        if (ranks, channel) in self._groups:
             return
-        group = dist.new_group(list(ranks), timeout=self._timeout, group_desc=f"ranks {ranks}")
-        self._groups[ranks] = group if isinstance(group, dist.ProcessGroup) else None
+        group = dist.new_group(list(ranks), timeout=self._timeout, group_desc=f"{channel} ranks {ranks}".lstrip())
+        self._groups[ranks, channel] = group if isinstance(group, dist.ProcessGroup) else None
         if dist.get_rank() in ranks and len(ranks) > 1:
             # NCCL connects at the first collective, which takes seconds: not in the middle of a request.
             dist.all_reduce(torch.zeros(1, device=self._device), group=group)
 
-    def get(self, ranks: Ranks) -> dist.ProcessGroup:
+    def get(self, ranks: Ranks, channel: str = "") -> dist.ProcessGroup:
         """The group of these ranks, of which this one is one.
 
         Raises:
@@ -56,7 +67,7 @@ class GroupPool:
             raise EngineError(
                 f"the mesh was {self._end}; its process groups are gone, so the gang must be started anew"
             )
-        group = self._groups[ranks]
+        group = self._groups[ranks, channel]
         assert group is not None, f"this rank is not one of {ranks}"
         return group
 
@@ -85,12 +96,14 @@ class AxisGroup:
         ranks: Numbers of these ranks in the world, in the order of the axis.
         index: Place of this rank among them.
         pool: Holds the process group.
+        channel: Set where the group is not the one of everything else between these ranks.
     """
 
     axis: str
     ranks: Ranks
     index: int
     pool: GroupPool
+    channel: str = ""
 
     @property
     def size(self) -> int:
@@ -104,7 +117,7 @@ class AxisGroup:
         Raises:
             EngineError: The mesh was closed or aborted.
         """
-        return self.pool.get(self.ranks)
+        return self.pool.get(self.ranks, self.channel)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +134,7 @@ class Lane:
         ulysses: Ranks with the other tokens of the block.
         sequence: Ring x ulysses, row by row: everyone who shares the tokens of a forward.
         everyone: All ranks of the lane, who share the pictures of a video.
+        weights: Ranks with the same layers, which share their weights; None where each holds its own.
         device_mesh: The same groups as torch's mesh, with one dim per axis of `reelray.proto.layout.AXES`.
     """
 
@@ -133,6 +147,7 @@ class Lane:
     ulysses: AxisGroup
     sequence: AxisGroup
     everyone: AxisGroup
+    weights: AxisGroup | None
     device_mesh: DeviceMesh
 
 
@@ -172,6 +187,7 @@ class Mesh:
         device: torch.device | str,
         *,
         spare: int = 0,
+        shares_weights: bool = False,
         timeout_s: float | None = None,
     ) -> "Mesh":
         """Make the groups of all layouts. Every rank of the world must call it with the same layouts.
@@ -180,6 +196,7 @@ class Mesh:
             layouts: What the gang may be switched to; each uses every rank, idle ones as further replicas.
             device: Where the tensors of this rank lie.
             spare: Ranks behind those of the layouts, which decode.
+            shares_weights: Make the groups of ranks that share their weights.
             timeout_s: After how long a collective fails; None takes torch's default.
 
         Raises:
@@ -198,10 +215,13 @@ class Mesh:
         for layout in layouts:
             for ranks in _all_groups(layout):
                 pool.add(ranks)
+            for ranks in _sharing_groups(layout) if shares_weights else ():
+                pool.add(ranks, WEIGHTS)
         for ranks in (decoding, (0, *decoding)) if spare else ():
             pool.add(ranks)
         denoises = dist.get_rank() < world
-        return cls({layout: _lane(layout, pool, device) for layout in layouts if denoises}, pool, decoding)
+        lanes = {layout: _lane(layout, pool, device, shares_weights=shares_weights) for layout in layouts if denoises}
+        return cls(lanes, pool, decoding)
 
     @property
     def groups(self) -> int:
@@ -252,7 +272,19 @@ def _all_groups(layout: Layout) -> Iterable[Ranks]:
     yield from _along(grid.flatten(1), 1)
 
 
-def _lane(layout: Layout, pool: GroupPool, device: torch.device) -> Lane:
+def _sharing_groups(layout: Layout) -> list[Ranks]:
+    """Ranks of a lane that hold the same layers."""
+    return list(_along(_grid(layout).movedim(AXES.index("pipe"), 1).flatten(2), 2))
+
+
+def find_share(layout: Layout, rank: int) -> WeightShare:
+    """What a rank keeps of sharded weights; one that only decodes has the place of the first, and no use for it."""
+    groups = _sharing_groups(layout)
+    mine = next((ranks for ranks in groups if rank in ranks), None)
+    return WeightShare(index=0 if mine is None else mine.index(rank), ranks=len(groups[0]))
+
+
+def _lane(layout: Layout, pool: GroupPool, device: torch.device, *, shares_weights: bool) -> Lane:
     rank, grid = dist.get_rank(), _grid(layout)
 
     def group(axis: str, grid: torch.Tensor, dim: int) -> AxisGroup:
@@ -273,5 +305,12 @@ def _lane(layout: Layout, pool: GroupPool, device: torch.device) -> Lane:
         ulysses=axes["ulysses"],
         sequence=group("sequence", grid.flatten(3), 3),
         everyone=group("everyone", grid.flatten(1), 1),
+        weights=_weights_group(layout, pool) if shares_weights else None,
         device_mesh=DeviceMesh.from_group(groups, device.type, grid, mesh_dim_names=AXES),
     )
+
+
+def _weights_group(layout: Layout, pool: GroupPool) -> AxisGroup:
+    rank = dist.get_rank()
+    ranks = next(ranks for ranks in _sharing_groups(layout) if rank in ranks)
+    return AxisGroup(axis=WEIGHTS, ranks=ranks, index=ranks.index(rank), pool=pool, channel=WEIGHTS)

@@ -15,13 +15,20 @@ from reelray.proto.layout import Layout
 SMALL = ("--size", "64x64", "--frames", 9, "--steps", 3)
 
 
+class Calls(list):
+    def __init__(self):
+        super().__init__()
+        self.residencies = []
+
+
 @pytest.fixture
 def opened(cli):
-    """Where engines were opened for the embedded checkpoint: (kind, device, layout)."""
-    calls = []
+    """Where engines were opened for the embedded checkpoint: (kind, device, layout), and how in `residencies`."""
+    calls = Calls()
 
-    def open_engine(kind, _model, device, layout):
+    def open_engine(kind, _model, device, layout, residency):
         calls.append((kind, device, layout))
+        calls.residencies.append(residency)
         return cli.engine
 
     services = replace(default_services(), open_engine=open_engine, load_settings=lambda: Settings(device="cpu"))
@@ -119,6 +126,26 @@ class TestOnCpus:
         for name, value in (("gpus", "2"), ("gpus", True), ("layout", 2)):
             with pytest.raises(InputError, match=f"{name} is {value!r}; it must be"):
                 reelray.render("a red circle", **wish, **{name: value})
+
+    def test_weights_are_where_they_are_asked_to_be(self, cli, render, opened):
+        render(*SMALL)
+        render(*SMALL, "--weights", "offloaded", "--encoder", "released")
+        cli.services = replace(cli.services, load_settings=lambda: Settings(device="cpu", weights="offloaded"))
+        render(*SMALL)
+        render(*SMALL, "--weights", "auto", "--gpus", 2)
+        render(*SMALL, "--weights", "sharded", "--gpus", 2)
+        assert list(map(str, opened.residencies)) == [
+            "resident",
+            "offloaded, encoder released",
+            "offloaded",
+            "resident",
+            "sharded",
+        ]
+
+    def test_one_rank_cannot_share(self, render, opened):
+        ran = render(*SMALL, "--weights", "sharded")
+        assert (ran.code, opened) == (2, [])
+        assert "weights cannot be sharded: one rank holds all of them" in ran.error_lines[0]
 
 
 class TestOnGpus:

@@ -6,10 +6,10 @@ import pytest
 
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
 from reelray.scheduler.plan.explain import explain
 from reelray.scheduler.plan.prediction import predict
-from reelray.scheduler.plan.residency import Blocks, Encoder, Residency
 from tests.support.planning import GIB, make_job, make_machine, make_stream, table
 
 
@@ -134,14 +134,14 @@ def test_decode_gpus_follow_as_many_lanes_as_they_can():
     assert fast.interval_s == pytest.approx(fast.decode_s / 2)
 
 
-def test_a_released_encoder_is_copied_for_every_clip():
+def test_what_is_not_there_is_copied_for_every_clip():
     job, copy_s = make_job("14b", "480p"), 2 * 5_680_910_336 / 50e9
-    stays, leaves, swaps = (
-        predict(job, make_machine(1, gib), table(), Layout(), Residency(encoder=encoder)).text_s
-        for gib, encoder in ((139, Encoder.RESIDENT), (139, Encoder.RELEASED), (37, Encoder.RELEASED))
+    stays, released, offloaded = (
+        predict(job, make_machine(1, 139), table(), Layout(), residency).text_s
+        for residency in (Residency(), Residency(encoder=Encoder.RELEASED), Residency(blocks=Blocks.OFFLOADED))
     )
-    assert leaves == pytest.approx(stays + copy_s)
-    assert swaps == pytest.approx(leaves + 2 * job.facts.parameters / 50e9)
+    assert released == pytest.approx(stays + copy_s)
+    assert offloaded == pytest.approx(stays + 2 * job.facts.parameters / 50e9)
 
 
 def test_gpus_that_only_decode_must_have_room_too():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from reelray.scheduler.plan.residency import Blocks, Residency
+from reelray.proto.residency import Blocks, Residency
 from reelray.scheduler.plan.step_time import predict_layer, predict_step
 from tests.support.planning import make_job, make_setting, make_stream, table
 

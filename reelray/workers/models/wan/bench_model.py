@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
+from reelray.proto.residency import Blocks, WeightShare
 from reelray.workers.bench.case import BenchSource, Peer
 from reelray.workers.memory.workspace import Workspace
 from reelray.workers.models.captured import choose_stages
@@ -21,12 +22,11 @@ from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.config_files import CLIP_TOKENS
 from reelray.workers.models.wan.diffusers_peer import open_diffusers
 from reelray.workers.models.wan.dtypes import choose_dtypes
-from reelray.workers.models.wan.key_map import checkpoint_views
 from reelray.workers.models.wan.rope import Positions
 from reelray.workers.models.wan.text_context import CrossContext
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae, WanVaeConfig
-from reelray.workers.models.wan.weights import empty_transformer
+from reelray.workers.models.wan.weights import empty_transformer, views_to_fill
 from reelray.workers.parallel.token_split import split_evenly
 from reelray.workers.samplers.guidance import Branch
 
@@ -161,15 +161,26 @@ def open_bench_model(source: BenchSource, device: torch.device, *, seed: int) ->
     return WanBenchModel(transformer, vae, text_tokens=tokens)
 
 
-def draw_transformer(config: WanConfig, device: torch.device, dtype: torch.dtype, *, seed: int) -> WanTransformer:
-    """Random weights of realistic scale: gains near one, matrices by fan-in."""
-    transformer = empty_transformer(config, device, dtype)
+def draw_transformer(
+    config: WanConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    blocks: Blocks = Blocks.RESIDENT,
+    share: WeightShare | None = None,
+) -> WanTransformer:
+    """Random weights of realistic scale: gains near one, matrices by fan-in. The same wherever the blocks are."""
+    transformer = empty_transformer(config, device, dtype, blocks=blocks, share=share)
     generator = torch.Generator(device).manual_seed(seed)
-    for name, view in checkpoint_views(transformer).items():
+    for name, view in views_to_fill(transformer):
+        drawn = view if view.device.type == device.type else torch.empty(view.shape, dtype=view.dtype, device=device)
         if view.ndim == 1 and "norm" in name and name.endswith("weight"):
-            view.normal_(1, 0.05, generator=generator)
+            drawn.normal_(1, 0.05, generator=generator)
         else:
-            view.normal_(0, 0.02 if view.ndim == 1 else view[0].numel() ** -0.5, generator=generator)
+            drawn.normal_(0, 0.02 if view.ndim == 1 else view[0].numel() ** -0.5, generator=generator)
+        if drawn is not view:
+            view.copy_(drawn)
     return transformer.eval().requires_grad_(requires_grad=False)
 
 

@@ -140,8 +140,7 @@ class WanBlock(nn.Module):
             due: What the block before has yet to add to it.
 
         Returns:
-            The residual stream, and what is yet to be added to it: the next block's norm does so in passing, or
-            `settle`.
+            The residual stream, and what is yet to be added to it, which the next block's norm does in passing.
         """
         rotation = inputs.rotation
         x_BSC, modulation, (q_BSND, k_BSND, v_BSND) = self.before_self(
@@ -186,7 +185,3 @@ class WanBlock(nn.Module):
         widen, narrow = self.ffn.layers
         hidden_BSC = self.ops.linear_gelu(normed_BSC, widen.weight, widen.bias)
         return x_BSC, (narrow(hidden_BSC), gate_BGC)
-
-    def settle(self, x_BSC: Tensor, due: Due) -> Tensor:
-        """Add what this block left to add."""
-        return self.ops.add_gated(x_BSC, *due)

@@ -1,12 +1,13 @@
 """Opens a Wan checkpoint folder: everything is checked before the first weight is read."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from reelray.proto.errors import CheckpointError, ResourceError
 from reelray.proto.recipe import Recipe
+from reelray.proto.residency import Blocks, Encoder, Residency, WeightShare
 from reelray.workers.models.wan.block_ops import choose_ops
 from reelray.workers.models.wan.clip import ClipConfig, ClipVision, load_clip
 from reelray.workers.models.wan.clip_original import load_original_clip
@@ -36,6 +37,15 @@ from reelray.workers.weights.lora import LoraFile
 GPU_DECODE_PIXELS = 16_000_000  # four latent frames of 1280x720
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Placing:
+    device: torch.device
+    dtypes: Dtypes
+    layers: range | None
+    residency: Residency
+    share: WeightShare | None
+
+
 def open_checkpoint(
     folder: Path,
     *,
@@ -45,17 +55,21 @@ def open_checkpoint(
     recipe: Recipe | None = None,
     compiled: bool = False,
     layers: range | None = None,
+    residency: Residency | None = None,
+    share: WeightShare | None = None,
 ) -> WanModel:
     """Load a checkpoint.
 
     Args:
         folder: diffusers layout, the original Wan 2.1 layout, or a manifest whose `weights` name such a base.
-        device: Where everything goes.
+        device: Where everything computes.
         dtype: Dtype of transformer and text encoder; None chooses by device.
         vae_dtype: Dtype of the VAE; None means `dtype`, or a choice by device.
         recipe: Instead of the folder's own; `task` and `text_tokens` matter here.
         compiled: Compile the transformer's blocks; the first request of a new size then waits for the compiler.
         layers: Layers of the transformer to load, where other ranks have the others; None means all.
+        residency: Where the weights are while they do not compute; all on the device by default.
+        share: What this rank keeps of sharded blocks; `WanModel.use_weight_gather` is then to be called.
 
     Returns:
         A model ready to denoise.
@@ -66,28 +80,24 @@ def open_checkpoint(
         ManifestError: `manifest.yaml` is wrong or does not fit the weights.
         WeightsError: A weight file is missing, damaged or does not fit.
         ResourceError: The weights do not fit the device.
+        InputError: Blocks are to be sharded, and no other rank has them.
         ValueError: A dtype is neither float32 nor bfloat16, or the transformer has no such layers.
     """
     layout = find_layout(folder)
     recipe = recipe or find_recipe(layout)
     check_recipe(recipe, layout)
-    config, vae_config, text_config = read_transformer_config(layout), _vae_config(layout), _text_config(layout)
-    _check_configs(config, vae_config, text_config, layout)
+    configs = read_transformer_config(layout), _vae_config(layout), _text_config(layout)
+    _check_configs(*configs, layout)
     place = torch.device(device)
-    dtypes = choose_dtypes(place, dtype, vae_dtype)
     parameters, digest = count_transformer(layout), digest_layout(layout)
-    try:
-        parts = _load_parts(
-            layout,
-            (config, vae_config, text_config),
-            place,
-            dtypes,
-            text_tokens=recipe.text_tokens,
-            digest=digest,
-            layers=layers,
-        )
-    except torch.OutOfMemoryError as error:
-        raise _too_large(layout, place) from error
+    placing = _Placing(
+        device=place,
+        dtypes=choose_dtypes(place, dtype, vae_dtype),
+        layers=layers,
+        residency=residency or Residency(),
+        share=share,
+    )
+    parts = _load_parts(layout, configs, placing, text_tokens=recipe.text_tokens, digest=digest)
     # The one place that says how a checkpoint computes; the VAE says it for itself in `WanVae.to_inference`.
     parts.transformer.use_ops(choose_ops(place))
     if compiled:
@@ -95,12 +105,17 @@ def open_checkpoint(
     facts = gather_facts(layout, recipe, parameters)
     if parts.vae.latents_per_call > 1:
         facts = replace(facts, decode_pixels=GPU_DECODE_PIXELS)
-    return WanModel(facts=facts, parts=parts, digest=digest)
+    return WanModel(facts=facts, parts=parts, digest=digest, residency=placing.residency)
 
 
-def _too_large(layout: Layout, device: torch.device) -> ResourceError:
+def _too_large(layout: Layout, device: torch.device, residency: Residency) -> ResourceError:
     needed, free = layout.weight_bytes / 2**30, torch.cuda.mem_get_info(device)[0] / 2**30
-    return ResourceError(f"{layout.folder}: {needed:.1f} GiB of weights do not fit; {device} has {free:.1f} GiB free")
+    smaller = Residency(blocks=Blocks.OFFLOADED, encoder=Encoder.RELEASED)
+    advice = "" if residency == smaller else f"; ask for weights {smaller}"
+    return ResourceError(
+        f"{layout.folder}: {needed:.1f} GiB of weights do not fit with weights {residency}; {device} has {free:.1f} "
+        f"GiB free{advice}"
+    )
 
 
 def _vae_config(layout: Layout) -> WanVaeConfig:
@@ -133,43 +148,52 @@ def _check_configs(config: WanConfig, vae: WanVaeConfig, text: Umt5Config, layou
 def _load_parts(
     layout: Layout,
     configs: tuple[WanConfig, WanVaeConfig, Umt5Config],
-    device: torch.device,
-    dtypes: Dtypes,
+    placing: _Placing,
     *,
     text_tokens: int,
     digest: str,
-    layers: range | None,
 ) -> WanParts:
     config, vae_config, text_config = configs
-    return WanParts(
-        transformer=_load_transformer(layout, config, device, dtypes, layers),
-        vae=_load_vae(layout, vae_config, device, dtypes),
-        text_encoder=load_text_encoder(
-            layout.weights["text_encoder"],
-            layout.tokenizer,
-            text_config,
-            device=device,
-            dtype=dtypes.text,
-            text_tokens=text_tokens,
-            digest=digest,
-        ),
-        clip=_load_clip(layout, device, dtypes),
-    )
+    device, dtypes = placing.device, placing.dtypes
+    released = placing.residency.encoder is Encoder.RELEASED
+    try:
+        return WanParts(
+            transformer=_load_transformer(layout, config, placing),
+            vae=_load_vae(layout, vae_config, device, dtypes),
+            text_encoder=load_text_encoder(
+                layout.weights["text_encoder"],
+                layout.tokenizer,
+                text_config,
+                device=device,
+                dtype=dtypes.text,
+                text_tokens=text_tokens,
+                digest=digest,
+                released=released,
+            ),
+            clip=_load_clip(layout, device, dtypes, released=released),
+        )
+    except torch.OutOfMemoryError as error:
+        raise _too_large(layout, device, placing.residency) from error
 
 
-def _load_transformer(
-    layout: Layout, config: WanConfig, device: torch.device, dtypes: Dtypes, layers: range | None
-) -> WanTransformer:
-    section = layout.section
-    if section is None:
-        return load_transformer(layout.transformer, device, dtypes.transformer, config=config, layers=layers)
-    files = layout.weights["transformer"]
-    path = files[0] if len(files) == 1 else files[0].parent
-    if section.transformer is not None:
-        check_architecture(path, section.key, config, base=section.base)
-    lora = None if section.lora is None else _name_lora(section.lora)
+def _load_transformer(layout: Layout, config: WanConfig, placing: _Placing) -> WanTransformer:
+    section, path, key, lora = layout.section, layout.transformer, None, None
+    if section is not None:
+        files = layout.weights["transformer"]
+        path, key = files[0] if len(files) == 1 else files[0].parent, section.key
+        if section.transformer is not None:
+            check_architecture(path, key, config, base=section.base)
+        lora = None if section.lora is None else _name_lora(section.lora)
     return load_transformer(
-        path, device, dtypes.transformer, weights_key=section.key, lora=lora, config=config, layers=layers
+        path,
+        placing.device,
+        placing.dtypes.transformer,
+        weights_key=key,
+        lora=lora,
+        config=config,
+        layers=placing.layers,
+        blocks=placing.residency.blocks,
+        share=placing.share,
     )
 
 
@@ -185,11 +209,13 @@ def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes
     return vae.to_inference(device, dtypes.vae)
 
 
-def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes) -> ClipVision | None:
+def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes, *, released: bool) -> ClipVision | None:
     if "image_encoder" not in layout.weights:
         return None
     if layout.kind == "original":
         config = ClipConfig(framing="stretch")
-        return load_original_clip(layout.weights["image_encoder"][0], config, device=device, dtype=dtypes.image)
+        file = layout.weights["image_encoder"][0]
+        return load_original_clip(file, config, device=device, dtype=dtypes.image, released=released)
     config = ClipConfig.from_transformers(read_json(layout.complete.folder / "image_encoder" / "config.json"))
-    return load_clip(layout.weights["image_encoder"], config, device=device, dtype=dtypes.image)
+    files = layout.weights["image_encoder"]
+    return load_clip(files, config, device=device, dtype=dtypes.image, released=released)

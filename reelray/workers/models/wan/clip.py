@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reelray.proto.errors import CheckpointError
-from reelray.workers.models.weight_loading import load_module
+from reelray.workers.models.weight_loading import Stack, load_module
+from reelray.workers.residency.source import BlockSource, ResidentBlocks
 
 PREPROCESS_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PREPROCESS_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -104,6 +105,9 @@ class ClipVision(nn.Module):
 
     Args:
         config: Size of the model.
+
+    Attributes:
+        source: Hands out the layers.
     """
 
     def __init__(self, config: ClipConfig) -> None:
@@ -114,6 +118,7 @@ class ClipVision(nn.Module):
         self.position_embedding = nn.Embedding(config.tokens, config.hidden_size)
         self.pre_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.layers = nn.ModuleList([ClipLayer(config) for _ in range(config.num_hidden_layers - 1)])
+        self.source: BlockSource[ClipLayer] = ResidentBlocks(self.layers)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Encode normalised square images.
@@ -125,11 +130,13 @@ class ClipVision(nn.Module):
         first_B1C = self.class_embedding.expand(len(patches_BSC), 1, -1)
         embedded_BSC = torch.cat([first_B1C, patches_BSC], dim=1) + self.position_embedding.weight
         x_BSC: Tensor = self.pre_layernorm(embedded_BSC)
-        for layer in self.layers:
-            x_BSC = layer(x_BSC)
+        for layer in range(len(self.layers)):
+            x_BSC = self.source.take(layer)(x_BSC)
         return x_BSC
 
 
+STACK = Stack(name="layers")
+"""What passes through the device where the tower is released; the rest is a few MB."""
 TOP_NAMES: Mapping[str, str] = {
     "embeddings.class_embedding": "class_embedding",
     "embeddings.patch_embedding.weight": "patch_embedding.weight",
@@ -154,9 +161,21 @@ def rename_tensor(name: str, layers: int) -> str | None:
 
 
 def load_clip(
-    files: Sequence[Path], config: ClipConfig, *, device: torch.device | str, dtype: torch.dtype
+    files: Sequence[Path],
+    config: ClipConfig,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    released: bool = False,
 ) -> ClipVision:
     """Load a vision tower in transformers' names.
+
+    Args:
+        files: Weights.
+        config: Size of the tower.
+        device: Where it computes.
+        dtype: Dtype of the weights.
+        released: Keep its layers in host memory between images.
 
     Raises:
         WeightsError: The weights do not fit.
@@ -165,4 +184,5 @@ def load_clip(
     def rename(name: str) -> str | None:
         return rename_tensor(name, config.num_hidden_layers)
 
-    return load_module(lambda: ClipVision(config), files, rename, device=device, dtype=dtype)
+    stack = STACK if released else None
+    return load_module(lambda: ClipVision(config), files, rename, device=device, dtype=dtype, stack=stack)

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from reelray.workers.models.wan.clip import ClipConfig, ClipVision
+from reelray.workers.models.wan.clip import STACK, ClipConfig, ClipVision
 from reelray.workers.models.weight_loading import build_empty, fill_from
 from reelray.workers.weights.source import TensorFacts
 from reelray.workers.weights.torch_file import TorchSource
@@ -98,13 +98,16 @@ class OriginalTower:
         out.copy_(whole.flatten(0, whole.ndim - out.ndim).chunk(parts)[index])
 
 
-def load_original_clip(file: Path, config: ClipConfig, *, device: torch.device | str, dtype: torch.dtype) -> ClipVision:
-    """Load the vision tower of the original release.
+def load_original_clip(
+    file: Path, config: ClipConfig, *, device: torch.device | str, dtype: torch.dtype, released: bool = False
+) -> ClipVision:
+    """Load the vision tower of the original release; see `load_clip`.
 
     Raises:
         WeightsError: The file is missing or damaged, or does not hold this tower.
     """
-    tower = build_empty(lambda: ClipVision(config), device=device, dtype=dtype)
+    stack = STACK if released else None
+    tower = build_empty(lambda: ClipVision(config), device=device, dtype=dtype, stack=stack)
     with OriginalTower(file, config.num_hidden_layers) as source:
         fill_from(source, tower, lambda name: name, str(file))
     return tower.eval()

@@ -27,7 +27,10 @@ def embed_image(clip: ClipVision, image_HWC: Tensor) -> Tensor:
     square_CHW = frame(image_HWC, clip.config.image_size)
     mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (PREPROCESS_MEAN, PREPROCESS_STD))
     pixels_1CHW = ((square_CHW - mean_C11) / std_C11)[None]
-    hidden: Tensor = clip(pixels_1CHW.to(clip.class_embedding.device))
+    try:
+        hidden: Tensor = clip(pixels_1CHW.to(clip.class_embedding.device))
+    finally:
+        clip.source.release()
     return hidden
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
+from reelray.proto.residency import Blocks, Residency
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.sharding import PictureSharing, Sharding, WholeWindow
 from reelray.workers.models.stages import Stages
@@ -23,6 +24,7 @@ from reelray.workers.models.wan.text_context import CrossContext, stack_contexts
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
 from reelray.workers.models.wan.vae.state import DecodeState, Tiling
+from reelray.workers.residency.shared_blocks import Gather, use_gather
 
 DECODE_SHARE = 0.8
 """Part of the free memory that a video's decoder may plan with; the rest is for transformers that run between."""
@@ -30,7 +32,7 @@ DECODE_SHARE = 0.8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WanParts:
-    """The loaded parts of a checkpoint, all on one device.
+    """The loaded parts of a checkpoint, which compute on one device.
 
     Args:
         transformer: Denoiser.
@@ -65,21 +67,27 @@ class WanModel:
         facts: Geometry.
         parts: The loaded modules.
         digest: Names the checkpoint.
+        residency: Where its weights are while they do not compute.
     """
 
-    def __init__(self, *, facts: ModelFacts, parts: WanParts, digest: str) -> None:
+    def __init__(self, *, facts: ModelFacts, parts: WanParts, digest: str, residency: Residency | None = None) -> None:
         self.facts = facts
+        self.residency = residency or Residency()
         self.parts = parts
         self.digest = digest
         self.device = parts.transformer.device
         self.dtype = parts.transformer.dtype
         self._sharding: Sharding = WholeWindow()
         self._pictures: PictureSharing | None = None
-        self._stages: Stages = choose_stages(self.device)
+        self._stages: Stages = choose_stages(self.device, resident=self.residency.blocks is Blocks.RESIDENT)
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""
         self._sharding = sharding
+
+    def use_weight_gather(self, gather: Gather) -> None:
+        """See `VideoModel.use_weight_gather`."""
+        use_gather(self.parts.transformer.source, gather)
 
     def use_stages(self, stages: Stages, layers: range | None = None) -> None:
         """See `VideoModel.use_stages`; without `layers`, those that were loaded stay."""
@@ -95,7 +103,7 @@ class WanModel:
             PromptError: A prompt has more tokens than fit.
         """
         embeddings_BSC = self.parts.text_encoder.encode(prompts)
-        return [self.parts.transformer.prepare_text(row_SC[None], merge_padding=True) for row_SC in embeddings_BSC]
+        return self.parts.transformer.prepare_texts([row_SC[None] for row_SC in embeddings_BSC], merge_padding=True)
 
     @torch.no_grad()
     def encode_image(self, image_HWC: Tensor, *, frames: int) -> ImageCondition:

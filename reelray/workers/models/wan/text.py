@@ -15,10 +15,12 @@ from reelray.proto.errors import CheckpointError, PromptError
 from reelray.workers.models.byte_cache import ByteCache
 from reelray.workers.models.prompts import clean_prompt
 from reelray.workers.models.wan.umt5 import Umt5Config, Umt5Encoder, rename_tensor
-from reelray.workers.models.weight_loading import load_module
+from reelray.workers.models.weight_loading import Stack, load_module
 
 Tokenize = Callable[[str], list[int]]
 CACHE_BYTES = 256 * 2**20
+STACK = Stack(name="blocks", beside=("embedding",))
+"""What passes through the device, or stays off it, where the encoder is released; the last norm is a few KB."""
 
 
 class TextEncoder:
@@ -54,26 +56,35 @@ class TextEncoder:
         Raises:
             PromptError: A prompt has more tokens than fit.
         """
-        rows = [self._encode_one(clean_prompt(prompt)) for prompt in prompts]
+        rows = self._encode_rows([clean_prompt(prompt) for prompt in prompts])
         padded_BSC = rows[0].new_zeros(len(rows), self.text_tokens, rows[0].shape[-1])
         for padded_SC, row_SC in zip(padded_BSC, rows, strict=True):
             padded_SC[: len(row_SC)] = row_SC
         return padded_BSC
 
-    def _encode_one(self, text: str) -> Tensor:
-        key = hashlib.sha256(f"{self._digest}\0{text}".encode()).hexdigest()
-        cached_SC = self._cache.get(key)
-        if cached_SC is None:
-            ids = self._tokenize(text)
-            if len(ids) > self.text_tokens:
-                raise PromptError(
-                    f"a prompt has {len(ids)} tokens and the model reads at most {self.text_tokens}; it starts with "
-                    f"{text[:40]!r}"
-                )
-            device = self._encoder.embedding.weight.device
-            cached_SC = self._encoder(torch.tensor([ids], device=device))[0]
-            self._cache.put(key, cached_SC)
-        return cached_SC
+    def _encode_rows(self, texts: Sequence[str]) -> list[Tensor]:
+        keys = [hashlib.sha256(f"{self._digest}\0{text}".encode()).hexdigest() for text in texts]
+        found = {key: cached for key in keys if (cached := self._cache.get(key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        ids = [self._tokenize_one(text) for text in missing.values()]
+        if missing:
+            try:
+                encoded = self._encoder.encode([torch.tensor([row]) for row in ids])
+            finally:
+                self._encoder.source.release()
+            for key, row_1SC in zip(missing, encoded, strict=True):
+                found[key] = row_1SC[0]
+                self._cache.put(key, row_1SC[0])
+        return [found[key] for key in keys]
+
+    def _tokenize_one(self, text: str) -> list[int]:
+        ids = self._tokenize(text)
+        if len(ids) > self.text_tokens:
+            raise PromptError(
+                f"a prompt has {len(ids)} tokens and the model reads at most {self.text_tokens}; it starts with "
+                f"{text[:40]!r}"
+            )
+        return ids
 
 
 def load_text_encoder(
@@ -85,6 +96,7 @@ def load_text_encoder(
     dtype: torch.dtype,
     text_tokens: int,
     digest: str,
+    released: bool = False,
 ) -> TextEncoder:
     """Load UMT5 and its tokenizer.
 
@@ -92,17 +104,19 @@ def load_text_encoder(
         files: Weights in transformers' names (safetensors) or of the original release (`.pth`).
         tokenizer_folder: Holds `tokenizer.json`, or whatever else AutoTokenizer reads.
         config: Size of the encoder.
-        device: Where the weights go.
+        device: Where it computes.
         dtype: Dtype of the weights.
         text_tokens: Slots of an embedding.
         digest: Names these files in cache keys.
+        released: Keep the weights in host memory between prompts.
 
     Raises:
         CheckpointError: The tokenizer is missing or does not fit the encoder.
         WeightsError: The weights do not fit.
     """
     tokenize = load_tokenizer(tokenizer_folder, vocab_size=config.vocab_size)
-    encoder = load_module(lambda: Umt5Encoder(config), files, rename_tensor, device=device, dtype=dtype)
+    stack = STACK if released else None
+    encoder = load_module(lambda: Umt5Encoder(config), files, rename_tensor, device=device, dtype=dtype, stack=stack)
     return TextEncoder(tokenize, encoder, text_tokens=text_tokens, digest=digest)
 
 

@@ -5,6 +5,7 @@ tokens with one timestep.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from reelray.workers.models.wan.embeddings import ConditionEmbedder
 from reelray.workers.models.wan.rope import Positions, RotaryTable
 from reelray.workers.models.wan.text_context import CrossContext, ImageContext, TextContext, merge_zero_tokens
 from reelray.workers.models.wan.window_forward import WanForward
+from reelray.workers.residency.source import BlockSource, ResidentBlocks
 
 REGIONS = ("before_self", "between", "after_cross")
 VERSIONS = 64
@@ -36,6 +38,7 @@ class WanTransformer(nn.Module):
 
     Attributes:
         layers: Layers that are here.
+        source: Hands out their blocks; `blocks` holds them where they are kept, which need not be the device.
     """
 
     def __init__(self, config: WanConfig) -> None:
@@ -47,6 +50,7 @@ class WanTransformer(nn.Module):
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
         self.blocks = nn.ModuleList([WanBlock(config) for _ in range(config.num_layers)])
+        self.source: BlockSource[WanBlock] = ResidentBlocks(self.blocks)
         self.proj_out = nn.Linear(config.dim, config.out_channels * math.prod(config.patch_size))
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, config.dim))
         if self.scale_shift_table.device.type != "meta":
@@ -69,7 +73,7 @@ class WanTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for block in self._blocks():
+        for block in self.source.modules():
             # A fused weight is three square ones: Xavier must see their shape, not 3C x C.
             for weight in block.attn1.to_qkv.weight.chunk(3):
                 nn.init.xavier_uniform_(weight)
@@ -94,15 +98,26 @@ class WanTransformer(nn.Module):
         Returns:
             A context for any number of forwards with the same rows.
         """
-        embeddings_BKC, bias_BK = embeddings_BKC.to(self.dtype), None
         if merge_padding is None:
             merge_padding = self.device.type == "cpu" and not torch.is_grad_enabled()
-        if merge_padding:
-            embeddings_BKC, bias_BK = merge_zero_tokens(embeddings_BKC)
-        text_BKC = self.condition_embedder.text_embedder(embeddings_BKC)
-        pairs = [block.attn2.text_heads(text_BKC) for block in self._blocks()]
-        keys, values = zip(*pairs, strict=True)
-        return CrossContext(keys=keys, values=values, bias=bias_BK, first_layer=self.layers.start)
+        return self.prepare_texts([embeddings_BKC], merge_padding=merge_padding)[0]
+
+    def prepare_texts(self, prompts: Sequence[Tensor], *, merge_padding: bool) -> list[TextContext]:
+        """Project prompts, each as `prepare_text` does it alone, in one pass over the blocks.
+
+        Args:
+            prompts: Embeddings [B, K, C].
+            merge_padding: See `prepare_text`.
+        """
+        rows = [embeddings_BKC.to(self.dtype) for embeddings_BKC in prompts]
+        merged = [merge_zero_tokens(row_BKC) if merge_padding else (row_BKC, None) for row_BKC in rows]
+        texts = [self.condition_embedder.text_embedder(row_BKC) for row_BKC, _ in merged]
+        pairs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in texts]
+        for layer in self.layers:
+            block = self.block(layer)
+            for found, text_BKC in zip(pairs, texts, strict=True):
+                found.append(block.attn2.text_heads(text_BKC))
+        return [self._context(found, bias_BK) for found, (_, bias_BK) in zip(pairs, merged, strict=True)]
 
     def prepare_image(self, embeddings_BKC: Tensor) -> ImageContext:
         """Project CLIP embeddings of an image and make every layer's image keys and values.
@@ -116,9 +131,7 @@ class WanTransformer(nn.Module):
         if self.condition_embedder.image_embedder is None:
             raise ValueError("this transformer has no image embedder; it is a text-to-video model")
         image_BKC = self.condition_embedder.image_embedder(embeddings_BKC.to(self.dtype))
-        pairs = [block.attn2.image_heads(image_BKC) for block in self._blocks()]
-        keys, values = zip(*pairs, strict=True)
-        return CrossContext(keys=keys, values=values, first_layer=self.layers.start)
+        return self._context([self.block(layer).attn2.image_heads(image_BKC) for layer in self.layers])
 
     def forward(
         self,
@@ -188,16 +201,14 @@ class WanTransformer(nn.Module):
         return F.linear(patches_BSC, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def block(self, layer: int) -> WanBlock:
-        """The block of a layer.
+        """The block of a layer, to be used until the next one is asked for; see `BlockSource.take`.
 
         Raises:
             ValueError: It was not kept.
         """
         if layer not in self.layers:
             raise ValueError(f"layer {layer} is not here; {self.layers} were kept")
-        block = self.blocks[layer]
-        assert isinstance(block, WanBlock)
-        return block
+        return self.source.take(layer)
 
     def keep_layers(self, layers: range) -> None:
         """Drop all other layers and their memory; the names of parameters stay. Call before contexts are prepared.
@@ -208,6 +219,7 @@ class WanTransformer(nn.Module):
         if not layers or layers.step != 1 or layers.start < 0 or layers.stop > len(self.blocks):
             raise ValueError(f"{layers} are no consecutive layers of {len(self.blocks)}")
         self.layers = layers
+        self.source.keep(layers)
         for layer in range(len(self.blocks)):
             if layer not in layers:
                 self.blocks[layer] = nn.Identity()
@@ -224,7 +236,7 @@ class WanTransformer(nn.Module):
     def use_ops(self, ops: BlockOps) -> None:
         """Do element-wise work by `ops`; call before `compile_blocks`."""
         self.ops = ops
-        for block in self._blocks():
+        for block in self.source.modules():
             block.ops = ops
 
     def compile_blocks(
@@ -243,7 +255,7 @@ class WanTransformer(nn.Module):
         # Batch of one or more, one timestep or many, each size: a version each, and every layer shares them.
         dynamo = torch._dynamo.config  # noqa: SLF001  (torch 2.11 has no argument for it)
         dynamo.recompile_limit = max(dynamo.recompile_limit, VERSIONS)
-        for block in self._blocks():
+        for block in self.source.modules():
             for region in REGIONS:
                 compiled = torch.compile(
                     getattr(WanBlock, region).__get__(block),
@@ -254,8 +266,9 @@ class WanTransformer(nn.Module):
                 )
                 setattr(block, region, compiled)
 
-    def _blocks(self) -> list[WanBlock]:
-        return [block for block in self.blocks if isinstance(block, WanBlock)]
+    def _context(self, pairs: Sequence[tuple[Tensor, Tensor]], bias_BK: Tensor | None = None) -> CrossContext:
+        keys, values = zip(*pairs, strict=True)
+        return CrossContext(keys=keys, values=values, bias=bias_BK, first_layer=self.layers.start)
 
     @staticmethod
     def _grouped(timestep_BT: Tensor, batch: int, frames: int) -> Tensor:

@@ -8,7 +8,7 @@ Shape suffixes: B batch, S tokens, N heads, D head width, C channels.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reelray.proto.errors import CheckpointError
+from reelray.workers.residency.source import BlockSource, ResidentBlocks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +115,9 @@ class Umt5Encoder(nn.Module):
 
     Args:
         config: Size of the model.
+
+    Attributes:
+        source: Hands out the blocks.
     """
 
     def __init__(self, config: Umt5Config) -> None:
@@ -121,20 +125,27 @@ class Umt5Encoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList([Umt5Block(config) for _ in range(config.num_layers)])
+        self.source: BlockSource[Umt5Block] = ResidentBlocks(self.blocks)
         self.norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
 
     def forward(self, ids_BS: Tensor) -> Tensor:
-        """Encode unpadded token ids; every token attends every token.
+        """Encode unpadded token ids, wherever they are; every token attends every token.
 
         Returns:
-            Embeddings of shape B, S, C in the model's dtype.
+            Embeddings of shape B, S, C in the model's dtype, on its device.
         """
-        x_BSC = self.embedding(ids_BS)
-        buckets_SS = find_buckets(ids_BS.shape[1], self.config).to(ids_BS.device)
-        for block in self.blocks:
-            x_BSC = block(x_BSC, buckets_SS)
-        normed: Tensor = self.norm(x_BSC)
-        return normed
+        return self.encode([ids_BS])[0]
+
+    def encode(self, texts: Sequence[Tensor]) -> list[Tensor]:
+        """Encode texts, each as `forward` does it alone, in one pass over the blocks."""
+        device = self.norm.weight.device
+        # The table may be in host memory: a prompt needs few of its rows.
+        streams = [self.embedding(ids_BS.to(self.embedding.weight.device)).to(device) for ids_BS in texts]
+        buckets = [find_buckets(ids_BS.shape[1], self.config).to(device) for ids_BS in texts]
+        for layer in range(self.config.num_layers):
+            block = self.source.take(layer)
+            streams = [block(x_BSC, buckets_SS) for x_BSC, buckets_SS in zip(streams, buckets, strict=True)]
+        return [self.norm(x_BSC) for x_BSC in streams]
 
 
 def find_buckets(tokens: int, config: Umt5Config) -> Tensor:

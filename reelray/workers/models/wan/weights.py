@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from reelray.proto.errors import WeightsError
+from reelray.proto.residency import Blocks, WeightShare
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.config_files import config_of_shapes, read_config, sizes_of_shapes
 from reelray.workers.models.wan.key_map import canonical_name, checkpoint_views, source_names
 from reelray.workers.models.wan.transformer import WanTransformer
+from reelray.workers.residency.choice import place_blocks
 from reelray.workers.weights.lora import LoraFile, LowRankUpdate, read_lora
 from reelray.workers.weights.safetensors_file import SafetensorsSource, write_safetensors
 from reelray.workers.weights.safetensors_header import read_shard_index
@@ -36,23 +38,28 @@ def load_transformer(
     lora: LoraFile | None = None,
     config: WanConfig | None = None,
     layers: range | None = None,
+    blocks: Blocks = Blocks.RESIDENT,
+    share: WeightShare | None = None,
 ) -> WanTransformer:
     """Load a transformer in evaluation mode.
 
     Takes diffusers folders, original Wan folders, and `.pt` files of the Self-Forcing family. Memory grows by the
-    model's size and one tensor.
+    model's size and one tensor; that of the device by what is to stay there and one tensor.
 
     Args:
         path: Folder with `config.json` and weights, or a weight file.
-        device: Where the weights go.
+        device: Where it computes.
         dtype: Dtype of the weights; timestep embedder, modulation tables and LayerNorms stay float32.
         weights_key: Sub-dict of a `.pt` file: ``generator``, ``generator_ema`` or ``model``.
         lora: Update to merge while reading.
         config: Size of the model; by default from `config.json`, or from the shapes where there is none.
         layers: The only ones to load; see `WanTransformer.keep_layers`.
+        blocks: Where the blocks are while they do not compute.
+        share: What this rank keeps of sharded blocks.
 
     Raises:
         WeightsError: A file is missing or damaged, or a name or shape does not fit.
+        InputError: The blocks are to be sharded, and no other rank has them.
         ValueError: The model has no such layers.
     """
     with open_weights(path, weights_key) as source:
@@ -60,7 +67,7 @@ def load_transformer(
         found = {name: source.tensors[original] for name, original in names.items()}
         if config is None:
             config = read_config(path) or config_of_shapes({name: facts.shape for name, facts in found.items()}, path)
-        transformer = empty_transformer(config, device, dtype, layers)
+        transformer = empty_transformer(config, device, dtype, layers, blocks=blocks, share=share)
         views = checkpoint_views(transformer)
         elsewhere = _names_elsewhere(found, transformer)
         found = {name: facts for name, facts in found.items() if name not in elsewhere}
@@ -71,8 +78,8 @@ def load_transformer(
             if name not in views:
                 raise WeightsError(f"{updates[name].file}: LoRA of {name}, which is not part of this model")
             updates[name].check_fit(name, tuple(views[name].shape))
-        for name, view in views.items():
-            _fill(source, names[name], view, updates.get(name))
+        for name, view in views_to_fill(transformer):
+            _fill(source, names[name], view, updates.get(name), transformer.device)
     return transformer.eval()
 
 
@@ -125,9 +132,19 @@ def open_weights(path: Path, weights_key: str | None = None) -> TensorSource:
 
 
 def empty_transformer(
-    config: WanConfig, device: torch.device | str, dtype: torch.dtype, layers: range | None = None
+    config: WanConfig,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    layers: range | None = None,
+    *,
+    blocks: Blocks = Blocks.RESIDENT,
+    share: WeightShare | None = None,
 ) -> WanTransformer:
-    """Build a transformer whose weights, or those of some layers, are allocated in place and dtype but not written."""
+    """Build a transformer whose weights, or those of some layers, are allocated in place and dtype but not written.
+
+    Those of blocks are written through `WanTransformer.source`.
+    """
+    device = torch.device(device)
     with torch.device("meta"):
         transformer = WanTransformer(config)
     if layers is not None:
@@ -136,8 +153,12 @@ def empty_transformer(
         for name, parameter in list(module.named_parameters(recurse=False)):
             keeps_float = any(part in f"{prefix}.{name}" for part in FLOAT_PARTS)
             kept = torch.float32 if keeps_float and dtype in {torch.bfloat16, torch.float16} else dtype
-            module.register_parameter(name, nn.Parameter(torch.empty(parameter.shape, device=device, dtype=kept)))
+            elsewhere = blocks is not Blocks.RESIDENT and prefix.startswith("blocks.")
+            empty = torch.empty(parameter.shape, device="meta" if elsewhere else device, dtype=kept)
+            module.register_parameter(name, nn.Parameter(empty))
     transformer.rope.fill(device)
+    if blocks is not Blocks.RESIDENT:
+        transformer.source = place_blocks(transformer.blocks, transformer.layers, blocks, device, share)
     return transformer
 
 
@@ -176,12 +197,27 @@ def _names_elsewhere(names: Iterable[str], transformer: WanTransformer) -> set[s
     return found
 
 
-def _fill(source: TensorSource, original: str, view: Tensor, update: LowRankUpdate | None) -> None:
+def views_to_fill(transformer: WanTransformer) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor to be written, under its diffusers name, wherever the blocks are; take all of them.
+
+    What stands in a block counts when the first tensor of the next one is asked for.
+    """
+    views = checkpoint_views(transformer)
+    yield from ((name, view) for name, view in views.items() if not name.startswith("blocks."))
+    for layer in transformer.layers:
+        with transformer.source.write(layer) as block:
+            yield from ((f"blocks.{layer}.{name}", view) for name, view in checkpoint_views(block).items())
+
+
+def _fill(
+    source: TensorSource, original: str, view: Tensor, update: LowRankUpdate | None, device: torch.device
+) -> None:
     if update is None:
         source.read(original, view)
         return
-    # The sum is rounded once: merge in float32, then convert.
-    weight = torch.empty(view.shape, dtype=torch.float32, device=view.device)
+    # The sum is rounded once: merge in float32, then convert. On the device even for weights that lie elsewhere: the
+    # last bit must not depend on where.
+    weight = torch.empty(view.shape, dtype=torch.float32, device=device)
     source.read(original, weight)
     update.add_to(weight)
     view.copy_(weight)

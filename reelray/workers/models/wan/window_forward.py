@@ -133,7 +133,7 @@ class WanForward:
         inputs, due = self._prepare().inputs, None
         for layer in layers:
             x_BSC, due = self.transformer.block(layer)(x_BSC, inputs, layer, due)
-        return x_BSC if due is None else self.transformer.block(layers[-1]).settle(x_BSC, due)
+        return x_BSC if due is None else self.transformer.ops.add_gated(x_BSC, *due)
 
     def predict(self, x_BSC: Tensor) -> Tensor:
         """See `Forward`; of a whole window all who share its tokens must call this."""
