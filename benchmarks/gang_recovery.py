@@ -53,6 +53,10 @@ class WatchedGang:
         """See `Channel`."""
         return self.gang.execute(plan)
 
+    def check(self) -> None:
+        """See `Channel`."""
+        self.gang.check()
+
     def rebuild(self) -> int:
         """See `Channel`; called as soon as the leader knows."""
         self.noticed_at.append(time.monotonic())

@@ -148,7 +148,7 @@ def test_ranks_with_different_weights_are_refused():
 
 
 def test_a_rank_with_other_code_is_refused(monkeypatch):
-    monkeypatch.setattr("reelray.workers.engine.gang.digest_code", lambda: "0123")
+    monkeypatch.setattr("reelray.workers.engine.gang_muster.digest_code", lambda: "0123")
     gang = Gang(LocalLauncher(), GangSpec(load=OpenFake(), layout=CFG, start_s=60.0))
     with pytest.raises(EngineError, match="other code"):
         gang.start()

@@ -72,9 +72,14 @@ class WanModel:
         self.digest = digest
         self.device = parts.transformer.device
         self.dtype = parts.transformer.dtype
-        self._sharding: Sharding = WholeWindow()
-        self._pictures: PictureSharing | None = None
-        self._stages: Stages = WholeModel()
+        self._sharding: Sharding
+        self._pictures: PictureSharing | None
+        self._stages: Stages
+        self.work_alone()
+
+    def work_alone(self) -> None:
+        """See `VideoModel.work_alone`."""
+        self._sharding, self._pictures, self._stages = WholeWindow(), None, WholeModel()
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""
