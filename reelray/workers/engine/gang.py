@@ -19,7 +19,7 @@ from reelray.proto.errors import EngineError, RankLostError
 from reelray.proto.layout import Layout
 from reelray.proto.step_plan import RequestFailure, StepPlan, StepReport
 from reelray.workers.engine.gang_door import Door
-from reelray.workers.engine.gang_members import TICK_S, Member, RankLauncher, find_dead, hear, lose
+from reelray.workers.engine.gang_members import TICK_S, Member, RankLauncher, Stage, find_dead, hear, lose
 from reelray.workers.engine.gang_muster import Muster
 from reelray.workers.engine.gang_wire import Assignment, Hello, Message, Pulse, Ran, Refused, Run
 from reelray.workers.engine.merge_reports import merge_reports
@@ -115,6 +115,11 @@ class Gang:
     def generation(self) -> int:
         """Grows with every start and every loss."""
         return self._generation
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every rank has met the others; a loss shows once it is noticed."""
+        return len(self._members) == self._spec.ranks and all(m.stage is Stage.READY for m in self._members)
 
     @property
     def hellos(self) -> list[Hello]:
