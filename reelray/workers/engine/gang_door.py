@@ -6,6 +6,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from itertools import count
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
@@ -61,7 +62,10 @@ class Door:
             while not self._closed:
                 try:
                     arrived, _ = self._socket.accept()
-                except OSError:  # nobody for a tick, or gone again
+                except TimeoutError:
+                    continue
+                except OSError:  # gone again, or there are too many
+                    time.sleep(TICK_S)
                     continue
                 threading.Thread(target=self._greet, args=(arrived,), name="reelray-gang-greeting", daemon=True).start()
 

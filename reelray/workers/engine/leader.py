@@ -125,10 +125,10 @@ class Leader:
     def _take_turn(self) -> None:
         """Have the next step carried out, or look after the ranks if there is none."""
         plan = self._next_plan()
-        if plan is None:
-            self._channel.check()
-        else:
+        if plan is not None:
             self._deliver(self._channel.execute(plan))
+        elif self._ended is None:
+            self._channel.check()
 
     def _recover(self, lost: RankLostError) -> None:
         """Have the ranks put together again and go back to every request's last commit."""
