@@ -43,7 +43,8 @@ class GangSpec:
         stall_s: Longest time without progress of any rank during a step before the gang counts as hung.
         lag_s: Longest time that ranks may go on with a request after one of them has failed with it: they may be
             waiting for that one in a collective.
-        rejoin_s: Longest time that a rank may take to leave a gang that lost another one; then it is started anew too.
+        rejoin_s: Longest time that a rank may take to leave a gang that lost another one, before it is started anew
+            too, and that ranks which hold the checkpoint may take to meet.
         attempts: How often in a row ranks may be lost while the gang is put together again or waits for work, until
             it is given up. Finished steps start the count anew; losses in a step are counted by its requests.
         threads: Threads of torch in each rank.

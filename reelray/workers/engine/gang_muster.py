@@ -151,6 +151,11 @@ class Muster:
         if member.stage is Stage.LEAVES:
             self._lose(member, refused.error.message)
             return
+        now, silence_s = self._clock(), self._spec.silence_s
+        frozen = next((m for m in self._members if now - m.seen_at > silence_s), None)
+        if frozen is not None:
+            self._lose(frozen, f"silent for {now - frozen.seen_at:.1f} s")
+            return
         dead = find_dead(self._members, member, self._clock)
         if dead is member and self._generation == 0:
             raise refused.error

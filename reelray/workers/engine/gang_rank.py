@@ -263,8 +263,9 @@ class Seat:
 
 
 def _in_words(error: Exception) -> ReelrayError:
+    """The error to send; without its traceback, whose frames hold groups of the gang."""
     if isinstance(error, ReelrayError):
-        return error
+        return type(error)(error.message, ids=error.ids)
     return EngineError(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
