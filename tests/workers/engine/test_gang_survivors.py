@@ -6,17 +6,19 @@ import socket
 import time
 from dataclasses import replace
 from functools import partial
-from multiprocessing import AuthenticationError
+from multiprocessing import AuthenticationError, Pipe
 
 import pytest
 
 from reelray.proto.errors import EngineError, RankLostError
 from reelray.proto.layout import Layout
+from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.gang_door import Door
-from reelray.workers.engine.gang_wire import Hello, Pulse, Wire
+from reelray.workers.engine.gang_rank import Ear, Seat
+from reelray.workers.engine.gang_wire import Assignment, Hello, Leave, Left, Meet, Pulse, Run, Wire
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 from tests.support.fake_model import FakeModel
@@ -169,3 +171,50 @@ def test_the_door_turns_the_silent_away_and_is_patient_with_those_it_knows():
     assert door.arrivals() == []
     for end in (silent, wire, known, door):
         end.close()
+
+
+def test_nobody_waits_at_the_door_for_one_who_is_silent():
+    door = Door("127.0.0.1", interface=None, backlog=4, greeting_s=600.0)
+    silent = socket.create_connection(door.address)
+    time.sleep(0.1)  # it is the first one in
+    wire = Wire.connect(door.invite(0))  # else this runs into the test's time limit
+    wire.send(Hello(rank=0, ticket=0, pid=7, code="c"))
+    ((_, known),) = wait_until(door.arrivals)
+    for end in (silent, wire, known, door):
+        end.close()
+
+
+class CountedMesh:
+    aborts = 0
+
+    def abort(self):
+        self.aborts += 1
+
+
+def test_a_rank_hears_that_it_is_to_leave_while_it_works_and_forgets_what_is_older(monkeypatch):
+    joined = []
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: joined.append(1))
+    here, there = (Wire(end) for end in Pipe())
+    ear, mesh, late = Ear(there), CountedMesh(), CountedMesh()
+    ear.guard(mesh, 0)
+    here.send(Leave(generation=2))
+    wait_until(lambda: mesh.aborts)  # though nobody asks the ear: on NCCL the main thread would wait in a collective
+    ear.guard(late, 1)
+    assert late.aborts == 1  # it was in the making when its generation ended
+    here.send(Meet(generation=1, meeting="nowhere", within_s=1.0))
+    here.send(Run(plan=StepPlan(sequence=0, generation=0)))
+    here.send(Leave(generation=3))
+    wait_until(lambda: ear.is_over(2))
+    here.connection.close()
+    answers, out = (Wire(end) for end in Pipe())
+    assignment = Assignment(
+        ranks=1, layouts=(), layout=Layout(), decode_ranks=0, load=FakeModel, threads=1, collective_s=60.0
+    )
+    Seat(0, assignment, FakeModel(), load_s=0.0, ear=ear, heart=None).follow(out)
+    out.close()
+    assert answers.receive() == Left(generation=3)
+    with pytest.raises(EOFError):
+        answers.receive()
+    assert joined == []
+    answers.close()
+    there.close()
