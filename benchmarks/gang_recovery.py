@@ -2,8 +2,8 @@
 
     python -m benchmarks.gang_recovery --out benchmarks/results/gang_recovery.json
 
-For each case: seconds from the signal to the leader's notice, seconds until the gang is whole again, processes that
-went on with the weights they hold, denoise steps done twice, and the largest difference to the frames of an undisturbed
+For each case: seconds from the signal to the leader's notice, seconds until the gang is whole again, processor seconds
+that its ranks need from the notice on, processes that went on with the weights they hold, denoise steps done twice, and the largest difference to the frames of an undisturbed
 gang. One case kills a rank while there is no work.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.harness import describe_machine
 from reelray.cluster.checkpoint_loader import CheckpointLoader, describe_model
@@ -36,6 +37,7 @@ from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 
 SPRITES = PACKAGED / "sprites"
+COSTS = ("start_s", "noticed_s", "ready_s", "cpu_s")
 
 
 @dataclass
@@ -50,6 +52,7 @@ class WatchedGang:
     noticed_at: list[float] = field(default_factory=list)
     ready_at: list[float] = field(default_factory=list)
     kept: int = 0
+    cpu_s: float = 0.0
 
     def execute(self, plan: StepPlan) -> StepReport:
         """See `Channel`."""
@@ -62,15 +65,25 @@ class WatchedGang:
     def rebuild(self) -> int:
         """See `Channel`; called as soon as the leader knows."""
         self.noticed_at.append(time.monotonic())
-        before = self.gang.pids()
+        before = {pid: cpu_seconds(pid) for pid in self.gang.pids()}
         generation = self.gang.rebuild()
-        self.kept = len(set(before).intersection(self.gang.pids()))
         self.ready_at.append(time.monotonic())
+        self.kept = len(before.keys() & set(self.gang.pids()))
+        self.cpu_s = sum(cpu_seconds(pid) - before.get(pid, 0.0) for pid in self.gang.pids())
         return generation
 
     def close(self) -> None:
         """See `Channel`."""
         self.gang.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has taken; 0 if it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def request_for(frames: int, steps: int) -> RenderRequest:
@@ -125,6 +138,7 @@ def run(layout: Layout, request: RenderRequest, how: signal.Signals | None, at_s
         "noticed_s": watched.noticed_at[0] - sent_at[0] if sent_at else None,
         "ready_s": watched.ready_at[0] - sent_at[0] if sent_at else None,
         "kept": watched.kept,
+        "cpu_s": watched.cpu_s if sent_at else None,
         "steps_again": steps - request.recipe.schedule.length,
         "frames": np.concatenate(parts),
     }
@@ -147,7 +161,7 @@ def main() -> None:
             worst = max(int(np.abs(f["frames"].astype(int) - calm).max()) for f in found)
             row = {"layout": str(layout), "signal": how.name, "at_work": at_step > 0, "frames_differ_by": worst}
             row |= {"runs": options.runs, "ranks": layout.ranks, "kept": min(f["kept"] for f in found)}
-            row |= {k: round(statistics.median(f[k] for f in found), 2) for k in ("start_s", "noticed_s", "ready_s")}
+            row |= {k: round(statistics.median(f[k] for f in found), 2) for k in COSTS}
             row["steps_again"] = max(f["steps_again"] for f in found)
             rows.append(row)
             print(row, flush=True)
