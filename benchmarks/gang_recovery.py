@@ -3,8 +3,8 @@
     python -m benchmarks.gang_recovery --out benchmarks/results/gang_recovery.json
 
 For each case: seconds from the signal to the leader's notice, seconds until the gang is whole again, processor seconds
-that its ranks need from the notice on, processes that went on with the weights they hold, denoise steps done twice, and the largest difference to the frames of an undisturbed
-gang. One case kills a rank while there is no work.
+that its ranks need from the notice on, processes that went on with the weights they hold, denoise steps done twice, and
+the largest difference to the frames of an undisturbed gang. One case kills a rank while there is no work.
 """
 
 import argparse
