@@ -76,7 +76,7 @@ def test_a_rank_of_its_own_decodes_beside_the_one_that_denoises(alone, monkeypat
     assert not any(first for first, _ in told)  # the rank that denoises sends no frame
 
 
-@pytest.mark.parametrize(("layout", "decode_ranks"), [("ulysses=2", 0), ("pipe=2", 0), ("", 1)])
+@pytest.mark.parametrize(("layout", "decode_ranks"), [("pipe=2", 0), ("", 1)])
 def test_a_rank_lost_while_chunks_are_decoded_changes_nothing(alone, layout, decode_ranks):
     spec = GangSpec(load=OPEN, layout=Layout.parse(layout), decode_ranks=decode_ranks, start_s=120)
     gang = Gang(LocalLauncher(), spec)
