@@ -2,8 +2,9 @@
 
     python -m benchmarks.gang_recovery --out benchmarks/results/gang_recovery.json
 
-For each case: seconds from the signal to the leader's notice, seconds until the new gang is ready, denoise steps done
-twice, and the largest difference to the frames of an undisturbed gang.
+For each case: seconds from the signal to the leader's notice, seconds until the gang is whole again, processor seconds
+that its ranks need from the notice on, processes that went on with the weights they hold, denoise steps done twice, and
+the largest difference to the frames of an undisturbed gang. One case kills a rank while there is no work.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.harness import describe_machine
 from reelray.cluster.checkpoint_loader import CheckpointLoader, describe_model
@@ -35,6 +37,7 @@ from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 
 SPRITES = PACKAGED / "sprites"
+COSTS = ("start_s", "noticed_s", "ready_s", "cpu_s")
 
 
 @dataclass
@@ -48,21 +51,39 @@ class WatchedGang:
     gang: Gang
     noticed_at: list[float] = field(default_factory=list)
     ready_at: list[float] = field(default_factory=list)
+    kept: int = 0
+    cpu_s: float = 0.0
 
     def execute(self, plan: StepPlan) -> StepReport:
         """See `Channel`."""
         return self.gang.execute(plan)
 
+    def check(self) -> None:
+        """See `Channel`."""
+        self.gang.check()
+
     def rebuild(self) -> int:
         """See `Channel`; called as soon as the leader knows."""
         self.noticed_at.append(time.monotonic())
+        before = {pid: cpu_seconds(pid) for pid in self.gang.pids()}
         generation = self.gang.rebuild()
         self.ready_at.append(time.monotonic())
+        self.kept = len(before.keys() & set(self.gang.pids()))
+        self.cpu_s = sum(cpu_seconds(pid) - before.get(pid, 0.0) for pid in self.gang.pids())
         return generation
 
     def close(self) -> None:
         """See `Channel`."""
         self.gang.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has taken; 0 if it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def request_for(frames: int, steps: int) -> RenderRequest:
@@ -78,7 +99,10 @@ def request_for(frames: int, steps: int) -> RenderRequest:
 
 
 def run(layout: Layout, request: RenderRequest, how: signal.Signals | None, at_step: int) -> dict[str, Any]:
-    """Render once; when step `at_step` is done, send `how` to the last rank in the middle of the next one."""
+    """Render once; when step `at_step` is done, send `how` to the last rank in the middle of the next one.
+
+    With step 0 it is sent, and the gang whole again, before the request comes.
+    """
     spec = GangSpec(
         load=CheckpointLoader(path=SPRITES, device="cpu"), layout=layout, silence_s=3.0, start_s=120.0,
         threads=max(1, (os.cpu_count() or 1) // layout.ranks),
@@ -95,6 +119,10 @@ def run(layout: Layout, request: RenderRequest, how: signal.Signals | None, at_s
         sent_at.append(time.monotonic())
         os.kill(victim, how or 0)
 
+    if how is not None and at_step == 0:
+        strike()
+        while not watched.ready_at:
+            time.sleep(0.01)
     parts, steps = [], 0
     for event in leader.submit(request):
         if isinstance(event, Progress) and event.stage is Stage.DENOISE:
@@ -109,6 +137,8 @@ def run(layout: Layout, request: RenderRequest, how: signal.Signals | None, at_s
         "start_s": start_s,
         "noticed_s": watched.noticed_at[0] - sent_at[0] if sent_at else None,
         "ready_s": watched.ready_at[0] - sent_at[0] if sent_at else None,
+        "kept": watched.kept,
+        "cpu_s": watched.cpu_s if sent_at else None,
         "steps_again": steps - request.recipe.schedule.length,
         "frames": np.concatenate(parts),
     }
@@ -125,11 +155,13 @@ def main() -> None:
     request, rows = request_for(options.frames, options.steps), []
     for layout in (Layout(ulysses=2), Layout(cfg=2, ulysses=2)):
         calm = run(layout, request, None, 0)["frames"]
-        for how in (signal.SIGKILL, signal.SIGSTOP):
-            found = [run(layout, request, how, options.steps // 2) for _ in range(options.runs)]
+        middle = options.steps // 2
+        for how, at_step in ((signal.SIGKILL, middle), (signal.SIGSTOP, middle), (signal.SIGKILL, 0)):
+            found = [run(layout, request, how, at_step) for _ in range(options.runs)]
             worst = max(int(np.abs(f["frames"].astype(int) - calm).max()) for f in found)
-            row = {"layout": str(layout), "signal": how.name, "frames_differ_by": worst, "runs": options.runs}
-            row |= {k: round(statistics.median(f[k] for f in found), 2) for k in ("start_s", "noticed_s", "ready_s")}
+            row = {"layout": str(layout), "signal": how.name, "at_work": at_step > 0, "frames_differ_by": worst}
+            row |= {"runs": options.runs, "ranks": layout.ranks, "kept": min(f["kept"] for f in found)}
+            row |= {k: round(statistics.median(f[k] for f in found), 2) for k in COSTS}
             row["steps_again"] = max(f["steps_again"] for f in found)
             rows.append(row)
             print(row, flush=True)

@@ -20,6 +20,7 @@ from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.engine.merge_reports import merge_reports
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.gang_cases import Tally
 from tests.support.requests import make_recipe, make_request
 
 OPEN = partial(open_checkpoint, PACKAGED / "sprites", device="cpu")
@@ -75,7 +76,7 @@ def test_a_rank_of_its_own_decodes_beside_the_one_that_denoises(alone, monkeypat
     assert not any(first for first, _ in told)  # the rank that denoises sends no frame
 
 
-@pytest.mark.parametrize(("layout", "decode_ranks"), [("ulysses=2", 0), ("", 1)])
+@pytest.mark.parametrize(("layout", "decode_ranks"), [("pipe=2", 0), ("", 1)])
 def test_a_rank_lost_while_chunks_are_decoded_changes_nothing(alone, layout, decode_ranks):
     spec = GangSpec(load=OPEN, layout=Layout.parse(layout), decode_ranks=decode_ranks, start_s=120)
     gang = Gang(LocalLauncher(), spec)
@@ -94,3 +95,45 @@ def test_a_rank_lost_while_chunks_are_decoded_changes_nothing(alone, layout, dec
     gang.close()
     assert gang.generation == 1
     assert_near(found, alone[2])
+
+
+@pytest.mark.parametrize(
+    ("device", "text"),
+    [("cpu", "cfg=2,ulysses=2"), pytest.param("cuda", "ulysses=2", marks=pytest.mark.multigpu)],
+)
+def test_all_ranks_but_a_killed_one_keep_their_weights(device, text, tmp_path):
+    tally = Tally(tmp_path, partial(open_checkpoint, PACKAGED / "sprites", device=device))
+    gang = Gang(LocalLauncher(), GangSpec(load=tally, layout=Layout.parse(text), start_s=120))
+    gang.start()
+    leader, struck = Leader(EngineCore(EngineLimits(commit_s=600)), gang, gang.description).start(), threading.Event()
+    calm, before = collect(leader.submit(request_for(2))), gang.pids()
+
+    def strike(event):
+        if isinstance(event, Progress) and event.stage is Stage.DENOISE and event.done == 5 and not struck.is_set():
+            struck.set()
+            os.kill(before[-1], signal.SIGKILL)
+
+    found = collect(leader.submit(request_for(2)), strike)
+    after = gang.pids()
+    leader.close()
+    gang.close()
+    assert gang.generation == 1
+    assert after[:-1] == before[:-1]
+    assert after[-1] != before[-1]
+    assert sorted(tally.pids()) == sorted([*before, after[-1]])  # the survivors loaded once
+    assert torch.equal(found, calm)
+
+
+def test_a_gang_animates_a_picture_as_one_rank_does(tiny_i2v):
+    load, picture = partial(open_checkpoint, tiny_i2v, device="cpu"), torch.arange(32 * 48 * 3).mul(7).to(torch.uint8)
+    recipe = replace(make_recipe(steps=3, guidance=4.0), text_tokens=512)
+    request = make_request(
+        "a", prompt="a red circle", negative_prompt="blue", latent_frames=3, recipe=recipe, width=48, height=32,
+        image=picture.numpy().tobytes(),
+    )  # fmt: skip
+    other = replace(request, image=picture.flip(0).numpy().tobytes())
+    with LocalEngine.open(load) as engine:
+        wanted, unlike = (collect(engine.render(one)) for one in (request, other))
+    with LocalEngine.open_gang(GangSpec(load=load, layout=Layout(ulysses=2), start_s=120)) as engine:
+        assert_near(collect(engine.render(request)), wanted)
+    assert (wanted - unlike).abs().max() > 1  # the picture matters

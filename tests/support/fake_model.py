@@ -76,6 +76,9 @@ class FakeModel:
     def use_sharding(self, sharding):
         self.sharding = sharding
 
+    def work_alone(self):
+        self.stages = self.sharding = None
+
     def new_decode_state(self):
         return FakeDecodeState()
 

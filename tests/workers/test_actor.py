@@ -47,6 +47,10 @@ def test_successors_take_the_places_of_killed_and_frozen_ranks():
     assert not any(map(is_there, old))
     assert created_groups().keys() == places.keys()
     new = [psutil.Process(pid) for pid in gang.pids()]
+    new[1].kill()
+    assert gang.rebuild() == 2
+    assert gang.pids()[0] == new[0].pid  # it keeps its weights
+    new.append(psutil.Process(gang.pids()[1]))
     gang.close()
     launcher.close()
     assert not any(map(is_there, new))

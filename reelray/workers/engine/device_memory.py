@@ -1,4 +1,4 @@
-"""Peak memory of this rank."""
+"""Memory and health of this rank's device."""
 
 import resource
 import sys
@@ -17,3 +17,15 @@ def peak_bytes(device: torch.device) -> int:
 def device_name(device: torch.device) -> str:
     """Such as ``cpu`` or ``NVIDIA H200``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def check_device(device: torch.device) -> None:
+    """Wait for a device, give back memory that nobody uses, and compute something on it.
+
+    Raises:
+        RuntimeError: It is in a state of error, which on CUDA lasts until the process ends.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    torch.ones(1, device=device).add_(1).item()

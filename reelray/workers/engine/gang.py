@@ -2,78 +2,32 @@
 
 Ranks never wait inside a collective for work: they wait on their connection. A rank that dies ends its connection at
 once; one that is stopped sends no pulse; one that hangs in a collective sends pulses without progress. Any of them is
-one `RankLostError`. Then all ranks are ended, because those of NCCL that are left would wait in their collective for
-ever, and new ones are started under the next generation.
+one `RankLostError`, in the middle of a step or between two. Then the lost rank is ended and started anew; the others
+abort their communicators, because those of NCCL would wait in a collective for ever, and meet it under the next
+generation with the checkpoint that they hold. See `gang_muster`.
 """
 
 import logging
-import queue
-import secrets
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Listener, wait
 from pathlib import Path
-from typing import Any, Protocol
 
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, RankLostError
 from reelray.proto.layout import Layout
 from reelray.proto.step_plan import RequestFailure, StepPlan, StepReport
-from reelray.workers.engine.gang_wire import (
-    Assignment,
-    Hello,
-    Invitation,
-    Message,
-    Pulse,
-    Ran,
-    Ready,
-    Refused,
-    Run,
-    Wire,
-    digest_code,
-)
+from reelray.workers.engine.gang_door import Door
+from reelray.workers.engine.gang_members import TICK_S, Member, RankLauncher, Stage, find_dead, hear, lose
+from reelray.workers.engine.gang_muster import Muster
+from reelray.workers.engine.gang_wire import Assignment, Hello, Message, Pulse, Ran, Refused, Run
 from reelray.workers.engine.merge_reports import merge_reports
 from reelray.workers.engine.seams import ModelLoader
 
 _LOG = logging.getLogger(__name__)
-TICK_S = 0.1
-LAST_WORDS_S = 0.5
-"""How long the leader waits for the death that explains a rank's complaint."""
-
-
-class RankProcess(Protocol):
-    """A started rank, seen from its launcher."""
-
-    def is_alive(self) -> bool:
-        """Whether the process runs."""
-        ...
-
-    def kill(self) -> None:
-        """End it, and wait until it is gone."""
-        ...
-
-    def last_words(self) -> str:
-        """What is known of its end: exit code, end of its error output."""
-        ...
-
-
-class RankLauncher(Protocol):
-    """Starts rank processes: here, or through Ray."""
-
-    host: str
-    interface: str | None
-
-    def launch(self, invitation: Invitation) -> RankProcess:
-        """Start one rank.
-
-        Raises:
-            EngineError: There is no place for it.
-        """
-        ...
+STRANGERS = 16
+"""Connections that may wait at the door beside those of the ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +43,10 @@ class GangSpec:
         stall_s: Longest time without progress of any rank during a step before the gang counts as hung.
         lag_s: Longest time that ranks may go on with a request after one of them has failed with it: they may be
             waiting for that one in a collective.
+        rejoin_s: Longest time that a rank may take to leave a gang that lost another one, before it is started anew
+            too, and that ranks which hold the checkpoint may take to meet.
+        attempts: How often in a row ranks may be lost while the gang is put together again or waits for work, until
+            it is given up. Finished steps start the count anew; losses in a step are counted by its requests.
         threads: Threads of torch in each rank.
     """
 
@@ -99,6 +57,8 @@ class GangSpec:
     silence_s: float = 5.0
     stall_s: float = 300.0
     lag_s: float = 30.0
+    rejoin_s: float = 30.0
+    attempts: int = 5
     threads: int = 1
 
     @property
@@ -109,26 +69,16 @@ class GangSpec:
     def __post_init__(self) -> None:
         if self.decode_ranks < 0:
             raise ValueError(f"decode_ranks is {self.decode_ranks}; it must be at least 0")
-        for name in ("start_s", "silence_s", "stall_s", "lag_s", "threads"):
+        for name in ("start_s", "silence_s", "stall_s", "lag_s", "rejoin_s", "attempts", "threads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
-
-
-@dataclass(kw_only=True, slots=True)
-class _Member:
-    rank: int
-    process: RankProcess
-    wire: Wire | None = None
-    stage: str = "is starting"
-    description: EngineDescription | None = None
-    seen_at: float = 0.0
-    progress: int = 0
 
 
 @dataclass(kw_only=True, slots=True)
 class _Step:
     """What has come of the plan in flight."""
 
+    generation: int
     reports: dict[int, StepReport] = field(default_factory=dict)
     moved_at: float = 0.0
     failure: RequestFailure | None = None
@@ -149,14 +99,11 @@ class Gang:
         self._spec = spec
         self._clock = clock
         self._generation = -1
-        self._members: list[_Member] = []
-        self.hellos: list[Hello] = []
-        self._secret = secrets.token_bytes(32)
-        self._listener = Listener((launcher.host, 0), authkey=self._secret, backlog=spec.ranks)
-        self._arrivals: queue.SimpleQueue[tuple[Hello, Wire]] = queue.SimpleQueue()
+        self._members: list[Member] = []
+        self._door = Door(launcher.host, interface=launcher.interface, backlog=spec.ranks + STRANGERS)
         self._folder = tempfile.TemporaryDirectory(prefix="reelray-gang-")
-        self._closed = False
-        threading.Thread(target=self._accept, name="reelray-gang-door", daemon=True).start()
+        self._losses = 0
+        self._ready_at = 0.0
 
     @property
     def description(self) -> EngineDescription:
@@ -167,8 +114,18 @@ class Gang:
 
     @property
     def generation(self) -> int:
-        """Grows with every start."""
+        """Grows with every start and every loss."""
         return self._generation
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every rank has met the others; a loss shows once it is noticed."""
+        return len(self._members) == self._spec.ranks and all(m.stage is Stage.READY for m in self._members)
+
+    @property
+    def hellos(self) -> list[Hello]:
+        """What the ranks said when they came, in the order of the ranks; without those that have not come yet."""
+        return [member.hello for member in self._members if member.hello is not None]
 
     def pids(self) -> list[int]:
         """Process ids of the ranks, for whoever watches or breaks them."""
@@ -181,87 +138,84 @@ class Gang:
             EngineError: They are not all ready in time; the message says what is missing.
             ReelrayError: The checkpoint cannot be opened, as the rank said it.
         """
-        self._generation += 1
-        deadline = self._clock() + self._spec.start_s
         try:
-            self._launch()
-            self._gather(deadline)
-            self._wait_ready(deadline)
-        except BaseException:
-            self._end_ranks()
+            return self._form()
+        except RankLostError as lost:
+            self._count_loss(lost)
             raise
-        self._check_equal()
-        return self._generation
 
     def execute(self, plan: StepPlan) -> StepReport:
         """See `Channel`."""
-        step = _Step(moved_at=self._clock())
+        step = _Step(generation=plan.generation, moved_at=self._clock())
         for member in self._members:
             member.seen_at = max(member.seen_at, self._clock() - self._spec.silence_s / 2)
             self._send(member, Run(plan=plan))
         while len(step.reports) < len(self._members):
             self._hear(step)
             self._judge(step)
+        self._losses = 0
         return merge_reports([step.reports[member.rank] for member in self._members])
+
+    def check(self) -> None:
+        """See `Channel`."""
+        idle = _Step(generation=self._generation, moved_at=self._clock())
+        try:
+            while self._hear(idle, timeout_s=0.0):
+                pass
+            self._judge(idle)
+        except RankLostError as lost:
+            self._count_loss(lost)
+            raise
 
     def rebuild(self) -> int:
         """See `Channel`."""
-        self._end_ranks()
-        return self.start()
+        while True:
+            try:
+                return self._form()
+            except RankLostError as lost:
+                self._count_loss(lost)
 
     def close(self) -> None:
         """End the ranks."""
-        self._closed = True
+        self._door.close()
         self._end_ranks()
-        self._listener.close()
         self._folder.cleanup()
 
-    def _launch(self) -> None:
-        address: Any = self._listener.address
-        for rank in range(self._spec.ranks):
-            invitation = Invitation(
-                address=(address[0], address[1]),
-                secret=self._secret,
-                rank=rank,
-                generation=self._generation,
-                interface=self._launcher.interface,
-            )
-            process = self._launcher.launch(invitation)
-            self._members.append(_Member(rank=rank, process=process, seen_at=self._clock()))
+    def _form(self) -> int:
+        """Form the next generation.
 
-    def _accept(self) -> None:
-        while not self._closed:
-            try:
-                wire = Wire(self._listener.accept())
-                hello = wire.receive()
-            except (OSError, EOFError, AuthenticationError):
-                continue
-            if isinstance(hello, Hello):
-                self._arrivals.put((hello, wire))
+        Raises:
+            RankLostError: A rank was lost when it met the others; the next generation may have more luck.
+        """
+        self._generation += 1
+        before = set(self.pids())
+        muster = Muster(
+            self._members,
+            generation=self._generation,
+            spec=self._spec,
+            launcher=self._launcher,
+            door=self._door,
+            clock=self._clock,
+            on_loss=self._count_loss,
+        )
+        try:
+            muster.gather(self._assign())
+            muster.meet((Path(self._folder.name) / f"meeting-{self._generation}").as_uri())
+            self._check_equal()
+        except RankLostError:
+            raise
+        except BaseException:
+            self._end_ranks()
+            raise
+        self._ready_at = self._clock()
+        if before:
+            kept = len(before.intersection(self.pids()))
+            _LOG.warning("generation %d is ready; %d ranks kept their weights", self._generation, kept)
+        return self._generation
 
-    def _gather(self, deadline: float) -> None:
-        """Wait until every rank has connected, and give it its assignment."""
-        while any(member.wire is None for member in self._members):
-            self._check_start(deadline)
-            try:
-                hello, wire = self._arrivals.get(timeout=TICK_S)
-            except queue.Empty:
-                continue
-            if hello.generation != self._generation:
-                wire.close()  # of a gang that was given up
-                continue
-            if hello.code != digest_code():
-                raise EngineError(
-                    f"rank {hello.rank} runs other code ({hello.code}) than the leader ({digest_code()}); "
-                    "install the same version of reelray on all machines"
-                )
-            self.hellos.append(hello)
-            member = self._members[hello.rank]
-            member.wire, member.stage = wire, "loads the checkpoint"
-            member.seen_at = self._clock()
-        assignment = Assignment(
-            ranks=len(self._members),
-            meeting=(Path(self._folder.name) / f"meeting-{self._generation}").as_uri(),
+    def _assign(self) -> Assignment:
+        return Assignment(
+            ranks=self._spec.ranks,
             layouts=(self._spec.layout,),
             layout=self._spec.layout,
             decode_ranks=self._spec.decode_ranks,
@@ -269,64 +223,44 @@ class Gang:
             threads=self._spec.threads,
             collective_s=max(60.0, self._spec.stall_s),
         )
-        for member in self._members:
-            self._send(member, assignment)
 
-    def _wait_ready(self, deadline: float) -> None:
-        while any(member.description is None for member in self._members):
-            for member, message in self._messages():
-                if isinstance(message, Ready):
-                    member.description, member.stage = message.description, "is ready"
-                elif isinstance(message, Refused):
-                    raise message.error
-            self._check_start(deadline)
+    def _count_loss(self, lost: RankLostError) -> None:
+        """Give up when ranks are lost again and again, or at the first start.
 
-    def _check_start(self, deadline: float) -> None:
-        for member in self._members:
-            # What it said before it left, such as why, is read first.
-            if not member.process.is_alive() and not (member.wire and member.wire.connection.poll()):
-                raise EngineError(f"rank {member.rank} died while it started: {member.process.last_words()}")
-        if self._clock() > deadline:
-            late = [f"rank {m.rank} {m.stage}" for m in self._members if m.description is None]
-            raise EngineError(
-                f"{len(late)} of {len(self._members)} ranks are not ready after {self._spec.start_s:g} s: "
-                + ", ".join(late)
-            )
+        Raises:
+            EngineError: That is so.
+        """
+        if self._ready_at and self._clock() - self._ready_at > self._spec.start_s:
+            self._losses = 0  # it had been well for a while
+        self._losses += 1
+        if self._generation == 0 and not self._ready_at:
+            self._end_ranks()
+            raise EngineError(f"the ranks do not start: {lost.message}", ids=lost.ids) from lost
+        if self._losses >= self._spec.attempts:
+            self._end_ranks()
+            raise EngineError(f"ranks were lost {self._losses} times in a row, at last: {lost.message}", ids=lost.ids)
 
     def _check_equal(self) -> None:
         digests = {m.description.digest for m in self._members if m.description is not None}
         if len(digests) > 1:
-            self._end_ranks()
             raise EngineError(f"ranks hold different weights ({', '.join(sorted(digests))}); copy the same checkpoint")
 
-    def _hear(self, step: _Step) -> None:
-        for member, message in self._messages():
+    def _hear(self, step: _Step, timeout_s: float = TICK_S) -> bool:
+        """Take in one message of each rank; returns whether there were any."""
+        found = hear(self._members, self._clock, timeout_s)
+        for member, message in found:
+            if message is None:
+                raise self._lost(member, member.process.last_words())
             if isinstance(message, Pulse) and message.progress != member.progress:
                 member.progress, step.moved_at = message.progress, self._clock()
-            elif isinstance(message, Ran):
+            elif isinstance(message, Ran) and message.report.generation == step.generation:
                 step.reports[member.rank], step.moved_at = message.report, self._clock()
                 if message.report.failures and step.failure is None:
                     step.failure, step.failed_at = message.report.failures[0], self._clock()
             elif isinstance(message, Refused):
-                self._blame(member, message)
-
-    def _messages(self) -> list[tuple[_Member, Message]]:
-        """What has come from the ranks, waiting a tick for the first.
-
-        Raises:
-            RankLostError: A connection has ended.
-        """
-        by_connection = {m.wire.connection: m for m in self._members if m.wire is not None}
-        found: list[tuple[_Member, Message]] = []
-        for connection in wait(list(by_connection), timeout=TICK_S):
-            member = by_connection[connection]  # type: ignore[index]
-            assert member.wire is not None
-            try:
-                found.append((member, member.wire.receive()))
-            except (EOFError, OSError):
-                raise self._lost(member, member.process.last_words()) from None
-            member.seen_at = self._clock()
-        return found
+                dead = find_dead(self._members, member, self._clock)
+                raise self._lost(dead, message.error.message if dead is member else dead.process.last_words())
+        return bool(found)
 
     def _judge(self, step: _Step) -> None:
         now = self._clock()
@@ -348,35 +282,14 @@ class Gang:
             ids = {"ranks": ",".join(late), "generation": str(self._generation)}
             raise RankLostError(f"no progress for {self._spec.stall_s:g} s in rank {', '.join(late)}", ids=ids)
 
-    def _blame(self, member: _Member, message: Refused) -> None:
-        """Raise for a rank that cannot go on; if a peer has just died, that is why."""
-        until = self._clock() + LAST_WORDS_S
-        while self._clock() < until:
-            for other in self._members:
-                if other is not member and not other.process.is_alive():
-                    raise self._lost(other, other.process.last_words())
-            time.sleep(TICK_S / 4)
-        raise self._lost(member, message.error.message)
+    def _send(self, member: Member, message: Message) -> None:
+        if not member.send(message):
+            raise self._lost(member, member.process.last_words())
 
-    def _send(self, member: _Member, message: Message) -> None:
-        assert member.wire is not None
-        try:
-            member.wire.send(message)
-        except OSError:
-            raise self._lost(member, member.process.last_words()) from None
-
-    def _lost(self, member: _Member, why: str) -> RankLostError:
-        ids = {"rank": str(member.rank), "generation": str(self._generation)}
-        return RankLostError(f"rank {member.rank} of {len(self._members)} was lost: {why}", ids=ids)
+    def _lost(self, member: Member, why: str) -> RankLostError:
+        return lose(member, why, ranks=len(self._members), generation=self._generation)
 
     def _end_ranks(self) -> None:
         for member in self._members:
-            if member.wire is not None:
-                member.wire.close()
-        _kill([member.process for member in self._members])
-        self._members, self.hellos = [], []
-
-
-def _kill(processes: Sequence[RankProcess]) -> None:
-    for process in processes:
-        process.kill()
+            member.end()
+        self._members.clear()

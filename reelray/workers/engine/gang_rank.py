@@ -3,19 +3,38 @@
 `python -m reelray.workers.engine.gang_rank` reads its invitation from standard input.
 """
 
+import gc
+import logging
 import os
 import pickle
+import queue
 import sys
 import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import distributed as dist
 
 from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.residency import Blocks
-from reelray.workers.engine.gang_wire import Assignment, Hello, Invitation, Pulse, Ran, Ready, Refused, Run, Wire
+from reelray.workers.engine.device_memory import check_device
+from reelray.workers.engine.gang_wire import (
+    Assignment,
+    Hello,
+    Invitation,
+    Leave,
+    Left,
+    Loaded,
+    Meet,
+    Message,
+    Pulse,
+    Ran,
+    Ready,
+    Refused,
+    Run,
+    Wire,
+)
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.role import Role
@@ -24,7 +43,7 @@ from reelray.workers.parallel.attention_choice import load_choice
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.handover import BroadcastHandover
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
-from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh, find_share
+from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh, abort_groups, find_share
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.parallel.weight_gather import WeightGather
@@ -33,7 +52,9 @@ from reelray.workers.samplers.guidance import Branches
 if TYPE_CHECKING:
     from reelray.workers.models.api import VideoModel
 
+_LOG = logging.getLogger(__name__)
 PULSE_S = 0.2
+Order: TypeAlias = Run | Meet | Leave
 
 
 class Heart:
@@ -62,47 +83,104 @@ class Heart:
             pause.wait(PULSE_S)
 
 
+class Ear:
+    """Reads what the leader says in a thread of its own: who waits in a collective must hear that it is to leave.
+
+    Args:
+        wire: To the leader.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._inbox: queue.SimpleQueue[Order | Exception | None] = queue.SimpleQueue()
+        self._since = -1
+        self._mesh: Mesh | None = None
+        threading.Thread(target=self._read, name="reelray-ear", daemon=True).start()
+
+    def next(self) -> Order | None:
+        """Wait for the next message; None when the leader is gone.
+
+        Raises:
+            Exception: It could not be read.
+        """
+        message = self._inbox.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    def is_over(self, generation: int) -> bool:
+        """Whether the leader has given up this generation."""
+        return generation < self._since
+
+    def guard(self, mesh: Mesh, generation: int) -> None:
+        """Abort this mesh as soon as its generation is over."""
+        self._mesh = mesh
+        if self.is_over(generation):
+            self._abort()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message = self._wire.receive()
+            except (EOFError, OSError):
+                self._inbox.put(None)
+                return
+            except Exception as error:  # noqa: BLE001  for the main thread
+                self._inbox.put(error)
+                return
+            if isinstance(message, Leave):
+                self._since = message.generation
+                self._abort()
+            assert isinstance(message, Order)
+            self._inbox.put(message)
+
+    def _abort(self) -> None:
+        try:
+            mesh, self._mesh = self._mesh, None  # whoever holds it holds its groups
+            if mesh is not None:
+                mesh.abort()
+            abort_groups()  # those of a mesh in the making
+        except Exception as error:  # noqa: BLE001  the main thread may be changing them; it looks after what is left
+            _LOG.warning("the groups of the gang were not aborted: %s", error)
+
+
 def serve(invitation: Invitation) -> None:
     """Be a rank until the leader closes the connection."""
     wire = Wire.connect(invitation)
-    wire.send(Hello(rank=invitation.rank, generation=invitation.generation, pid=os.getpid(), code=digest_here()))
+    wire.send(Hello(rank=invitation.rank, ticket=invitation.ticket, pid=os.getpid(), code=digest_here()))
     assignment = wire.receive()
     assert isinstance(assignment, Assignment)
-    heart = Heart(wire)
+    heart, ear = Heart(wire), Ear(wire)
     try:
-        rank = join(invitation, assignment, heart)
-        wire.send(Ready(description=rank.describe()))
-        _work(wire, rank)
-    except ReelrayError as error:
-        wire.send(Refused(error=error))
-    except (EOFError, OSError):
+        try:
+            model, load_s = load(invitation, assignment)
+        except Exception as error:  # noqa: BLE001  the process boundary
+            wire.send(Refused(error=_in_words(error)))
+            return
+        heart.moved()
+        wire.send(Loaded())
+        Seat(invitation.rank, assignment, model, load_s=load_s, ear=ear, heart=heart).follow(wire)
+    except OSError:
         return  # the leader is gone
-    except Exception as error:  # noqa: BLE001  the process boundary
-        wire.send(Refused(error=EngineError(f"{type(error).__name__}: {error}".splitlines()[0])))
 
 
-def join(invitation: Invitation, assignment: Assignment, heart: Heart) -> Rank:
-    """Load the checkpoint and meet the other ranks.
+def load(invitation: Invitation, assignment: Assignment) -> "tuple[VideoModel, float]":
+    """Make this process ready and load the checkpoint.
+
+    Returns:
+        The model and the seconds it took.
 
     Raises:
-        ReelrayError: The checkpoint cannot be opened, or the layout does not fit.
+        ReelrayError: The checkpoint cannot be opened.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(invitation.rank % torch.cuda.device_count())
     torch.set_num_threads(assignment.threads)  # on a GPU too: the ranks share the cores of their machine
     if invitation.interface is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = invitation.interface
-    model, load_s = open_timed(_own_loader(assignment, invitation.rank))
-    heart.moved()
-    dist.init_process_group(
-        "nccl" if model.device.type == "cuda" else "gloo",
-        init_method=assignment.meeting,
-        rank=invitation.rank,
-        world_size=assignment.ranks,
-        timeout=timedelta(seconds=assignment.collective_s),
-    )
-    heart.moved()
-    return _build(model, invitation, assignment, heart, load_s)
+    # Else torch ends a process whose peer is lost; here the leader decides, and survivors keep their weights.
+    os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
+    return open_timed(_own_loader(assignment, invitation.rank))
 
 
 def _own_loader(assignment: Assignment, rank: int) -> ModelLoader:
@@ -110,24 +188,112 @@ def _own_loader(assignment: Assignment, rank: int) -> ModelLoader:
     return load.for_share(find_share(assignment.layout, rank)) if isinstance(load, SharingLoader) else load
 
 
-def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, heart: Heart, load_s: float) -> Rank:
-    layout, spare = assignment.layout, assignment.decode_ranks
-    mesh = Mesh.create(
-        assignment.layouts,
-        model.device,
-        spare=spare,
-        shares_weights=model.residency.blocks is Blocks.SHARDED,
-        timeout_s=assignment.collective_s,
-    )
+class Seat:
+    """What a rank process holds: its checkpoint for as long as it lives, its place in a gang for one generation.
+
+    Args:
+        rank: Number of this rank.
+        assignment: What the rank is part of.
+        model: The loaded checkpoint.
+        load_s: Seconds that took.
+        ear: What the leader says.
+        heart: Told about progress.
+    """
+
+    def __init__(
+        self, rank: int, assignment: Assignment, model: "VideoModel", *, load_s: float, ear: Ear, heart: Heart
+    ) -> None:
+        self._rank = rank
+        self._assignment = assignment
+        self._model = model
+        self._load_s = load_s
+        self._ear = ear
+        self._heart = heart
+        self._place: Rank | None = None
+
+    def follow(self, wire: Wire) -> None:
+        """Do what the leader says until it is gone.
+
+        Raises:
+            OSError: It is gone.
+        """
+        while (message := self._ear.next()) is not None:
+            generation = message.plan.generation if isinstance(message, Run) else message.generation
+            if self._ear.is_over(generation):
+                continue  # of a gang that was given up
+            try:
+                answer = self._obey(message)
+            except Exception as error:  # noqa: BLE001  the process boundary
+                answer = Refused(generation=generation, error=_in_words(error))
+            if not self._ear.is_over(generation):
+                wire.send(answer)
+
+    def _obey(self, message: Order) -> Message:
+        if isinstance(message, Leave):
+            self._leave()
+            return Left(generation=message.generation)
+        if isinstance(message, Meet):
+            self._place = self._join(message)
+            return Ready(generation=message.generation, description=self._place.describe())
+        assert self._place is not None
+        return Ran(report=self._place.execute(message.plan))
+
+    def _join(self, meet: Meet) -> Rank:
+        """Meet the other ranks."""
+        model, assignment = self._model, self._assignment
+        dist.init_process_group(
+            "nccl" if model.device.type == "cuda" else "gloo",
+            init_method=meet.meeting,
+            rank=self._rank,
+            world_size=assignment.ranks,
+            timeout=timedelta(seconds=meet.within_s),
+        )
+        self._heart.moved()
+        mesh = Mesh.create(
+            assignment.layouts,
+            model.device,
+            spare=assignment.decode_ranks,
+            shares_weights=model.residency.blocks is Blocks.SHARDED,
+            timeout_s=assignment.collective_s,
+        )
+        self._ear.guard(mesh, meet.generation)
+        return _build(model, mesh, assignment, self._heart, load_s=self._load_s, generation=meet.generation)
+
+    def _leave(self) -> None:
+        """Forget the gang and all requests; the ear has aborted the groups.
+
+        Raises:
+            RuntimeError: The device is in a state of error; on CUDA it lasts until the process ends.
+        """
+        if self._place is not None:
+            self._place.close()
+        self._place = None
+        self._model.work_alone()
+        abort_groups()  # in case this thread was making them while the ear aborted
+        gc.collect()  # peers may wait until nobody holds a group of gloo any more
+        check_device(self._model.device)
+
+
+def _in_words(error: Exception) -> ReelrayError:
+    """The error to send; without its traceback, whose frames hold groups of the gang."""
+    if isinstance(error, ReelrayError):
+        return type(error)(error.message, ids=error.ids)
+    return EngineError(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _build(
+    model: "VideoModel", mesh: Mesh, assignment: Assignment, heart: Heart, *, load_s: float, generation: int
+) -> Rank:
+    layout = assignment.layout
     branches, decoding = None, mesh.decoding
     if decoding is None:
         lane = mesh.lane(layout)
         decoding, branches = lane.everyone, _share_forwards(model, lane)
     return Rank(
         model,
-        generation=invitation.generation,
+        generation=generation,
         branches=branches,
-        role=_choose_role(model, mesh, decoding, denoises=invitation.rank < layout.ranks),
+        role=_choose_role(model, mesh, decoding, denoises=dist.get_rank() < layout.ranks),
         on_progress=heart.moved,
         load_s=load_s,
     )
@@ -170,13 +336,6 @@ def _choose_role(model: "VideoModel", mesh: Mesh, decoding: AxisGroup, *, denois
         tells_decode=first,
         handover=handover,
     )
-
-
-def _work(wire: Wire, rank: Rank) -> None:
-    while True:
-        message = wire.receive()
-        assert isinstance(message, Run)
-        wire.send(Ran(report=rank.execute(message.plan)))
 
 
 def digest_here() -> str:

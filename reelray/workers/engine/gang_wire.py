@@ -29,14 +29,14 @@ class Invitation:
         address: Host and port where the leader listens.
         secret: Shared by this gang alone.
         rank: Number of the rank.
-        generation: Generation of the gang.
+        ticket: Number of this launch; the leader gives none twice.
         interface: Network interface of the collectives on CPUs; None lets gloo choose.
     """
 
     address: tuple[str, int]
     secret: bytes
     rank: int
-    generation: int
+    ticket: int
     interface: str | None = None
 
 
@@ -46,24 +46,23 @@ class Hello:
 
     Args:
         rank: Its number.
-        generation: Of its invitation.
+        ticket: Of its invitation.
         pid: Its process.
         code: Digest of its package's source.
     """
 
     rank: int
-    generation: int
+    ticket: int
     pid: int
     code: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
-    """What a rank is to be part of.
+    """What a rank is to be part of, in every generation.
 
     Args:
         ranks: Ranks in the gang.
-        meeting: Where the process group meets, a URL of torch's `init_method`.
         layouts: Layouts to make groups for.
         layout: The one to begin with.
         decode_ranks: Ranks behind those of the layout, which do nothing but decode.
@@ -73,7 +72,6 @@ class Assignment:
     """
 
     ranks: int
-    meeting: str
     layouts: Sequence[Layout]
     layout: Layout
     decode_ranks: int
@@ -83,10 +81,58 @@ class Assignment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ready:
-    """The rank holds the checkpoint and has met the others."""
+class Loaded:
+    """The rank holds the checkpoint."""
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meet:
+    """Meet the other ranks; sent when all of them hold the checkpoint.
+
+    Args:
+        generation: Generation of the gang that they become.
+        meeting: Where its process group meets, a URL of torch's `init_method`.
+        within_s: Longest wait for the others.
+    """
+
+    generation: int
+    meeting: str
+    within_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """The rank has met the others.
+
+    Args:
+        generation: Of the gang.
+        description: What the rank runs.
+    """
+
+    generation: int
     description: EngineDescription
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leave:
+    """A rank was lost: leave its gang and forget all requests, but keep the checkpoint.
+
+    Args:
+        generation: The one that is to come; nothing of an older one counts any more.
+    """
+
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Left:
+    """The rank has left its gang, and holds the checkpoint.
+
+    Args:
+        generation: Of the `Leave` that this answers.
+    """
+
+    generation: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +151,15 @@ class Ran:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
-    """The rank cannot go on."""
+    """The rank cannot go on.
+
+    Args:
+        error: Why.
+        generation: In which it cannot; None before it has met anybody.
+    """
 
     error: ReelrayError
+    generation: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +173,7 @@ class Pulse:
     progress: int
 
 
-Message: TypeAlias = Hello | Assignment | Ready | Run | Ran | Refused | Pulse
+Message: TypeAlias = Hello | Assignment | Loaded | Meet | Ready | Run | Ran | Leave | Left | Refused | Pulse
 
 
 class Wire:

@@ -18,13 +18,16 @@ from reelray.workers.engine.event_stream import EventStream
 from reelray.workers.engine.seams import Channel, StepFormer
 
 _LOG = logging.getLogger(__name__)
+LOOK_S = 0.1
+"""How often the ranks are looked after while there is no work."""
 
 
 class Leader:
     """Runs the step loop in a thread of its own. Every method may be called from any thread.
 
     The ranks are idle, not waiting in a collective, while there is no work: the loop sleeps on a condition that
-    `submit`, `cancel` and acknowledgements signal.
+    `submit`, `cancel` and acknowledgements signal, and looks after them now and then: a rank that is lost meanwhile is
+    replaced before the next request needs it.
 
     Args:
         core: Decides the steps.
@@ -109,21 +112,27 @@ class Leader:
 
     def _run(self) -> None:
         try:
-            while (plan := self._next_plan()) is not None:
+            while not self._ended:
                 try:
-                    report = self._channel.execute(plan)
+                    self._take_turn()
                 except RankLostError as error:
                     self._recover(error)
-                else:
-                    self._deliver(report)
         except ReelrayError as error:
             self._end(error)
         except Exception as error:  # noqa: BLE001  the last stop before the thread ends silently
             self._end(EngineError(f"the engine stopped: {type(error).__name__}: {error}"))
 
+    def _take_turn(self) -> None:
+        """Have the next step carried out, or look after the ranks if there is none."""
+        plan = self._next_plan()
+        if plan is not None:
+            self._deliver(self._channel.execute(plan))
+        elif self._ended is None:
+            self._channel.check()
+
     def _recover(self, lost: RankLostError) -> None:
-        """Have the ranks started anew and go back to every request's last commit."""
-        _LOG.warning("%s; the ranks are started anew", lost.message)
+        """Have the ranks put together again and go back to every request's last commit."""
+        _LOG.warning("%s; the gang is put together again", lost.message)
         generation = self._channel.rebuild()
         with self._wake:
             self._blame(lost)
@@ -140,13 +149,15 @@ class Leader:
             self._close_stream(request_id, lost.__cause__)
 
     def _next_plan(self) -> StepPlan | None:
+        """The next step, or None after a while without work, or at the end."""
         with self._wake:
-            while self._ended is None:
-                plan = self._core.next_step(self._clock())
-                if plan is not None:
-                    return plan
-                self._wake.wait()
-        return None
+            if self._ended is not None:
+                return None
+            plan = self._core.next_step(self._clock())
+            if plan is None:
+                self._wake.wait(LOOK_S)
+                plan = None if self._ended else self._core.next_step(self._clock())
+            return plan
 
     def _deliver(self, report: StepReport) -> None:
         with self._wake:

@@ -71,8 +71,17 @@ class Channel(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Look after the ranks while no step is in flight; returns at once.
+
+        Raises:
+            RankLostError: A rank died or stands still; `rebuild` may help.
+            EngineError: Ranks are lost again and again; the engine is lost.
+        """
+        ...
+
     def rebuild(self) -> int:
-        """Start the ranks anew after one was lost; returns the new generation.
+        """Put the ranks together again after one was lost; returns the new generation.
 
         Raises:
             EngineError: It did not work; the engine is lost.

@@ -75,6 +75,10 @@ class VideoModel(Protocol):
         """Decode together with other ranks from here on; returns whether this model can. Before any decode state."""
         ...
 
+    def work_alone(self) -> None:
+        """Forget all that `use_sharding`, `use_stages` and `use_picture_sharing` said; dropped layers stay dropped."""
+        ...
+
     def new_decode_state(self) -> Any:
         """State of one video's causal decoder before its first latent frame."""
         ...

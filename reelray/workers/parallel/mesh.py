@@ -29,6 +29,16 @@ same order, and the kernels of both fit on a GPU together, so neither can hold t
 """
 
 
+def abort_groups() -> None:
+    """Give up every process group of this process, if there are any; needs no other rank, and any thread may call it.
+
+    On NCCL the collectives in flight end. On gloo they end when their peer's process does, or drops its groups.
+    """
+    if dist.is_initialized():
+        # All at once: the communicators of NCCL would wait for each other. Torch has no public name for it.
+        dist.distributed_c10d._abort_process_group()  # noqa: SLF001
+
+
 class GroupPool:
     """Process groups by their ranks: two axes with the same ranks share one, unless they use another channel.
 
@@ -83,8 +93,10 @@ class GroupPool:
         """Give up every process group of this process, the default one included; needs no other rank."""
         if self._end is None:
             self._end = "aborted"
-            # All at once: the communicators of NCCL would wait for each other. Torch has no public name for it.
-            dist.distributed_c10d._abort_process_group()  # noqa: SLF001
+            abort_groups()
+            # The connections of gloo close when nobody holds the group any more, which wakes peers that wait for this
+            # rank.
+            self._groups.clear()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,7 +262,7 @@ class Mesh:
         """Give up the gang because a rank is lost; needs no other rank. This process may then join a new gang.
 
         On NCCL collectives in flight end, which they would never do by themselves. On gloo they end when their peer's
-        process does, or after `timeout_s`.
+        process does, when it has aborted its mesh too and holds no group any more, or after `timeout_s`.
         """
         self._pool.abort()
 

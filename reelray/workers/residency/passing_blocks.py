@@ -128,6 +128,11 @@ class PassingBlocks(BlockSource[Block]):
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def abandon(self) -> None:
+        """Give up whatever is on its way without waiting for it: it never comes."""
+        for slot in self._slots:
+            slot.arrival = slot.layer = None
+
     def _fetch(self, index: int, layer: int) -> None:
         slot = self._slots[index]
         self._arrive(slot)  # a block that nobody took may still be on its way into this slot

@@ -83,6 +83,13 @@ class SharedBlocks(Feed[Block]):
         self._held = {layer: held for layer, held in self._held.items() if layer in layers}
 
 
+def drop_gather(source: BlockSource[Any]) -> None:
+    """Forget the other ranks of sharded blocks, and what was on its way from them; other blocks stay as they are."""
+    if isinstance(source, PassingBlocks) and isinstance(source.feed, SharedBlocks):
+        source.abandon()
+        source.feed.gather = None
+
+
 def use_gather(source: BlockSource[Any], gather: Gather) -> None:
     """Let sharded blocks be put together by `gather`, on every rank that shares them.
 

@@ -24,7 +24,7 @@ from reelray.workers.models.wan.text_context import CrossContext, stack_contexts
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
 from reelray.workers.models.wan.vae.state import DecodeState, Tiling
-from reelray.workers.residency.shared_blocks import Gather, use_gather
+from reelray.workers.residency.shared_blocks import Gather, drop_gather, use_gather
 
 DECODE_SHARE = 0.8
 """Part of the free memory that a video's decoder may plan with; the rest is for transformers that run between."""
@@ -77,9 +77,16 @@ class WanModel:
         self.digest = digest
         self.device = parts.transformer.device
         self.dtype = parts.transformer.dtype
-        self._sharding: Sharding = WholeWindow()
-        self._pictures: PictureSharing | None = None
-        self._stages: Stages = choose_stages(self.device, resident=self.residency.blocks is Blocks.RESIDENT)
+        self._sharding: Sharding
+        self._pictures: PictureSharing | None
+        self._stages: Stages
+        self.work_alone()
+
+    def work_alone(self) -> None:
+        """See `VideoModel.work_alone`."""
+        self._sharding, self._pictures = WholeWindow(), None
+        self._stages = choose_stages(self.device, resident=self.residency.blocks is Blocks.RESIDENT)
+        drop_gather(self.parts.transformer.source)
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""

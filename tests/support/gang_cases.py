@@ -1,0 +1,112 @@
+"""Checkpoints that count their loads, models that misbehave when a gang is put together again, and the wait for it."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reelray.proto.events import Frames
+from tests.support.fake_model import FakeModel
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A loader that leaves a file per load, with the process that loaded: `0`, `1`, ... in the order of loads.
+
+    Args:
+        folder: Where the files go.
+        load: Opens the checkpoint; given the number of the load if `numbered`.
+        numbered: Whether it wants it.
+    """
+
+    folder: Path
+    load: Any
+    numbered: bool = False
+
+    def __call__(self):
+        number = self._note()
+        return self.load(number) if self.numbered else self.load()
+
+    def pids(self):
+        """Processes that have loaded, in order."""
+        files = sorted(self.folder.glob("load-*"), key=lambda path: int(path.name.removeprefix("load-")))
+        return [int(path.read_text()) for path in files]
+
+    def _note(self):
+        number = 0
+        draft = self.folder / f"draft-{os.getpid()}"
+        draft.write_text(str(os.getpid()))
+        while True:
+            try:
+                (self.folder / f"load-{number}").hardlink_to(draft)
+            except FileExistsError:
+                number += 1
+            else:
+                return number
+
+
+class SlowlyReplaced(FakeModel):
+    """Loads 2 to 4 take a while; load 5 dies when it has met the others."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+        if 2 <= number <= 4:
+            time.sleep(1.0)
+
+    def use_picture_sharing(self, sharing):
+        if self.number == 5:
+            os._exit(3)
+        return super().use_picture_sharing(sharing)
+
+
+class Stubborn(FakeModel):
+    """The first two break when they are to leave their gang, the next two do not leave it."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def work_alone(self):
+        if self.number < 2:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        time.sleep(600.0)
+
+
+def load_twice(number):
+    """Whoever loads after the first two dies."""
+    if number >= 2:
+        os._exit(3)
+    return FakeModel()
+
+
+def die_at_once():
+    os._exit(3)
+
+
+def wait_until(claim, *, within_s=60.0):
+    """Poll a claim; returns what made it true."""
+    deadline = time.monotonic() + within_s
+    while not (found := claim()):
+        assert time.monotonic() < deadline, "it has not come true"
+        time.sleep(0.02)
+    return found
+
+
+def pid_of(gang, rank):
+    return next(hello.pid for hello in gang.hellos if hello.rank == rank)
+
+
+def has_replaced(gang, *pids):
+    """Whether the gang is whole again, without these processes."""
+    return not set(pids) & set(gang.pids()) and gang.is_whole
+
+
+def clip_of(events, on_event=lambda _: None):
+    parts = []
+    for event in events:
+        on_event(event)
+        if isinstance(event, Frames):
+            parts.append(event.data)
+    return b"".join(parts)
