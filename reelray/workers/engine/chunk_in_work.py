@@ -56,12 +56,8 @@ class ChunkInWork:
         self.latents_1CTHW = self._sampler.step(prediction_1CTHW, self.latents_1CTHW, step, noise)
 
     def state(self) -> dict[str, Any]:
-        """Latents and solver history on the CPU; see `from_state`."""
-        return {
-            "chunk": self._chunk,
-            "latents": self.latents_1CTHW.cpu(),
-            "solver": {name: value.cpu() for name, value in self._sampler.state().items()},
-        }
+        """Latents and solver history where they lie; see `from_state`."""
+        return {"chunk": self._chunk, "latents": self.latents_1CTHW, "solver": self._sampler.state()}
 
     @classmethod
     def from_state(cls, request: RenderRequest, state: dict[str, Any], device: torch.device) -> Self:
@@ -84,9 +80,3 @@ class ChunkInWork:
             height=height,
             width=width,
         )
-
-
-def needs_uncond(request: RenderRequest) -> bool:
-    """Whether any step of the request may evaluate the unconditional branch."""
-    guidance = request.recipe.guidance
-    return any(weight != 1.0 for weight in guidance.per_step or (guidance.scale,))

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reelray.proto.engine_description import EngineDescription
-from reelray.proto.errors import EngineError, RankLostError
-from reelray.proto.layout import Layout
+from reelray.proto.errors import EngineError, RankLostError, UnsupportedError
+from reelray.proto.layout import Layout, check_regroup
 from reelray.proto.step_plan import RequestFailure, StepPlan, StepReport
 from reelray.workers.engine.gang_wire import (
     Assignment,
@@ -82,7 +82,8 @@ class GangSpec:
 
     Args:
         load: Opens the checkpoint in every rank.
-        layout: How the ranks that denoise share a video.
+        layout: How the ranks that denoise share their videos.
+        others: Layouts of the same ranks to which they may be regrouped between steps.
         decode_ranks: Further ranks that do nothing but decode, beside the others; 0 lets those that denoise decode.
         start_s: Longest time until all ranks are ready.
         silence_s: Longest time without a pulse before a rank counts as lost.
@@ -94,12 +95,18 @@ class GangSpec:
 
     load: ModelLoader
     layout: Layout
+    others: tuple[Layout, ...] = ()
     decode_ranks: int = 0
     start_s: float = 300.0
     silence_s: float = 5.0
     stall_s: float = 300.0
     lag_s: float = 30.0
     threads: int = 1
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """All layouts, the one of the start first."""
+        return (self.layout, *self.others)
 
     @property
     def ranks(self) -> int:
@@ -112,6 +119,11 @@ class GangSpec:
         for name in ("start_s", "silence_s", "stall_s", "lag_s", "threads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        check_regroup(self.layouts)
+        if self.decode_ranks and any(layout.replica > 1 for layout in self.layouts):
+            raise UnsupportedError(
+                "decode ranks take the latents of one lane; with replica, let the ranks that denoise decode"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -129,10 +141,17 @@ class _Member:
 class _Step:
     """What has come of the plan in flight."""
 
+    plan: StepPlan
     reports: dict[int, StepReport] = field(default_factory=dict)
     moved_at: float = 0.0
     failure: RequestFailure | None = None
     failed_at: float = 0.0
+
+    def waiting(self, members: int) -> list[int]:
+        """Ranks that have not come back from the request that failed; other lanes may take their time."""
+        assert self.failure is not None
+        concerned = self.plan.ranks_of(self.failure.request_id)
+        return [r for r in range(members) if r not in self.reports and (concerned is None or r in concerned)]
 
 
 class Gang:
@@ -195,7 +214,7 @@ class Gang:
 
     def execute(self, plan: StepPlan) -> StepReport:
         """See `Channel`."""
-        step = _Step(moved_at=self._clock())
+        step = _Step(plan=plan, moved_at=self._clock())
         for member in self._members:
             member.seen_at = max(member.seen_at, self._clock() - self._spec.silence_s / 2)
             self._send(member, Run(plan=plan))
@@ -262,8 +281,7 @@ class Gang:
         assignment = Assignment(
             ranks=len(self._members),
             meeting=(Path(self._folder.name) / f"meeting-{self._generation}").as_uri(),
-            layouts=(self._spec.layout,),
-            layout=self._spec.layout,
+            layouts=self._spec.layouts,
             decode_ranks=self._spec.decode_ranks,
             load=self._spec.load,
             threads=self._spec.threads,
@@ -336,12 +354,12 @@ class Gang:
         if (
             step.failure is not None
             and now - step.failed_at > self._spec.lag_s
-            and len(step.reports) < self._spec.ranks
+            and (lagging := step.waiting(self._spec.ranks))
         ):
             request = str(step.failure.request_id)
             raise RankLostError(
                 f"one rank failed with request {request}, and the others do not come back from it",
-                ids={"request": request, "generation": str(self._generation)},
+                ids={"request": request, "ranks": ",".join(map(str, lagging)), "generation": str(self._generation)},
             ) from step.failure.error
         if now - step.moved_at > self._spec.stall_s:
             late = [str(m.rank) for m in self._members if m.rank not in step.reports]

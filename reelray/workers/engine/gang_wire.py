@@ -64,8 +64,7 @@ class Assignment:
     Args:
         ranks: Ranks in the gang.
         meeting: Where the process group meets, a URL of torch's `init_method`.
-        layouts: Layouts to make groups for.
-        layout: The one to begin with.
+        layouts: Layouts to make groups for; the first is the one to begin with.
         decode_ranks: Ranks behind those of the layout, which do nothing but decode.
         load: Opens the checkpoint.
         threads: Threads of torch.
@@ -75,7 +74,6 @@ class Assignment:
     ranks: int
     meeting: str
     layouts: Sequence[Layout]
-    layout: Layout
     decode_ranks: int
     load: ModelLoader
     threads: int

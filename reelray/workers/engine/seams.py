@@ -1,5 +1,6 @@
 """What an engine is given: the checkpoint, the decisions, and the way to its ranks."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from reelray.proto.model_facts import ModelFacts
@@ -40,7 +41,7 @@ class StepFormer(Protocol):
         """Form the next step, or None while one is in flight or nothing can be done."""
         ...
 
-    def rewind(self, generation: int) -> tuple[RequestId, ...]:
+    def rewind(self, generation: int, lost: Collection[int] = ()) -> tuple[RequestId, ...]:
         """Go on with a new gang from every request's last commit; returns the requests that are given up."""
         ...
 

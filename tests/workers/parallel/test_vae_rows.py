@@ -10,7 +10,7 @@ from reelray.proto.errors import SizeError
 from reelray.workers.models.wan.vae import DecodeState
 from reelray.workers.models.wan.vae import margin as vae_margin
 from reelray.workers.parallel import vae_rows
-from reelray.workers.parallel.vae_rows import split_rows
+from reelray.workers.parallel.row_split import split_rows
 from tests.support.gloo_world import run_world
 from tests.workers.parallel import row_cases
 
