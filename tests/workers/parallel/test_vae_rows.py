@@ -32,7 +32,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Found]:
 
 
 def assert_same_state(mine: Any, theirs: Any) -> None:
-    assert mine._facts() == theirs._facts()
+    assert mine.facts == theirs.facts
     for slot, wanted in zip(mine.tiles[0], theirs.tiles[0], strict=True):
         assert (slot - wanted).abs().max() <= 1e-5 * max(wanted.abs().max(), 1)
 
