@@ -126,7 +126,7 @@ def execute(rank, plan):
 def carry_around(rank):
     """Bring one request, half denoised and half decoded, to every lane; returns its state on each."""
     request = a_request(0, steps=4, chunk=2, latent_frames=5)
-    name, states, sequence = request.request_id, [], 0
+    name, states, holds, sequence = request.request_id, [], [], 0
     window = partial(WindowStep, request_id=name, latent_frames=2)
 
     def run(layout, **parts):
@@ -148,10 +148,12 @@ def carry_around(rank):
         target = Place(layout=layout, lane=lane)
         moves = (Move(request_id=name, source=place, target=target),) if target != place else ()
         ((parts,), place) = run(layout, moves=moves, commits=(name,)), target
+        held = rank._held[name]
+        holds.append((target, held._chunk is not None, held._decode_state is not None))
         states.append({part: torch.load(io.BytesIO(data), weights_only=True) for part, data in parts.items()})
     moved = _own_slots(rank, name)
     run(FOUR, releases=(name,), admits=(Admit(request=request, resume=parts),))
-    return {"states": states, "here": [moved, _own_slots(rank, name)]}
+    return {"states": states, "holds": holds, "here": [moved, _own_slots(rank, name)]}
 
 
 def _own_slots(rank, name):

@@ -160,12 +160,15 @@ class HeldRequest:
             state = _unpack(parts["decode"])
             self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
             if state["decoder"] is not None:
-                self._decode_state = self._model.unpack_decode_state(state["decoder"], latent_rows=self.latent_rows)
+                decoder = state["decoder"].numpy().tobytes()
+                self._decode_state = self._model.unpack_decode_state(decoder, latent_rows=self.latent_rows)
 
-    def _pack_decoder(self) -> bytes | None:
+    def _pack_decoder(self) -> Tensor | None:
+        """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""
         if self._decode_state is None:
             return None
-        return self._model.pack_decode_state(self._decode_state, latent_rows=self.latent_rows)
+        data = self._model.pack_decode_state(self._decode_state, latent_rows=self.latent_rows)
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
 
     def _hand_on(self, window: WindowStep, latents_1CTHW: Tensor) -> None:
         if self._role.handover is not None:

@@ -9,7 +9,7 @@ import torch
 from reelray.proto.errors import SizeError
 from reelray.workers.models.wan.vae import DecodeState
 from reelray.workers.models.wan.vae import margin as vae_margin
-from reelray.workers.parallel import vae_rows
+from reelray.workers.parallel import row_split
 from reelray.workers.parallel.row_split import split_rows
 from tests.support.gloo_world import run_world
 from tests.workers.parallel import row_cases
@@ -134,4 +134,4 @@ def test_too_few_rows_are_refused():
 
 
 def test_the_network_and_the_group_agree_on_the_widest_margin():
-    assert vae_rows.WIDEST == vae_margin.WIDEST
+    assert row_split.WIDEST == vae_margin.WIDEST
