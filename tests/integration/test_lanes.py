@@ -77,9 +77,11 @@ def test_ranks_do_what_the_plan_says_of_their_lane_and_nothing_else(world, name)
         for step, first in zip(result[name]["plans"], world[0][name]["plans"], strict=True):
             plan = step["plan"]
             assert plan == first["plan"]
-            lane = rank // plan.layout.lane
-            wanted = [("moves", w.request_id) for w in plan.windows if w.lane == lane]
-            assert step["did"] == wanted + [("decodes", d.request_id) for d in plan.decodes if d.lane == lane]
+            layout, lane = plan.layout, rank // plan.layout.lane
+            sharers = layout.sequence + layout.cfg - 1  # a branch of guidance is shared by `sequence` ranks
+            wanted = [("moves", w.request_id, sharers) for w in plan.windows if w.lane == lane]
+            wanted += [("decodes", d.request_id, layout.lane) for d in plan.decodes if d.lane == lane]
+            assert step["did"] == wanted
 
 
 def test_four_requests_run_in_the_same_steps_on_a_rank_each(world):
@@ -87,7 +89,7 @@ def test_four_requests_run_in_the_same_steps_on_a_rank_each(world):
     assert {plan.layout for plan in steps} == {SINGLES}
     assert [len(plan.windows) for plan in steps[1:5]] == [4, 4, 4, 4]
     for rank, name in enumerate("abcd"):
-        did = {request for step in world[rank]["four at once"]["plans"] for _, request in step["did"]}
+        did = {request for step in world[rank]["four at once"]["plans"] for _, request, _ in step["did"]}
         assert did == {name}
     costs = world[0]["four at once"]["plans"][1]["costs"]
     assert [cost.request_id for cost in costs] == list("abcd")  # one rank of each lane tells

@@ -125,6 +125,12 @@ def test_an_emptied_lane_is_filled_with_the_youngest_of_the_fullest():
     assert (plan.layout, plan.releases) == (SINGLES, ("c",))
     assert [(m.request_id, m.source.lane, m.target.lane) for m in plan.moves] == [("e", 0, 2)]
     assert lanes(trace.step()) == {"a": 0, "b": 1, "e": 2, "d": 3}
+    trace = start(*"abcd")
+    submit(trace, "e", steps=1)  # nearly done from the beginning
+    trace.step()
+    trace.step()
+    trace.cancel("c")
+    assert [(m.request_id, m.target.lane) for m in trace.step().moves] == [("a", 2)]
 
 
 def test_a_request_whose_client_rests_gives_up_its_lane_and_comes_back():
@@ -187,6 +193,15 @@ def test_after_a_loss_everybody_is_placed_anew():
     plan = core.next_step(0.0)
     assert (plan.layout, plan.moves) == (PAIRS, ())
     assert [(a.request.request_id, a.lane) for a in plan.admits] == [("a", 0), ("b", 1)]
+    assert core.rewind(2) == ("a", "b")  # their admission was in flight
+    core = EngineCore(ROOMY, layouts=LANES)
+    for name in "ab":
+        core.submit(make_request(name, recipe=make_recipe(steps=9)), FACTS)
+    core.next_step(0.0)
+    core.rewind(1)
+    core.cancel("b")
+    plan = core.next_step(0.0)
+    assert (plan.layout, plan.moves) == (FOUR, ())  # no rank has anything of it
 
 
 def test_a_lost_rank_is_no_fault_of_the_other_lanes():

@@ -12,6 +12,7 @@ from torch import distributed as dist
 
 from reelray.cluster.model_catalog import PACKAGED
 from reelray.proto.layout import Layout, Place
+from reelray.proto.recipe import Solver
 from reelray.proto.step_plan import Admit, DecodeStep, Move, StepPlan, WindowStep
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -32,7 +33,7 @@ PROMPTS = ("a red circle moves left", "a blue square", "two green triangles", "a
 
 
 def a_request(number, *, steps=3, chunk=None, guidance=3.0, size=(80, 48), latent_frames=3):
-    recipe = replace(make_recipe(steps=steps, guidance=guidance, chunk=chunk), text_tokens=512)
+    recipe = replace(make_recipe(steps=steps, guidance=guidance, chunk=chunk, solver=Solver.UNIPC), text_tokens=512)
     # 3 x 5 tokens of 6 latent rows: neither divides by four
     width, height = size
     name, prompt = "abcd"[number], PROMPTS[number]
@@ -107,11 +108,19 @@ def serve(rank, layouts, script):
 
 
 def execute(rank, plan):
-    """Carry out a plan on this rank; returns the report of all of them and what this one moved and decoded."""
+    """Carry out a plan on this rank; returns all their report, and what this one moved and decoded with whom."""
     did, kept = [], (HeldRequest.move, HeldRequest.decode)
 
     def watch(kind, action):
-        return lambda held, step: did.append((kind, held.request.request_id)) or action(held, step)
+        def noted(held, step):
+            sharing = held._model._sharding if kind == "moves" else held._model._pictures
+            group = getattr(sharing, "_group", None) or getattr(getattr(sharing, "_lane", None), "sequence", None)
+            branches = getattr(held._branches, "_group", None) if kind == "moves" else None
+            sharers = {*(group.ranks if group else ()), *(branches.ranks if branches else ()), dist.get_rank()}
+            did.append((kind, held.request.request_id, len(sharers)))
+            return action(held, step)
+
+        return noted
 
     HeldRequest.move, HeldRequest.decode = watch("moves", kept[0]), watch("decodes", kept[1])
     try:
