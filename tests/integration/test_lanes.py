@@ -15,8 +15,10 @@ from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 from tests.support import lane_cases
+from tests.support.fake_model import FakeModel
 from tests.support.gloo_world import run_world
-from tests.support.lane_cases import CFG, FOUR, OPEN, PAIRS, SCENARIOS, SINGLES, a_request, requests_of
+from tests.support.lane_cases import CFG, FOUR, OPEN, PAIRS, SCENARIOS, SINGLES, UNSHARED, a_request, requests_of
+from tests.support.plain_loop import render_plainly
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,15 @@ def test_a_cancel_frees_a_lane_and_the_others_go_on(world):
     assert [plan.releases for plan in steps if plan.releases] == [("b",), ("c",), ("a",)]
 
 
+def test_pictures_that_cannot_be_shared_move_with_the_rank_that_decodes(world):
+    steps = world[0]["unshared"]["plans"]
+    assert [step["plan"].layout.replica for step in steps if step["plan"].moves] == [2, 1]
+    for entries in UNSHARED.values():
+        for request in entries:
+            found = torch.cat(world[0]["unshared"]["clips"][request.request_id])
+            assert found.numpy().tobytes() == render_plainly(FakeModel(), request)
+
+
 def test_no_group_is_made_after_the_start(world):
     for result in world:
         before, after = result["groups"]
@@ -150,7 +161,7 @@ def equal(one, other):
 
 
 def test_a_rank_lost_while_two_lanes_run_loses_no_request(alone):
-    requests = [a_request(0, steps=12, chunk=2), a_request(1, steps=12, chunk=2)]
+    requests = [a_request(0, steps=6, chunk=2), a_request(1, steps=6, chunk=2)]
     clips, plans = {}, []
 
     class Watched(EngineCore):

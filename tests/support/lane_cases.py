@@ -23,6 +23,7 @@ from reelray.workers.engine.regroup import make_regrouper
 from reelray.workers.engine.seat import make_seats
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.parallel.mesh import Mesh
+from tests.support.fake_model import FakeModel
 from tests.support.requests import make_recipe, make_request
 
 OPEN = partial(open_checkpoint, PACKAGED / "sprites", device="cpu")
@@ -55,12 +56,18 @@ SCENARIOS = {
     ),
     "other guidance follows": (
         (CFG, FOUR, Layout(replica=2, cfg=2), SINGLES),
-        {0: [a_request(0)], 2: [a_request(1)], 30: [a_request(2, guidance=1.0)]},
+        {0: [a_request(0, chunk=1)], 2: [a_request(1)], 30: [a_request(2, guidance=1.0)]},
     ),
     "a flat picture": (  # two latent rows: too few for four ranks to share
         (FOUR, PAIRS, SINGLES),
         {0: [a_request(0, steps=3, chunk=1, size=(64, 16))], 5: [a_request(1, size=(64, 16))]},
     ),
+}
+
+
+UNSHARED = {
+    0: [make_request("a", recipe=make_recipe(steps=9, chunk=2, solver=Solver.UNIPC), negative_prompt="dull")],
+    5: [make_request("b", recipe=make_recipe(steps=2), negative_prompt="dull")],
 }
 
 
@@ -80,6 +87,9 @@ def run_world():
     groups = [mesh.groups]
     found = {name: serve(start(), *scenario) for name, scenario in SCENARIOS.items()}
     found["states"] = carry_around(start())
+    fake = FakeModel()  # its pictures cannot be shared: the first rank of a lane decodes
+    other = Rank(fake, seats=make_seats(fake, mesh, layouts), regrouper=make_regrouper(fake, mesh))
+    found["unshared"] = serve(other, (CFG, Layout(replica=2, cfg=2)), UNSHARED)
     return found | {"groups": [*groups, mesh.groups], "made": made}
 
 
@@ -113,7 +123,7 @@ def execute(rank, plan):
 
     def watch(kind, action):
         def noted(held, step):
-            sharing = held._model._sharding if kind == "moves" else held._model._pictures
+            sharing = getattr(held._model, "_sharding" if kind == "moves" else "_pictures", None)
             group = getattr(sharing, "_group", None) or getattr(getattr(sharing, "_lane", None), "sequence", None)
             branches = getattr(held._branches, "_group", None) if kind == "moves" else None
             sharers = {*(group.ranks if group else ()), *(branches.ranks if branches else ()), dist.get_rank()}

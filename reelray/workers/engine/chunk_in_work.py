@@ -23,13 +23,19 @@ class ChunkInWork:
         chunk: Index of the chunk.
         shape_CTHW: Shape of its latents.
         device: Where the latents live.
+        latents_1CTHW: What they are by now; None draws the noise they begin with.
 
     Raises:
         UnsupportedError: The recipe cannot be sampled.
     """
 
     def __init__(
-        self, request: RenderRequest, chunk: int, shape_CTHW: tuple[int, int, int, int], device: torch.device
+        self,
+        request: RenderRequest,
+        chunk: int,
+        shape_CTHW: tuple[int, int, int, int],
+        device: torch.device,
+        latents_1CTHW: Tensor | None = None,
     ) -> None:
         self._seed = request.seed
         self._chunk = chunk
@@ -39,7 +45,8 @@ class ChunkInWork:
             self._weights = plan_weights(request.recipe.guidance, self._sampler.sigmas)
         except ValueError as error:
             raise UnsupportedError(f"recipe {request.recipe.name}: {error}") from None
-        self.latents_1CTHW = self._draw(INITIAL_STEP).to(device)
+        latents_1CTHW = self._draw(INITIAL_STEP) if latents_1CTHW is None else latents_1CTHW
+        self.latents_1CTHW = latents_1CTHW.to(device)
 
     def timestep(self, step: int) -> float:
         """Timestep in [0, 1000] at which the transformer is evaluated."""
@@ -64,8 +71,7 @@ class ChunkInWork:
         """The chunk that `state` was taken of."""
         latents_1CTHW: Tensor = state["latents"]
         _, channels, frames, height, width = latents_1CTHW.shape
-        chunk = cls(request, int(state["chunk"]), (channels, frames, height, width), device)
-        chunk.latents_1CTHW = latents_1CTHW.to(device)
+        chunk = cls(request, int(state["chunk"]), (channels, frames, height, width), device, latents_1CTHW)
         chunk._sampler.restore({name: value.to(device) for name, value in state["solver"].items()})
         return chunk
 
