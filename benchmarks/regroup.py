@@ -1,10 +1,11 @@
-"""What regrouping costs: four CPU processes bring requests from one lane of 4 to two of 2, to four of 1, and back.
+"""What regrouping costs: four ranks bring requests from one lane of 4 to two of 2, to four of 1, and back.
 
     python -m benchmarks.regroup --out benchmarks/results/regroup.json
 
-The embedded model. Each regrouping is a step plan with nothing but its moves; the state is the same after a round, and
-checked to be. For each: milliseconds of the step, of the slowest move in it, and bytes that ranks received.
-`denoising`: half-way through a whole clip, no decoder state. `streaming`: one chunk decoded, one waiting, one in work.
+The embedded model on CPU processes, or another with `--model` and `--device`. Each regrouping is a step plan with nothing
+but its moves; the state is the same after a round, and checked to be. For each: milliseconds of the step, of the slowest
+move in it, and bytes that ranks received. `denoising`: half-way through a whole clip, no decoder state. `streaming`: one
+chunk decoded, one waiting, one in work.
 """
 
 import argparse
@@ -70,9 +71,9 @@ class Driver:
         return dict(commit.parts)
 
 
-def request_for(name: str, *, streaming: bool, frames: int) -> RenderRequest:
-    """A clip of the embedded checkpoint, whole or in chunks."""
-    recipe = describe_model(SPRITES).recipe
+def request_for(name: str, model: Path, *, streaming: bool, frames: int) -> RenderRequest:
+    """A clip of a checkpoint, whole or in chunks."""
+    recipe = describe_model(model).recipe
     chunking = Chunking(latent_frames=CHUNK) if streaming else Chunking()
     recipe = replace(recipe, schedule=replace(recipe.schedule, steps=STEPS), chunking=chunking)
     return RenderRequest(
@@ -102,9 +103,9 @@ def bring_half_way(driver: Driver, layout: Layout, lane: int, request: RenderReq
     return cost_ms
 
 
-def measure(driver: Driver, *, streaming: bool, frames: int, runs: int) -> dict[str, Any]:
+def measure(driver: Driver, model: Path, *, streaming: bool, frames: int, runs: int) -> dict[str, Any]:
     """All regroupings of one case, there and back, `runs` times."""
-    a, b = (request_for(name, streaming=streaming, frames=frames) for name in "ab")
+    a, b = (request_for(name, model, streaming=streaming, frames=frames) for name in "ab")
     window_ms = bring_half_way(driver, FOUR, 0, a)
     bring_half_way(driver, PAIRS, 1, b)
     one, pair, single = Place(layout=FOUR), Place(layout=PAIRS), Place(layout=SINGLES)
@@ -134,24 +135,29 @@ def main() -> None:
     """Run both cases and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/regroup.json"))
+    parser.add_argument("--model", type=Path, default=SPRITES)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--frames", type=int, default=33)
     parser.add_argument("--runs", type=int, default=9)
     options = parser.parse_args()
     spec = GangSpec(
-        load=CheckpointLoader(path=SPRITES, device="cpu"), layout=FOUR, others=(PAIRS, SINGLES), start_s=120.0,
-        threads=max(1, (os.cpu_count() or 1) // 4),
+        load=CheckpointLoader(path=options.model.absolute(), device=options.device),
+        layout=FOUR, others=(PAIRS, SINGLES), start_s=120.0, threads=max(1, (os.cpu_count() or 1) // 4),
     )  # fmt: skip
     gang = Gang(LocalLauncher(), spec)
     gang.start()
     driver, cases = Driver(gang), {}
     try:
         for name in ("denoising", "streaming"):
-            cases[name] = measure(driver, streaming=name == "streaming", frames=options.frames, runs=options.runs)
+            cases[name] = measure(
+                driver, options.model, streaming=name == "streaming", frames=options.frames, runs=options.runs
+            )
             print(name, json.dumps(cases[name], indent=1), flush=True)
     finally:
         gang.close()
     report = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "machine": describe_machine(),
+        "model": options.model.name, "device": options.device,
         "frames": options.frames, "runs": options.runs, "load": os.getloadavg(), "cases": cases,
     }  # fmt: skip
     options.out.write_text(json.dumps(report, indent=1) + "\n")
