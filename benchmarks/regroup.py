@@ -2,10 +2,10 @@
 
     python -m benchmarks.regroup --out benchmarks/results/regroup.json
 
-The embedded model on CPU processes, or another with `--model` and `--device`. Each regrouping is a step plan with nothing
-but its moves; the state is the same after a round, and checked to be. For each: milliseconds of the step, of the slowest
-move in it, and bytes that ranks received. `denoising`: half-way through a whole clip, no decoder state. `streaming`: one
-chunk decoded, one waiting, one in work.
+The embedded model on CPU processes, or another with `--model` and `--device`. Each regrouping is a step plan with
+nothing but its moves; the state is the same after a round, and checked to be. For each: milliseconds of a step, of the
+slowest move in it, and bytes that ranks received. `denoising`: half-way through a whole clip, no decoder state.
+`streaming`: one chunk decoded, one waiting, one in work.
 """
 
 import argparse
