@@ -20,7 +20,7 @@ from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.merge_reports import merge_reports
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.regroup import make_regrouper
-from reelray.workers.engine.seat import make_seats
+from reelray.workers.engine.station import make_stations
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.parallel.mesh import Mesh
 from tests.support.fake_model import FakeModel
@@ -80,15 +80,15 @@ def run_world():
     model = OPEN()
     layouts = (FOUR, PAIRS, SINGLES, CFG, Layout(replica=2, cfg=2))
     mesh = Mesh.create(layouts, "cpu", timeout_s=100)
-    seats, regrouper = make_seats(model, mesh, layouts), make_regrouper(model, mesh)
-    start = partial(Rank, model, seats=seats, regrouper=regrouper)
+    stations, regrouper = make_stations(model, mesh, layouts), make_regrouper(model, mesh)
+    start = partial(Rank, model, stations=stations, regrouper=regrouper)
     made = []
     new_group, dist.new_group = dist.new_group, lambda *args, **rest: made.append(args) or new_group(*args, **rest)
     groups = [mesh.groups]
     found = {name: serve(start(), *scenario) for name, scenario in SCENARIOS.items()}
     found["states"] = carry_around(start())
     fake = FakeModel()  # its pictures cannot be shared: the first rank of a lane decodes
-    other = Rank(fake, seats=make_seats(fake, mesh, layouts), regrouper=make_regrouper(fake, mesh))
+    other = Rank(fake, stations=make_stations(fake, mesh, layouts), regrouper=make_regrouper(fake, mesh))
     found["unshared"] = serve(other, (CFG, Layout(replica=2, cfg=2)), UNSHARED)
     return found | {"groups": [*groups, mesh.groups], "made": made}
 

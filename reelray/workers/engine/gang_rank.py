@@ -18,7 +18,7 @@ from reelray.workers.engine.gang_wire import Assignment, Hello, Invitation, Puls
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.regroup import make_regrouper
-from reelray.workers.engine.seat import make_seats
+from reelray.workers.engine.station import make_stations
 from reelray.workers.parallel.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _build(model: "VideoModel", invitation: Invitation, assignment: Assignment, 
     return Rank(
         model,
         generation=invitation.generation,
-        seats=make_seats(model, mesh, layouts),
+        stations=make_stations(model, mesh, layouts),
         regrouper=make_regrouper(model, mesh),
         on_progress=heart.moved,
         load_s=load_s,

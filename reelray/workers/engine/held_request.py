@@ -16,7 +16,7 @@ from reelray.proto.events import Frames
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import DecodeStep, WindowStep
 from reelray.workers.engine.chunk_in_work import ChunkInWork
-from reelray.workers.engine.seat import Seat
+from reelray.workers.engine.station import Station
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
 from reelray.workers.samplers.guidance import Branch
@@ -50,16 +50,16 @@ class HeldRequest:
     Args:
         request: The request; its text and image are encoded here.
         model: The loaded checkpoint.
-        seat: What this rank does with it.
-        here: Whether the request lies on the lane of that seat; on other lanes it is only known.
+        station: What this rank does with it.
+        here: Whether the request lies on the lane of that station; on other lanes it is only known.
     """
 
-    def __init__(self, request: RenderRequest, model: VideoModel, seat: Seat, *, here: bool = True) -> None:
+    def __init__(self, request: RenderRequest, model: VideoModel, station: Station, *, here: bool = True) -> None:
         self.request = request
         self._model = model
         self._texts: list[Any] = []
         self._image: list[Any] | None = None
-        if seat.role.denoises:
+        if station.role.denoises:
             guided = request.recipe.guidance.needs_unconditional
             prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
             self._texts = model.encode_text(prompts)
@@ -68,13 +68,13 @@ class HeldRequest:
         self._chunk: ChunkInWork | None = None
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
-        self.sit(seat, here=here)
+        self.settle(station, here=here)
 
-    def sit(self, seat: Seat, *, here: bool) -> None:
-        """Go on in a seat, after what belongs there was taken."""
+    def settle(self, station: Station, *, here: bool) -> None:
+        """Go on at a station, after what belongs there was taken."""
         self.here = here
-        self._role, self._branches = seat.role, seat.branches
-        self._chunk_branches = seat.branches if self._chunk is None else seat.branches.begin()
+        self._role, self._branches = station.role, station.branches
+        self._chunk_branches = station.branches if self._chunk is None else station.branches.begin()
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""

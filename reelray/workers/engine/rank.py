@@ -16,7 +16,7 @@ from reelray.workers.engine.device_memory import device_name, peak_bytes
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.regroup import Regrouper
-from reelray.workers.engine.seat import Seat
+from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
 from reelray.workers.models.api import VideoModel
 
@@ -27,7 +27,7 @@ class Rank:
     Args:
         model: The loaded checkpoint.
         generation: Generation of the gang; plans of another one are refused.
-        seats: What this rank of a gang does, by layout; the first is that of the start. Everything by default.
+        stations: What this rank of a gang does, by layout; the first is that of the start. Everything by default.
         regrouper: Carries out moves; a gang of one lane has none.
         on_progress: Called whenever work has moved.
         load_s: Seconds it took to load the checkpoint.
@@ -38,17 +38,17 @@ class Rank:
         model: VideoModel,
         *,
         generation: int = 0,
-        seats: Mapping[Layout, Seat] | None = None,
+        stations: Mapping[Layout, Station] | None = None,
         regrouper: Regrouper | None = None,
         on_progress: Callable[[], None] = lambda: None,
         load_s: float = 0.0,
     ) -> None:
         self._model = model
-        self._seats = seats or {Layout(): Seat()}
+        self._stations = stations or {Layout(): Station()}
         self._regrouper = regrouper
         self._on_progress = on_progress
         self._load_s = load_s
-        self._take_seat(next(iter(self._seats)))
+        self._take_station(next(iter(self._stations)))
         self._generation = generation
         self._sequence = 0
         self._held: dict[RequestId, HeldRequest] = {}
@@ -78,11 +78,11 @@ class Rank:
             self._held.pop(request_id, None)
         with torch.inference_mode():
             if plan.layout is not None:
-                self._take_seat(plan.layout)
+                self._take_station(plan.layout)
             for move in plan.moves:
                 self._regroup(record, move)
             for admit in plan.admits:
-                told = admit.lane == self._seat.lane and self._seat.role.tells_denoise
+                told = admit.lane == self._station.lane and self._station.role.tells_denoise
                 self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit), told=told)
             self._work(record, plan)
             for request_id in plan.commits:
@@ -91,7 +91,7 @@ class Rank:
         return record.report(peak_bytes(self._model.device))
 
     def _work(self, record: StepRecord, plan: StepPlan) -> None:
-        role, lane = self._seat.role, self._seat.lane
+        role, lane = self._station.role, self._station.lane
         windows = [window for window in plan.windows if window.lane == lane]
         for window in windows if role.denoises else ():
             self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
@@ -122,12 +122,12 @@ class Rank:
             raise EngineError(f"plan {plan.sequence} came where plan {self._sequence} was due")
         self._sequence += 1
 
-    def _take_seat(self, layout: Layout) -> None:
-        if layout not in self._seats:
-            known = "; ".join(map(str, self._seats))
+    def _take_station(self, layout: Layout) -> None:
+        if layout not in self._stations:
+            known = "; ".join(map(str, self._stations))
             raise EngineError(f"plan of layout {layout} came to a rank that has {known}")
-        self._seat = self._seats[layout]
-        self._seat.take(self._model)
+        self._station = self._stations[layout]
+        self._station.take(self._model)
 
     def _regroup(self, record: StepRecord, move: Move) -> None:
         held = self._held.get(move.request_id)
@@ -135,20 +135,20 @@ class Rank:
             return
         assert self._regrouper is not None, "a gang of one lane has nowhere to move a request"
         before, target = self._regrouper.moved_bytes, move.target
-        here = target.lane == self._seat.lane
-        told = here and self._seat.role.tells_denoise
+        here = target.lane == self._station.lane
+        told = here and self._station.role.tells_denoise
         self._attempt(record, held.request, Stage.REGROUP, partial(self._carry_out, move, held, here=here), told=told)
         record.add_moved(self._regrouper.moved_bytes - before)
 
     def _carry_out(self, move: Move, held: HeldRequest, *, here: bool) -> int:
         assert self._regrouper is not None
         self._regrouper.carry_out(move, held)
-        held.sit(self._seat, here=here)
+        held.settle(self._station, here=here)
         return 0
 
     def _admit(self, admit: Admit) -> int:
-        here = admit.lane == self._seat.lane
-        held = HeldRequest(admit.request, self._model, self._seat, here=here)
+        here = admit.lane == self._station.lane
+        held = HeldRequest(admit.request, self._model, self._station, here=here)
         if here and admit.resume is not None:
             held.restore(admit.resume)
         self._held[admit.request.request_id] = held
@@ -163,19 +163,19 @@ class Rank:
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
         frames = held.decode(step)
-        if self._seat.role.tells_decode and not step.silent:
+        if self._station.role.tells_decode and not step.silent:
             record.add_frames(frames)
         return 0
 
     def _commit(self, record: StepRecord, held: HeldRequest) -> None:
         parts = held.save()  # on every rank: they may have to put the decoder's state together
-        told = {"chunk": self._seat.role.tells_denoise, "decode": self._seat.role.tells_decode}
+        told = {"chunk": self._station.role.tells_denoise, "decode": self._station.role.tells_decode}
         record.add_commit(held.request.request_id, {name: data for name, data in parts.items() if told[name]})
 
     def _on_held(
         self, record: StepRecord, step: WindowStep | DecodeStep, stage: Stage, action: Callable[[HeldRequest], int]
     ) -> None:
-        held, role = self._held.get(step.request_id), self._seat.role
+        held, role = self._held.get(step.request_id), self._station.role
         told = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
         if held is not None:  # else it failed earlier in this very plan
             self._attempt(record, held.request, stage, partial(action, held), told=told)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seat:
-    """One rank in one layout. All seats of a rank are made at its start; taking another one is a lookup.
+class Station:
+    """One rank in one layout. All stations of a rank are made at its start; taking another one is a lookup.
 
     Args:
         lane: Lane of the layout to which the rank belongs.
@@ -39,32 +39,32 @@ class Seat:
     pictures: PictureSharing | None = None
 
     def take(self, model: "VideoModel") -> None:
-        """Have the model work with the ranks of this seat's lane from here on."""
+        """Have the model work with the ranks of this station's lane from here on."""
         model.use_sharding(self.sharding)
         model.use_picture_sharing(self.pictures)
 
 
-def make_seats(model: "VideoModel", mesh: Mesh, layouts: Sequence[Layout]) -> Mapping[Layout, Seat]:
-    """Make this rank's seat in every layout.
+def make_stations(model: "VideoModel", mesh: Mesh, layouts: Sequence[Layout]) -> Mapping[Layout, Station]:
+    """Make this rank's station in every layout.
 
     Args:
         model: Asked what it can share; a layout with `pipe` makes it drop layers, so it must be the only one.
         mesh: The groups.
         layouts: Those of the mesh.
     """
-    return {layout: _make_seat(model, mesh, layout) for layout in layouts}
+    return {layout: _make_station(model, mesh, layout) for layout in layouts}
 
 
-def _make_seat(model: "VideoModel", mesh: Mesh, layout: Layout) -> Seat:
+def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
     decoding = mesh.decoding
     if decoding is not None:
         role, pictures = _share_pictures(model, mesh, decoding, denoises=False)
-        return Seat(role=role, pictures=pictures)
+        return Station(role=role, pictures=pictures)
     lane = mesh.lane(layout)
     role, pictures = _share_pictures(model, mesh, lane.everyone, denoises=True)
     sharding = SequenceSharding(lane, make_attention=load_choice(lane)) if lane.sequence.size > 1 else WholeWindow()
     branches = _share_branches(model, lane)
-    return Seat(lane=lane.replica, role=role, branches=branches, sharding=sharding, pictures=pictures)
+    return Station(lane=lane.replica, role=role, branches=branches, sharding=sharding, pictures=pictures)
 
 
 def _share_branches(model: "VideoModel", lane: Lane) -> Branches:
