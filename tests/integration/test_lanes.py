@@ -89,7 +89,7 @@ def test_ranks_do_what_the_plan_says_of_their_lane_and_nothing_else(world, name)
 def test_four_requests_run_in_the_same_steps_on_a_rank_each(world):
     steps = [step["plan"] for step in world[0]["four at once"]["plans"]]
     assert {plan.layout for plan in steps} == {SINGLES}
-    assert [len(plan.windows) for plan in steps[1:5]] == [4, 4, 4, 4]
+    assert [len(plan.windows) for plan in steps[1:4]] == [4, 4, 4]
     for rank, name in enumerate("abcd"):
         did = {request for step in world[rank]["four at once"]["plans"] for _, request, _ in step["did"]}
         assert did == {name}

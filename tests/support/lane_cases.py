@@ -45,7 +45,7 @@ def a_request(number, *, steps=3, chunk=None, guidance=3.0, size=(80, 48), laten
 
 # what is submitted or cancelled before which plan
 SCENARIOS = {
-    "four at once": ((FOUR, PAIRS, SINGLES), {0: [a_request(number, steps=4) for number in range(4)]}),
+    "four at once": ((FOUR, PAIRS, SINGLES), {0: [a_request(number) for number in range(4)]}),
     "one joins": (
         (FOUR, PAIRS, SINGLES),
         {0: [a_request(0, steps=5, chunk=1)], 8: [a_request(1, steps=1, chunk=2)]},
@@ -144,7 +144,7 @@ def execute(rank, plan):
 
 def carry_around(rank):
     """Bring one request, half denoised and half decoded, to every lane; returns its state on each."""
-    request = a_request(0, steps=4, chunk=2, latent_frames=5)
+    request = a_request(0, steps=2, chunk=2, latent_frames=5)
     name, states, holds, sequence = request.request_id, [], [], 0
     window = partial(WindowStep, request_id=name, latent_frames=2)
 
@@ -157,8 +157,8 @@ def carry_around(rank):
 
     run(FOUR, admits=(Admit(request=request),))
     for chunk in (0, 1):
-        for step in range(4):
-            run(FOUR, windows=(window(chunk=chunk, first_latent_frame=2 * chunk, step=step, last=step == 3),))
+        for step in range(2):
+            run(FOUR, windows=(window(chunk=chunk, first_latent_frame=2 * chunk, step=step, last=step == 1),))
     run(FOUR, decodes=(DecodeStep(request_id=name, first_latent_frame=0, latent_frames=2, last=False),))
     run(FOUR, decodes=(DecodeStep(request_id=name, first_latent_frame=2, latent_frames=1, last=False),))
     run(FOUR, windows=(window(chunk=2, first_latent_frame=4, latent_frames=1, step=0, last=False),))

@@ -132,8 +132,8 @@ def test_a_failure_of_one_rank_alone_ends_its_request_and_not_the_engine(gangs):
 def test_lanes_have_no_part_in_the_failures_of_others(gangs):
     pair = Layout(replica=2)
     gang = gangs(load=OpenFake(step_s=0.3), layout=pair, lag_s=0.1)
-    leader = Leader(EngineCore(EngineLimits(losses=2), layouts=(pair,)), gang, gang.description).start()
-    recipe = make_recipe(steps=6, guidance=3.0)
+    leader = Leader(EngineCore(EngineLimits(losses=1), layouts=(pair,)), gang, gang.description).start()
+    recipe = make_recipe(steps=5, guidance=3.0)
     good = leader.submit(make_request("g", recipe=recipe))
     failing = leader.submit(make_request("f", prompt="boom", recipe=make_recipe(guidance=1.0)))
     with pytest.raises(ReelrayError, match="the transformer broke"):
@@ -142,9 +142,9 @@ def test_lanes_have_no_part_in_the_failures_of_others(gangs):
         next(good)  # a step of its lane takes twice as long
     assert gang.generation == 0  # its lane went on for longer than ranks of one lane may lag behind
     poison = leader.submit(make_request("p", prompt="exit"))
-    with pytest.raises(EngineError, match="lost again"):
+    with pytest.raises(EngineError, match="lost"):
         list(poison)
-    assert gang.generation == 2  # the good one was in flight both times
+    assert gang.generation == 1  # the good one was in flight too
     assert collect(good) == render_plainly(FakeModel(), make_request("g", recipe=recipe))
     leader.close()
 
