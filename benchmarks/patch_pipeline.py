@@ -22,6 +22,7 @@ from reelray.quality.metrics import compare
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import describe_checkpoint
 from reelray.workers.models.wan.checkpoint import open_checkpoint
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
@@ -98,7 +99,8 @@ def run_rank(local: LocalRank, job: Job, layers: int) -> list[tuple[str, list[tu
             ways[f"{patching.patches} patches, {patching.warm_up_steps} warm-up"] = PatchBranches(pipeline, patching)
     found = []
     for name, branches in ways.items():
-        found.append((name, [render(Rank(model, branches=branches), request) for request in job.requests(name)]))
+        stations = {Layout(): Station(branches=branches)}
+        found.append((name, [render(Rank(model, stations=stations), request) for request in job.requests(name)]))
     mesh.close()
     return found
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.proto.errors import ResourceError
-from reelray.proto.residency import Residency, WeightShare
+from reelray.proto.residency import Blocks, Residency, WeightShare
 from reelray.workers.models.registry import describe_checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class CheckpointLoader:
     device: str
     residency: Residency = RESIDENT
     share: WeightShare | None = None
+
+    @property
+    def shares(self) -> bool:
+        """See `reelray.workers.engine.seams.SharingLoader`."""
+        return self.residency.blocks is Blocks.SHARDED
 
     def for_share(self, share: WeightShare) -> "CheckpointLoader":
         """See `reelray.workers.engine.seams.SharingLoader`."""

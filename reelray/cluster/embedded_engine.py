@@ -1,5 +1,6 @@
 """An engine in a Ray cluster that lives and dies with this command."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +19,8 @@ class EmbeddedEngine:
         open_model: A picklable `ModelLoader`; it runs in the actor of each rank.
         limits: How much the engine takes on.
         gpus: GPUs the engine needs, one for each rank if they are several.
-        layout: How ranks share a video; one rank by default.
+        layout: How ranks share their videos; one rank by default.
+        others: Layouts of the same ranks to which they may be regrouped; see `RemoteEngine`.
         preload: Modules the actor's process imports while Ray starts.
 
     Raises:
@@ -34,12 +36,13 @@ class EmbeddedEngine:
         limits: EngineLimits | None = None,
         gpus: int = 0,
         layout: Layout | None = None,
+        others: Sequence[Layout] = (),
         preload: tuple[str, ...] = ("torch",),
     ) -> None:
         ranks = 1 if layout is None else layout.ranks
         self._ray = EmbeddedRay(gpus=gpus, cpus=1 if ranks == 1 else 1 + ranks, preload=preload).start()
         try:
-            self._engine = RemoteEngine(open_model, limits=limits, gpus=gpus, layout=layout)
+            self._engine = RemoteEngine(open_model, limits=limits, gpus=gpus, layout=layout, others=others)
         except BaseException:
             self._ray.stop()
             raise

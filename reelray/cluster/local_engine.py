@@ -1,9 +1,11 @@
 """An engine without Ray: one rank in this process, or a gang of processes on this machine."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from reelray.proto.engine_description import EngineDescription
+from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import COMMIT_S, EngineLimits
@@ -24,11 +26,19 @@ class LocalEngine:
         channel: The way to the ranks.
         description: What runs there.
         limits: How much the engine takes on.
+        layouts: Layouts between which the ranks may be regrouped, the one of their start first.
     """
 
-    def __init__(self, channel: Channel, description: EngineDescription, *, limits: EngineLimits | None = None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        description: EngineDescription,
+        *,
+        limits: EngineLimits | None = None,
+        layouts: Sequence[Layout] = (Layout(),),
+    ) -> None:
         self._channel = channel
-        self._leader = Leader(EngineCore(limits), channel, description).start()
+        self._leader = Leader(EngineCore(limits, layouts=layouts), channel, description).start()
 
     @classmethod
     def open(cls, load: ModelLoader, *, limits: EngineLimits | None = None) -> Self:
@@ -51,6 +61,8 @@ class LocalEngine:
     def open_gang(cls, spec: GangSpec, *, limits: EngineLimits | None = None) -> Self:
         """Open a checkpoint in several processes of this machine and serve it.
 
+        With several layouts, or one of several lanes, requests that are there at once run side by side on lanes.
+
         Raises:
             EngineError: The ranks are not all ready in time.
             CheckpointError: The checkpoint is not usable.
@@ -61,7 +73,7 @@ class LocalEngine:
         except BaseException:
             gang.close()
             raise
-        return cls(gang, gang.description, limits=limits or EngineLimits(commit_s=COMMIT_S))
+        return cls(gang, gang.description, limits=limits or EngineLimits(commit_s=COMMIT_S), layouts=spec.layouts)
 
     @property
     def description(self) -> EngineDescription:

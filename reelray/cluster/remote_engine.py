@@ -1,7 +1,7 @@
 """A client's view of an engine actor on the Ray cluster this process is connected to."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -28,24 +28,34 @@ class RemoteEngine:
         open_model: A picklable `ModelLoader`; it runs in the actor.
         limits: How much the engine takes on.
         gpus: GPUs it needs, one for each rank if they are several.
-        layout: How ranks share a video; one rank by default.
+        layout: How ranks share their videos; one rank by default.
+        others: Layouts of the same ranks to which they may be regrouped, so that requests run side by side on lanes.
 
     Raises:
         CheckpointError: The checkpoint is not usable.
         ResourceError: It does not fit.
         EngineError: The actor was lost while it loaded, or the cluster has no room for the ranks.
+        UnsupportedError: Ranks cannot be regrouped between these layouts.
     """
 
     def __init__(
-        self, open_model: Any, *, limits: EngineLimits | None = None, gpus: float = 0, layout: Layout | None = None
+        self,
+        open_model: Any,
+        *,
+        limits: EngineLimits | None = None,
+        gpus: float = 0,
+        layout: Layout | None = None,
+        others: Sequence[Layout] = (),
     ) -> None:
         layout = layout or Layout()
+        layouts = (layout, *others)
         self._has_gang = layout.ranks > 1
         if self._has_gang:
             limits = limits or EngineLimits(commit_s=COMMIT_S)
+        core = EngineCore(limits, layouts=layouts)
         self._actor = start_engine_actor(gpus=0 if self._has_gang else gpus)
         try:
-            loading = self._actor.load.remote(open_model, EngineCore(limits), layout, on_gpus=gpus > 0)
+            loading = self._actor.load.remote(open_model, core, layouts, on_gpus=gpus > 0)
             self._description: EngineDescription = _fetch(loading)
         except BaseException:
             self.close()

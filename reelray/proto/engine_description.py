@@ -17,7 +17,7 @@ class EngineDescription:
         device: Such as ``cpu`` or ``NVIDIA H200``.
         dtype: Such as ``bfloat16``.
         load_s: Seconds it took to load the checkpoint.
-        layout: How its ranks share a video.
+        layout: How its ranks share their videos, at the start where they can be regrouped.
         residency: Where its weights are while they do not compute.
     """
 

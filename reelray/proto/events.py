@@ -7,12 +7,13 @@ from reelray.proto.request import RenderSummary, RequestId
 
 
 class Stage(StrEnum):
-    """Where a request is."""
+    """Where a request is, or what its time went into."""
 
     LOAD = "load"
     TEXT = "text"
     DENOISE = "denoise"
     DECODE = "decode"
+    REGROUP = "regroup"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,9 +1,10 @@
-"""How the ranks of one gang share one video: the degree of every mesh axis."""
+"""How the ranks of one gang share their videos: the degree of every mesh axis."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from reelray.proto.errors import InputError
+from reelray.proto.errors import InputError, UnsupportedError
 
 AXES = ("replica", "cfg", "pipe", "ring", "ulysses")
 
@@ -73,3 +74,54 @@ class Layout:
     def __str__(self) -> str:
         parts = [f"{axis}={getattr(self, axis)}" for axis in AXES if getattr(self, axis) > 1]
         return ",".join(parts) or "ulysses=1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A lane of a layout: where a request lies.
+
+    Args:
+        layout: The layout.
+        lane: Index on its replica axis.
+
+    Raises:
+        ValueError: The layout has no such lane.
+    """
+
+    layout: Layout
+    lane: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lane < self.layout.replica:
+            raise ValueError(f"lane is {self.lane}; layout {self.layout} has lanes 0 to {self.layout.replica - 1}")
+
+    @property
+    def ranks(self) -> range:
+        """Ranks of the gang that work here; they are numbered lane by lane."""
+        return range(self.lane * self.layout.lane, (self.lane + 1) * self.layout.lane)
+
+    def __str__(self) -> str:
+        return f"lane {self.lane} of {self.layout}"
+
+
+def check_regroup(layouts: Sequence[Layout]) -> None:
+    """Refuse layouts between which one gang cannot be switched.
+
+    Raises:
+        InputError: One is given twice, or they have different numbers of ranks.
+        UnsupportedError: One splits the layers.
+    """
+    first, *others = layouts
+    if len(set(layouts)) < len(layouts):
+        raise InputError(f"layouts {'; '.join(map(str, layouts))} name one twice")
+    for layout in others:
+        if layout.ranks != first.ranks:
+            raise InputError(
+                f"layout {layout} has {layout.ranks} ranks, {first} has {first.ranks}; use idle ones as replicas"
+            )
+    for layout in layouts if others else ():
+        if layout.pipe > 1:
+            raise UnsupportedError(
+                f"layout {layout} splits the layers, and a rank drops those that are not its own; "
+                "a gang that is regrouped needs pipe=1 in every layout"
+            )

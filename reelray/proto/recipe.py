@@ -82,6 +82,11 @@ class Guidance:
         if not 0 <= low <= high <= 1:
             raise ValueError(f"interval is {self.interval}; it must be [low, high] with 0 <= low <= high <= 1")
 
+    @property
+    def needs_unconditional(self) -> bool:
+        """Whether any step may evaluate the unconditional branch."""
+        return any(weight != 1.0 for weight in self.per_step or (self.scale,))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunking:

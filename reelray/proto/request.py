@@ -59,7 +59,7 @@ class RenderSummary:
         forwards: Transformer evaluations, both guidance branches counted.
         device: Such as ``cpu`` or ``NVIDIA H200``.
         dtype: Such as ``bfloat16``.
-        stage_s: Seconds per stage: load, text, denoise, decode.
+        stage_s: Seconds per stage: load, text, denoise, decode, and regroup where the state went to other ranks.
         peak_bytes: Peak memory of the engine process (device memory on a GPU); of the fullest rank.
         layout: How the ranks shared the video.
         residency: Where the weights were while they did not compute.

@@ -5,7 +5,23 @@ from dataclasses import dataclass
 
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Progress, Stage
+from reelray.proto.layout import Layout, Place
 from reelray.proto.request import RenderRequest, RequestId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Move:
+    """Bring what the ranks hold of a request to another lane: latents, solver history, decoder state.
+
+    Args:
+        request_id: Whose state.
+        source: Where it lies.
+        target: Where the steps that follow find it; a lane of the plan's layout.
+    """
+
+    request_id: RequestId
+    source: Place
+    target: Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +35,7 @@ class WindowStep:
         latent_frames: Latent frames in the window.
         step: Index in the chunk's step list.
         last: True when the chunk is clean afterwards.
+        lane: Lane of the plan's layout that does it.
     """
 
     request_id: RequestId
@@ -27,6 +44,7 @@ class WindowStep:
     latent_frames: int
     step: int
     last: bool
+    lane: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +58,7 @@ class DecodeStep:
         last: True when the video is complete afterwards.
         silent: True when the client has these frames already: a gang that was lost had sent them, and the new one
             decodes them only to bring the decoder's state to where it was.
+        lane: Lane of the plan's layout that does it.
     """
 
     request_id: RequestId
@@ -47,42 +66,69 @@ class DecodeStep:
     latent_frames: int
     last: bool
     silent: bool = False
+    lane: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admit:
-    """Take in a request.
+    """Take in a request. Every rank encodes its text, so that a move need not bring it; its state lies on one lane.
 
     Args:
         request: The request.
         resume: What the ranks wrote of it at its last commit, by part; None means from the beginning.
+        lane: Lane of the plan's layout where it lies.
     """
 
     request: RenderRequest
     resume: Mapping[str, bytes] | None = None
+    lane: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """What every rank does next, in this order: releases, admits, windows, decodes, commits.
+    """What the ranks do next, in this order: releases, moves, admits, windows, decodes, commits.
+
+    Lanes work at the same time, each on its own windows and decodes; the step lasts as long as the slowest.
 
     Args:
         sequence: Grows by one per plan; a gap is an error.
         generation: Generation of the gang; a plan of another generation is refused.
+        layout: How the ranks are grouped in this step; None means as they were started.
         releases: Requests to forget (finished, cancelled or failed); their memory is freed.
+        moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
-        windows: Windows that share this step's forward.
-        decodes: Latents to decode.
+        windows: Windows to move, one per lane at most.
+        decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
     """
 
     sequence: int
     generation: int
+    layout: Layout | None = None
     releases: tuple[RequestId, ...] = ()
+    moves: tuple[Move, ...] = ()
     admits: tuple[Admit, ...] = ()
     windows: tuple[WindowStep, ...] = ()
     decodes: tuple[DecodeStep, ...] = ()
     commits: tuple[RequestId, ...] = ()
+
+    def ranks_of(self, request_id: RequestId) -> frozenset[int] | None:
+        """Ranks that work on a request in this step; None means all."""
+        if self.layout is None or any(a.request.request_id == request_id for a in self.admits):
+            return None
+        moves = [move for move in self.moves if move.request_id == request_id]
+        lanes = {window.lane for window in self.windows if window.request_id == request_id}
+        lanes |= {decode.lane for decode in self.decodes if decode.request_id == request_id}
+        places = [place for move in moves for place in (move.source, move.target)]
+        places += [Place(layout=self.layout, lane=lane) for lane in lanes]
+        return frozenset(rank for place in places for rank in place.ranks)
+
+    @property
+    def touched(self) -> frozenset[RequestId]:
+        """Requests with work of their own in this step."""
+        moved = {move.request_id for move in self.moves} | {window.request_id for window in self.windows}
+        decoded = {decode.request_id for decode in self.decodes}
+        return frozenset(moved | decoded | {admit.request.request_id for admit in self.admits})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,9 +172,10 @@ class StepReport:
         sequence: Of the plan it answers.
         generation: Of the plan it answers.
         frames: Decoded frames, in the order of the plan's decodes.
-        costs: Time spent, per request and stage.
+        costs: Time spent, per request and stage; those of different lanes passed at the same time.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
         commits: States that the plan asked for.
+        moved_bytes: Bytes that came from other ranks for the plan's moves.
         peak_bytes: Peak memory of the rank so far (device memory on a GPU, resident memory elsewhere).
     """
 
@@ -138,6 +185,7 @@ class StepReport:
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
     commits: tuple[Commit, ...] = ()
+    moved_bytes: int = 0
     peak_bytes: int = 0
 
 

@@ -1,21 +1,25 @@
 """Forms engine steps: pure decisions, no threads, no clock of its own, no tensors.
 
-One step is in flight at a time. It may admit queued requests, move one window and decode one piece:
+One step is in flight at a time. It may admit queued requests, regroup the ranks (`reelray/scheduler/lanes.py` has the
+rule), and on every lane move one window and decode one piece:
 
-- the window goes to the running request whose last window lies furthest back (round robin, ties by arrival), so that a
-  short clip is not held up behind a long one. One window per forward for now; the plan carries several for the batching
-  policy that follows.
+- the window goes to the lane's running request whose last window lies furthest back (round robin, ties by arrival), so
+  that a short clip is not held up behind a long one. One window per forward for now.
 - the decode turns the same way, over the requests whose next piece is clean and whose client has room for its frames.
 
 A request that ended (finished, cancelled, failed) is forgotten as soon as no step of its own is in flight, and released
 on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
+from collections.abc import Collection, Sequence
+
 from reelray.proto.errors import EngineError, InputError
 from reelray.proto.events import Progress
+from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import Admit, DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.scheduler.lanes import PATIENCE, Lanes
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 
@@ -25,10 +29,19 @@ class EngineCore:
 
     Args:
         limits: How much the engine takes on.
+        layouts: Layouts between which the gang may be regrouped, the one of its start first; by default there is one
+            lane, and plans do not speak of it.
         generation: Generation of the gang of ranks; stamped on every plan.
+
+    Raises:
+        InputError: The layouts do not fit one gang.
+        UnsupportedError: A gang cannot be switched between them.
     """
 
-    def __init__(self, limits: EngineLimits | None = None, *, generation: int = 0) -> None:
+    def __init__(
+        self, limits: EngineLimits | None = None, *, layouts: Sequence[Layout] = (Layout(),), generation: int = 0
+    ) -> None:
+        self._lanes = Lanes(layouts)
         self._limits = limits or EngineLimits()
         self._generation = generation
         self._sequence = 0
@@ -75,20 +88,23 @@ class EngineCore:
         """
         if self._issued is not None:
             return None
-        releases, self._releases = tuple(self._releases), []
-        admits = self._take_admits()
-        windows, decodes = self._pick_window(), self._pick_decode()
-        commits = tuple(w.request_id for w in windows if self._rollouts[w.request_id].wants_commit(w, now_s))
-        if not (releases or admits or windows or decodes):
+        admitted = self._take_admits()
+        at_work = self._at_work()
+        if not (self._releases or admitted or any(rollout.has_work for rollout in at_work)):
             return None
+        releases, self._releases = tuple(self._releases), []
+        moves = self._lanes.arrange(at_work)
+        windows, decodes = self._pick_windows(), self._pick_decodes()
         self._issued = StepPlan(
             sequence=self._sequence,
             generation=self._generation,
+            layout=self._lanes.named,
             releases=releases,
-            admits=admits,
+            moves=moves,
+            admits=tuple(rollout.admit() for rollout in admitted),
             windows=windows,
             decodes=decodes,
-            commits=commits,
+            commits=tuple(w.request_id for w in windows if self._rollouts[w.request_id].wants_commit(w, now_s)),
         )
         self._issued_at_s = now_s
         self._sequence += 1
@@ -115,11 +131,12 @@ class EngineCore:
         self._retire()
         return StepOutcome(progress=progress, finished=finished, failed=failed)
 
-    def rewind(self, generation: int) -> tuple[RequestId, ...]:
+    def rewind(self, generation: int, lost: Collection[int] = ()) -> tuple[RequestId, ...]:
         """Go on with a new gang of ranks, which knows nothing: every request returns to its last commit.
 
         Args:
             generation: Of the new gang; greater than the one before.
+            lost: Ranks of the old gang that were lost, where known: requests on other lanes have no part in it.
 
         Returns:
             Requests that are given up, because too many gangs were lost while a step of theirs was in flight.
@@ -131,7 +148,7 @@ class EngineCore:
             raise ValueError(f"generation is {generation}; it must be greater than {self._generation}")
         plan, self._issued = self._issued, None
         self._generation, self._sequence, self._releases = generation, 0, []
-        for request_id in _touched(plan):
+        for request_id in _concerned(plan, lost):
             if request_id in self._rollouts:
                 self._rollouts[request_id].losses += 1
         given_up = [i for i, rollout in self._rollouts.items() if rollout.losses >= self._limits.losses]
@@ -157,29 +174,46 @@ class EngineCore:
             del self._rollouts[request_id]
         self._releases += ended
 
-    def _take_admits(self) -> tuple[Admit, ...]:
+    def _take_admits(self) -> list[Rollout]:
         queued = [r for r in self._rollouts.values() if r.phase is Phase.QUEUED]
         room = self._limits.requests - (len(self._rollouts) - len(queued))
-        admits = queued[: max(0, room)]
-        for rollout in admits:
+        admitted = queued[: max(0, room)]
+        for rollout in admitted:
             rollout.phase = Phase.ADMITTED
-        return tuple(Admit(request=rollout.request, resume=rollout.resume) for rollout in admits)
+        return admitted
 
-    def _pick_window(self) -> tuple[WindowStep, ...]:
-        for rollout in sorted(self._rollouts.values(), key=lambda r: r.window_turn):
-            window = rollout.next_window()
-            if window is not None:
-                rollout.window_turn = self._sequence
-                return (window,)
-        return ()
+    def _at_work(self) -> list[Rollout]:
+        """Requests on the ranks, or about to be, that had something to do not long ago; in order of arrival."""
+        held = [r for r in self._rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
+        for rollout in held:
+            if rollout.phase is Phase.ADMITTED or rollout.has_work:
+                rollout.worked_at = self._sequence
+        return [rollout for rollout in held if self._sequence - rollout.worked_at < PATIENCE]
 
-    def _pick_decode(self) -> tuple[DecodeStep, ...]:
-        for rollout in sorted(self._rollouts.values(), key=lambda r: r.decode_turn):
-            decode = rollout.next_decode()
-            if decode is not None:
-                rollout.decode_turn = self._sequence
-                return (decode,)
-        return ()
+    def _pick_windows(self) -> tuple[WindowStep, ...]:
+        """For every lane, of its requests the one whose turn it is."""
+        picked = []
+        for place in self._lanes.places():
+            here = [rollout for rollout in self._rollouts.values() if rollout.place == place]
+            for rollout in sorted(here, key=lambda r: r.window_turn):
+                window = rollout.next_window()
+                if window is not None:
+                    rollout.window_turn = self._sequence
+                    picked.append(window)
+                    break
+        return tuple(picked)
+
+    def _pick_decodes(self) -> tuple[DecodeStep, ...]:
+        picked = []
+        for place in self._lanes.places():
+            here = [rollout for rollout in self._rollouts.values() if rollout.place == place]
+            for rollout in sorted(here, key=lambda r: r.decode_turn):
+                decode = rollout.next_decode()
+                if decode is not None:
+                    rollout.decode_turn = self._sequence
+                    picked.append(decode)
+                    break
+        return tuple(picked)
 
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
         moved = [
@@ -194,9 +228,9 @@ class EngineCore:
         return rollout is not None and rollout.phase not in ENDED
 
 
-def _touched(plan: StepPlan | None) -> set[RequestId]:
-    """Requests with work of their own in a plan."""
+def _concerned(plan: StepPlan | None, lost: Collection[int]) -> set[RequestId]:
+    """Requests with work of their own in a plan, on lost ranks where these are known."""
     if plan is None:
         return set()
-    moved = {w.request_id for w in plan.windows} | {d.request_id for d in plan.decodes}
-    return moved | {a.request.request_id for a in plan.admits}
+    ranks = {request_id: plan.ranks_of(request_id) for request_id in plan.touched}
+    return {i for i, at in ranks.items() if at is None or not lost or not at.isdisjoint(lost)}

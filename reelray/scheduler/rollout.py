@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from reelray.proto.events import Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import DecodeStep, WindowStep
+from reelray.proto.step_plan import Admit, DecodeStep, WindowStep
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
+
+if TYPE_CHECKING:
+    from reelray.proto.layout import Place
 
 
 class Phase(StrEnum):
@@ -61,6 +65,8 @@ class Rollout:
         self.phase = Phase.QUEUED
         self.window_turn = -1  # sequence of the last plan that moved a window, for round robin
         self.decode_turn = -1
+        self.worked_at = 0  # sequence of the last plan for which there was something to do
+        self.place: Place | None = None  # where the ranks hold it
         self._facts = facts
         self._limits = limits
         self._steps = request.recipe.schedule.length
@@ -75,6 +81,16 @@ class Rollout:
         self._unacknowledged_frames = 0
         self._saved = Saved()
         self.losses = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a window may be moved or a piece decoded now."""
+        return self.next_window() is not None or self.next_decode() is not None
+
+    @property
+    def steps_left(self) -> int:
+        """Windows to be moved and pieces to be decoded until the end."""
+        return self._steps * len(self._chunks) - self._windows_done + len(self._pieces) - self._pieces_done
 
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
@@ -91,6 +107,7 @@ class Rollout:
             latent_frames=chunk.length,
             step=step,
             last=step == self._steps - 1,
+            lane=self._lane,
         )
 
     def next_decode(self) -> DecodeStep | None:
@@ -111,6 +128,7 @@ class Rollout:
             latent_frames=piece.length,
             last=self._pieces_done == len(self._pieces) - 1,
             silent=silent,
+            lane=self._lane,
         )
 
     def admitted(self) -> Progress:
@@ -149,14 +167,13 @@ class Rollout:
         """Note the state as it is written down now."""
         self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
 
-    @property
-    def resume(self) -> Mapping[str, bytes] | None:
-        """What was written down last."""
-        return self._saved.parts
+    def admit(self) -> Admit:
+        """What the ranks are told of it: the request, and what was written down last."""
+        return Admit(request=self.request, resume=self._saved.parts, lane=self._lane)
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
-        self.phase = Phase.QUEUED
+        self.phase, self.place = Phase.QUEUED, None
         self._windows_done, self._pieces_done = self._saved.windows, self._saved.pieces
         self._saved = replace(self._saved, at_s=None)
 
@@ -165,6 +182,10 @@ class Rollout:
         if not 0 <= frames <= self._unacknowledged_frames:
             raise ValueError(f"frames is {frames}; {self._unacknowledged_frames} frames are unacknowledged")
         self._unacknowledged_frames -= frames
+
+    @property
+    def _lane(self) -> int:
+        return 0 if self.place is None else self.place.lane
 
     def _clean_latent_frames(self) -> int:
         done = self._windows_done // self._steps

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,17 +50,18 @@ class EngineActor:
         self._launcher: RayLauncher | None = None
 
     def load(
-        self, open_model: Any, core: Any, layout: Layout | None = None, *, on_gpus: bool = False
+        self, open_model: Any, core: Any, layouts: Sequence[Layout] = (Layout(),), *, on_gpus: bool = False
     ) -> EngineDescription | ReelrayError:
         """Open the checkpoint and start the engine.
 
         Args:
             open_model: A `ModelLoader`.
             core: A `StepFormer`.
-            layout: How ranks share a video; more than one are actors of their own, which this one leads.
+            layouts: How ranks share their videos, at the start and when they are regrouped; more than one rank are
+                actors of their own, which this one leads.
             on_gpus: Each of those ranks needs a GPU.
         """
-        return _value_or_error(lambda: self._load(open_model, core, layout or Layout(), on_gpus=on_gpus))
+        return _value_or_error(lambda: self._load(open_model, core, tuple(layouts), on_gpus=on_gpus))
 
     def submit(self, request: RenderRequest) -> ReelrayError | None:
         """See `EngineHost.submit`."""
@@ -81,22 +82,24 @@ class EngineActor:
         if self._launcher is not None:
             self._launcher.close()
 
-    def _load(self, open_model: Any, core: Any, layout: Layout, *, on_gpus: bool) -> EngineDescription:
+    def _load(self, open_model: Any, core: Any, layouts: tuple[Layout, ...], *, on_gpus: bool) -> EngineDescription:
         from reelray.workers.engine.host import EngineHost  # noqa: PLC0415  keeps torch out of the client
 
-        if layout.ranks == 1:
+        if layouts[0].ranks == 1:
             self._host = EngineHost.open(open_model, core)
         else:
-            gang = self._start_gang(open_model, layout, on_gpus=on_gpus)
+            gang = self._start_gang(open_model, layouts, on_gpus=on_gpus)
             self._host = EngineHost(gang, gang.description, core)
         return self._host.description
 
-    def _start_gang(self, open_model: Any, layout: Layout, *, on_gpus: bool) -> Any:
+    def _start_gang(self, open_model: Any, layouts: tuple[Layout, ...], *, on_gpus: bool) -> Any:
         from reelray.workers.engine.cores import share_cores  # noqa: PLC0415
         from reelray.workers.engine.gang import Gang, GangSpec  # noqa: PLC0415  pulls in torch
 
+        layout, *others = layouts
         self._launcher = RayLauncher(layout.ranks, on_gpus=on_gpus)
-        gang = Gang(self._launcher, GangSpec(load=open_model, layout=layout, threads=share_cores(layout.ranks)))
+        threads = share_cores(layout.ranks)
+        gang = Gang(self._launcher, GangSpec(load=open_model, layout=layout, others=tuple(others), threads=threads))
         try:
             gang.start()
         except BaseException:

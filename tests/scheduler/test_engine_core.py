@@ -6,124 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from reelray.proto.errors import EngineError, InputError, ReelrayError, SizeError
+from reelray.proto.errors import EngineError, InputError, SizeError
 from reelray.proto.events import Stage
-from reelray.proto.step_plan import RequestFailure, StepReport
+from reelray.proto.step_plan import StepReport
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import Phase
-from tests.support.requests import make_facts, make_recipe, make_request
-
-FACTS = make_facts()
-
-
-class Trace:
-    """Drives a core and records what it issued, holding the invariants at every plan."""
-
-    def __init__(self, limits=None, generation=3):
-        self.core = EngineCore(limits, generation=generation)
-        self.limits = limits or EngineLimits()
-        self.generation = generation
-        self.sequence = 0
-        self.requests = {}
-        self.ended = set()
-        self.held = set()
-        self.windows = {}
-        self.decoded = {}
-        self.owed = {}
-        self.released = []
-        self.finished = []
-
-    def submit(self, request):
-        self.core.submit(request, FACTS)
-        self.requests[request.request_id] = request
-        self.windows[request.request_id] = []
-        self.decoded[request.request_id] = []
-        self.owed[request.request_id] = 0
-
-    def cancel(self, name):
-        if self.core.cancel(name):
-            self.ended.add(name)
-
-    def acknowledge(self, name):
-        if name in self.owed:
-            self.core.acknowledge(name, self.owed[name])
-            self.owed[name] = 0
-
-    def step(self, fail=(), during=lambda: None):
-        plan = self.core.next_step(0.0)
-        if plan is None:
-            return None
-        self._check(plan)
-        assert self.core.next_step(0.0) is None
-        during()
-        touched = {w.request_id for w in plan.windows} | {d.request_id for d in plan.decodes}
-        touched |= {a.request.request_id for a in plan.admits}
-        failures = tuple(RequestFailure(request_id=i, error=ReelrayError("no")) for i in fail if i in touched)
-        report = StepReport(sequence=plan.sequence, generation=plan.generation, failures=failures)
-        outcome = self.core.report(report)
-        self.ended |= set(outcome.failed) | set(outcome.finished)
-        self.finished += outcome.finished
-        return plan
-
-    def _check(self, plan):
-        assert (plan.sequence, plan.generation) == (self.sequence, self.generation)
-        self.sequence += 1
-        for name in plan.releases:
-            assert name in self.held
-            assert name in self.ended
-            self.held.remove(name)
-            self.released.append(name)
-        for admit in plan.admits:
-            assert admit.request.request_id not in self.held
-            self.held.add(admit.request.request_id)
-        assert len(self.held) <= self.limits.requests
-        for window in plan.windows:
-            assert window.request_id in self.held - self.ended
-            self.windows[window.request_id].append(window)
-        for decode in plan.decodes:
-            assert decode.request_id in self.held - self.ended
-            self._check_decode(decode)
-
-    def _check_decode(self, decode):
-        name = decode.request_id
-        end = decode.first_latent_frame + decode.latent_frames
-        before = FACTS.frames(decode.first_latent_frame) if decode.first_latent_frame else 0
-        frames = FACTS.frames(end) - before
-        clean = sum(w.latent_frames for w in self.windows[name] if w.last)
-        # a window of the same plan is clean only after the plan
-        assert end <= clean
-        assert self.owed[name] == 0 or self.owed[name] + frames <= self.limits.frame_credit
-        self.owed[name] += frames
-        self.decoded[name].append(decode)
-
-    def assert_complete(self, name):
-        request = self.requests[name]
-        total = FACTS.latent_frames(request.frames)
-        steps = request.recipe.schedule.length
-        size = request.recipe.chunking.latent_frames or total
-        chunks = [(first, min(size, total - first)) for first in range(0, total, size)]
-        expected = [
-            (index, first, length, step, step == steps - 1)
-            for index, (first, length) in enumerate(chunks)
-            for step in range(steps)
-        ]
-        got = [(w.chunk, w.first_latent_frame, w.latent_frames, w.step, w.last) for w in self.windows[name]]
-        assert got == expected
-        self.assert_contiguous(name)
-        assert sum(d.latent_frames for d in self.decoded[name]) == total
-        assert [d.last for d in self.decoded[name]] == [False] * (len(self.decoded[name]) - 1) + [True]
-
-    def assert_contiguous(self, name):
-        position = 0
-        for decode in self.decoded[name]:
-            assert decode.first_latent_frame == position
-            position += decode.latent_frames
-
-    def run(self):
-        while self.step() is not None:
-            for name in self.requests:
-                self.acknowledge(name)
+from tests.support.core_trace import ALONE, FACTS, LANES, Trace
+from tests.support.requests import make_recipe, make_request
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 7])
@@ -351,12 +241,12 @@ def test_the_age_of_the_step_in_flight_is_known():
 def test_random_traffic_keeps_every_invariant(seed):
     rng = random.Random(seed)
     limits = EngineLimits(
-        requests=rng.randint(1, 3),
+        requests=rng.randint(1, 5),
         frame_credit=rng.randint(1, 12),
         chunks_ahead=rng.randint(1, 3),
         decode_latent_frames=rng.randint(1, 3),
     )
-    trace = Trace(limits)
+    trace = Trace(limits, layouts=LANES if seed % 2 else ALONE)
     names = [f"r{i}" for i in range(rng.randint(1, 5))]
     waiting = list(names)
     failed = set()

@@ -11,6 +11,7 @@ import time
 import torch
 
 from reelray.proto.residency import Residency
+from reelray.workers.models.sharding import DecodeParts
 from tests.support.requests import make_facts
 
 
@@ -91,6 +92,15 @@ class FakeModel:
     def unpack_decode_state(self, data, *, latent_rows):  # noqa: ARG002
         state = FakeDecodeState()
         state.previous, state.decoded = pickle.loads(data)
+        return state
+
+    def take_apart(self, state):
+        slots = () if state.previous is None else (state.previous,)
+        return DecodeParts(facts=state.decoded, slots=slots, splits=False)
+
+    def put_together(self, parts):
+        state = FakeDecodeState()
+        state.previous, state.decoded = (*parts.slots, None)[0], parts.facts
         return state
 
     def decode(self, latents_1CTHW, state):

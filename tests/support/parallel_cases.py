@@ -13,6 +13,7 @@ from reelray.proto.layout import Layout
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.station import Station
 from reelray.workers.models.attention_op import DenseAttention
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.transformer import WanTransformer
@@ -127,8 +128,8 @@ def render_on(rank, request):
 
 def render_request(request, branches=None):
     """Render a request with the fake model; returns its bytes and the prompts that this rank evaluated."""
-    model = FakeModel()
-    return render_on(Rank(model, branches=branches), request), model.calls
+    model, station = FakeModel(), Station() if branches is None else Station(branches=branches)
+    return render_on(Rank(model, stations={Layout(): station}), request), model.calls
 
 
 def count_groups():

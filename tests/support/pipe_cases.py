@@ -6,6 +6,7 @@ import torch
 
 from reelray.proto.layout import Layout
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.stages import WholeModel
@@ -86,7 +87,7 @@ def render_all(rank, folder, request):
 
 
 def render(model, request, branches):
-    return render_on(Rank(model, branches=branches), request)
+    return render_on(Rank(model, stations={Layout(): Station(branches=branches)}), request)
 
 
 @torch.inference_mode()

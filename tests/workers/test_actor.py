@@ -10,12 +10,13 @@ import pytest
 from reelray.cluster.embedded_ray import EmbeddedRay
 from reelray.cluster.remote_engine import RemoteEngine
 from reelray.proto.errors import EngineError, WeightsError
-from reelray.proto.events import Progress, Stage
+from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout
 from reelray.workers.actor import RayLauncher
 from reelray.workers.engine.gang import Gang, GangSpec
 from tests.support.commands import is_there
 from tests.support.fake_model import FakeModel
+from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
 
 CFG = Layout(cfg=2)
@@ -62,9 +63,14 @@ def test_a_checkpoint_that_does_not_open_is_reported():
         RemoteEngine(partial(fail, WeightsError("shard 2 is missing")), layout=CFG)
 
 
-def test_ranks_end_with_their_leader():
-    with RemoteEngine(partial(FakeModel, step_s=0.01), layout=CFG) as engine:
+def test_lanes_under_ray_and_ranks_end_with_their_leader():
+    with RemoteEngine(partial(FakeModel, step_s=0.01), layout=CFG, others=(Layout(replica=2),)) as engine:
         assert engine.description.layout == CFG
+        short = [make_request(name, recipe=make_recipe(steps=9), negative_prompt="dull") for name in "bc"]
+        both = [engine.render(request) for request in short]  # each on a lane of its own
+        for request, stream in zip(short, both, strict=True):
+            clip = b"".join(event.data for event in stream if isinstance(event, Frames))
+            assert clip == render_plainly(FakeModel(), request)
         recipe = make_recipe(steps=1_000_000, guidance=3.0)
         stream = engine.render(make_request("a", recipe=recipe, negative_prompt="dull"))
         next(event for event in stream if isinstance(event, Progress) and event.stage is Stage.DENOISE)

@@ -23,13 +23,19 @@ class ChunkInWork:
         chunk: Index of the chunk.
         shape_CTHW: Shape of its latents.
         device: Where the latents live.
+        latents_1CTHW: What they are by now; None draws the noise they begin with.
 
     Raises:
         UnsupportedError: The recipe cannot be sampled.
     """
 
     def __init__(
-        self, request: RenderRequest, chunk: int, shape_CTHW: tuple[int, int, int, int], device: torch.device
+        self,
+        request: RenderRequest,
+        chunk: int,
+        shape_CTHW: tuple[int, int, int, int],
+        device: torch.device,
+        latents_1CTHW: Tensor | None = None,
     ) -> None:
         self._seed = request.seed
         self._chunk = chunk
@@ -39,7 +45,8 @@ class ChunkInWork:
             self._weights = plan_weights(request.recipe.guidance, self._sampler.sigmas)
         except ValueError as error:
             raise UnsupportedError(f"recipe {request.recipe.name}: {error}") from None
-        self.latents_1CTHW = self._draw(INITIAL_STEP).to(device)
+        latents_1CTHW = self._draw(INITIAL_STEP) if latents_1CTHW is None else latents_1CTHW
+        self.latents_1CTHW = latents_1CTHW.to(device)
 
     def timestep(self, step: int) -> float:
         """Timestep in [0, 1000] at which the transformer is evaluated."""
@@ -56,20 +63,15 @@ class ChunkInWork:
         self.latents_1CTHW = self._sampler.step(prediction_1CTHW, self.latents_1CTHW, step, noise)
 
     def state(self) -> dict[str, Any]:
-        """Latents and solver history on the CPU; see `from_state`."""
-        return {
-            "chunk": self._chunk,
-            "latents": self.latents_1CTHW.cpu(),
-            "solver": {name: value.cpu() for name, value in self._sampler.state().items()},
-        }
+        """Latents and solver history where they lie; see `from_state`."""
+        return {"chunk": self._chunk, "latents": self.latents_1CTHW, "solver": self._sampler.state()}
 
     @classmethod
     def from_state(cls, request: RenderRequest, state: dict[str, Any], device: torch.device) -> Self:
         """The chunk that `state` was taken of."""
         latents_1CTHW: Tensor = state["latents"]
         _, channels, frames, height, width = latents_1CTHW.shape
-        chunk = cls(request, int(state["chunk"]), (channels, frames, height, width), device)
-        chunk.latents_1CTHW = latents_1CTHW.to(device)
+        chunk = cls(request, int(state["chunk"]), (channels, frames, height, width), device, latents_1CTHW)
         chunk._sampler.restore({name: value.to(device) for name, value in state["solver"].items()})
         return chunk
 
@@ -84,9 +86,3 @@ class ChunkInWork:
             height=height,
             width=width,
         )
-
-
-def needs_uncond(request: RenderRequest) -> bool:
-    """Whether any step of the request may evaluate the unconditional branch."""
-    guidance = request.recipe.guidance
-    return any(weight != 1.0 for weight in guidance.per_step or (guidance.scale,))

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reelray.proto.engine_description import EngineDescription
-from reelray.proto.errors import EngineError, RankLostError
-from reelray.proto.layout import Layout
+from reelray.proto.errors import EngineError, RankLostError, UnsupportedError
+from reelray.proto.layout import Layout, check_regroup
 from reelray.proto.step_plan import RequestFailure, StepPlan, StepReport
 from reelray.workers.engine.gang_door import Door
 from reelray.workers.engine.gang_members import TICK_S, Member, RankLauncher, Stage, find_dead, hear, lose
 from reelray.workers.engine.gang_muster import Muster
 from reelray.workers.engine.gang_wire import Assignment, Hello, Message, Pulse, Ran, Refused, Run
 from reelray.workers.engine.merge_reports import merge_reports
-from reelray.workers.engine.seams import ModelLoader
+from reelray.workers.engine.seams import ModelLoader, SharingLoader
 
 _LOG = logging.getLogger(__name__)
 STRANGERS = 16
@@ -36,7 +36,8 @@ class GangSpec:
 
     Args:
         load: Opens the checkpoint in every rank.
-        layout: How the ranks that denoise share a video.
+        layout: How the ranks that denoise share their videos.
+        others: Layouts of the same ranks to which they may be regrouped between steps.
         decode_ranks: Further ranks that do nothing but decode, beside the others; 0 lets those that denoise decode.
         start_s: Longest time until all ranks are ready.
         silence_s: Longest time without a pulse before a rank counts as lost.
@@ -52,6 +53,7 @@ class GangSpec:
 
     load: ModelLoader
     layout: Layout
+    others: tuple[Layout, ...] = ()
     decode_ranks: int = 0
     start_s: float = 300.0
     silence_s: float = 5.0
@@ -60,6 +62,11 @@ class GangSpec:
     rejoin_s: float = 30.0
     attempts: int = 5
     threads: int = 1
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """All layouts, the one of the start first."""
+        return (self.layout, *self.others)
 
     @property
     def ranks(self) -> int:
@@ -72,17 +79,32 @@ class GangSpec:
         for name in ("start_s", "silence_s", "stall_s", "lag_s", "rejoin_s", "attempts", "threads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        check_regroup(self.layouts)
+        if self.decode_ranks and any(layout.replica > 1 for layout in self.layouts):
+            raise UnsupportedError(
+                "decode ranks take the latents of one lane; with replica, let the ranks that denoise decode"
+            )
+        if self.others and isinstance(self.load, SharingLoader) and self.load.shares:
+            raise UnsupportedError(
+                "sharded weights belong to one layout; a gang that regroups needs resident or offloaded ones"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
 class _Step:
     """What has come of the plan in flight."""
 
-    generation: int
+    plan: StepPlan
     reports: dict[int, StepReport] = field(default_factory=dict)
     moved_at: float = 0.0
     failure: RequestFailure | None = None
     failed_at: float = 0.0
+
+    def waiting(self, members: int) -> list[int]:
+        """Ranks that have not come back from the request that failed; other lanes may take their time."""
+        assert self.failure is not None
+        concerned = self.plan.ranks_of(self.failure.request_id)
+        return [r for r in range(members) if r not in self.reports and (concerned is None or r in concerned)]
 
 
 class Gang:
@@ -146,7 +168,7 @@ class Gang:
 
     def execute(self, plan: StepPlan) -> StepReport:
         """See `Channel`."""
-        step = _Step(generation=plan.generation, moved_at=self._clock())
+        step = _Step(plan=plan, moved_at=self._clock())
         for member in self._members:
             member.seen_at = max(member.seen_at, self._clock() - self._spec.silence_s / 2)
             self._send(member, Run(plan=plan))
@@ -158,7 +180,7 @@ class Gang:
 
     def check(self) -> None:
         """See `Channel`."""
-        idle = _Step(generation=self._generation, moved_at=self._clock())
+        idle = _Step(plan=StepPlan(sequence=0, generation=self._generation), moved_at=self._clock())
         try:
             while self._hear(idle, timeout_s=0.0):
                 pass
@@ -216,8 +238,7 @@ class Gang:
     def _assign(self) -> Assignment:
         return Assignment(
             ranks=self._spec.ranks,
-            layouts=(self._spec.layout,),
-            layout=self._spec.layout,
+            layouts=self._spec.layouts,
             decode_ranks=self._spec.decode_ranks,
             load=self._spec.load,
             threads=self._spec.threads,
@@ -253,7 +274,7 @@ class Gang:
                 raise self._lost(member, member.process.last_words())
             if isinstance(message, Pulse) and message.progress != member.progress:
                 member.progress, step.moved_at = message.progress, self._clock()
-            elif isinstance(message, Ran) and message.report.generation == step.generation:
+            elif isinstance(message, Ran) and message.report.generation == step.plan.generation:
                 step.reports[member.rank], step.moved_at = message.report, self._clock()
                 if message.report.failures and step.failure is None:
                     step.failure, step.failed_at = message.report.failures[0], self._clock()
@@ -270,12 +291,12 @@ class Gang:
         if (
             step.failure is not None
             and now - step.failed_at > self._spec.lag_s
-            and len(step.reports) < self._spec.ranks
+            and (lagging := step.waiting(self._spec.ranks))
         ):
             request = str(step.failure.request_id)
             raise RankLostError(
                 f"one rank failed with request {request}, and the others do not come back from it",
-                ids={"request": request, "generation": str(self._generation)},
+                ids={"request": request, "ranks": ",".join(map(str, lagging)), "generation": str(self._generation)},
             ) from step.failure.error
         if now - step.moved_at > self._spec.stall_s:
             late = [str(m.rank) for m in self._members if m.rank not in step.reports]

@@ -37,17 +37,10 @@ from reelray.workers.engine.gang_wire import (
 )
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
-from reelray.workers.engine.role import Role
+from reelray.workers.engine.regroup import make_regrouper
 from reelray.workers.engine.seams import ModelLoader, SharingLoader
-from reelray.workers.parallel.attention_choice import load_choice
-from reelray.workers.parallel.cfg import ParallelBranches
-from reelray.workers.parallel.handover import BroadcastHandover
-from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
-from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh, abort_groups, find_share
-from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
-from reelray.workers.parallel.sequence_sharding import SequenceSharding
-from reelray.workers.parallel.weight_gather import WeightGather
-from reelray.workers.samplers.guidance import Branches
+from reelray.workers.engine.station import make_stations
+from reelray.workers.parallel.mesh import Mesh, abort_groups, find_share
 
 if TYPE_CHECKING:
     from reelray.workers.models.api import VideoModel
@@ -185,7 +178,7 @@ def load(invitation: Invitation, assignment: Assignment) -> "tuple[VideoModel, f
 
 def _own_loader(assignment: Assignment, rank: int) -> ModelLoader:
     load = assignment.load
-    return load.for_share(find_share(assignment.layout, rank)) if isinstance(load, SharingLoader) else load
+    return load.for_share(find_share(assignment.layouts[0], rank)) if isinstance(load, SharingLoader) else load
 
 
 class Seat:
@@ -284,57 +277,13 @@ def _in_words(error: Exception) -> ReelrayError:
 def _build(
     model: "VideoModel", mesh: Mesh, assignment: Assignment, heart: Heart, *, load_s: float, generation: int
 ) -> Rank:
-    layout = assignment.layout
-    branches, decoding = None, mesh.decoding
-    if decoding is None:
-        lane = mesh.lane(layout)
-        decoding, branches = lane.everyone, _share_forwards(model, lane)
     return Rank(
         model,
         generation=generation,
-        branches=branches,
-        role=_choose_role(model, mesh, decoding, denoises=dist.get_rank() < layout.ranks),
+        stations=make_stations(model, mesh, assignment.layouts),
+        regrouper=make_regrouper(model, mesh),
         on_progress=heart.moved,
         load_s=load_s,
-    )
-
-
-def _share_forwards(model: "VideoModel", lane: Lane) -> Branches | None:
-    """Have the model evaluate together with the ranks of a lane; returns how the branches of guidance are evaluated."""
-    branches: Branches | None = None
-    if lane.weights is not None:
-        model.use_weight_gather(WeightGather(lane.weights))
-    if lane.sequence.size > 1:
-        model.use_sharding(SequenceSharding(lane, make_attention=load_choice(lane)))
-    if lane.pipe.size > 1:
-        pipeline = LayerPipeline(lane.pipe, model.facts.layers)
-        model.use_stages(pipeline, pipeline.layers)
-        branches = PipelinedBranches(pipeline)
-    if lane.cfg.size > 1:
-        branches = ParallelBranches(lane.cfg, model.device, in_step=lane.weights is not None)
-    return branches
-
-
-def _choose_role(model: "VideoModel", mesh: Mesh, decoding: AxisGroup, *, denoises: bool) -> Role:
-    """What a rank does.
-
-    Args:
-        model: Told to share its pictures with the ranks that decode.
-        mesh: Knows the ranks that do nothing but decode.
-        decoding: The ranks that decode with this one, if it does.
-        denoises: Whether this rank denoises.
-    """
-    handover = None if mesh.handover is None else BroadcastHandover(mesh.handover, model.device)
-    first = decoding.index == COLLECTOR
-    if mesh.has_spare and denoises:
-        return Role(decodes=False, tells_denoise=first, tells_decode=False, handover=handover)
-    shares = model.use_picture_sharing(RowSharing(decoding, scale=model.facts.spatial_stride))
-    return Role(
-        denoises=denoises,
-        decodes=first or shares or not denoises,
-        tells_denoise=denoises and first,
-        tells_decode=first,
-        handover=handover,
     )
 
 

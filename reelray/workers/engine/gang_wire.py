@@ -63,8 +63,7 @@ class Assignment:
 
     Args:
         ranks: Ranks in the gang.
-        layouts: Layouts to make groups for.
-        layout: The one to begin with.
+        layouts: Layouts to make groups for; the first is the one to begin with.
         decode_ranks: Ranks behind those of the layout, which do nothing but decode.
         load: Opens the checkpoint.
         threads: Threads of torch.
@@ -73,7 +72,6 @@ class Assignment:
 
     ranks: int
     layouts: Sequence[Layout]
-    layout: Layout
     decode_ranks: int
     load: ModelLoader
     threads: int

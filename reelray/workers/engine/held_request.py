@@ -5,6 +5,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F
 
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,33 @@ from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import DecodeStep, WindowStep
-from reelray.workers.engine.chunk_in_work import ChunkInWork, needs_uncond
-from reelray.workers.engine.role import Role
+from reelray.workers.engine.chunk_in_work import ChunkInWork
+from reelray.workers.engine.station import Station
 from reelray.workers.models.api import VideoModel
-from reelray.workers.samplers.guidance import Branch, Branches
+from reelray.workers.models.sharding import DecodeParts
+from reelray.workers.samplers.guidance import Branch
+
+_SOLVER = "solver."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldState:
+    """What a rank holds of a request besides its text, ready to go to another rank.
+
+    Args:
+        facts: Index of the chunk in work (``chunk``) and what is no tensor of the decoder's state (``decoder``); None
+            where there is none.
+        denoise: Latents and solver history of that chunk, the same on every rank of a lane.
+        decode: Clean latents that are not decoded, by first latent frame; the same on every rank that decodes.
+        slots: Tensors of the decoder's state, of this rank.
+        splits: Whether ranks that share the picture hold their rows of the slots only.
+    """
+
+    facts: dict[str, Any]
+    denoise: dict[str, Tensor]
+    decode: dict[str, Tensor]
+    slots: list[Tensor]
+    splits: bool
 
 
 class HeldRequest:
@@ -26,26 +50,59 @@ class HeldRequest:
     Args:
         request: The request; its text and image are encoded here.
         model: The loaded checkpoint.
-        branches: Evaluates the branches of guidance.
-        role: What this rank does with it.
+        station: What this rank does with it.
+        here: Whether the request lies on the lane of that station; on other lanes it is only known.
     """
 
-    def __init__(self, request: RenderRequest, model: VideoModel, branches: Branches, role: Role) -> None:
+    def __init__(self, request: RenderRequest, model: VideoModel, station: Station, *, here: bool = True) -> None:
         self.request = request
         self._model = model
-        self._branches = branches
-        self._role = role
         self._texts: list[Any] = []
         self._image: list[Any] | None = None
-        if role.denoises:
-            prompts = [request.prompt, request.negative_prompt] if needs_uncond(request) else [request.prompt]
+        if station.role.denoises:
+            guided = request.recipe.guidance.needs_unconditional
+            prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
             self._texts = model.encode_text(prompts)
             self._image = None if request.image is None else [self._encode_image(request.image)]
-        self._latent_rows, _ = model.facts.latent_size(request.width, request.height)
+        self.latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
-        self._chunk_branches = branches
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
+        self.settle(station, here=here)
+
+    def settle(self, station: Station, *, here: bool) -> None:
+        """Go on at a station, after what belongs there was taken."""
+        self.here = here
+        self._role, self._branches = station.role, station.branches
+        self._chunk_branches = station.branches if self._chunk is None else station.branches.begin()
+
+    def give(self) -> HeldState:
+        """What this rank holds, which it then holds no more."""
+        chunk = None if self._chunk is None else self._chunk.state()
+        parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
+        denoise = {} if chunk is None else {"latents": chunk["latents"]}
+        denoise |= {} if chunk is None else {f"{_SOLVER}{name}": value for name, value in chunk["solver"].items()}
+        state = HeldState(
+            facts={"chunk": chunk and chunk["chunk"], "decoder": parts and parts.facts},
+            denoise=denoise,
+            decode={str(first): latents for first, latents in self._clean_1CTHW.items()},
+            slots=[] if parts is None else list(parts.slots),
+            splits=parts is not None and parts.splits,
+        )
+        self._chunk, self._clean_1CTHW, self._decode_state = None, {}, None
+        return state
+
+    def take(self, state: HeldState) -> None:
+        """Go on from what other ranks gave, cut for this one."""
+        facts = state.facts
+        if facts["chunk"] is not None:
+            solver = {name.removeprefix(_SOLVER): v for name, v in state.denoise.items() if name.startswith(_SOLVER)}
+            chunk = {"chunk": facts["chunk"], "latents": state.denoise["latents"], "solver": solver}
+            self._chunk = ChunkInWork.from_state(self.request, chunk, self._model.device)
+        self._clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
+        if facts["decoder"] is not None:
+            parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
+            self._decode_state = self._model.put_together(parts)
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
@@ -88,10 +145,9 @@ class HeldRequest:
         """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
         parts = {}
         if self._role.denoises:
-            parts["chunk"] = _pack(None if self._chunk is None else self._chunk.state())
+            parts["chunk"] = _pack(None if self._chunk is None else _on_cpu(self._chunk.state()))
         if self._role.decodes:
-            clean = {first: latents.cpu() for first, latents in self._clean_1CTHW.items()}
-            parts["decode"] = _pack({"clean": clean, "decoder": self._pack_decoder()})
+            parts["decode"] = _pack({"clean": _on_cpu(self._clean_1CTHW), "decoder": self._pack_decoder()})
         return parts
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
@@ -104,12 +160,15 @@ class HeldRequest:
             state = _unpack(parts["decode"])
             self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
             if state["decoder"] is not None:
-                self._decode_state = self._model.unpack_decode_state(state["decoder"], latent_rows=self._latent_rows)
+                decoder = state["decoder"].numpy().tobytes()
+                self._decode_state = self._model.unpack_decode_state(decoder, latent_rows=self.latent_rows)
 
-    def _pack_decoder(self) -> bytes | None:
+    def _pack_decoder(self) -> Tensor | None:
+        """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""
         if self._decode_state is None:
             return None
-        return self._model.pack_decode_state(self._decode_state, latent_rows=self._latent_rows)
+        data = self._model.pack_decode_state(self._decode_state, latent_rows=self.latent_rows)
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
 
     def _hand_on(self, window: WindowStep, latents_1CTHW: Tensor) -> None:
         if self._role.handover is not None:
@@ -166,6 +225,12 @@ def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
             f"the model ({digest}) produced values that are not finite; its weights may be damaged, or its number "
             "format too narrow: download it again, or choose a lower guidance"
         )
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _on_cpu(part) for name, part in value.items()}
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _pack(value: Any) -> bytes:

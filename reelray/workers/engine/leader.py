@@ -136,7 +136,7 @@ class Leader:
         generation = self._channel.rebuild()
         with self._wake:
             self._blame(lost)
-            given_up = self._core.rewind(generation)
+            given_up = self._core.rewind(generation, _lost_ranks(lost))
             for request_id in given_up:
                 if request_id in self._streams:
                     self._close_stream(request_id, _give_up(request_id, lost))
@@ -190,6 +190,11 @@ class Leader:
             for request_id in list(self._streams):
                 self._close_stream(request_id, error)
             self._wake.notify()
+
+
+def _lost_ranks(lost: RankLostError) -> list[int]:
+    """Ranks that an error names."""
+    return [int(rank) for name in ("rank", "ranks") for rank in lost.ids.get(name, "").split(",") if rank]
 
 
 def _give_up(request_id: RequestId, lost: RankLostError) -> EngineError:

@@ -8,6 +8,8 @@ from reelray.proto.step_plan import Commit, StepReport
 def merge_reports(reports: Sequence[StepReport]) -> StepReport:
     """Put together what each rank tells: frames, costs and parts of commits, failures of all, the largest memory.
 
+    Of every lane one rank tells, so that what lanes did at the same time stands side by side, in their order.
+
     Args:
         reports: Of one plan, in the order of the ranks.
 
@@ -29,5 +31,6 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
         costs=tuple(cost for report in reports for cost in report.costs),
         failures=tuple(failures.values()),
         commits=tuple(Commit(request_id=i, parts=found) for i, found in parts.items()),
+        moved_bytes=sum(report.moved_bytes for report in reports),
         peak_bytes=max(report.peak_bytes for report in reports),
     )

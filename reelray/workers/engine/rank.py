@@ -1,7 +1,7 @@
 """A rank: holds one loaded model and carries out step plans on it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -9,17 +9,16 @@ import torch
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError
 from reelray.proto.events import Stage
+from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import Admit, DecodeStep, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import Admit, DecodeStep, Move, StepPlan, StepReport, WindowStep
 from reelray.workers.engine.device_memory import device_name, peak_bytes
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
-from reelray.workers.engine.role import Role
+from reelray.workers.engine.regroup import Regrouper
+from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
 from reelray.workers.models.api import VideoModel
-from reelray.workers.samplers.guidance import Branches, SequentialBranches
-
-ALONE = Role()
 
 
 class Rank:
@@ -28,8 +27,8 @@ class Rank:
     Args:
         model: The loaded checkpoint.
         generation: Generation of the gang; plans of another one are refused.
-        branches: How the two branches of guidance are evaluated; one after the other by default.
-        role: What this rank of a gang does; everything by default.
+        stations: What this rank of a gang does, by layout; the first is that of the start. Everything by default.
+        regrouper: Carries out moves; a gang of one lane has none.
         on_progress: Called whenever work has moved.
         load_s: Seconds it took to load the checkpoint.
     """
@@ -39,16 +38,17 @@ class Rank:
         model: VideoModel,
         *,
         generation: int = 0,
-        branches: Branches | None = None,
-        role: Role = ALONE,
+        stations: Mapping[Layout, Station] | None = None,
+        regrouper: Regrouper | None = None,
         on_progress: Callable[[], None] = lambda: None,
         load_s: float = 0.0,
     ) -> None:
         self._model = model
-        self._role = role
+        self._stations = stations or {Layout(): Station()}
+        self._regrouper = regrouper
         self._on_progress = on_progress
         self._load_s = load_s
-        self._branches = branches or SequentialBranches()
+        self._take_station(next(iter(self._stations)))
         self._generation = generation
         self._sequence = 0
         self._held: dict[RequestId, HeldRequest] = {}
@@ -65,10 +65,10 @@ class Rank:
         )
 
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: releases, admits, windows, decodes, commits.
+        """Carry out one plan: releases, moves, admits, and what it says of this rank's lane.
 
         Raises:
-            EngineError: The plan is of another generation, or one before it is missing.
+            EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
         """
         self._check(plan)
         # A thread that is new to torch runs oneDNN on OpenMP's default number of threads until it asks for torch's own;
@@ -78,23 +78,34 @@ class Rank:
         for request_id in plan.releases:
             self._held.pop(request_id, None)
         with torch.inference_mode():
+            if plan.layout is not None:
+                self._take_station(plan.layout)
+            for move in plan.moves:
+                self._regroup(record, move)
             for admit in plan.admits:
-                self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit))
-            for window in plan.windows if self._role.denoises else ():
-                self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
-            for decode in plan.decodes if self._role.decodes else ():
-                self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
-            for window in plan.windows if not self._role.denoises else ():
-                # After the decodes, which so run beside the windows of the other ranks.
-                if window.last:
-                    self._on_held(record, window, Stage.DENOISE, partial(self._receive, window))
+                told = admit.lane == self._station.lane and self._station.role.tells_denoise
+                self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit), told=told)
+            self._work(record, plan)
             for request_id in plan.commits:
-                if request_id in self._held:
+                if request_id in self._held and self._held[request_id].here:
                     self._commit(record, self._held[request_id])
         return record.report(peak_bytes(self._model.device))
 
     def check(self) -> None:
         """A rank alone is well as long as its process is."""
+
+    def _work(self, record: StepRecord, plan: StepPlan) -> None:
+        role, lane = self._station.role, self._station.lane
+        windows = [window for window in plan.windows if window.lane == lane]
+        for window in windows if role.denoises else ():
+            self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
+        for decode in plan.decodes if role.decodes else ():
+            if decode.lane == lane:
+                self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
+        for window in windows if not role.denoises else ():
+            # After the decodes, which so run beside the windows of the other ranks.
+            if window.last:
+                self._on_held(record, window, Stage.DENOISE, partial(self._receive, window))
 
     def rebuild(self) -> int:
         """A rank alone has no gang to come back to.
@@ -115,9 +126,34 @@ class Rank:
             raise EngineError(f"plan {plan.sequence} came where plan {self._sequence} was due")
         self._sequence += 1
 
+    def _take_station(self, layout: Layout) -> None:
+        if layout not in self._stations:
+            known = "; ".join(map(str, self._stations))
+            raise EngineError(f"plan of layout {layout} came to a rank that has {known}")
+        self._station = self._stations[layout]
+        self._station.take(self._model)
+
+    def _regroup(self, record: StepRecord, move: Move) -> None:
+        held = self._held.get(move.request_id)
+        if held is None:  # it failed earlier in this very plan
+            return
+        assert self._regrouper is not None, "a gang of one lane has nowhere to move a request"
+        before, target = self._regrouper.moved_bytes, move.target
+        here = target.lane == self._station.lane
+        told = here and self._station.role.tells_denoise
+        self._attempt(record, held.request, Stage.REGROUP, partial(self._carry_out, move, held, here=here), told=told)
+        record.add_moved(self._regrouper.moved_bytes - before)
+
+    def _carry_out(self, move: Move, held: HeldRequest, *, here: bool) -> int:
+        assert self._regrouper is not None
+        self._regrouper.carry_out(move, held)
+        held.settle(self._station, here=here)
+        return 0
+
     def _admit(self, admit: Admit) -> int:
-        held = HeldRequest(admit.request, self._model, self._branches, self._role)
-        if admit.resume is not None:
+        here = admit.lane == self._station.lane
+        held = HeldRequest(admit.request, self._model, self._station, here=here)
+        if here and admit.resume is not None:
             held.restore(admit.resume)
         self._held[admit.request.request_id] = held
         return 0
@@ -131,23 +167,26 @@ class Rank:
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
         frames = held.decode(step)
-        if self._role.tells_decode and not step.silent:
+        if self._station.role.tells_decode and not step.silent:
             record.add_frames(frames)
         return 0
 
     def _commit(self, record: StepRecord, held: HeldRequest) -> None:
         parts = held.save()  # on every rank: they may have to put the decoder's state together
-        told = {"chunk": self._role.tells_denoise, "decode": self._role.tells_decode}
+        told = {"chunk": self._station.role.tells_denoise, "decode": self._station.role.tells_decode}
         record.add_commit(held.request.request_id, {name: data for name, data in parts.items() if told[name]})
 
     def _on_held(
         self, record: StepRecord, step: WindowStep | DecodeStep, stage: Stage, action: Callable[[HeldRequest], int]
     ) -> None:
-        held = self._held.get(step.request_id)
+        held, role = self._held.get(step.request_id), self._station.role
+        told = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
         if held is not None:  # else it failed earlier in this very plan
-            self._attempt(record, held.request, stage, partial(action, held))
+            self._attempt(record, held.request, stage, partial(action, held), told=told)
 
-    def _attempt(self, record: StepRecord, request: RenderRequest, stage: Stage, action: Callable[[], int]) -> None:
+    def _attempt(
+        self, record: StepRecord, request: RenderRequest, stage: Stage, action: Callable[[], int], *, told: bool
+    ) -> None:
         started = time.perf_counter()
         try:
             forwards = action()
@@ -156,7 +195,7 @@ class Rank:
             record.add_failure(request.request_id, as_reelray_error(error, request))
         else:
             self._on_progress()
-            if self._role.tells_decode if stage is Stage.DECODE else self._role.tells_denoise:
+            if told:
                 record.add_cost(request.request_id, stage, time.perf_counter() - started, forwards)
             return
         # Only here: up there the traceback still holds the tensors of the frames that failed.

@@ -1,5 +1,6 @@
 """What an engine is given: the checkpoint, the decisions, and the way to its ranks."""
 
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from reelray.proto.model_facts import ModelFacts
@@ -24,10 +25,19 @@ class ModelLoader(Protocol):
 
 @runtime_checkable
 class SharingLoader(ModelLoader, Protocol):
-    """A loader that can be told which share of the weights its process keeps."""
+    """A loader that can be told which share of the weights its process keeps.
+
+    Attributes:
+        shares: Whether the weights are sharded.
+    """
+
+    @property
+    def shares(self) -> bool:
+        """See the class."""
+        ...
 
     def for_share(self, share: WeightShare) -> ModelLoader:
-        """The loader of a rank, of those that hold the same layers; it matters where weights are sharded."""
+        """The loader of one of the ranks that hold the same layers."""
         ...
 
 
@@ -50,7 +60,7 @@ class StepFormer(Protocol):
         """Form the next step, or None while one is in flight or nothing can be done."""
         ...
 
-    def rewind(self, generation: int) -> tuple[RequestId, ...]:
+    def rewind(self, generation: int, lost: Collection[int] = ()) -> tuple[RequestId, ...]:
         """Go on with a new gang from every request's last commit; returns the requests that are given up."""
         ...
 

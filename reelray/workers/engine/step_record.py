@@ -17,6 +17,7 @@ class StepRecord:
         self._costs: list[StageCost] = []
         self._failures: dict[RequestId, ReelrayError] = {}
         self._commits: list[Commit] = []
+        self._moved_bytes = 0
 
     def add_frames(self, frames: Frames) -> None:
         """Add decoded frames."""
@@ -34,6 +35,10 @@ class StepRecord:
         """Add the written-down state of a request."""
         self._commits.append(Commit(request_id=request_id, parts=parts))
 
+    def add_moved(self, received_bytes: int) -> None:
+        """Add what came from other ranks for a move."""
+        self._moved_bytes += received_bytes
+
     def report(self, peak_bytes: int) -> StepReport:
         """Close the record."""
         return StepReport(
@@ -43,5 +48,6 @@ class StepRecord:
             costs=tuple(self._costs),
             failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),
             commits=tuple(self._commits),
+            moved_bytes=self._moved_bytes,
             peak_bytes=peak_bytes,
         )

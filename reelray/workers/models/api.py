@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Residency
-from reelray.workers.models.sharding import PictureSharing, Sharding
+from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding
 from reelray.workers.models.stages import Stages
 from reelray.workers.residency.shared_blocks import Gather
 
@@ -71,8 +71,11 @@ class VideoModel(Protocol):
         """Let `stages` evaluate the forwards that follow, on all its ranks together; drop all but `layers`."""
         ...
 
-    def use_picture_sharing(self, sharing: PictureSharing) -> bool:
-        """Decode together with other ranks from here on; returns whether this model can. Before any decode state."""
+    def use_picture_sharing(self, sharing: PictureSharing | None) -> bool:
+        """Decode together with other ranks from here on, or alone; returns whether this model can share pictures.
+
+        A decode state goes on only with ranks that share the picture as those did that made it: `take_apart`.
+        """
         ...
 
     def work_alone(self) -> None:
@@ -97,4 +100,12 @@ class VideoModel(Protocol):
 
     def unpack_decode_state(self, data: bytes, *, latent_rows: int) -> Any:
         """The decode state that `pack_decode_state` wrote, on this model's device."""
+        ...
+
+    def take_apart(self, state: Any) -> DecodeParts:
+        """What other ranks need to go on with a decode state; the state must not be used again."""
+        ...
+
+    def put_together(self, parts: DecodeParts) -> Any:
+        """The decode state of parts that were cut for the ranks which decode with this one now."""
         ...

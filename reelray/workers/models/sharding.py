@@ -3,6 +3,7 @@
 Shape suffixes: B batch, S tokens, C channels, T latent or pixel frames, H/W height/width.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -102,3 +103,18 @@ class PictureSharing(Protocol):
     def cut_state(self, vae: Any, whole: Any, latent_rows: int) -> Any:
         """This rank's part of a whole picture's state."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeParts:
+    """A decode state taken apart, so that it can go to other ranks.
+
+    Args:
+        facts: What is no tensor; can be pickled.
+        slots: The tensors; of a shared picture this rank's rows, margins included, which are dim 3.
+        splits: Whether ranks that share the picture hold their rows of the slots only. Otherwise each holds them whole.
+    """
+
+    facts: Any
+    slots: tuple[Tensor, ...]
+    splits: bool

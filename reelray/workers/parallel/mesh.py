@@ -170,6 +170,7 @@ class Mesh:
         self._lanes = lanes
         self._pool = pool
         self._decoding = decoding
+        self._denoising = tuple(range(dist.get_world_size() - len(decoding)))
 
     @property
     def decoding(self) -> AxisGroup | None:
@@ -180,6 +181,11 @@ class Mesh:
     def handover(self) -> AxisGroup | None:
         """The first rank that denoises and all spare ones; None on ranks that are neither, or without spare ones."""
         return self._outside("handover", (0, *self._decoding)) if self._decoding else None
+
+    @property
+    def everyone(self) -> AxisGroup | None:
+        """All ranks that denoise, whatever the layout, of which this one is one; None on spare ranks."""
+        return self._outside("everyone", self._denoising)
 
     @property
     def has_spare(self) -> bool:
@@ -229,6 +235,7 @@ class Mesh:
                 pool.add(ranks)
             for ranks in _sharing_groups(layout) if shares_weights else ():
                 pool.add(ranks, WEIGHTS)
+        pool.add(tuple(range(world)))
         for ranks in (decoding, (0, *decoding)) if spare else ():
             pool.add(ranks)
         denoises = dist.get_rank() < world

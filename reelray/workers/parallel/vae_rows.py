@@ -14,10 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reelray.proto.errors import SizeError
-
-# Two rows serve both convolutions of a residual block with one exchange; a third would be of no use, because the
-# block's straight path keeps the margins it came with.
-WIDEST = 2
+from reelray.workers.parallel.row_split import RowSplit
 
 
 class SlotState(Protocol):
@@ -44,18 +41,6 @@ class RowVae(Protocol):
 StateT = TypeVar("StateT", bound=SlotState)
 
 
-def split_rows(latent_rows: int, ranks: int) -> tuple[int, ...]:
-    """Latent rows of each rank: as even as can be, the first ranks one more.
-
-    Raises:
-        SizeError: If a rank would have none.
-    """
-    if latent_rows < ranks:
-        raise SizeError(f"{latent_rows} latent rows over {ranks} ranks: each rank needs at least 1")
-    least, more = divmod(latent_rows, ranks)
-    return tuple(least + (rank < more) for rank in range(ranks))
-
-
 class GroupRows:
     """Exchange of rows over a process group. Every method that takes a tensor is a collective of that group.
 
@@ -71,13 +56,9 @@ class GroupRows:
 
     def __init__(self, group: dist.ProcessGroup, latent_rows: int, width: int | None = None) -> None:
         self.group, self.rank = group, group.rank()
-        self.counts = split_rows(latent_rows, group.size())
-        most = min(WIDEST, *self.counts)
-        self.width = most if width is None else width
-        if not 1 <= self.width <= most:
-            raise SizeError(f"margins of {self.width} rows: allowed are 1 to {most}")
-        self.above = self.width if self.rank > 0 else 0
-        self.below = self.width if self.rank < group.size() - 1 else 0
+        self.split = RowSplit.make(latent_rows, group.size(), width)
+        self.counts, self.width = self.split.counts, self.split.width
+        self.above, self.below = self.split.above(self.rank), self.split.below(self.rank)
 
     def first_row(self, own_rows: int) -> int:
         """Row of the whole picture where this rank begins, at the scale at which it owns `own_rows`."""
@@ -116,9 +97,8 @@ class GroupRows:
 
     def cut(self, whole: Tensor, dim: int) -> Tensor:
         """This rank's rows of a whole picture, with margins: a view."""
-        scale = whole.shape[dim] // sum(self.counts)
-        first, rows = sum(self.counts[: self.rank]) * scale, self.counts[self.rank] * scale
-        return whole.narrow(dim, first - self.above, self.above + rows + self.below)
+        held = self.split.held(self.rank, whole.shape[dim] // sum(self.counts))
+        return whole.narrow(dim, held.start, len(held))
 
     def own(self, x: Tensor, dim: int) -> Tensor:
         """`x` without its margins, a view."""

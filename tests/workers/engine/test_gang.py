@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch import distributed
 
-from reelray.proto.errors import CheckpointError, EngineError, RankLostError, ResourceError
+from reelray.cluster.checkpoint_loader import CheckpointLoader
+from reelray.proto.errors import (
+    CheckpointError,
+    EngineError,
+    RankLostError,
+    ReelrayError,
+    ResourceError,
+    UnsupportedError,
+)
 from reelray.proto.events import Done, Frames
 from reelray.proto.layout import Layout
+from reelray.proto.residency import Blocks, Residency
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
@@ -107,6 +116,45 @@ def test_a_failure_of_one_rank_alone_ends_its_request_and_not_the_engine(gangs):
     assert gang.pids() == before  # nobody died: both left their gang and met anew
     assert collect(leader.submit(a_request("b"))) == render_plainly(FakeModel(), a_request("b"))
     leader.close()
+
+
+def test_lanes_have_no_part_in_the_failures_of_others(gangs):
+    pair = Layout(replica=2)
+    gang = gangs(load=OpenFake(step_s=0.3), layout=pair, lag_s=0.1)
+    leader = Leader(EngineCore(EngineLimits(losses=1), layouts=(pair,)), gang, gang.description).start()
+    recipe = make_recipe(steps=5, guidance=3.0)
+    good = leader.submit(make_request("g", recipe=recipe))
+    failing = leader.submit(make_request("f", prompt="boom", recipe=make_recipe(guidance=1.0)))
+    with pytest.raises(ReelrayError, match="the transformer broke"):
+        list(failing)
+    for _ in range(4):
+        next(good)  # a step of its lane takes twice as long
+    assert gang.generation == 0  # its lane went on for longer than ranks of one lane may lag behind
+    poison = leader.submit(make_request("p", prompt="exit"))
+    with pytest.raises(EngineError, match="lost"):
+        list(poison)
+    assert gang.generation == 1  # the good one was in flight too
+    assert collect(good) == render_plainly(FakeModel(), make_request("g", recipe=recipe))
+    leader.close()
+
+
+def test_what_a_gang_cannot_be_regrouped_to_is_refused():
+    for layouts, decode_ranks, words in (
+        ((Layout(pipe=2), Layout(replica=2)), 0, "splits the layers"),
+        ((Layout(ulysses=2), Layout(replica=2)), 1, "decode ranks take the latents of one lane"),
+        ((Layout(replica=2),), 1, "decode ranks take the latents of one lane"),
+    ):
+        layout, *others = layouts
+        with pytest.raises(UnsupportedError, match=words):
+            GangSpec(load=OpenFake(), layout=layout, others=tuple(others), decode_ranks=decode_ranks)
+    GangSpec(load=OpenFake(), layout=Layout(pipe=2), decode_ranks=1)
+
+
+def test_sharded_weights_are_not_regrouped(tmp_path):
+    load = CheckpointLoader(path=tmp_path, device="cpu", residency=Residency(blocks=Blocks.SHARDED))
+    with pytest.raises(UnsupportedError, match="sharded weights belong to one layout"):
+        GangSpec(load=load, layout=Layout(ulysses=2), others=(Layout(replica=2),))
+    GangSpec(load=load, layout=Layout(ulysses=2))
 
 
 def test_what_cannot_start_says_why():

@@ -6,11 +6,13 @@ import torch
 
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError, UnsupportedError
 from reelray.proto.events import Stage
+from reelray.proto.layout import Layout
 from reelray.proto.recipe import Solver
 from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.station import Station
 from reelray.workers.samplers.guidance import SequentialBranches
 from tests.support.fake_model import FakeModel
 from tests.support.plain_loop import render_plainly
@@ -61,7 +63,9 @@ def test_every_chunk_begins_with_branches_of_its_own():
 
     branches = Counting()
     request = make_request("a", latent_frames=5, recipe=make_recipe(steps=4, chunk=2))
-    videos, _ = drive(Rank(FakeModel(), branches=branches), EngineCore(EngineLimits()), [request])
+    videos, _ = drive(
+        Rank(FakeModel(), stations={Layout(): Station(branches=branches)}), EngineCore(EngineLimits()), [request]
+    )
     assert videos["a"] == render_plainly(FakeModel(), request)
     assert (branches.steps, [chunk.steps for chunk in branches.begun]) == (0, [4, 4, 4])
 

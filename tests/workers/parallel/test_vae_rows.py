@@ -9,8 +9,8 @@ import torch
 from reelray.proto.errors import SizeError
 from reelray.workers.models.wan.vae import DecodeState
 from reelray.workers.models.wan.vae import margin as vae_margin
-from reelray.workers.parallel import vae_rows
-from reelray.workers.parallel.vae_rows import split_rows
+from reelray.workers.parallel import row_split
+from reelray.workers.parallel.row_split import split_rows
 from tests.support.gloo_world import run_world
 from tests.workers.parallel import row_cases
 
@@ -32,7 +32,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Found]:
 
 
 def assert_same_state(mine: Any, theirs: Any) -> None:
-    assert mine._facts() == theirs._facts()
+    assert mine.facts == theirs.facts
     for slot, wanted in zip(mine.tiles[0], theirs.tiles[0], strict=True):
         assert (slot - wanted).abs().max() <= 1e-5 * max(wanted.abs().max(), 1)
 
@@ -134,4 +134,4 @@ def test_too_few_rows_are_refused():
 
 
 def test_the_network_and_the_group_agree_on_the_widest_margin():
-    assert vae_rows.WIDEST == vae_margin.WIDEST
+    assert row_split.WIDEST == vae_margin.WIDEST

@@ -14,7 +14,7 @@ from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Blocks, Residency
 from reelray.workers.models.captured import choose_stages
-from reelray.workers.models.sharding import PictureSharing, Sharding, WholeWindow
+from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding, WholeWindow
 from reelray.workers.models.stages import Stages
 from reelray.workers.models.wan.clip import ClipVision
 from reelray.workers.models.wan.image import build_condition, embed_image
@@ -165,21 +165,22 @@ class WanModel:
         """See `VideoModel.new_decode_state`."""
         return self.parts.vae.new_decode_state()
 
-    def use_picture_sharing(self, sharing: PictureSharing) -> bool:
+    def use_picture_sharing(self, sharing: PictureSharing | None) -> bool:
         """See `VideoModel.use_picture_sharing`."""
         self._pictures = sharing
         return True
 
     def pack_decode_state(self, state: DecodeState, *, latent_rows: int) -> bytes:
         """See `VideoModel.pack_decode_state`."""
-        whole, sharing = state, self._sharing_of(latent_rows)
+        whole, sharing = state, self._sharing_of(latent_rows, state)
         if sharing is not None:
             whole = sharing.gather_state(self.parts.vae, state, latent_rows)
         return b"" if whole is None else whole.to_bytes()
 
     def unpack_decode_state(self, data: bytes, *, latent_rows: int) -> DecodeState:
         """See `VideoModel.unpack_decode_state`."""
-        whole, sharing = DecodeState.from_bytes(data, self.device), self._sharing_of(latent_rows)
+        whole = DecodeState.from_bytes(data, self.device)
+        sharing = self._sharing_of(latent_rows, whole)
         if sharing is None:
             return whole
         part: DecodeState = sharing.cut_state(self.parts.vae, whole, latent_rows)
@@ -192,7 +193,7 @@ class WanModel:
         Raises:
             ResourceError: Not even the smallest tile fits.
         """
-        vae, sharing = self.parts.vae, self._sharing_of(latents_1CTHW.shape[3])
+        vae, sharing = self.parts.vae, self._sharing_of(latents_1CTHW.shape[3], state)
         raw_1CTHW = vae.denormalise(latents_1CTHW.to(self.device).float())
         if sharing is not None:
             levels_1FHWC = sharing.decode(vae, raw_1CTHW, state)
@@ -203,9 +204,18 @@ class WanModel:
         bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
         return bytes_FHWC.permute(1, 2, 3, 0).contiguous().cpu()
 
-    def _sharing_of(self, latent_rows: int) -> PictureSharing | None:
+    def take_apart(self, state: DecodeState) -> DecodeParts:
+        """See `VideoModel.take_apart`."""
+        return DecodeParts(facts=state.facts, slots=state.slots, splits=state.tiling is None)
+
+    def put_together(self, parts: DecodeParts) -> DecodeState:
+        """See `VideoModel.put_together`."""
+        return DecodeState.build(parts.facts, parts.slots)
+
+    def _sharing_of(self, latent_rows: int, state: DecodeState) -> PictureSharing | None:
+        """Who decodes this video with this rank; one that was cut into tiles stays so, whole on every rank."""
         sharing = self._pictures
-        return sharing if sharing is not None and sharing.fits(latent_rows) else None
+        return sharing if sharing is not None and sharing.fits(latent_rows) and state.tiling is None else None
 
     def _fit_tiling(self, latents_1CTHW: Tensor) -> Tiling | None:
         free = free_bytes(self.device)

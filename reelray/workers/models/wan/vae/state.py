@@ -5,9 +5,10 @@ them out again.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from itertools import islice
+from typing import Any, ClassVar, Self
 
 import safetensors.torch
 import torch
@@ -78,7 +79,7 @@ class CausalState:
 
     def __eq__(self, other: object) -> bool:
         """Bit-equal slots, and the same position and tiling."""
-        if not isinstance(other, CausalState) or self._facts() != other._facts():
+        if not isinstance(other, CausalState) or self.facts != other.facts:
             return False
         pairs = zip(self.tiles, other.tiles, strict=True)
         return all(torch.equal(a, b) for mine, theirs in pairs for a, b in zip(mine, theirs, strict=True))
@@ -92,7 +93,7 @@ class CausalState:
             for tile, slots in enumerate(self.tiles)
             for index, slot in enumerate(slots)
         }
-        facts = {**self._facts(), "version": _VERSION, "channels_last": self._channels_last()}
+        facts = {**self.facts, "version": _VERSION, "channels_last": self._channels_last()}
         data: bytes = safetensors.torch.save(named, metadata={"state": json.dumps(facts)})
         return data
 
@@ -112,14 +113,29 @@ class CausalState:
         if (facts["kind"], facts["version"]) != (cls.KIND, _VERSION):
             raise ValueError(f"a {facts['kind']} state of version {facts['version']}, wanted {cls.KIND} {_VERSION}")
         layout = torch.channels_last_3d if facts["channels_last"] else torch.contiguous_format
-        tiles = tuple(
-            tuple(named[f"{tile}.{index}"].to(device).contiguous(memory_format=layout) for index in range(count))
+        slots = [
+            named[f"{tile}.{index}"].to(device).contiguous(memory_format=layout)
             for tile, count in enumerate(facts["slots"])
-        )
+            for index in range(count)
+        ]
+        return cls.build(facts, slots)
+
+    @property
+    def slots(self) -> Slots:
+        """All slots, tile by tile."""
+        return tuple(slot for slots in self.tiles for slot in slots)
+
+    @classmethod
+    def build(cls, facts: Mapping[str, Any], slots: Sequence[Tensor]) -> Self:
+        """The state that has these `facts` and `slots`."""
+        rest = iter(slots)
+        tiles = tuple(tuple(islice(rest, count)) for count in facts["slots"])
         tiling = None if facts["tiling"] is None else Tiling(tile=facts["tiling"][0], overlap=facts["tiling"][1])
         return cls(batch=facts["batch"], tiling=tiling, latent_frames=facts["latent_frames"], tiles=tiles)
 
-    def _facts(self) -> dict[str, object]:
+    @property
+    def facts(self) -> dict[str, object]:
+        """What is known of the state without its slots; ready for JSON."""
         return {
             "kind": self.KIND,
             "batch": self.batch,
@@ -129,8 +145,7 @@ class CausalState:
         }
 
     def _channels_last(self) -> bool:
-        slots = [slot for tile in self.tiles for slot in tile]
-        return bool(slots) and all(slot.is_contiguous(memory_format=torch.channels_last_3d) for slot in slots)
+        return bool(self.slots) and all(s.is_contiguous(memory_format=torch.channels_last_3d) for s in self.slots)
 
 
 class DecodeState(CausalState):

@@ -1,0 +1,109 @@
+"""What a rank does while its gang is grouped in one layout."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from reelray.proto.layout import Layout
+from reelray.workers.engine.role import Role
+from reelray.workers.models.sharding import PictureSharing, Sharding, WholeWindow
+from reelray.workers.parallel.attention_choice import load_choice
+from reelray.workers.parallel.cfg import ParallelBranches
+from reelray.workers.parallel.handover import BroadcastHandover
+from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
+from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh
+from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
+from reelray.workers.parallel.sequence_sharding import SequenceSharding
+from reelray.workers.parallel.weight_gather import WeightGather
+from reelray.workers.samplers.guidance import Branches, SequentialBranches
+
+if TYPE_CHECKING:
+    from reelray.workers.models.api import VideoModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Station:
+    """One rank in one layout. All stations of a rank are made at its start; taking another one is a lookup.
+
+    Args:
+        lane: Lane of the layout to which the rank belongs.
+        role: What it does there.
+        branches: How the two branches of guidance are evaluated.
+        sharding: With whom it shares the tokens of a forward.
+        pictures: With whom it decodes; None means alone.
+    """
+
+    lane: int = 0
+    role: Role = field(default_factory=Role)
+    branches: Branches = field(default_factory=SequentialBranches)
+    sharding: Sharding = field(default_factory=WholeWindow)
+    pictures: PictureSharing | None = None
+
+    def take(self, model: "VideoModel") -> None:
+        """Have the model work with the ranks of this station's lane from here on."""
+        model.use_sharding(self.sharding)
+        model.use_picture_sharing(self.pictures)
+
+
+def make_stations(model: "VideoModel", mesh: Mesh, layouts: Sequence[Layout]) -> Mapping[Layout, Station]:
+    """Make this rank's station in every layout.
+
+    Args:
+        model: Asked what it can share; a layout with `pipe` makes it drop layers, so it must be the only one.
+        mesh: The groups.
+        layouts: Those of the mesh.
+    """
+    return {layout: _make_station(model, mesh, layout) for layout in layouts}
+
+
+def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
+    decoding = mesh.decoding
+    if decoding is not None:
+        role, pictures = _share_pictures(model, mesh, decoding, denoises=False)
+        return Station(role=role, pictures=pictures)
+    lane = mesh.lane(layout)
+    if lane.weights is not None:
+        model.use_weight_gather(WeightGather(lane.weights))
+    role, pictures = _share_pictures(model, mesh, lane.everyone, denoises=True)
+    sharding = SequenceSharding(lane, make_attention=load_choice(lane)) if lane.sequence.size > 1 else WholeWindow()
+    branches = _share_branches(model, lane)
+    return Station(lane=lane.replica, role=role, branches=branches, sharding=sharding, pictures=pictures)
+
+
+def _share_branches(model: "VideoModel", lane: Lane) -> Branches:
+    branches: Branches = SequentialBranches()
+    if lane.pipe.size > 1:
+        pipeline = LayerPipeline(lane.pipe, model.facts.layers)
+        model.use_stages(pipeline, pipeline.layers)
+        branches = PipelinedBranches(pipeline)
+    if lane.cfg.size == 1:
+        return branches
+    return ParallelBranches(lane.cfg, model.device, in_step=lane.weights is not None)
+
+
+def _share_pictures(
+    model: "VideoModel", mesh: Mesh, decoding: AxisGroup, *, denoises: bool
+) -> tuple[Role, PictureSharing | None]:
+    """What a rank does, and with whom it decodes.
+
+    Args:
+        model: Asked whether it can share pictures.
+        mesh: Knows the ranks that do nothing but decode.
+        decoding: The ranks that decode with this one, if it does.
+        denoises: Whether this rank denoises.
+    """
+    handover = None if mesh.handover is None else BroadcastHandover(mesh.handover, model.device)
+    first = decoding.index == COLLECTOR
+    if mesh.has_spare and denoises:
+        return Role(decodes=False, tells_denoise=first, tells_decode=False, handover=handover), None
+    sharing = RowSharing(decoding, scale=model.facts.spatial_stride)
+    # One rank alone decodes as if there were no gang: in tiles where memory is short, and with the same bytes.
+    shares = decoding.size > 1 and model.use_picture_sharing(sharing)
+    role = Role(
+        denoises=denoises,
+        decodes=first or shares or not denoises,
+        tells_denoise=denoises and first,
+        tells_decode=first,
+        handover=handover,
+    )
+    return role, sharing if shares else None
