@@ -14,7 +14,7 @@ from examples.train_sprites.dit_loss import measure_loss, training_loss
 from examples.train_sprites.judging import Judge, count_right
 from examples.train_sprites.latent_pool import LATENT_FRAMES, LatentPool
 from examples.train_sprites.ranks import Ranks
-from examples.train_sprites.sprites_model import MUON_PREFIXES, WORD_SLOTS, SpritesModel
+from examples.train_sprites.sprites_model import MUON_PREFIXES, TEXT_PREFIX, WORD_SLOTS, SpritesModel
 from examples.train_sprites.state_parts import write_parts
 from examples.train_sprites.tokenizer import build_tokenizer, list_words
 from examples.train_sprites.train_vae import load_vae
@@ -52,7 +52,8 @@ class Settings:
         first_clips: Clips made before the first step.
         renew_every: Steps between renewals of 16 clips of the pool.
         caption_dropout: Share of captions replaced by the empty prompt.
-        learning_rate: AdamW's, for all that Muon does not step.
+        learning_rate: AdamW's, for all that Muon does not step, but the text encoder.
+        text_rate: AdamW's for the text encoder.
         matrix_rate: Muon's; 0 trains everything by AdamW, which wants a `learning_rate` of 1e-3 to 3e-3.
         compile_model: Compile the loss.
         profile: Write the costliest kernels of ten steps to `profile_FRAMES.txt`.
@@ -74,6 +75,7 @@ class Settings:
     renew_every: int = 16
     caption_dropout: float = 0.1
     learning_rate: float = 5e-3
+    text_rate: float = 1e-3
     matrix_rate: float = 1.2e-2
     compile_model: bool = True
     profile: bool = False
@@ -95,6 +97,7 @@ class Settings:
         return Optimisation(
             learning_rate=self.learning_rate,
             matrix_rate=self.matrix_rate,
+            own_rates=((TEXT_PREFIX, self.text_rate),),
             muon_prefixes=MUON_PREFIXES if self.matrix_rate else (),
             warmup_steps=300,
             final=0.01,
@@ -233,6 +236,13 @@ class DitSession:
             raise ValueError("the state was trained on other words; it fits only the vocabulary it began with")
         self.trainer.load_compact(state)
         self.clock.trained_s, self.clock.progress = float(state["trained_s"]), float(state["progress"])
+
+    @torch.no_grad()
+    def begin_with(self, state: dict[str, Any]) -> None:
+        """Take the averaged transformer of another run; the text encoder begins anew."""
+        for module in (self.trainer.module, self.trainer.average):
+            for name, weight in module.transformer.named_parameters():
+                weight.copy_(state["average"][f"transformer.{name}"])
 
     def _step(self, batch: int, frames: int) -> None:
         trainer = self.trainer

@@ -15,7 +15,11 @@ from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.umt5 import Umt5Block, Umt5Config, Umt5Encoder, find_buckets
 
 TEXT_TOKENS, WORD_SLOTS = 512, 28
-MUON_PREFIXES = ("text_encoder.blocks", "transformer.blocks", "transformer.condition_embedder.text_embedder")
+NEIGHBOURS, NEIGHBOUR_BIAS = (-1, 1, -2, 2, -3, 3), 4.0
+TEXT_PREFIX = "text_encoder"
+# Not the text encoder: T5 does not scale its scores, so its queries begin small, and Muon moves every matrix by the
+# same norm however small it is. Its attention became one-hot, and captions bags of words.
+MUON_PREFIXES = ("transformer.blocks", "transformer.condition_embedder.text_embedder")
 
 
 def sprites_text_config(vocabulary: int) -> Umt5Config:
@@ -91,12 +95,21 @@ def _run_padded(block: Umt5Block, x_BKC: Tensor, buckets_KK: Tensor, is_word_BK:
 
 @torch.no_grad()
 def initialise_text(encoder: Umt5Encoder) -> None:
-    """Initialise as T5 does: scores are not divided by the root of the head width, so queries begin smaller."""
+    """Initialise as T5 does, but let heads begin with their eyes on neighbouring words.
+
+    Scores are not divided by the root of the head width, so queries begin smaller. Without the neighbours nothing binds
+    a colour to its shape for a long time: see the README.
+    """
     width, head = encoder.config.d_model, encoder.config.d_kv
+    buckets_KK = find_buckets(WORD_SLOTS, encoder.config)
+    middle = WORD_SLOTS // 2
     nn.init.normal_(encoder.embedding.weight)
     for block in encoder.blocks:
         assert isinstance(block, Umt5Block)
         nn.init.normal_(block.q.weight, std=(width * head) ** -0.5)
         nn.init.normal_(block.position_bias.weight, std=width**-0.5)
+        for number in range(block.heads):
+            offset = NEIGHBOURS[number % len(NEIGHBOURS)]
+            block.position_bias.weight[buckets_KK[middle, middle + offset], number] = NEIGHBOUR_BIAS
         for linear in (block.k, block.v, block.gate, block.up, block.o, block.down):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)

@@ -27,12 +27,14 @@ class Session:
         stop_after: Seconds after which the process saves and ends; None means when the budget is spent.
         resume: Go on from the state in `out`.
         started: `time.monotonic()` at the start of the process.
+        transformer_from: Folder of another run, whose averaged transformer a new one begins with.
     """
 
     out: Path
     stop_after: float | None
     resume: bool
     started: float
+    transformer_from: Path | None = None
 
     def is_over(self) -> bool:
         """Whether this process should save and end."""
@@ -49,7 +51,7 @@ def train(settings: Settings, session: Session, vae_folder: Path, ranks: Ranks) 
         ranks: The processes that train together.
 
     Raises:
-        ValueError: `session.resume` is set and there is no state, or a damaged one.
+        ValueError: There is no state to go on from or to begin with, or a damaged one.
     """
     run = DitSession(settings, vae_folder, session.out, ranks)
     with run.judge:
@@ -58,6 +60,11 @@ def train(settings: Settings, session: Session, vae_folder: Path, ranks: Ranks) 
             if state is None:
                 raise ValueError(f"there is no state.json in {session.out}; run once without --resume")
             run.restore(state)
+        elif session.transformer_from is not None:
+            other = read_parts(session.transformer_from)
+            if other is None:
+                raise ValueError(f"there is no state.json in {session.transformer_from}")
+            run.begin_with(other)
         run.start()
         over = False
         while not over and run.clock.progress < 1:
@@ -94,6 +101,10 @@ def parse() -> argparse.Namespace:
         "--matrix-rate", type=float, default=standard.matrix_rate, help="learning rate of Muon; 0: AdamW"
     )
     parser.add_argument("--learning-rate", type=float, default=standard.learning_rate, help="of AdamW")
+    parser.add_argument("--text-rate", type=float, default=standard.text_rate, help="of AdamW for the text encoder")
+    parser.add_argument(
+        "--transformer-from", type=Path, metavar="FOLDER", help="begin with the averaged transformer of another run"
+    )
     parser.add_argument("--stop-after", type=float, help="seconds until this process saves its state and ends")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
@@ -116,12 +127,19 @@ def main() -> None:
         renew_every=options.renew_every,
         measure_every=options.measure_every,
         learning_rate=options.learning_rate,
+        text_rate=options.text_rate,
         matrix_rate=options.matrix_rate,
         compile_model=not options.no_compile,
         profile=options.profile,
     )
     ranks = Ranks.join()
-    session = Session(out=options.out, stop_after=options.stop_after, resume=options.resume, started=started)
+    session = Session(
+        out=options.out,
+        stop_after=options.stop_after,
+        resume=options.resume,
+        started=started,
+        transformer_from=options.transformer_from,
+    )
     try:
         complete = train(settings, session, options.vae, ranks)
     finally:

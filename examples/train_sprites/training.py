@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,7 @@ class Optimisation:
     Args:
         learning_rate: Peak.
         matrix_rate: Peak for the matrices that Muon steps.
+        own_rates: Peaks of AdamW for parameters whose names begin so, in place of `learning_rate`.
         muon_prefixes: Names of modules whose linear layers Muon steps; none means AdamW for all.
         warmup_steps: Linear from zero.
         final: Share of the peak at the end of the cosine.
@@ -37,6 +39,7 @@ class Optimisation:
 
     learning_rate: float = 1e-3
     matrix_rate: float = 3e-3
+    own_rates: tuple[tuple[str, float], ...] = ()
     muon_prefixes: tuple[str, ...] = ()
     warmup_steps: int = 200
     final: float = 0.1
@@ -80,11 +83,7 @@ class Trainer(Generic[M]):
         self.muon = Muon(matrices) if settings.muon_prefixes else None
         if self.muon is None:
             others = [p for p in module.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+        self.optimiser = torch.optim.AdamW(self._groups(others), betas=settings.betas, fused=True)
         self.started = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -102,7 +101,7 @@ class Trainer(Generic[M]):
         """Take one optimiser step; return the gradient norm before clipping. Every rank must call it."""
         share = self.rate_share()
         for group in self.optimiser.param_groups:
-            group["lr"] = share * self.settings.learning_rate
+            group["lr"] = share * group["peak"]
         self.module.zero_grad(set_to_none=True)  # the optimiser's own would leave out what Muon steps
         loss.backward()  # type: ignore[no-untyped-call]
         self.ranks.average_gradients(self.module.parameters())
@@ -115,6 +114,27 @@ class Trainer(Generic[M]):
         with torch.no_grad():
             torch._foreach_lerp_(_data(self.average), _data(self.module), 1 - decay)
         return norm
+
+    def _groups(self, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+        """Parameters of AdamW by peak of their rate, vectors without decay."""
+        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        peaks = [self._peak(names[id(parameter)]) for parameter in parameters]
+        return [
+            {
+                "params": [
+                    p for p, own in zip(parameters, peaks, strict=True) if own == peak and (p.ndim > 1) is matrix
+                ],
+                "weight_decay": self.settings.weight_decay if matrix else 0.0,
+                "lr": peak,
+                "peak": peak,
+            }
+            for peak in dict.fromkeys(peaks)
+            for matrix in (True, False)
+        ]
+
+    def _peak(self, name: str) -> float:
+        own = (rate for prefix, rate in self.settings.own_rates if name.startswith(prefix))
+        return next(own, self.settings.learning_rate)
 
     def log(self, **values: Any) -> None:
         """Append one line to `log.jsonl` and print it; on rank 0 only."""

@@ -9,9 +9,8 @@ from examples.train_sprites.sampling import sample_requests
 from reelray.proto.recipe import Guidance, Schedule, Solver
 from reelray.proto.step_plan import WindowStep
 from reelray.workers.engine.held_request import HeldRequest
-from reelray.workers.engine.role import Role
+from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
-from reelray.workers.samplers.guidance import SequentialBranches
 from tests.support.requests import make_recipe, make_request
 
 PROMPTS = ["a red circle", "the green square moves left on a blue background", "circle"]
@@ -19,7 +18,7 @@ PROMPTS = ["a red circle", "the green square moves left on a blue background", "
 
 def engine_latents(model, prompt, seed, recipe, latent_frames):
     request = make_request("a", prompt=prompt, negative_prompt="blue", recipe=recipe, latent_frames=latent_frames)
-    held = HeldRequest(replace(request, seed=seed), model, SequentialBranches(), Role())
+    held = HeldRequest(replace(request, seed=seed), model, Station())
     steps = recipe.schedule.length
     for step in range(steps):
         held.move(

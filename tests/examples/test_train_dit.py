@@ -9,8 +9,10 @@ from examples.train_sprites import dit_session, export
 from examples.train_sprites.dit_loss import draw_sigmas, training_loss
 from examples.train_sprites.dit_session import Settings
 from examples.train_sprites.latent_pool import LatentPool
+from examples.train_sprites.optimisers import split_for_muon
 from examples.train_sprites.ranks import Ranks
-from examples.train_sprites.sprites_model import SpritesModel
+from examples.train_sprites.sprites_model import MUON_PREFIXES, SpritesModel
+from examples.train_sprites.state_parts import read_parts
 from examples.train_sprites.tokenizer import build_tokenizer, list_words
 from examples.train_sprites.train_dit import Session, train
 from reelray.workers.models.wan.config import WanConfig
@@ -47,8 +49,14 @@ def settings(**changes):
     return Settings(**{**values, "compile_model": False, "trial_captions": 0, "log_every": 1, **changes})
 
 
-def session(out, *, resume=False, stop_after=None):
-    return Session(out=out, stop_after=stop_after, resume=resume, started=time.monotonic())
+def session(out, *, resume=False, stop_after=None, transformer_from=None):
+    return Session(
+        out=out,
+        stop_after=stop_after,
+        resume=resume,
+        started=time.monotonic(),
+        transformer_from=transformer_from,
+    )
 
 
 @pytest.mark.usefixtures("small_world")
@@ -62,10 +70,48 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
     assert not torch.equal(model.transformer.proj_out.weight, torch.zeros_like(model.transformer.proj_out.weight))
 
 
+@torch.no_grad()
+def test_a_fresh_text_encoder_looks_at_neighbours():
+    """Else two colours and two shapes are a bag of words, whichever belongs to which."""
+    torch.manual_seed(0)
+    model = SpritesModel.shipped(76)
+    words = torch.arange(10, 30)
+    near, far = words.clone(), words.clone()
+    near[9], far[18] = 75, 75
+    ids = torch.nn.functional.pad(torch.stack([words, near, far]), (0, 8))
+    rows = model.embed(ids)[:, 10]
+    assert (rows[1] - rows[0]).norm() > 3 * (rows[2] - rows[0]).norm()
+
+
 @pytest.mark.usefixtures("small_world")
 def test_nothing_to_resume_is_said(tmp_path):
-    with pytest.raises(ValueError, match=r"no state\.json"):
-        train(settings(), session(tmp_path, resume=True), tmp_path, Ranks())
+    for how in ({"resume": True}, {"transformer_from": tmp_path / "other"}):
+        with pytest.raises(ValueError, match=r"no state\.json"):
+            train(settings(), session(tmp_path, **how), tmp_path, Ranks())
+
+
+@pytest.mark.usefixtures("small_world")
+def test_a_run_begins_with_the_transformer_of_another_and_a_text_encoder_of_its_own(tmp_path):
+    assert train(settings(), session(tmp_path / "first"), tmp_path, Ranks())
+    begun = dit_session.DitSession(settings(seed=5), tmp_path, tmp_path / "second", Ranks())
+    fresh = begun.trainer.module.text_encoder.embedding.weight.clone()
+    begun.begin_with(read_parts(tmp_path / "first"))
+    first, _ = export.load_average(tmp_path / "first")
+    for name, weight in begun.trainer.module.transformer.named_parameters():
+        assert torch.equal(weight, first.transformer.get_parameter(name))
+    assert torch.equal(begun.trainer.module.text_encoder.embedding.weight, fresh)
+    assert not torch.equal(fresh, first.text_encoder.embedding.weight)
+    begun.judge.__exit__(None, None, None)
+    assert train(settings(), session(tmp_path / "third", transformer_from=tmp_path / "first"), tmp_path, Ranks())
+
+
+def test_muon_leaves_the_text_encoder_alone():
+    model = tiny_model()
+    matrices, others = split_for_muon(model, MUON_PREFIXES)
+    text = {id(parameter) for parameter in model.text_encoder.parameters()}
+    assert matrices
+    assert not text & {id(parameter) for parameter in matrices}
+    assert text <= {id(parameter) for parameter in others}
 
 
 def test_training_begins_on_short_clips_of_as_many_latent_frames():

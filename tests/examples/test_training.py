@@ -152,3 +152,12 @@ def test_a_lost_or_damaged_part_is_named(tmp_path):
     part.unlink()
     with pytest.raises(ValueError, match="lacks"):
         read_parts(tmp_path)
+
+
+def test_parameters_with_a_rate_of_their_own_move_by_it(tmp_path):
+    still = Optimisation(own_rates=(("2", 0.0),), warmup_steps=1)
+    trainer = Trainer(build(), still, 10, tmp_path)
+    before = copy.deepcopy(trainer.module.state_dict())
+    run_steps(trainer, 2)
+    moved = {name: not torch.equal(value, before[name]) for name, value in trainer.module.state_dict().items()}
+    assert moved == {"0.weight": True, "0.bias": True, "2.weight": False, "2.bias": False}
