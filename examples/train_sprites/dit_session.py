@@ -20,6 +20,7 @@ from examples.train_sprites.tokenizer import build_tokenizer, list_words
 from examples.train_sprites.train_vae import load_vae
 from examples.train_sprites.training import Optimisation, Trainer
 from examples.train_sprites.trial import Trial
+from reelray.workers.models.wan.transformer import WanTransformer
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -238,11 +239,11 @@ class DitSession:
         self.clock.trained_s, self.clock.progress = float(state["trained_s"]), float(state["progress"])
 
     @torch.no_grad()
-    def begin_with(self, state: dict[str, Any]) -> None:
-        """Take the averaged transformer of another run; the text encoder begins anew."""
+    def begin_with(self, transformer: WanTransformer) -> None:
+        """Take the weights of another run's transformer; the text encoder begins anew."""
         for module in (self.trainer.module, self.trainer.average):
-            for name, weight in module.transformer.named_parameters():
-                weight.copy_(state["average"][f"transformer.{name}"])
+            for own, other in zip(module.transformer.parameters(), transformer.parameters(), strict=True):
+                own.copy_(other)
 
     def _step(self, batch: int, frames: int) -> None:
         trainer = self.trainer

@@ -13,9 +13,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from examples.train_sprites.dit_session import DitSession, Settings
 from examples.train_sprites.ranks import Ranks
 from examples.train_sprites.state_parts import read_parts
+from reelray.workers.models.wan.weights import load_transformer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +30,7 @@ class Session:
         stop_after: Seconds after which the process saves and ends; None means when the budget is spent.
         resume: Go on from the state in `out`.
         started: `time.monotonic()` at the start of the process.
-        transformer_from: Folder of another run, whose averaged transformer a new one begins with.
+        transformer_from: Exported checkpoint, whose transformer a new run begins with.
     """
 
     out: Path
@@ -51,7 +54,8 @@ def train(settings: Settings, session: Session, vae_folder: Path, ranks: Ranks) 
         ranks: The processes that train together.
 
     Raises:
-        ValueError: There is no state to go on from or to begin with, or a damaged one.
+        ValueError: There is no state to go on from, or a damaged one.
+        WeightsError: There is no transformer to begin with.
     """
     run = DitSession(settings, vae_folder, session.out, ranks)
     with run.judge:
@@ -61,10 +65,7 @@ def train(settings: Settings, session: Session, vae_folder: Path, ranks: Ranks) 
                 raise ValueError(f"there is no state.json in {session.out}; run once without --resume")
             run.restore(state)
         elif session.transformer_from is not None:
-            other = read_parts(session.transformer_from)
-            if other is None:
-                raise ValueError(f"there is no state.json in {session.transformer_from}")
-            run.begin_with(other)
+            run.begin_with(load_transformer(session.transformer_from / "transformer", "cpu", torch.float32))
         run.start()
         over = False
         while not over and run.clock.progress < 1:
@@ -103,7 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=standard.learning_rate, help="of AdamW")
     parser.add_argument("--text-rate", type=float, default=standard.text_rate, help="of AdamW for the text encoder")
     parser.add_argument(
-        "--transformer-from", type=Path, metavar="FOLDER", help="begin with the averaged transformer of another run"
+        "--transformer-from", type=Path, metavar="FOLDER", help="begin with the transformer of an exported checkpoint"
     )
     parser.add_argument("--stop-after", type=float, help="seconds until this process saves its state and ends")
     parser.add_argument("--resume", action="store_true")

@@ -12,11 +12,12 @@ from examples.train_sprites.latent_pool import LatentPool
 from examples.train_sprites.optimisers import split_for_muon
 from examples.train_sprites.ranks import Ranks
 from examples.train_sprites.sprites_model import MUON_PREFIXES, SpritesModel
-from examples.train_sprites.state_parts import read_parts
 from examples.train_sprites.tokenizer import build_tokenizer, list_words
 from examples.train_sprites.train_dit import Session, train
+from reelray.proto.errors import WeightsError
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.umt5 import Umt5Config
+from reelray.workers.models.wan.weights import load_transformer
 
 
 def tiny_model(vocabulary=76):
@@ -85,24 +86,31 @@ def test_a_fresh_text_encoder_looks_at_neighbours():
 
 @pytest.mark.usefixtures("small_world")
 def test_nothing_to_resume_is_said(tmp_path):
-    for how in ({"resume": True}, {"transformer_from": tmp_path / "other"}):
-        with pytest.raises(ValueError, match=r"no state\.json"):
-            train(settings(), session(tmp_path, **how), tmp_path, Ranks())
+    with pytest.raises(ValueError, match=r"no state\.json"):
+        train(settings(), session(tmp_path, resume=True), tmp_path, Ranks())
+    with pytest.raises(WeightsError, match="other"):
+        train(settings(), session(tmp_path, transformer_from=tmp_path / "other"), tmp_path, Ranks())
 
 
 @pytest.mark.usefixtures("small_world")
 def test_a_run_begins_with_the_transformer_of_another_and_a_text_encoder_of_its_own(tmp_path):
-    assert train(settings(), session(tmp_path / "first"), tmp_path, Ranks())
-    begun = dit_session.DitSession(settings(seed=5), tmp_path, tmp_path / "second", Ranks())
-    fresh = begun.trainer.module.text_encoder.embedding.weight.clone()
-    begun.begin_with(read_parts(tmp_path / "first"))
-    first, _ = export.load_average(tmp_path / "first")
-    for name, weight in begun.trainer.module.transformer.named_parameters():
-        assert torch.equal(weight, first.transformer.get_parameter(name))
-    assert torch.equal(begun.trainer.module.text_encoder.embedding.weight, fresh)
-    assert not torch.equal(fresh, first.text_encoder.embedding.weight)
+    model = tiny_model()
+    other = model.transformer
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.1 * torch.randn_like(weight)).copy_(weight.half())
+    export.export_transformer(model, tmp_path / "other" / "transformer")
+    begun = dit_session.DitSession(settings(seed=5), tmp_path, tmp_path / "first", Ranks())
+    text = begun.trainer.module.text_encoder.embedding.weight.clone()
+    begun.begin_with(load_transformer(tmp_path / "other" / "transformer", "cpu", torch.float32))
     begun.judge.__exit__(None, None, None)
-    assert train(settings(), session(tmp_path / "third", transformer_from=tmp_path / "first"), tmp_path, Ranks())
+    for name, weight in begun.trainer.module.transformer.named_parameters():
+        assert torch.equal(weight, other.get_parameter(name))
+    assert torch.equal(begun.trainer.module.text_encoder.embedding.weight, text)
+    whole = session(tmp_path / "second", transformer_from=tmp_path / "other")
+    assert train(settings(learning_rate=0.0, matrix_rate=0.0), whole, tmp_path, Ranks())
+    trained, _ = export.load_average(tmp_path / "second")
+    assert torch.equal(trained.transformer.proj_out.weight, other.proj_out.weight)
 
 
 def test_muon_leaves_the_text_encoder_alone():

@@ -13,6 +13,8 @@ from reelray.workers.bench.rank import run_case
 from reelray.workers.models.wan.bench_model import WanBenchModel
 from reelray.workers.parallel.sequence_sharding import SequenceShard
 from reelray.workers.parallel.vae_rows import GroupRows
+from reelray.workers.parallel.xfuser_attention import Xfuser
+from tests.support.xfuser_on_cpu import load_xfuser
 
 OPEN_PEER = "open_peer"
 
@@ -26,7 +28,7 @@ def run_broken(rank, case):
             replace(
                 case,
                 parts=("decode",) if "rows" in name else ("forward",),
-                against=() if "remembered" in name else case.against,
+                against=() if "remembered" in name else ("xfuser",) if "xfuser" in name else case.against,
                 remembered=3 if "remembered" in name else 0,
                 layouts=tuple(layout for layout in case.layouts if layout.ring == 1 or "remembered" not in name),
             ),
@@ -74,6 +76,7 @@ def breakages(rank):
         "one rank has NaN": mock.patch.object(WanBenchModel, "predict", silent),
         "frames are remembered": contextlib.nullcontext(),
         "another video is remembered": mock.patch.object(WanBenchModel, "draw_past", of_another),
+        "xfuser on a CPU": mock.patch.object(Xfuser, "load", load_xfuser),
         "rows are shifted": mock.patch.object(
             GroupRows, "gather", lambda self, x, dim: gather(self, x, dim).roll(1, dim)
         ),

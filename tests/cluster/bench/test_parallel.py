@@ -127,6 +127,15 @@ def test_a_peer_that_fails_is_left_out_and_ours_is_measured(broken, how, said):
     assert all(row["samples_ms"] for row in found["rows"])
 
 
+def test_the_attention_of_xfuser_is_measured_in_our_model(broken):
+    found = broken["xfuser on a CPU"]
+    assert found["peers"] == {"xfuser": "measured"}
+    (row,) = [row for row in found["rows"] if row["by"] == "xfuser"]
+    assert (row["what"], row["layout"], row["ranks"], row["wrong"]) == ("forward", "ulysses=2", 2, False)
+    assert 0 < row["error"] <= row["limit"]
+    assert row["samples_ms"]
+
+
 def test_forwards_over_remembered_frames_are_checked_and_timed(broken):
     rows = broken["frames are remembered"]["rows"]
     assert {(row["what"], row["layout"]) for row in rows if row["by"] == "reelray"} == {

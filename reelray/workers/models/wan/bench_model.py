@@ -6,16 +6,19 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, K
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
+from reelray.proto.layout import Layout
 from reelray.proto.residency import Blocks, WeightShare
 from reelray.workers.bench.case import BenchSource, Peer
 from reelray.workers.memory.workspace import Workspace
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.sharding import Sharding
+from reelray.workers.models.stages import Stages, WholeModel
 from reelray.workers.models.wan.block_ops import choose_ops
 from reelray.workers.models.wan.checkpoint import open_checkpoint
 from reelray.workers.models.wan.config import WanConfig
@@ -27,7 +30,10 @@ from reelray.workers.models.wan.text_context import CrossContext
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae, WanVaeConfig
 from reelray.workers.models.wan.weights import empty_transformer, views_to_fill
+from reelray.workers.parallel.mesh import Mesh
+from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.parallel.token_split import split_evenly
+from reelray.workers.parallel.xfuser_attention import Xfuser, XfuserAttention
 from reelray.workers.samplers.guidance import Branch
 
 TIMESTEP = 700.0
@@ -112,9 +118,12 @@ class WanBenchModel:
 
         return Workspace(draw(), draw(), window=window, first_head=own.start)
 
-    @torch.no_grad()
     def predict(self, inputs: DrawnInputs, branch: Branch, sharding: Sharding) -> Tensor:
         """See `BenchModel`."""
+        return self._evaluate(inputs, branch, sharding, self._stages)
+
+    @torch.no_grad()
+    def _evaluate(self, inputs: DrawnInputs, branch: Branch, sharding: Sharding, stages: Stages) -> Tensor:
         *_, frames, height, width = inputs.latents_BCTHW.shape
         _, patch_height, patch_width = self.transformer.config.patch_size
         forward = self.transformer.open_forward(
@@ -125,7 +134,7 @@ class WanBenchModel:
             image=inputs.image,
             shard=sharding.shard(frames, (height // patch_height) * (width // patch_width)),
         )
-        prediction: Tensor = self._stages.evaluate(forward)
+        prediction: Tensor = stages.evaluate(forward)
         return prediction.float()
 
     def open_peer(self, name: str, ranks: int) -> Peer:
@@ -136,7 +145,14 @@ class WanBenchModel:
             models = open_diffusers(self.transformer, ranks)
             alone, together = (_forward(model) for model in models)
             return Peer(alone=alone, together=together)
-        raise UnsupportedError("installed, but this build cannot run it")
+        assert name == "xfuser"
+        xfuser = Xfuser.load()
+        layout = Layout(ulysses=ranks)
+        lane = Mesh.create([layout], self.device).lane(layout)
+        # Its attention in our model: its own Wan attends padding, which is another result.
+        sharding = SequenceSharding(lane, make_attention=partial(XfuserAttention, xfuser=xfuser))
+        run = partial(self._evaluate, branch=Branch.CONDITIONAL, sharding=sharding, stages=WholeModel())
+        return Peer(alone=None, together=run)
 
 
 def open_bench_model(source: BenchSource, device: torch.device, *, seed: int) -> WanBenchModel:
