@@ -176,6 +176,8 @@ class Rollout:
         self.phase, self.place = Phase.QUEUED, None
         self._windows_done, self._pieces_done = self._saved.windows, self._saved.pieces
         self._saved = replace(self._saved, at_s=None)
+        self.window_turn = self.decode_turn = -1  # these are numbers of steps, which begin anew
+        self.worked_at = 0
 
     def acknowledge(self, frames: int) -> None:
         """Note that the client is done with `frames` pixel frames."""

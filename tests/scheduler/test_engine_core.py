@@ -51,6 +51,23 @@ def test_progress_counts_to_the_end():
     assert by_stage[Stage.DECODE] == [(5, 9), (9, 9)]
 
 
+def test_turns_are_taken_after_a_lost_gang_as_before():
+    core = EngineCore()
+    for name in "ab":
+        core.submit(make_request(name, latent_frames=2, recipe=make_recipe(steps=40)), FACTS)
+
+    def moved(count):
+        plans = []
+        for _ in range(count):
+            plans.append(core.next_step(0.0))
+            core.report(StepReport(sequence=plans[-1].sequence, generation=plans[-1].generation))
+        return [window.request_id for plan in plans for window in plan.windows]
+
+    assert moved(31) == ["a", "b"] * 15
+    core.rewind(1)
+    assert moved(9) == ["a", "b"] * 4
+
+
 def test_decode_stops_at_the_credit_and_goes_on_after_an_acknowledgement():
     trace = Trace(EngineLimits(decode_latent_frames=1, frame_credit=9))
     trace.submit(make_request("a", latent_frames=6, recipe=make_recipe(steps=1)))

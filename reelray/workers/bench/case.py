@@ -140,6 +140,10 @@ class BenchModel(Protocol):
         """Evaluate the transformer for one branch; float32, whole on every rank of the sharding."""
         ...
 
+    def close(self) -> None:
+        """Free what holds groups of ranks; before they end."""
+        ...
+
     def open_peer(self, name: str, ranks: int) -> Peer:
         """Give the same weights to another implementation; every rank calls it.
 

@@ -79,6 +79,7 @@ def run_case(rank: LocalRank, case: ParallelCase) -> dict[str, Any]:
         findings.add("forward", rows=rows, peers=peers)
     if rank.device.type == "cuda":
         findings.add("memory", peak_bytes=gather(torch.cuda.max_memory_allocated(rank.device)))
+    model.close()
     mesh.close()
     return findings.data
 

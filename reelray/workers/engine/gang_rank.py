@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 PULSE_S = 0.2
+ABORT_S = 20.0
+"""How long a rank waits for its own abort before it says that it cannot leave."""
 Order: TypeAlias = Run | Meet | Leave
 
 
@@ -88,6 +90,8 @@ class Ear:
         self._inbox: queue.SimpleQueue[Order | Exception | None] = queue.SimpleQueue()
         self._since = -1
         self._mesh: Mesh | None = None
+        self._quiet = threading.Event()
+        self._quiet.set()
         threading.Thread(target=self._read, name="reelray-ear", daemon=True).start()
 
     def next(self) -> Order | None:
@@ -121,11 +125,27 @@ class Ear:
             except Exception as error:  # noqa: BLE001  for the main thread
                 self._inbox.put(error)
                 return
-            if isinstance(message, Leave):
-                self._since = message.generation
-                self._abort()
-            assert isinstance(message, Order)
+            if not isinstance(message, Order):
+                self._inbox.put(EngineError(f"the leader sent a {type(message).__name__}, which is no order"))
+                return
+            if not isinstance(message, Leave):
+                self._inbox.put(message)
+                continue
+            self._since = message.generation
+            self._quiet.clear()
+            # Told first: NCCL's abort waits until the main thread has let go of CUDA graphs with its collectives.
             self._inbox.put(message)
+            self._abort()
+            self._quiet.set()
+
+    def wait_aborted(self, within_s: float) -> None:
+        """Wait until the groups that a message to leave has ended are gone.
+
+        Raises:
+            EngineError: They are still there after `within_s`.
+        """
+        if not self._quiet.wait(within_s):
+            raise EngineError(f"the groups of the gang were not aborted within {within_s:g} s")
 
     def _abort(self) -> None:
         try:
@@ -262,6 +282,7 @@ class Seat:
             self._place.close()
         self._place = None
         self._model.work_alone()
+        self._ear.wait_aborted(ABORT_S)
         abort_groups()  # in case this thread was making them while the ear aborted
         gc.collect()  # peers may wait until nobody holds a group of gloo any more
         check_device(self._model.device)

@@ -6,8 +6,8 @@ of it on four GPUs for much less. Shape suffixes: B batch, C channels, T latent 
 
 import logging
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -24,15 +24,34 @@ TOKENS = 16384
 GRAPHS = 16
 
 
-class Recorder(Protocol):
-    """Records what a function does to the device."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """What a function did to the device.
 
-    def __call__(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    Args:
+        replay: Does it again, on the same tensors.
+        reset: Frees what that needs. NCCL does not let go of a group while a recording of its collectives lives.
+        result: Where it leaves its result.
+    """
+
+    replay: Callable[[], None]
+    reset: Callable[[], None]
+    result: Tensor
+
+
+class Recorder(Protocol):
+    """Records what functions do to the device."""
+
+    def __call__(self, run: Callable[[], Tensor]) -> Recorded:
         """Record without running.
 
-        Returns:
-            What runs it again on the same tensors, and the tensor that it leaves its result in.
+        Raises:
+            torch.OutOfMemoryError: There is no memory for it.
         """
+        ...
+
+    def renew(self) -> None:
+        """Begin anew: nothing that was recorded lives."""
         ...
 
 
@@ -42,13 +61,29 @@ class CudaRecorder:
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def __call__(self, run: Callable[[], Tensor]) -> Recorded:
         """See `Recorder`."""
-        graph = torch.cuda.CUDAGraph()
-        # NCCL's watchdog asks the device things from its own thread, which only "thread_local" allows meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = run()
-        return graph.replay, result
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # NCCL's watchdog asks the device things from its own thread, which only "thread_local" allows meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                result = run()
+        except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # a capture that cannot be ended leaves this thread on its own
+            self.renew()
+            if _ran_out(error):
+                raise torch.OutOfMemoryError(str(error)) from error
+            raise
+        return Recorded(replay=graph.replay, reset=graph.reset, result=result)
+
+    def renew(self) -> None:
+        """See `Recorder`; a pool ends with its last graph."""
+        self._pool = torch.cuda.graph_pool_handle()
+
+
+def _ran_out(error: BaseException | None) -> bool:
+    """Whether memory was short: the end of the capture may have failed for it."""
+    return error is not None and (isinstance(error, torch.OutOfMemoryError) or _ran_out(error.__context__))
 
 
 _Shapes: TypeAlias = tuple[tuple[torch.Size, torch.dtype], ...]
@@ -85,16 +120,22 @@ class _Recording:
     """One recorded evaluation.
 
     Args:
-        replay: Runs it.
+        recorded: Runs it.
         variables: What it reads; written before each run.
         constants: What it reads too, shared with other recordings.
-        result: What it writes.
     """
 
-    replay: Callable[[], None]
+    recorded: Recorded
     variables: tuple[Tensor, ...]
     constants: tuple[Tensor, ...]
-    result: Tensor
+
+
+@dataclass(kw_only=True, slots=True)
+class _Entry:
+    """A kind that has come; one that could not be recorded is not tried again while it is kept."""
+
+    tried: bool = False
+    recording: _Recording | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,13 +156,14 @@ class _Constants:
 class CapturedModel:
     """Implements `Stages`: all layers here; a small forward is recorded when its kind comes for the second time.
 
-    Kinds differ in shapes, tokens of this rank, and attention. Ranks that share a forward record and replay the same
-    collectives in the same order.
+    Kinds differ in shapes, tokens of this rank, and attention. Ranks that share a forward must record and replay the
+    same collectives: each set of ranks has a shelf of its own, so that its ranks have seen the same on it, and they
+    agree on whether a kind could be recorded.
 
     Args:
         record: Records.
         tokens: Most tokens of this rank that are recorded.
-        graphs: Recordings kept; the one used longest ago goes first.
+        graphs: Kinds kept on a shelf; the one used longest ago goes first.
     """
 
     def __init__(self, record: Recorder, *, tokens: int = TOKENS, graphs: int = GRAPHS) -> None:
@@ -129,50 +171,67 @@ class CapturedModel:
         self._tokens = tokens
         self._graphs = graphs
         self._whole = WholeModel()
-        self._recordings: OrderedDict[_Kind, _Recording | None] = OrderedDict()
+        self._shelves: defaultdict[Hashable, OrderedDict[_Kind, _Entry]] = defaultdict(OrderedDict)
         self._constants: dict[_Shapes, _Constants] = {}
 
     def evaluate(self, forward: Forward) -> Tensor:
         """See `Stages`."""
         if forward.stream.shape[1] > self._tokens or torch.is_grad_enabled():
             return self._whole.evaluate(forward)
-        kind = _Kind.of(forward)
-        if kind not in self._recordings:
+        shelf, kind = self._shelves[forward.shard.peers], _Kind.of(forward)
+        if kind not in shelf:
             # The first time kernels are compiled and libraries choose algorithms, which cannot be recorded.
-            self._keep(kind, None)
+            shelf[kind] = _Entry()
+            if len(shelf) > self._graphs:
+                self._drop(shelf.popitem(last=False)[1])
             return self._whole.evaluate(forward)
-        recording = self._recordings[kind]
-        if recording is None:
-            recording = self._capture(forward)
-            if recording is None:
-                return self._whole.evaluate(forward)
-            self._keep(kind, recording)
-        self._recordings.move_to_end(kind)
+        shelf.move_to_end(kind)
+        entry = shelf[kind]
+        if not entry.tried:
+            entry.tried, entry.recording = True, self._capture(forward)
+        if entry.recording is None:
+            return self._whole.evaluate(forward)
         self._load(forward)
-        _copy(recording.variables, forward.variables)
-        recording.replay()
-        return recording.result.clone()
+        _copy(entry.recording.variables, forward.variables)
+        entry.recording.recorded.replay()
+        return entry.recording.recorded.result.clone()
 
-    def _keep(self, kind: _Kind, recording: _Recording | None) -> None:
-        self._recordings[kind] = recording
-        if len(self._recordings) > self._graphs:
-            self._recordings.popitem(last=False)
-            used = {kind.constants for kind in self._recordings}
-            self._constants = {shapes: room for shapes, room in self._constants.items() if shapes in used}
+    def forget(self) -> None:
+        """See `Stages`."""
+        for shelf in self._shelves.values():
+            for entry in shelf.values():
+                if entry.recording is not None:
+                    entry.recording.recorded.reset()
+        self._shelves.clear()
+        self._constants.clear()
+        self._record.renew()
 
     def _capture(self, forward: Forward) -> _Recording | None:
-        """Record; None where the device cannot, which is tried again next time."""
-        variables = tuple(torch.empty_like(tensor) for tensor in forward.variables)
-        _copy(variables, forward.variables)
-        constants = self._load(forward)
+        """Record; None where a device of the ranks that share this forward has no memory for it."""
+        recording: _Recording | None = None
         try:
-            replay, result = self._record(lambda: self._whole.evaluate(forward.reading(variables, constants)))
+            variables = tuple(torch.empty_like(tensor) for tensor in forward.variables)
+            _copy(variables, forward.variables)
+            constants = self._load(forward)
+            recorded = self._record(lambda: self._whole.evaluate(forward.reading(variables, constants)))
+            recording = _Recording(recorded=recorded, variables=variables, constants=constants)
         except torch.OutOfMemoryError:
-            _LOG.warning(
-                "no memory to capture a forward of %d tokens; it runs kernel by kernel", forward.stream.shape[1]
-            )
-            return None
-        return _Recording(replay=replay, variables=variables, constants=constants, result=result)
+            tokens = forward.stream.shape[1]
+            _LOG.warning("no memory to capture a forward of %d tokens; it runs kernel by kernel", tokens)
+        if forward.shard.agree(own=recording is not None):
+            return recording
+        self._drop(_Entry(recording=recording))
+        return None
+
+    def _drop(self, entry: _Entry) -> None:
+        """Free a recording, and the rooms that no other one reads."""
+        if entry.recording is not None:
+            entry.recording.recorded.reset()
+        kept = [(kind, e) for shelf in self._shelves.values() for kind, e in shelf.items() if e.recording is not None]
+        used = {kind.constants for kind, _ in kept}
+        self._constants = {shapes: room for shapes, room in self._constants.items() if shapes in used}
+        if not kept:
+            self._record.renew()
 
     def _load(self, forward: Forward) -> tuple[Tensor, ...]:
         """Put a prompt's context where recordings of its shape read it; one room serves them all."""

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, S tokens, C channels, T latent or pixel frames, H/W height/width.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,11 +17,21 @@ class TokenShard(Protocol):
 
     Attributes:
         attention: Self-attention of these tokens over all tokens of the window.
+        peers: Equal for shards of the same ranks, and for no other.
     """
 
     @property
     def attention(self) -> AttentionOp:
         """See the class."""
+        ...
+
+    @property
+    def peers(self) -> Hashable:
+        """See the class."""
+        ...
+
+    def agree(self, *, own: bool) -> bool:
+        """Whether it is so on every rank that shares this window, all of which must call this."""
         ...
 
     def take(self, tokens_BSC: Tensor) -> Tensor:
@@ -66,6 +77,15 @@ class WholeWindow:
         """See `Sharding`."""
         del frames, places
         return self
+
+    @property
+    def peers(self) -> Hashable:
+        """See `TokenShard`."""
+        return self
+
+    def agree(self, *, own: bool) -> bool:
+        """See `TokenShard`."""
+        return own
 
     def take(self, tokens_BSC: Tensor) -> Tensor:
         """See `TokenShard`."""

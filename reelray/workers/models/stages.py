@@ -127,9 +127,16 @@ class Stages(Protocol):
         """Run all layers and return the prediction [B, C, T, H, W]."""
         ...
 
+    def forget(self) -> None:
+        """Free what was kept from one evaluation for the next; before groups of ranks end."""
+        ...
+
 
 class WholeModel:
     """All layers, here: implements `Stages`."""
+
+    def forget(self) -> None:
+        """See `Stages`; nothing is kept."""
 
     def evaluate(self, forward: Forward) -> Tensor:
         """See `Stages`."""

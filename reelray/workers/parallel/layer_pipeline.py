@@ -45,6 +45,9 @@ class LayerPipeline:
         """Layers of this rank; a model needs no others here."""
         return self.line.layers
 
+    def forget(self) -> None:
+        """See `Stages`; nothing is kept."""
+
     def evaluate(self, forward: Forward) -> Tensor:
         """See `Stages`. Inside `defer` it returns a tensor without values."""
         if self._deferred is not None:

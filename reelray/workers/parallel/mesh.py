@@ -48,7 +48,7 @@ class GroupPool:
     """
 
     def __init__(self, device: torch.device, *, timeout_s: float | None = None) -> None:
-        self._device = device
+        self.device = device
         self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
         self._groups: dict[tuple[Ranks, str], dist.ProcessGroup | None] = {}
         self._end: str | None = None
@@ -65,7 +65,7 @@ class GroupPool:
         self._groups[ranks, channel] = group if isinstance(group, dist.ProcessGroup) else None
         if dist.get_rank() in ranks and len(ranks) > 1:
             # NCCL connects at the first collective, which takes seconds: not in the middle of a request.
-            dist.all_reduce(torch.zeros(1, device=self._device), group=group)
+            dist.all_reduce(torch.zeros(1, device=self.device), group=group)
 
     def get(self, ranks: Ranks, channel: str = "") -> dist.ProcessGroup:
         """The group of these ranks, of which this one is one.
@@ -121,6 +121,11 @@ class AxisGroup:
     def size(self) -> int:
         """Degree of the axis."""
         return len(self.ranks)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors of its collectives lie."""
+        return self.pool.device
 
     @property
     def process_group(self) -> dist.ProcessGroup:

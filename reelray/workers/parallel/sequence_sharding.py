@@ -3,6 +3,8 @@
 Shape suffixes: B batch, S tokens, C channels, R ranks.
 """
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -47,7 +49,7 @@ class SequenceSharding:
             ulysses=lane.ulysses.size,
             index=lane.sequence.index,
         )
-        return SequenceShard(split, lane.sequence, self._make_attention(lane, split))
+        return SequenceShard(split, lane.sequence, lane.sequence.device, self._make_attention(lane, split))
 
 
 class SequenceShard:
@@ -56,13 +58,28 @@ class SequenceShard:
     Args:
         split: Tokens of this rank.
         group: Ranks that share the window.
+        device: Where its collectives run.
         attention: Attention over all of them.
     """
 
-    def __init__(self, split: TokenSplit, group: AxisGroup, attention: AttentionOp) -> None:
+    def __init__(self, split: TokenSplit, group: AxisGroup, device: torch.device, attention: AttentionOp) -> None:
         self._split = split
+        self._device = device
         self._group = group
         self.attention = attention
+
+    @property
+    def peers(self) -> Hashable:
+        """See `TokenShard`."""
+        return self._group
+
+    def agree(self, *, own: bool) -> bool:
+        """See `TokenShard`."""
+        if self._group.size == 1:
+            return own
+        vote = torch.tensor([int(own)], device=self._device)
+        dist.all_reduce(vote, op=dist.ReduceOp.MIN, group=self._group.process_group)
+        return bool(vote.item())
 
     def take(self, tokens_BSC: Tensor) -> Tensor:
         """See `TokenShard`."""

@@ -5,7 +5,7 @@ import torch
 
 from reelray.workers.memory.workspace import Workspace
 from reelray.workers.models.attention_op import DenseAttention
-from reelray.workers.models.captured import CapturedModel, CudaRecorder
+from reelray.workers.models.captured import CapturedModel, CudaRecorder, Recorded
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.stages import WholeModel
 from reelray.workers.models.wan.rope import Positions
@@ -18,17 +18,25 @@ class Replayer:
     """Records like a graph: what is run again reads and writes the addresses of the first run alone."""
 
     def __init__(self):
-        self.recorded = self.replayed = 0
+        self.recorded = self.replayed = self.alive = self.renewed = 0
 
     def __call__(self, run):
         self.recorded += 1
+        self.alive += 1
         result = run()
 
         def replay():
             self.replayed += 1
             result.copy_(run())
 
-        return replay, result
+        def reset():
+            self.alive -= 1
+
+        return Recorded(replay=replay, reset=reset, result=result)
+
+    def renew(self):
+        assert self.alive == 0
+        self.renewed += 1
 
 
 def open_forward(model, *, seed, words=5, size=SIZE, first=0, step=500.0, context=None, image=None, shard=None):
@@ -85,7 +93,7 @@ def test_everything_that_changes_between_forwards_reaches_the_recording(model):
 def test_prompts_of_other_lengths_sizes_and_shards_have_recordings_of_their_own(model):
     record = Replayer()
     captured, plain = CapturedModel(record, graphs=3), WholeModel()
-    kinds = [{}, {"words": 9}, {"size": (2, 6, 10)}, {"shard": WholeWindow()}]
+    kinds = [{}, {"words": 9}, {"size": (2, 6, 10)}, {"size": (2, 6, 12)}]
     for round_ in range(3):
         for kind in kinds[:3]:
             call = {"seed": round_, **kind}
@@ -97,7 +105,45 @@ def test_prompts_of_other_lengths_sizes_and_shards_have_recordings_of_their_own(
         call = {"seed": seed, **kinds[3]}
         assert torch.equal(captured.evaluate(open_forward(model, **call)), plain.evaluate(open_forward(model, **call)))
     captured.evaluate(open_forward(model, seed=5))
-    assert (record.recorded, record.replayed) == (4, 8)
+    assert (record.recorded, record.replayed, record.alive) == (4, 8, 2)
+    captured.forget()
+    assert (record.alive, record.renewed) == (0, 1)
+    call = {"seed": 6, **kinds[3]}
+    assert torch.equal(captured.evaluate(open_forward(model, **call)), plain.evaluate(open_forward(model, **call)))
+    assert record.recorded == 4
+
+
+@torch.no_grad()
+def test_ranks_that_do_not_share_a_window_do_not_push_out_each_others_recordings(model):
+    record = Replayer()
+    captured = CapturedModel(record, graphs=1)
+    other = WholeWindow()
+    for seed in range(3):
+        for shard in (SHARD, other):
+            forward = open_forward(model, seed=seed, shard=shard)
+            assert torch.equal(captured.evaluate(forward), WholeModel().evaluate(forward))
+    assert (record.recorded, record.replayed) == (2, 4)
+
+
+class Doubtful(WholeWindow):
+    """Another rank has no memory for the recording."""
+
+    asked = 0
+
+    def agree(self, *, own):
+        self.asked += 1
+        assert own
+        return False
+
+
+@torch.no_grad()
+def test_ranks_record_together_or_not_at_all(model):
+    record, shard = Replayer(), Doubtful()
+    captured = CapturedModel(record)
+    for seed in range(4):
+        forward = open_forward(model, seed=seed, shard=shard)
+        assert torch.equal(captured.evaluate(forward), WholeModel().evaluate(forward))
+    assert (record.recorded, record.replayed, record.alive, shard.asked) == (1, 0, 0, 1)
 
 
 @torch.no_grad()
@@ -126,10 +172,11 @@ def test_large_forwards_and_training_are_not_recorded(model):
 
 @torch.no_grad()
 def test_no_memory_to_record_is_no_failure(model, caplog):
-    def run_out(_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    class Full(Replayer):
+        def __call__(self, _):
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
-    captured = CapturedModel(run_out)
+    captured = CapturedModel(Full())
     for _ in range(3):
         forward = open_forward(model, seed=0)
         assert torch.equal(captured.evaluate(forward), WholeModel().evaluate(forward))

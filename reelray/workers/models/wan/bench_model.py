@@ -137,6 +137,10 @@ class WanBenchModel:
         prediction: Tensor = stages.evaluate(forward)
         return prediction.float()
 
+    def close(self) -> None:
+        """See `BenchModel`."""
+        self._stages.forget()
+
     def open_peer(self, name: str, ranks: int) -> Peer:
         """See `BenchModel`."""
         if importlib.util.find_spec(name) is None:

@@ -108,13 +108,12 @@ def open_checkpoint(
     return WanModel(facts=facts, parts=parts, digest=digest, residency=placing.residency)
 
 
-def _too_large(layout: Layout, device: torch.device, residency: Residency) -> ResourceError:
-    needed, free = layout.weight_bytes / 2**30, torch.cuda.mem_get_info(device)[0] / 2**30
+def _too_large(layout: Layout, device: torch.device, residency: Residency, free: int) -> ResourceError:
     smaller = Residency(blocks=Blocks.OFFLOADED, encoder=Encoder.RELEASED)
-    advice = "" if residency == smaller else f"; ask for weights {smaller}"
+    advice = "" if residency == smaller else f"; try --weights {smaller.blocks} --encoder {smaller.encoder}"
     return ResourceError(
-        f"{layout.folder}: {needed:.1f} GiB of weights do not fit with weights {residency}; {device} has {free:.1f} "
-        f"GiB free{advice}"
+        f"{layout.folder}: its {layout.weight_bytes / 2**30:.1f} GiB of weights do not fit when they are {residency}; "
+        f"{device} had {free / 2**30:.1f} GiB free{advice}"
     )
 
 
@@ -156,6 +155,7 @@ def _load_parts(
     config, vae_config, text_config = configs
     device, dtypes = placing.device, placing.dtypes
     released = placing.residency.encoder is Encoder.RELEASED
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0  # before anything is loaded
     try:
         return WanParts(
             transformer=_load_transformer(layout, config, placing),
@@ -173,7 +173,7 @@ def _load_parts(
             clip=_load_clip(layout, device, dtypes, released=released),
         )
     except torch.OutOfMemoryError as error:
-        raise _too_large(layout, device, placing.residency) from error
+        raise _too_large(layout, device, placing.residency, free) from error
 
 
 def _load_transformer(layout: Layout, config: WanConfig, placing: _Placing) -> WanTransformer:

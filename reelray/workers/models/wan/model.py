@@ -15,17 +15,19 @@ from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Blocks, Residency
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding, WholeWindow
-from reelray.workers.models.stages import Stages
+from reelray.workers.models.stages import Stages, WholeModel
 from reelray.workers.models.wan.clip import ClipVision
 from reelray.workers.models.wan.image import build_condition, embed_image
 from reelray.workers.models.wan.rope import Positions
 from reelray.workers.models.wan.text import TextEncoder
-from reelray.workers.models.wan.text_context import CrossContext, stack_contexts
+from reelray.workers.models.wan.text_context import CrossContext, pad_context, stack_contexts
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
 from reelray.workers.models.wan.vae.state import DecodeState, Tiling
 from reelray.workers.residency.shared_blocks import Gather, drop_gather, use_gather
 
+ALIKE_KEYS = 32
+"""Keys of a prompt come in multiples of this many on a GPU."""
 DECODE_SHARE = 0.8
 """Part of the free memory that a video's decoder may plan with; the rest is for transformers that run between."""
 
@@ -79,12 +81,13 @@ class WanModel:
         self.dtype = parts.transformer.dtype
         self._sharding: Sharding
         self._pictures: PictureSharing | None
-        self._stages: Stages
+        self._stages: Stages = WholeModel()
         self.work_alone()
 
     def work_alone(self) -> None:
         """See `VideoModel.work_alone`."""
         self._sharding, self._pictures = WholeWindow(), None
+        self._stages.forget()  # recordings hold groups of ranks
         self._stages = choose_stages(self.device, resident=self.residency.blocks is Blocks.RESIDENT)
         drop_gather(self.parts.transformer.source)
 
@@ -98,6 +101,7 @@ class WanModel:
 
     def use_stages(self, stages: Stages, layers: range | None = None) -> None:
         """See `VideoModel.use_stages`; without `layers`, those that were loaded stay."""
+        self._stages.forget()
         self._stages = stages
         if layers is not None:
             self.parts.transformer.keep_layers(layers)
@@ -110,7 +114,10 @@ class WanModel:
             PromptError: A prompt has more tokens than fit.
         """
         embeddings_BSC = self.parts.text_encoder.encode(prompts)
-        return self.parts.transformer.prepare_texts([row_SC[None] for row_SC in embeddings_BSC], merge_padding=True)
+        rows = [row_SC[None] for row_SC in embeddings_BSC]
+        contexts = self.parts.transformer.prepare_texts(rows, merge_padding=True)
+        # A recorded forward serves prompts of one length only.
+        return [pad_context(context, ALIKE_KEYS) for context in contexts] if self.device.type == "cuda" else contexts
 
     @torch.no_grad()
     def encode_image(self, image_HWC: Tensor, *, frames: int) -> ImageCondition:

@@ -90,6 +90,19 @@ def stack_contexts(contexts: Sequence[CrossContext]) -> CrossContext:
     )
 
 
+def pad_context(context: CrossContext, multiple: int) -> CrossContext:
+    """Fill up to a multiple of so many keys with slots that nobody attends; other prompts then look alike."""
+    tokens = -(-context.tokens // multiple) * multiple
+    if tokens == context.tokens:
+        return context
+    return replace(
+        context,
+        keys=tuple(_pad_tokens(keys_BKND, tokens) for keys_BKND in context.keys),
+        values=tuple(_pad_tokens(values_BKND, tokens) for values_BKND in context.values),
+        bias=_pad_bias(context, tokens),
+    )
+
+
 def _pad_tokens(tokens_BKND: Tensor, count: int) -> Tensor:
     return F.pad(tokens_BKND, (0, 0, 0, 0, 0, count - tokens_BKND.shape[1]))
 

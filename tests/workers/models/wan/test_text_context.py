@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from reelray.workers.models.wan.text_context import CrossContext, merge_zero_tokens, padding_biases, stack_contexts
+from reelray.workers.models.wan.text_context import (
+    CrossContext,
+    merge_zero_tokens,
+    pad_context,
+    padding_biases,
+    stack_contexts,
+)
 from tests.support.wan_oracle import draw_inputs, make_oracle, make_twin
 
 
@@ -51,6 +57,20 @@ def test_a_stack_equals_its_rows(merge) -> None:
     expected = oracle(latents, timestep, text, return_dict=False)[0]
     assert (twin(latents, timestep, stack) - expected).abs().max() <= 1e-5
     assert stack_contexts(contexts[:1]) is contexts[0]
+
+
+@torch.no_grad()
+def test_a_filled_up_context_says_the_same() -> None:
+    oracle = make_oracle()
+    twin = make_twin(oracle)
+    latents, text = draw_inputs(oracle, batch=1, words=(3,))
+    for merge in (True, False):
+        context = twin.prepare_text(text[:, :40], merge_padding=merge)
+        filled = pad_context(context, 32)
+        assert filled.tokens == (32 if merge else 64)
+        assert pad_context(filled, 32) is filled
+        gap = twin(latents, torch.tensor([500.0]), filled) - twin(latents, torch.tensor([500.0]), context)
+        assert gap.abs().max() <= 1e-5
 
 
 @torch.no_grad()
