@@ -96,6 +96,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=standard.batch, help="whole clips per step and GPU")
     parser.add_argument("--pair-share", type=float, default=standard.pair_share, help="share of clips with two sprites")
     parser.add_argument("--pool", type=int, default=standard.pool, help="clips kept on each GPU")
+    parser.add_argument(
+        "--short-share", type=float, default=standard.short_share, help="share of the run on short clips"
+    )
     parser.add_argument("--renew-every", type=int, default=standard.renew_every)
     parser.add_argument("--measure-every", type=int, default=standard.measure_every)
     parser.add_argument(
@@ -124,6 +127,7 @@ def main() -> None:
         steps=options.steps,
         batch=options.batch,
         pair_share=options.pair_share,
+        short_share=options.short_share,
         pool=options.pool,
         renew_every=options.renew_every,
         measure_every=options.measure_every,
