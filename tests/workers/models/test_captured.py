@@ -5,62 +5,11 @@ import torch
 
 from reelray.workers.memory.workspace import Workspace
 from reelray.workers.models.attention_op import DenseAttention
-from reelray.workers.models.captured import CapturedModel, CudaRecorder, Recorded
+from reelray.workers.models.captured import CapturedModel, CudaRecorder
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.stages import WholeModel
-from reelray.workers.models.wan.rope import Positions
+from tests.support.captured_cases import SHARD, Replayer, make_context, open_forward
 from tests.support.parallel_cases import make_model
-
-SIZE = (3, 6, 10)
-
-
-class Replayer:
-    """Records like a graph: what is run again reads and writes the addresses of the first run alone."""
-
-    def __init__(self):
-        self.recorded = self.replayed = self.alive = self.renewed = 0
-
-    def __call__(self, run):
-        self.recorded += 1
-        self.alive += 1
-        result = run()
-
-        def replay():
-            self.replayed += 1
-            result.copy_(run())
-
-        def reset():
-            self.alive -= 1
-
-        return Recorded(replay=replay, reset=reset, result=result)
-
-    def renew(self):
-        assert self.alive == 0
-        self.renewed += 1
-
-
-def open_forward(model, *, seed, words=5, size=SIZE, first=0, step=500.0, context=None, image=None, shard=None):
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(1, model.config.in_channels, *size, generator=generator)
-    if context is None:
-        context = make_context(model, seed, words)
-    return model.open_forward(
-        latents.to(model.device, model.dtype),
-        torch.full((1, size[0]), step, device=model.device),
-        context,
-        positions=Positions(frames=torch.arange(first, first + size[0], device=model.device)),
-        image=image,
-        shard=shard or SHARD,
-    )
-
-
-def make_context(model, seed, words):
-    text = torch.zeros(1, 16, model.config.text_dim)
-    text[:, :words] = torch.randn(1, words, model.config.text_dim, generator=torch.Generator().manual_seed(seed))
-    return model.prepare_text(text.to(model.device), merge_padding=True)
-
-
-SHARD = WholeWindow()
 
 
 @pytest.fixture(scope="module")
