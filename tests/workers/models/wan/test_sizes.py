@@ -74,6 +74,6 @@ def test_the_embedded_model_tells_its_own():
     sizes = measure_checkpoint(folder)
     assert (sizes.heads, sizes.ffn_dim) == (4, 1024)
     config = WanConfig(
-        num_attention_heads=4, attention_head_dim=64, ffn_dim=1024, num_layers=8, text_dim=128, in_channels=16
+        num_attention_heads=4, attention_head_dim=64, ffn_dim=1024, num_layers=8, text_dim=192, in_channels=16
     )
     assert count_transformer(config) == describe_checkpoint(folder).facts.parameters
