@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,31 +56,21 @@ class Case:
     many_ms: float | None = None
 
 
+CHUNK = Case(
+    model="wan2.1-1.3b",
+    size="832x480",
+    frames=9,
+    runs=15,
+    warmup=3,
+    limit_s=200,
+    parts="forward",
+    one_ms=28.0,
+    many_ms=12.0,
+)
 CASES = {
     "1.3b-480p": Case(model="wan2.1-1.3b", size="832x480", frames=81, runs=7, limit_s=300, guided=3.75, decode=3.2),
-    "1.3b-chunk": Case(
-        model="wan2.1-1.3b",
-        size="832x480",
-        frames=9,
-        runs=15,
-        warmup=3,
-        limit_s=200,
-        parts="forward",
-        one_ms=28.0,
-        many_ms=12.0,
-    ),
-    "1.3b-chunk-memory": Case(
-        model="wan2.1-1.3b",
-        size="832x480",
-        frames=9,
-        remembered=9,
-        runs=15,
-        warmup=3,
-        limit_s=200,
-        parts="forward",
-        one_ms=54.0,
-        many_ms=20.0,
-    ),
+    "1.3b-chunk": CHUNK,
+    "1.3b-chunk-memory": replace(CHUNK, remembered=9, one_ms=54.0, many_ms=20.0),
     "14b-480p": Case(
         model="wan2.1-14b", size="832x480", frames=81, runs=5, limit_s=480, parts="rates,forward", guided=3.85
     ),

@@ -19,8 +19,6 @@ from reelray.proto.layout import Layout
 from reelray.proto.recipe import Recipe
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.quality.metrics import compare
-from reelray.scheduler.engine_core import EngineCore
-from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import describe_checkpoint
@@ -30,6 +28,7 @@ from reelray.workers.parallel.local_ranks import LocalRank, run_ranks
 from reelray.workers.parallel.mesh import Mesh
 from reelray.workers.parallel.patch_pipeline import PatchBranches, Patching
 from reelray.workers.samplers.guidance import Branches, SequentialBranches
+from tests.support.render_on import render_on
 
 SPRITES = Path(__file__).parents[1] / "reelray" / "checkpoints" / "sprites"
 CLIPS = (
@@ -75,15 +74,8 @@ class Job:
 
 def render(rank: Rank, request: RenderRequest) -> tuple[bytes, float]:
     """All frames of a clip, and the seconds it took."""
-    core, video, start = EngineCore(EngineLimits()), b"", time.perf_counter()
-    core.submit(request, rank.describe().facts)
-    while (plan := core.next_step(0.0)) is not None:
-        report = rank.execute(plan)
-        core.report(report)
-        for frames in report.frames:
-            video += frames.data
-            core.acknowledge(request.request_id, frames.count)
-    return video, time.perf_counter() - start
+    start = time.perf_counter()
+    return render_on(rank, request), time.perf_counter() - start
 
 
 def run_rank(local: LocalRank, job: Job, layers: int) -> list[tuple[str, list[tuple[bytes, float]]]]:

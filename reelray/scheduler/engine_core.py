@@ -11,7 +11,9 @@ A request that ended (finished, cancelled, failed) is forgotten as soon as no st
 on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
+from typing import TypeVar
 
 from reelray.proto.errors import EngineError, InputError
 from reelray.proto.events import Progress
@@ -22,6 +24,8 @@ from reelray.proto.step_plan import DecodeStep, StepOutcome, StepPlan, StepRepor
 from reelray.scheduler.lanes import PATIENCE, Lanes
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
+
+Work = TypeVar("Work", WindowStep, DecodeStep)
 
 
 class EngineCore:
@@ -191,27 +195,21 @@ class EngineCore:
         return [rollout for rollout in held if self._sequence - rollout.worked_at < PATIENCE]
 
     def _pick_windows(self) -> tuple[WindowStep, ...]:
-        """For every lane, of its requests the one whose turn it is."""
-        picked = []
-        for place in self._lanes.places():
-            here = [rollout for rollout in self._rollouts.values() if rollout.place == place]
-            for rollout in sorted(here, key=lambda r: r.window_turn):
-                window = rollout.next_window()
-                if window is not None:
-                    rollout.window_turn = self._sequence
-                    picked.append(window)
-                    break
-        return tuple(picked)
+        return self._pick(Rollout.next_window, "window_turn")
 
     def _pick_decodes(self) -> tuple[DecodeStep, ...]:
+        return self._pick(Rollout.next_decode, "decode_turn")
+
+    def _pick(self, next_of: Callable[[Rollout], Work | None], turn: str) -> tuple[Work, ...]:
+        """For every lane, work of that request of its own whose turn it is."""
         picked = []
         for place in self._lanes.places():
             here = [rollout for rollout in self._rollouts.values() if rollout.place == place]
-            for rollout in sorted(here, key=lambda r: r.decode_turn):
-                decode = rollout.next_decode()
-                if decode is not None:
-                    rollout.decode_turn = self._sequence
-                    picked.append(decode)
+            for rollout in sorted(here, key=attrgetter(turn)):
+                work = next_of(rollout)
+                if work is not None:
+                    setattr(rollout, turn, self._sequence)
+                    picked.append(work)
                     break
         return tuple(picked)
 

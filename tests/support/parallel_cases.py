@@ -10,8 +10,6 @@ import torch
 from torch import distributed as dist
 
 from reelray.proto.layout import Layout
-from reelray.scheduler.engine_core import EngineCore
-from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.models.attention_op import DenseAttention
@@ -24,6 +22,7 @@ from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.parallel.token_split import TokenSplit
 from reelray.workers.samplers.guidance import Branch, SequentialBranches
 from tests.support.fake_model import FakeModel
+from tests.support.render_on import render_on
 
 SIZE = (3, 10, 14)  # 3 latent frames of 5 x 7 tokens: nothing divides
 TINY = {
@@ -111,19 +110,6 @@ class World:
     ranks: int
     device: str
     results: list[dict]
-
-
-def render_on(rank, request):
-    """Render a request on a rank of the engine; returns its bytes."""
-    core, video = EngineCore(EngineLimits()), b""
-    core.submit(request, rank.describe().facts)
-    while (plan := core.next_step(0.0)) is not None:
-        report = rank.execute(plan)
-        core.report(report)
-        for frames in report.frames:
-            video += frames.data
-            core.acknowledge(request.request_id, frames.count)
-    return video
 
 
 def render_request(request, branches=None):

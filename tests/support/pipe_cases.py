@@ -16,7 +16,8 @@ from reelray.workers.parallel.mesh import Mesh
 from reelray.workers.parallel.patch_pipeline import PatchBranches, Patching
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.samplers.guidance import SequentialBranches
-from tests.support.parallel_cases import SIZE, make_inputs, make_model, render_on
+from tests.support.parallel_cases import SIZE, make_inputs, make_model
+from tests.support.render_on import render_on
 
 F32, BF16 = torch.float32, torch.bfloat16
 LAYOUTS = {2: ["pipe=2"], 4: ["pipe=4", "cfg=2,pipe=2", "replica=2,pipe=2", "pipe=2,ulysses=2"]}

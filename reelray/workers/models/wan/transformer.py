@@ -6,6 +6,7 @@ tokens with one timestep.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,38 +134,13 @@ class WanTransformer(nn.Module):
         image_BKC = self.condition_embedder.image_embedder(embeddings_BKC.to(self.dtype))
         return self._context([self.block(layer).attn2.image_heads(image_BKC) for layer in self.layers])
 
-    def forward(
-        self,
-        latents_BCTHW: Tensor,
-        timestep_BT: Tensor,
-        text: TextContext | Tensor,
-        *,
-        positions: Positions | None = None,
-        image: ImageContext | None = None,
-        attention: AttentionOp | None = None,
-        shard: TokenShard | None = None,
-    ) -> Tensor:
-        """Predict.
-
-        Args:
-            latents_BCTHW: Noisy latents, with mask and condition channels behind them for i2v.
-            timestep_BT: Timestep in [0, 1000] of each latent frame; shape [B] gives all frames of a row the same.
-            text: Context of the prompts, or their embeddings [B, K, C].
-            positions: Where the frames stand; 0, 1, ... by default.
-            image: Context of the images of an i2v model.
-            attention: Self-attention; that of the shard by default.
-            shard: The tokens to work on; all by default. The prediction is whole all the same.
+    def forward(self, *inputs: Any, **options: Any) -> Tensor:
+        """Predict; takes what `open_forward` takes.
 
         Returns:
             Prediction of shape [B, out_channels, T, H, W] in the model's dtype.
-
-        Raises:
-            ValueError: A shape does not fit.
         """
-        opened = self.open_forward(
-            latents_BCTHW, timestep_BT, text, positions=positions, image=image, attention=attention, shard=shard
-        )
-        return WholeModel().evaluate(opened)
+        return WholeModel().evaluate(self.open_forward(*inputs, **options))
 
     def open_forward(
         self,
@@ -177,7 +153,20 @@ class WanTransformer(nn.Module):
         attention: AttentionOp | None = None,
         shard: TokenShard | None = None,
     ) -> WanForward:
-        """Prepare what `forward` does, to be run in pieces; arguments and errors are the same."""
+        """Prepare an evaluation, to be run in pieces.
+
+        Args:
+            latents_BCTHW: Noisy latents, with mask and condition channels behind them for i2v.
+            timestep_BT: Timestep in [0, 1000] of each latent frame; shape [B] gives all frames of a row the same.
+            text: Context of the prompts, or their embeddings [B, K, C].
+            positions: Where the frames stand; 0, 1, ... by default.
+            image: Context of the images of an i2v model.
+            attention: Self-attention; that of the shard by default.
+            shard: The tokens to work on; all by default. The prediction is whole all the same.
+
+        Raises:
+            ValueError: A shape does not fit.
+        """
         batch, _, frames, height, width = latents_BCTHW.shape
         timestep_BG = self._grouped(timestep_BT, batch, frames)
         if positions is None:

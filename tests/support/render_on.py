@@ -1,0 +1,19 @@
+"""Drives a rank without a leader."""
+
+from reelray.proto.request import RenderRequest
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.rank import Rank
+
+
+def render_on(rank: Rank, request: RenderRequest) -> bytes:
+    """Render a request on a rank, which has whatever ranks share it; returns its bytes."""
+    core, video = EngineCore(EngineLimits()), b""
+    core.submit(request, rank.describe().facts)
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+        for frames in report.frames:
+            video += frames.data
+            core.acknowledge(request.request_id, frames.count)
+    return video
