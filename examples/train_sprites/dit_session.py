@@ -13,6 +13,7 @@ from examples.train_sprites.clock import Clock
 from examples.train_sprites.dit_loss import measure_loss, training_loss
 from examples.train_sprites.judging import Judge, count_right
 from examples.train_sprites.latent_pool import LATENT_FRAMES, LatentPool
+from examples.train_sprites.pretrain_text import teach_binding
 from examples.train_sprites.ranks import Ranks
 from examples.train_sprites.sprites_model import MUON_PREFIXES, TEXT_PREFIX, WORD_SLOTS, SpritesModel
 from examples.train_sprites.state_parts import write_parts
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from reelray.quality.sprites.detector import Verdict
     from reelray.quality.sprites.scene import Scene
 
+TEXT_ONLY_RATE = 1e-3
 # cuDNN is the fastest on Hopper; the order must also hold while the backward graph is traced.
 BACKENDS = [
     SDPBackend.CUDNN_ATTENTION,
@@ -55,6 +57,7 @@ class Settings:
         caption_dropout: Share of captions replaced by the empty prompt.
         learning_rate: AdamW's, for all that Muon does not step, but the text encoder.
         text_rate: AdamW's for the text encoder.
+        text_steps: Steps on captions alone before the first one on clips; 0 leaves them out.
         matrix_rate: Muon's; 0 trains everything by AdamW, which wants a `learning_rate` of 1e-3 to 3e-3.
         compile_model: Compile the loss.
         profile: Write the costliest kernels of ten steps to `profile_FRAMES.txt`.
@@ -76,7 +79,8 @@ class Settings:
     renew_every: int = 16
     caption_dropout: float = 0.1
     learning_rate: float = 5e-3
-    text_rate: float = 1e-3
+    text_rate: float = 3e-4
+    text_steps: int = 150
     matrix_rate: float = 1.2e-2
     compile_model: bool = True
     profile: bool = False
@@ -238,9 +242,21 @@ class DitSession:
         self.trainer.load_compact(state)
         self.clock.trained_s, self.clock.progress = float(state["trained_s"]), float(state["progress"])
 
+    def teach_text(self) -> None:
+        """Train the text encoder on captions alone; every rank ends with the weights of the first."""
+        settings, trainer = self.settings, self.trainer
+        if not settings.text_steps:
+            return
+        model, tokenizer = trainer.module, build_tokenizer(self.words)
+        known = teach_binding(model, tokenizer, steps=settings.text_steps, rate=TEXT_ONLY_RATE, seed=settings.seed)
+        encoder = model.text_encoder
+        self.ranks.copy_from_first(p.data for p in encoder.parameters())
+        trainer.average.text_encoder.load_state_dict(encoder.state_dict())
+        trainer.log(event="text", **known)
+
     @torch.no_grad()
     def begin_with(self, transformer: WanTransformer) -> None:
-        """Take the weights of another run's transformer; the text encoder begins anew."""
+        """Take the weights of another run's transformer; the text encoder keeps its own."""
         for module in (self.trainer.module, self.trainer.average):
             for own, other in zip(module.transformer.parameters(), transformer.parameters(), strict=True):
                 own.copy_(other)

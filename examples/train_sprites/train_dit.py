@@ -64,7 +64,9 @@ def train(settings: Settings, session: Session, vae_folder: Path, ranks: Ranks) 
             if state is None:
                 raise ValueError(f"there is no state.json in {session.out}; run once without --resume")
             run.restore(state)
-        elif session.transformer_from is not None:
+        else:
+            run.teach_text()
+        if session.transformer_from is not None and not session.resume:
             run.begin_with(load_transformer(session.transformer_from / "transformer", "cpu", torch.float32))
         run.start()
         over = False
@@ -107,6 +109,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=standard.learning_rate, help="of AdamW")
     parser.add_argument("--text-rate", type=float, default=standard.text_rate, help="of AdamW for the text encoder")
     parser.add_argument(
+        "--text-steps", type=int, default=standard.text_steps, help="steps of the text encoder on captions alone, first"
+    )
+    parser.add_argument(
         "--transformer-from", type=Path, metavar="FOLDER", help="begin with the transformer of an exported checkpoint"
     )
     parser.add_argument("--stop-after", type=float, help="seconds until this process saves its state and ends")
@@ -133,6 +138,7 @@ def main() -> None:
         measure_every=options.measure_every,
         learning_rate=options.learning_rate,
         text_rate=options.text_rate,
+        text_steps=options.text_steps,
         matrix_rate=options.matrix_rate,
         compile_model=not options.no_compile,
         profile=options.profile,

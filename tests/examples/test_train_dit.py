@@ -47,7 +47,9 @@ def small_world(monkeypatch):
 
 def settings(**changes):
     values = {"steps": 4, "batch": 3, "pool": 4, "first_clips": 4, "renew_every": 3, "sync_every": 1}
-    return Settings(**{**values, "compile_model": False, "trial_captions": 0, "log_every": 1, **changes})
+    return Settings(
+        **{**values, "compile_model": False, "trial_captions": 0, "text_steps": 0, "log_every": 1, **changes}
+    )
 
 
 def session(out, *, resume=False, stop_after=None, transformer_from=None):
@@ -90,6 +92,24 @@ def test_nothing_to_resume_is_said(tmp_path):
         train(settings(), session(tmp_path, resume=True), tmp_path, Ranks())
     with pytest.raises(WeightsError, match="other"):
         train(settings(), session(tmp_path, transformer_from=tmp_path / "other"), tmp_path, Ranks())
+
+
+@pytest.mark.usefixtures("small_world")
+def test_a_new_run_teaches_the_words_first_and_a_resumed_one_does_not(tmp_path, monkeypatch):
+    taught = []
+
+    def teach(model, _tokenizer, *, steps, **_options):
+        taught.append(steps)
+        torch.nn.init.constant_(model.text_encoder.embedding.weight, 2.0)
+        return {"shape": 1.0}
+
+    monkeypatch.setattr(dit_session, "teach_binding", teach)
+    options = settings(text_steps=7, text_rate=0.0)
+    train(options, session(tmp_path, stop_after=0.0), tmp_path, Ranks())
+    train(options, session(tmp_path, resume=True), tmp_path, Ranks())
+    assert taught == [7]
+    model, _ = export.load_average(tmp_path)
+    assert (model.text_encoder.embedding.weight == 2.0).all()
 
 
 @pytest.mark.usefixtures("small_world")
