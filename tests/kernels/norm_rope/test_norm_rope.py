@@ -8,7 +8,7 @@ from tests.support.interpreted import interpreted_only
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 4e-3}
 # batch, tokens, heads, head width
-SIZES = [(1, 1, 1, 6), (2, 5, 3, 16), (2, 3, 5, 64)]
+SIZES = [(1, 1, 1, 6), (2, 5, 3, 16), (2, 3, 5, 64), (1, 3, 24, 6)]
 
 
 def draw(size, dtype, device="cpu"):
