@@ -1,8 +1,8 @@
 """Gated residual, LayerNorm, gain and shift in one pass over a token, as a Triton kernel.
 
 y = x + u * gate, rounded to the dtype of x; n = (y - mean(y)) / sqrt(var(y) + eps) * gain + shift, in float32.
-One program holds some tokens of one group. Reference: reference.py; tolerance 1e-5 in float32, one rounding step in half
-precision.
+One program holds some tokens of one group. Reference: reference.py; tolerance 1e-5 in float32, one rounding step in
+half precision.
 Shape suffixes: B batch, S tokens, G groups of tokens, C channels.
 """
 
