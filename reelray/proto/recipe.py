@@ -1,11 +1,12 @@
 """A recipe: everything about a rollout that is data and not weights.
 
 A whole-clip model is the one-chunk case: `Chunking(latent_frames=None)`. Fields follow the rollout abstraction
-of the architecture page; those of long-video memory join them with the code that reads them.
+of the architecture page; more of them join with the code that reads them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 
 
 class Solver(StrEnum):
@@ -38,6 +39,7 @@ class Schedule:
         shift: Timestep shift s: sigma = s*u / (1 + (s-1)*u).
         warp: Map each entry v of `timesteps` through the shifted 1000-entry table (entry 1000 - v).
         prediction: What the network predicts.
+        first_chunks: Timestep lists of the first chunks of a video, one for each; the others go by `timesteps`.
     """
 
     solver: Solver = Solver.UNIPC
@@ -46,21 +48,34 @@ class Schedule:
     shift: float = 5.0
     warp: bool = False
     prediction: Prediction = Prediction.FLOW
+    first_chunks: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if self.shift <= 0:
             raise ValueError(f"shift is {self.shift}; it must be greater than 0")
-        if any(not 0 <= t <= 1000 for t in self.timesteps):
-            raise ValueError(f"timesteps holds {list(self.timesteps)}; every value must lie in 0..1000")
-        if any(a <= b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False)):
-            raise ValueError(f"timesteps holds {list(self.timesteps)}; values must fall strictly")
+        for name, listed in (("timesteps", self.timesteps), *(("first_chunks", one) for one in self.first_chunks)):
+            if any(not 0 <= t <= 1000 for t in listed):
+                raise ValueError(f"{name} holds {list(listed)}; every value must lie in 0..1000")
+            if any(a <= b for a, b in pairwise(listed)):
+                raise ValueError(f"{name} holds {list(listed)}; values must fall strictly")
+        if self.first_chunks and not self.timesteps:
+            raise ValueError("first_chunks needs timesteps for the chunks that follow")
+        if not all(self.first_chunks):
+            raise ValueError("first_chunks holds an empty list; every chunk needs a step")
 
     @property
     def length(self) -> int:
-        """Denoise steps of one chunk."""
+        """Denoise steps of one chunk; of all but the first ones."""
         return len(self.timesteps) or self.steps
+
+    def of_chunk(self, chunk: int) -> "Schedule":
+        """The schedule of one chunk."""
+        if not self.first_chunks:
+            return self
+        listed = self.first_chunks[chunk] if chunk < len(self.first_chunks) else self.timesteps
+        return replace(self, timesteps=listed, first_chunks=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +122,65 @@ class Chunking:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or null for the whole clip")
 
 
+class Sink(StrEnum):
+    """What becomes of the first frames of a video."""
+
+    FIRST = "first"  # they stay as they are
+    MOVING = "moving"  # frames that leave are folded into them
+
+
+class Placement(StrEnum):
+    """How attended frames are placed in time."""
+
+    ABSOLUTE = "absolute"  # where they stand in the video
+    RELATIVE = "relative"  # 0, 1, ... in the order of the regions, the window last
+
+
+class Commit(StrEnum):
+    """Which forward leaves its keys and values in memory."""
+
+    CLEAN = "clean_pass"  # one more, of the clean chunk
+    LAST_STEP = "last_step"  # that of the last denoise step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryRule:
+    """What a chunk attends of those before it.
+
+    Args:
+        local: Latest latent frames that are attended, those of the chunk included.
+        sink: First latent frames of the video that are attended for ever.
+        sink_kind: What becomes of them.
+        sink_kept: Share of a moving sink that stays when a frame is folded into it.
+        means: For each running mean of frames that have left, the share of the newest one.
+        placement: Positions of what is attended.
+        commit: Which forward is remembered.
+        commit_timestep: Timestep of the clean pass.
+    """
+
+    local: int
+    sink: int = 0
+    sink_kind: Sink = Sink.FIRST
+    sink_kept: float = 0.999
+    means: tuple[float, ...] = ()
+    placement: Placement = Placement.ABSOLUTE
+    commit: Commit = Commit.CLEAN
+    commit_timestep: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.local < 1 or self.sink < 0:
+            raise ValueError(f"local is {self.local} and sink is {self.sink}; they must be at least 1 and 0")
+        if not 0 <= self.sink_kept <= 1:
+            raise ValueError(f"sink_kept is {self.sink_kept}; it must lie in 0..1")
+        if any(not 0 < share <= 1 for share in self.means):
+            raise ValueError(f"means holds {list(self.means)}; every share must lie in 0..1 and not be 0")
+        if not 0 <= self.commit_timestep <= 1000:
+            raise ValueError(f"commit_timestep is {self.commit_timestep}; it must lie in 0..1000")
+        moves = self.sink_kind is Sink.MOVING or bool(self.means)
+        if moves and self.placement is Placement.ABSOLUTE:
+            raise ValueError("placement is absolute, and means of frames have no place in the video; use relative")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Defaults:
     """What a request gets when it does not say.
@@ -137,6 +211,7 @@ class Recipe:
         schedule: Noise levels.
         guidance: Classifier-free guidance.
         chunking: Chunks in latent frames.
+        memory: What a chunk attends of those before it; None lets every chunk stand alone.
         defaults: Request defaults.
         text_tokens: Text slots the transformer attends, zero padding included.
         decoder: Name of the latent decoder, such as ``wan_exact_stream``.
@@ -149,7 +224,17 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     guidance: Guidance = field(default_factory=Guidance)
     chunking: Chunking = field(default_factory=Chunking)
+    memory: MemoryRule | None = None
     defaults: Defaults = field(default_factory=Defaults)
     text_tokens: int = 512
     decoder: str = "wan_exact_stream"
     licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        if self.memory is None:
+            return
+        chunk = self.chunking.latent_frames
+        if chunk is None:
+            raise ValueError("memory needs chunking.latent_frames; a whole clip has no chunk before it")
+        if self.memory.local < max(chunk, self.chunking.first_latent_frames or 0):
+            raise ValueError(f"memory.local is {self.memory.local}; a chunk's own frames count too, and are {chunk}")

@@ -16,7 +16,7 @@ from torch import distributed as dist
 from reelray.proto.errors import ReelrayError
 from reelray.workers.bench.case import BenchModel, ParallelCase
 from reelray.workers.bench.timing import all_agree, gather, relative_error, time_interleaved
-from reelray.workers.models.attention_op import DenseAttention, Past
+from reelray.workers.models.attention_op import DenseAttention, View
 from reelray.workers.models.captured import TOKENS
 from reelray.workers.models.sharding import Sharding, WholeWindow
 from reelray.workers.parallel.cfg import ParallelBranches
@@ -117,7 +117,7 @@ def measure_forwards(
 
 def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) -> list[Contender]:
     """One rank's forward and guided step first, then those of every layout."""
-    whole = WholeWindow(DenseAttention(past=draw_past(case, model)))
+    whole = WholeWindow(DenseAttention(draw_view(case, model)))
     found = [
         Contender(what=FORWARD, by=OURS, layout="", ranks=1, run=partial(forward, model, inputs, whole)),
         Contender(what=GUIDED, by=OURS, layout="", ranks=1, run=partial(guide, model, inputs, whole, None, case)),
@@ -125,9 +125,9 @@ def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) ->
     for layout in case.layouts:
         lane = mesh.lane(layout)
         text = str(replace(layout, replica=1))
-        past = draw_past(case, model, ranks=layout.ulysses, index=lane.ulysses.index)
+        view = draw_view(case, model, ranks=layout.ulysses, index=lane.ulysses.index)
         for groups in case.head_groups if layout.ulysses > 1 else (1,):
-            sharding = SequenceSharding(lane, make_attention=partial(SequenceAttention, head_groups=groups, past=past))
+            sharding = SequenceSharding(lane, make_attention=partial(SequenceAttention, head_groups=groups, view=view))
             branches = ParallelBranches(lane.cfg, model.device) if layout.cfg > 1 else None
             named: dict[str, Any] = {"by": OURS, "layout": text, "head_groups": groups}
             guided = partial(guide, model, inputs, sharding, branches, case)
@@ -138,12 +138,12 @@ def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) ->
     return found
 
 
-def draw_past(case: ParallelCase, model: BenchModel, *, ranks: int = 1, index: int = 0) -> Past | None:
+def draw_view(case: ParallelCase, model: BenchModel, *, ranks: int = 1, index: int = 0) -> View | None:
     """What the case remembers, of one ulysses rank's heads; None where it remembers nothing."""
     if not case.remembered:
         return None
     tokens, window = case.remembered * case.places, case.tokens
-    return model.draw_past(tokens, window, ranks=ranks, index=index, seed=case.seed + 3)
+    return View(past=model.draw_past(tokens, window, ranks=ranks, index=index, seed=case.seed + 3))
 
 
 def forward(model: BenchModel, inputs: Any, sharding: Sharding) -> Tensor:

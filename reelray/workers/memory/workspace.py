@@ -1,4 +1,4 @@
-"""Keys and values of earlier latent frames, laid out so that attention reads them and the window's as one tensor.
+"""Keys and values of remembered frames, laid out so that attention reads them and the window's as one tensor.
 
 Shape suffixes: B batch, K remembered tokens, S window tokens, M = K + S, N heads here, D head width.
 """
@@ -8,36 +8,126 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reelray.workers.memory.pool import KeyShape
+
 
 class Workspace:
-    """Implements `Past` with one buffer per layer whose address never changes, as CUDA graphs need it.
+    """One buffer per layer whose address never changes, as CUDA graphs need it.
 
-    Keys are stored as attention reads them: RMS-normed and rotated.
+    Keys lie here as attention reads them: RMS-normed and rotated.
 
     Args:
-        keys: One [B, K, N, D] tensor per layer.
-        values: One [B, K, N, D] tensor per layer.
-        window: Tokens of the window, S.
+        shape: Of one token.
+        remembered: Most remembered tokens.
+        window: Most tokens of a window.
+        device: Where it lies.
         first_head: Number of the first of these heads in the model.
     """
 
-    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], *, window: int, first_head: int = 0) -> None:
-        self._remembered = keys[0].shape[1]
-        self._first_head = first_head
-        self._keys = [_with_room(part_BKND, window) for part_BKND in keys]
-        self._values = [_with_room(part_BKND, window) for part_BKND in values]
+    def __init__(
+        self, shape: KeyShape, *, remembered: int, window: int, device: torch.device, first_head: int = 0
+    ) -> None:
+        self.shape, self.first_head = shape, first_head
+        self.most_remembered, self.most_window = remembered, window
+        room = (2, 1, remembered + window, shape.heads, shape.width)
+        self._layers = [torch.zeros(room, dtype=shape.dtype, device=device) for _ in range(shape.layers)]
+        self._pasts: dict[int, RememberedPast] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all buffers."""
+        return (self.most_remembered + self.most_window) * self.shape.token_bytes
+
+    def put(self, layer: int, first: int, keys_SND: Tensor, values_SND: Tensor) -> None:
+        """Lay down remembered tokens.
+
+        Args:
+            layer: Of those that are here.
+            first: Place of the first of them.
+            keys_SND: Rotated.
+            values_SND: Beside them.
+        """
+        for part_1MND, source_SND in zip(self._layers[layer], (keys_SND, values_SND), strict=True):
+            part_1MND[0, first : first + len(source_SND)].copy_(source_SND)
+
+    def past(self, remembered: int) -> "RememberedPast":
+        """What attention sees while `remembered` tokens lie here; the same object for the same number.
+
+        Raises:
+            ValueError: There is not so much room.
+        """
+        if not 0 <= remembered <= self.most_remembered:
+            raise ValueError(f"remembered is {remembered}; it must lie in 0..{self.most_remembered}")
+        if remembered not in self._pasts:
+            self._pasts[remembered] = RememberedPast(self, self._layers, remembered)
+        return self._pasts[remembered]
+
+
+class RememberedPast:
+    """Implements `Past` on the first tokens of a workspace.
+
+    Args:
+        workspace: Whose.
+        layers: Its buffers [2, 1, M, N, D].
+        remembered: Tokens, K.
+    """
+
+    def __init__(self, workspace: Workspace, layers: Sequence[Tensor], remembered: int) -> None:
+        self.workspace = workspace
+        self._layers = layers
+        self._remembered = remembered
 
     def extend(self, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> tuple[Tensor, Tensor]:
         """See `Past`."""
+        begin, first = self._remembered, self.workspace.first_head
+        end, own = begin + k_BSND.shape[1], slice(heads.start - first, heads.stop - first)
+        keys_1MND, values_1MND = self._layers[layer][:, :, :end, own]
+        keys_1MND[:, begin:].copy_(k_BSND)
+        values_1MND[:, begin:].copy_(v_BSND)
+        return keys_1MND, values_1MND
+
+
+class Staging:
+    """Implements `Recorder`: keeps what one forward leaves, at addresses that stay, until pages take it.
+
+    Args:
+        shape: Of one token.
+        window: Most tokens of a window.
+        device: Where it lies.
+        first_head: Number of the first of these heads in the model.
+    """
+
+    def __init__(self, shape: KeyShape, *, window: int, device: torch.device, first_head: int = 0) -> None:
+        self._first_head = first_head
+        room = (shape.layers, 2, window, shape.heads, shape.width)
+        self._room_L2SND = torch.zeros(room, dtype=shape.dtype, device=device)
+
+    def write(self, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> None:
+        """See `Recorder`."""
         own = slice(heads.start - self._first_head, heads.stop - self._first_head)
-        keys_BMND, values_BMND = self._keys[layer][:, :, own], self._values[layer][:, :, own]
-        keys_BMND[:, self._remembered :].copy_(k_BSND)
-        values_BMND[:, self._remembered :].copy_(v_BSND)
-        return keys_BMND, values_BMND
+        for part_SND, source_BSND in zip(self._room_L2SND[layer], (k_BSND, v_BSND), strict=True):
+            part_SND[: source_BSND.shape[1], own].copy_(source_BSND[0])
+
+    def tokens(self, layer: int, span: slice) -> tuple[Tensor, Tensor]:
+        """Keys, not rotated, and values of some tokens of the window [S, N, D]."""
+        keys_SND, values_SND = self._room_L2SND[layer]
+        return keys_SND[span], values_SND[span]
 
 
-def _with_room(remembered_BKND: Tensor, window: int) -> Tensor:
-    batch, tokens, heads, width = remembered_BKND.shape
-    room_BMND = torch.zeros_like(remembered_BKND[:, :1]).expand(batch, tokens + window, heads, width).clone()
-    room_BMND[:, :tokens] = remembered_BKND
-    return room_BMND
+def fill_workspace(
+    keys: Sequence[Tensor], values: Sequence[Tensor], *, window: int, first_head: int = 0
+) -> RememberedPast:
+    """A workspace that holds what is given.
+
+    Args:
+        keys: One [1, K, N, D] tensor per layer, rotated.
+        values: Beside them.
+        window: Tokens of the window.
+        first_head: Number of the first of these heads in the model.
+    """
+    _, tokens, heads, width = keys[0].shape
+    shape = KeyShape(layers=len(keys), heads=heads, width=width, dtype=keys[0].dtype)
+    workspace = Workspace(shape, remembered=tokens, window=window, device=keys[0].device, first_head=first_head)
+    for layer, (key_1KND, value_1KND) in enumerate(zip(keys, values, strict=True)):
+        workspace.put(layer, 0, key_1KND[0], value_1KND[0])
+    return workspace.past(tokens)

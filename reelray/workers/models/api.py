@@ -11,6 +11,9 @@ from torch import Tensor
 
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Residency
+from reelray.workers.memory.pool import KeyShape
+from reelray.workers.memory.room import Grid
+from reelray.workers.models.attention_op import View
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding
 from reelray.workers.models.stages import Stages
 from reelray.workers.residency.shared_blocks import Gather
@@ -44,6 +47,7 @@ class VideoModel(Protocol):
         *,
         positions_BT: Tensor,
         image: Sequence[Any] | None = None,
+        view: View | None = None,
     ) -> Tensor:
         """Evaluate the transformer once.
 
@@ -53,9 +57,22 @@ class VideoModel(Protocol):
             text: One text context per batch row.
             positions_BT: Temporal position of each latent frame.
             image: One image context per batch row, for i2v models.
+            view: What the window has to do with a memory; batch of one.
 
         Returns:
             The raw prediction, float32, shape of `latents_BCTHW`.
+        """
+        ...
+
+    def key_shape(self, heads: int) -> KeyShape:
+        """What a token leaves in a memory that keeps so many heads."""
+        ...
+
+    def turn_keys(self, keys_SND: Tensor, positions: Sequence[int], grid: Grid) -> Tensor:
+        """Rotate remembered keys of whole latent frames, one temporal position for each.
+
+        Raises:
+            IndexError: A position lies beyond what the model can tell apart.
         """
         ...
 

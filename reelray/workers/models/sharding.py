@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from reelray.workers.models.attention_op import AttentionOp, DenseAttention
+from reelray.workers.models.attention_op import AttentionOp, DenseAttention, View
 
 
 class TokenShard(Protocol):
@@ -50,12 +50,13 @@ class TokenShard(Protocol):
 class Sharding(Protocol):
     """Makes the shard of each forward."""
 
-    def shard(self, frames: int, places: int) -> TokenShard:
-        """Take a part.
+    def shard(self, frames: int, places: int, view: View | None = None) -> TokenShard:
+        """Take a part; the same object for the same arguments.
 
         Args:
             frames: Latent frames of the window.
             places: Tokens of one latent frame.
+            view: What the window has to do with memory.
 
         Raises:
             SizeError: There are too few tokens to share.
@@ -73,10 +74,13 @@ class WholeWindow:
     def __init__(self, attention: AttentionOp | None = None) -> None:
         self.attention: AttentionOp = attention or DenseAttention()
 
-    def shard(self, frames: int, places: int) -> TokenShard:
+    def shard(self, frames: int, places: int, view: View | None = None) -> TokenShard:
         """See `Sharding`."""
         del frames, places
-        return self
+        if view is None:
+            return self
+        shard: TokenShard = view.made.setdefault(WholeWindow, WholeWindow(DenseAttention(view)))
+        return shard
 
     @property
     def peers(self) -> Hashable:

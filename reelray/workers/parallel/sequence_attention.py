@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from reelray.kernels.attention.api import attend
+from reelray.kernels.norm_rope.reference import rotate
 from reelray.proto.errors import UnsupportedError
-from reelray.workers.models.attention_op import Past
+from reelray.workers.models.attention_op import View
 from reelray.workers.parallel.exchange import Exchange, ToHeads, ToTokens, plan_heads
 from reelray.workers.parallel.mesh import Lane
 from reelray.workers.parallel.ring import attend_ring
@@ -25,23 +26,22 @@ class SequenceAttention:
         lane: This rank's groups.
         split: Tokens of the window and of this rank.
         head_groups: Groups of heads; more hide more of the exchange behind attention and make smaller kernels.
-        past: Is attended too; holds the heads that this rank computes.
+        view: Of the memory, which holds the heads that this rank computes.
 
     Raises:
-        UnsupportedError: There is something remembered, and a ring: it would have to go around too.
+        UnsupportedError: There is a memory, and a ring: what is remembered would have to go around too.
     """
 
-    rotates = False
-
-    def __init__(self, lane: Lane, split: TokenSplit, *, head_groups: int = 1, past: Past | None = None) -> None:
-        if past is not None and lane.ring.size > 1:
+    def __init__(self, lane: Lane, split: TokenSplit, *, head_groups: int = 1, view: View | None = None) -> None:
+        if view is not None and lane.ring.size > 1:
             raise UnsupportedError("a ring does not pass on what is remembered; use ulysses for streams of chunks")
         if head_groups < 1:
             raise ValueError(f"head_groups is {head_groups}; it must be at least 1")
         self._lane = lane
         self._split = split
         self._head_groups = head_groups
-        self._past = past
+        self._view = view or View()
+        self.rotates = self._view.recorder is not None
         self._exchange = Exchange(group=lane.ulysses, frames=split.frames, places=split.block_places)
 
     def __call__(
@@ -52,11 +52,14 @@ class SequenceAttention:
         Raises:
             UnsupportedError: There are fewer heads than ulysses ranks.
         """
-        del cos_BSP, sin_BSP
+        parts: tuple[Tensor, ...] = (q_BSND, k_BSND, v_BSND)
+        if self.rotates:
+            # Memory keeps keys as they are; each rank turns those of its own tokens, whose angles it has.
+            turned = (rotate(part_BSND, cos_BSP, sin_BSP) for part_BSND in (q_BSND, k_BSND))
+            parts = (*turned, v_BSND, k_BSND)
         if self._lane.ulysses.size == 1:
-            return self._attend(q_BSND, k_BSND, v_BSND, layer=layer, heads=range(q_BSND.shape[2]))
+            return self._attend(*parts, layer=layer, heads=range(q_BSND.shape[2]))
         groups = plan_heads(q_BSND.shape[2], self._lane.ulysses.size, self._head_groups)
-        parts = (q_BSND, k_BSND, v_BSND)
         returning: list[ToTokens] = []
         coming: ToHeads | None = self._exchange.start_to_heads(parts, groups[0])
         for number, heads in enumerate(groups):
@@ -70,9 +73,20 @@ class SequenceAttention:
         # A rank's heads lie together: its groups follow each other.
         return torch.cat([group[rank] for rank in range(self._lane.ulysses.size) for group in by_group], dim=2)
 
-    def _attend(self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> Tensor:
-        if self._past is not None:
-            k_BSND, v_BSND = self._past.extend(k_BSND, v_BSND, layer=layer, heads=heads)
+    def _attend(
+        self,
+        q_BSND: Tensor,
+        k_BSND: Tensor,
+        v_BSND: Tensor,
+        plain_k_BSND: Tensor | None = None,
+        *,
+        layer: int,
+        heads: range,
+    ) -> Tensor:
+        if self._view.recorder is not None:
+            assert plain_k_BSND is not None
+            self._view.recorder.write(plain_k_BSND, v_BSND, layer=layer, heads=heads)
+        k_BSND, v_BSND = self._view.extend(k_BSND, v_BSND, layer=layer, heads=heads)
         if self._lane.ring.size == 1:
             return attend(q_BSND, k_BSND, v_BSND)
         return attend_ring(q_BSND, k_BSND, v_BSND, self._lane.ring, self._split.block_tokens)

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from reelray.workers.models.attention_op import AttentionOp
+from reelray.workers.models.attention_op import AttentionOp, View
 from reelray.workers.parallel.attention_choice import AttentionFactory, make_ours
 from reelray.workers.parallel.mesh import AxisGroup, Lane
+from reelray.workers.parallel.sequence_attention import SequenceAttention
 from reelray.workers.parallel.token_split import TokenSplit
 
 
@@ -29,18 +30,19 @@ class SequenceSharding:
         self._make_attention = make_attention
         self._shards: dict[tuple[int, int], SequenceShard] = {}
 
-    def shard(self, frames: int, places: int) -> "SequenceShard":
-        """Take this rank's part of a window; the same object for each window of a size.
+    def shard(self, frames: int, places: int, view: View | None = None) -> "SequenceShard":
+        """Take this rank's part of a window; the same object for each window of a size and view.
 
         Raises:
             SizeError: A latent frame has fewer tokens than there are ranks.
             UnsupportedError: The chosen attention cannot share these tokens exactly.
         """
-        if (frames, places) not in self._shards:
-            self._shards[frames, places] = self._make(frames, places)
-        return self._shards[frames, places]
+        shards = self._shards if view is None else view.made.setdefault(self, {})
+        if (frames, places) not in shards:
+            shards[frames, places] = self._make(frames, places, view)
+        return shards[frames, places]
 
-    def _make(self, frames: int, places: int) -> "SequenceShard":
+    def _make(self, frames: int, places: int, view: View | None) -> "SequenceShard":
         lane = self._lane
         split = TokenSplit(
             frames=frames,
@@ -49,7 +51,8 @@ class SequenceSharding:
             ulysses=lane.ulysses.size,
             index=lane.sequence.index,
         )
-        return SequenceShard(split, lane.sequence, lane.sequence.device, self._make_attention(lane, split))
+        attention = self._make_attention(lane, split) if view is None else SequenceAttention(lane, split, view=view)
+        return SequenceShard(split, lane.sequence, lane.sequence.device, attention)
 
 
 class SequenceShard:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from reelray.proto.errors import ManifestError
-from reelray.proto.recipe import Chunking, Defaults, Guidance, Recipe, Schedule
+from reelray.proto.recipe import Chunking, Defaults, Guidance, MemoryRule, Recipe, Schedule
 from reelray.workers.recipes.weights_section import WEIGHTS_KEYS, LoraSection, WeightsSection
 
 FILE_NAME = "manifest.yaml"
@@ -26,7 +26,10 @@ SECTIONS: Mapping[str, type[Any]] = {
     "guidance": Guidance,
     "chunking": Chunking,
     "defaults": Defaults,
+    "memory": MemoryRule,
 }
+OPTIONAL = "memory"
+"""The section that a recipe may do without."""
 WEIGHTS = "weights"
 KINDS: Mapping[str, type[Any]] = {**SECTIONS, WEIGHTS: WeightsSection, f"{WEIGHTS}.lora": LoraSection}
 """What a message about a field of a section draws on."""
@@ -118,6 +121,7 @@ def _parse(data: object, source: str) -> tuple[Recipe, WeightsSection | None]:
 def build_schema() -> type[BaseModel]:
     """Mirror the recipe's and the weights section's dataclasses as a pydantic model that forbids unknown fields."""
     sections: dict[str, Any] = {name: (_mirror(kind), {}) for name, kind in SECTIONS.items()}
+    sections[OPTIONAL] = (sections[OPTIONAL][0] | None, None)
     choices = {name: (kind, ...) for name, kind in CHOICES.items()}
     weights = _mirror(WeightsSection, {"lora": (_mirror(LoraSection), ...)})
     recipe = _mirror(Recipe, choices | sections)
@@ -143,8 +147,9 @@ def _build(data: dict[str, Any], source: str) -> tuple[Recipe, WeightsSection | 
     problems: list[str] = []
     weights = data.pop(WEIGHTS, None)
     for name, kind in SECTIONS.items():
+        given = data.get(name, None if name == OPTIONAL else {})
         try:
-            data[name] = kind(**data.get(name, {}))
+            data[name] = None if given is None else kind(**given)
         except ValueError as error:
             problems.append(f"{source}: field `{name}`: {error}")
     try:
@@ -152,7 +157,10 @@ def _build(data: dict[str, Any], source: str) -> tuple[Recipe, WeightsSection | 
     except ValueError as error:
         problems.append(f"{source}: field `{WEIGHTS}`: {error}")
     if not problems:
-        recipe = Recipe(**data)
+        try:
+            recipe = Recipe(**data)
+        except ValueError as error:
+            raise ManifestError(f"{source}: {error}") from None
         problems = [f"{source}: {line}" for line in _find_non_positive(recipe)]
         if not problems:
             return recipe, section

@@ -64,11 +64,19 @@ def find_preset_for(folder: Path) -> Recipe | None:
     """
     config = read_json(folder / "transformer" / "config.json") or read_json(folder / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    for preset in load_presets():
-        if any(_holds(facts, config, scheduler, folder.name) for facts in preset.match):
-            schedule = adapt_schedule(preset.recipe.schedule, scheduler)
-            return dataclasses.replace(preset.recipe, schedule=schedule)
-    return None
+    fitting = [
+        (len(facts.get("folder", "")), preset.recipe)
+        for preset in load_presets()
+        for facts in preset.match
+        if _holds(facts, config, scheduler, folder.name)
+    ]
+    if not fitting:
+        return None
+    # The longest word says most: `causal-forcing-2step` is a `causal-forcing` too.
+    _, recipe = max(fitting, key=lambda pair: pair[0])
+    if recipe.schedule.timesteps:
+        return recipe  # a distilled step list goes with its own solver, whatever scheduler the base came with
+    return dataclasses.replace(recipe, schedule=adapt_schedule(recipe.schedule, scheduler))
 
 
 def read_json(path: Path) -> dict[str, Any]:

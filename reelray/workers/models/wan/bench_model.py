@@ -15,7 +15,7 @@ from reelray.proto.errors import UnsupportedError
 from reelray.proto.layout import Layout
 from reelray.proto.residency import Blocks, WeightShare
 from reelray.workers.bench.case import BenchSource, Peer
-from reelray.workers.memory.workspace import Workspace
+from reelray.workers.memory.workspace import RememberedPast, fill_workspace
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.sharding import Sharding
 from reelray.workers.models.stages import Stages, WholeModel
@@ -105,7 +105,7 @@ class WanBenchModel:
             image=None if image_BKC is None else self.transformer.prepare_image(image_BKC),
         )
 
-    def draw_past(self, tokens: int, window: int, *, ranks: int, index: int, seed: int) -> Workspace:
+    def draw_past(self, tokens: int, window: int, *, ranks: int, index: int, seed: int) -> RememberedPast:
         """See `BenchModel`."""
         config, own = self.transformer.config, split_evenly(self.transformer.config.num_attention_heads, ranks)[index]
         shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
@@ -116,7 +116,7 @@ class WanBenchModel:
             drawn_BKND = torch.randn(shape, generator=generator)[:, :, own.start : own.stop]
             return [drawn_BKND.to(self.device, self.dtype)] * config.num_layers
 
-        return Workspace(draw(), draw(), window=window, first_head=own.start)
+        return fill_workspace(draw(), draw(), window=window, first_head=own.start)
 
     def predict(self, inputs: DrawnInputs, branch: Branch, sharding: Sharding) -> Tensor:
         """See `BenchModel`."""

@@ -10,9 +10,13 @@ import psutil
 import torch
 from torch import Tensor
 
+from reelray.kernels.norm_rope.reference import rotate
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Blocks, Residency
+from reelray.workers.memory.pool import KeyShape
+from reelray.workers.memory.room import Grid
+from reelray.workers.models.attention_op import View
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding, WholeWindow
 from reelray.workers.models.stages import Stages, WholeModel
@@ -143,6 +147,7 @@ class WanModel:
         *,
         positions_BT: Tensor,
         image: Sequence[ImageCondition] | None = None,
+        view: View | None = None,
     ) -> Tensor:
         """See `VideoModel.denoise`.
 
@@ -164,9 +169,21 @@ class WanModel:
             stack_contexts(text),
             positions=Positions(frames=positions_BT),
             image=context,
-            shard=self._sharding.shard(frames, (height // ph) * (width // pw)),
+            shard=self._sharding.shard(frames, (height // ph) * (width // pw), view),
         )
         return self._stages.evaluate(forward).float()
+
+    def key_shape(self, heads: int) -> KeyShape:
+        """See `VideoModel.key_shape`."""
+        config, layers = self.parts.transformer.config, self.parts.transformer.layers
+        return KeyShape(layers=len(layers), heads=heads, width=config.attention_head_dim, dtype=self.dtype)
+
+    @torch.no_grad()
+    def turn_keys(self, keys_SND: Tensor, positions: Sequence[int], grid: Grid) -> Tensor:
+        """See `VideoModel.turn_keys`."""
+        frames_T = torch.tensor(positions, device=keys_SND.device)
+        rotation = self.parts.transformer.rope(Positions(frames=frames_T), grid.rows, grid.columns)
+        return rotate(keys_SND[None], rotation.cos, rotation.sin)[0]
 
     def new_decode_state(self) -> DecodeState:
         """See `VideoModel.new_decode_state`."""

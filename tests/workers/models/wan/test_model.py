@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import ResourceError, UnsupportedError
-from reelray.workers.models.attention_op import DenseAttention
+from reelray.workers.models.attention_op import DenseAttention, View
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.wan.model import DECODE_SHARE, WanModel
@@ -134,7 +134,8 @@ def test_forwards_are_shared_as_the_sharding_says(tiny_t2v: Path) -> None:
     class FirstOfTwo(WholeWindow):
         """Works on the first row of every frame and finds the other row elsewhere."""
 
-        def shard(self, frames: int, places: int) -> "FirstOfTwo":
+        def shard(self, frames: int, places: int, view: View | None = None) -> "FirstOfTwo":
+            assert view is None
             self.asked, self.taken, self.cells = (frames, places), [], (frames, places)
             self.attention = OwnToken()
             return self

@@ -1,0 +1,67 @@
+"""A rollout over a memory, on one rank or on several that share its heads."""
+
+import torch
+
+from reelray.kernels.norm_rope.reference import rotate
+from reelray.proto.layout import Layout
+from reelray.proto.recipe import MemoryRule, Placement
+from reelray.workers.memory.pool import KeyShape
+from reelray.workers.memory.room import Grid, MemoryRoom
+from reelray.workers.models.sharding import WholeWindow
+from reelray.workers.models.wan.rope import Positions
+from reelray.workers.parallel.mesh import Mesh
+from reelray.workers.parallel.sequence_sharding import SequenceSharding
+from reelray.workers.parallel.token_split import split_evenly
+from tests.support.parallel_cases import make_model
+
+GRID, CHUNK = Grid(rows=3, columns=5), 2
+RULES = (
+    MemoryRule(local=4, sink=1),
+    MemoryRule(local=4, sink=1, means=(0.3,), placement=Placement.RELATIVE),
+)
+
+
+@torch.inference_mode()
+def roll(model, rule, *, sharding=None, ranks=1, index=0):
+    """Predict six chunks, each once noisy and once clean, which is remembered; all predictions one after the other."""
+    config = model.config
+    own = split_evenly(config.num_attention_heads, ranks)[index]
+    shape = KeyShape(layers=config.num_layers, heads=len(own), width=config.attention_head_dim, dtype=model.dtype)
+
+    def turn(keys, positions, grid):
+        turned = model.rope(Positions(frames=torch.tensor(positions, device=keys.device)), grid.rows, grid.columns)
+        return rotate(keys[None], turned.cos, turned.sin)[0]
+
+    device = model.device
+    room = MemoryRoom(shape, budget_bytes=1 << 22, device=device, turn=turn, first_head=own.start, rows=4)
+    memory = room.open(rule, chunk=CHUNK, grid=GRID)
+    generator = torch.Generator().manual_seed(3)
+    text = model.prepare_text(torch.randn(1, 12, config.text_dim, generator=generator).to(device))
+    found = []
+    for first in range(0, 6 * CHUNK, CHUNK):
+        for timestep in (700.0, 0.0):
+            latents = torch.randn(1, 16, CHUNK, 2 * GRID.rows, 2 * GRID.columns, generator=generator).to(device)
+            view = memory.view(first, CHUNK, records=timestep == 0)
+            frames = torch.tensor(memory.positions(first, CHUNK), device=device)
+            shard = (sharding or WholeWindow()).shard(CHUNK, GRID.places, view)
+            times = torch.full((1, CHUNK), timestep, device=device)
+            found.append(model(latents, times, text, positions=Positions(frames=frames), shard=shard).float().cpu())
+        memory.commit(first, CHUNK)
+    return torch.cat(found, 2)
+
+
+def roll_on_ranks(rank, layouts):
+    """Every rank's predictions of each layout, model and rule."""
+    mesh = Mesh.create([Layout.parse(layout) for layout in layouts], rank.device, timeout_s=60)
+    found = {}
+    for layout in layouts:
+        lane = mesh.lane(Layout.parse(layout))
+        for name in ("t2v", "three heads"):
+            model = make_model(name, torch.float32, rank.device)
+            if lane.ulysses.size > model.config.num_attention_heads:
+                continue
+            for number, rule in enumerate(RULES):
+                sharding = SequenceSharding(lane)
+                options = {"sharding": sharding, "ranks": lane.ulysses.size, "index": lane.ulysses.index}
+                found[layout, name, number] = roll(model, rule, **options)
+    return found

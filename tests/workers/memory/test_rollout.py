@@ -1,0 +1,211 @@
+"""Windows over a memory of pages against a rollout in plain torch, recipe by recipe."""
+
+import pytest
+import torch
+
+from reelray.proto.errors import ResourceError
+from reelray.proto.recipe import MemoryRule, Placement, Sink
+from reelray.workers.memory.room import Grid, MemoryRoom
+from reelray.workers.models.registry import open_checkpoint
+from tests.support.memory_oracle import PlainMemory, latest, moving_sink, running_means
+
+CHUNK, LATENT = 2, (4, 6)
+GRID = Grid(rows=2, columns=3)
+RULES = {
+    "all": (MemoryRule(local=40), latest(40, chunk=CHUNK)),
+    "latest": (MemoryRule(local=6), latest(6, chunk=CHUNK)),
+    "sink": (MemoryRule(local=4, sink=3), latest(4, sink=3, chunk=CHUNK)),
+    "sink, relative": (
+        MemoryRule(local=4, sink=1, placement=Placement.RELATIVE),
+        latest(4, sink=1, chunk=CHUNK, relative=True),
+    ),
+    "moving sink": (
+        MemoryRule(local=4, sink=2, sink_kind=Sink.MOVING, sink_kept=0.7, placement=Placement.RELATIVE),
+        moving_sink(4, sink=2, chunk=CHUNK, kept=0.7),
+    ),
+    "running means": (
+        MemoryRule(local=4, sink=2, means=(0.1, 0.4), placement=Placement.RELATIVE),
+        running_means(4, sink=2, chunk=CHUNK, shares=(0.1, 0.4)),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_t2v):
+    return open_checkpoint(tiny_t2v, device="cpu")
+
+
+def make_room(model, *, budget_bytes=1 << 24, rows=4):
+    heads = model.parts.transformer.config.num_attention_heads
+    return MemoryRoom(
+        model.key_shape(heads),
+        budget_bytes=budget_bytes,
+        device=model.device,
+        turn=model.turn_keys,
+        rows=rows,
+        poison=True,
+    )
+
+
+def make_oracle(model, rule):
+    config = model.parts.transformer.config
+    return PlainMemory(rule=rule, grid=(GRID.rows, GRID.columns), pairs=tuple(dim // 2 for dim in config.rope_dims))
+
+
+def draw(chunk, step=0):
+    generator = torch.Generator().manual_seed(100 * chunk + step)
+    return torch.randn(1, 16, CHUNK, *LATENT, generator=generator)
+
+
+def predict(model, text, latents, timestep, positions, *, view=None):
+    times = torch.full((1, latents.shape[2]), timestep)
+    return model.denoise(latents, times, [text], positions_BT=torch.tensor([positions]), view=view)
+
+
+def predict_plainly(model, oracle, text, latents, timestep, *, window, commits):
+    oracle.window, oracle.commits = window, commits
+    transformer = model.parts.transformer
+    with torch.no_grad():
+        return transformer(latents, torch.full((1, latents.shape[2]), timestep), text, attention=oracle).float()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rollout_equals_the_plain_one(model, name):
+    """Eight chunks, so that every window has overflowed more than three times; one denoise step and one commit each."""
+    rule, plainly = RULES[name]
+    (text,) = model.encode_text(["a red circle"])
+    memory, oracle = make_room(model).open(rule, chunk=CHUNK, grid=GRID), make_oracle(model, plainly)
+    for chunk in range(8):
+        first = chunk * CHUNK
+        for step, timestep in enumerate((800.0, 0.0)):
+            commits, latents = timestep == 0.0, draw(chunk, step)
+            view, places = memory.view(first, CHUNK, records=commits), memory.positions(first, CHUNK)
+            found = predict(model, text, latents, timestep, places, view=view)
+            wanted = predict_plainly(model, oracle, text, latents, timestep, window=(first, CHUNK), commits=commits)
+            assert (found - wanted).abs().max() < 1e-5, (chunk, step)
+        memory.commit(first, CHUNK)
+    assert max(oracle.seen) == min(14, rule.sink + len(rule.means) + rule.local - CHUNK)
+
+
+def test_clean_chunks_one_after_the_other_equal_one_causal_forward(model):
+    """With everything remembered, memory is what a mask would be."""
+    (text,) = model.encode_text(["a red circle"])
+    clips = torch.cat([draw(chunk) for chunk in range(4)], 2)
+    memory = make_room(model).open(MemoryRule(local=40), chunk=CHUNK, grid=GRID)
+    found = []
+    for first in range(0, 8, CHUNK):
+        view = memory.view(first, CHUNK, records=True)
+        places = memory.positions(first, CHUNK)
+        found.append(predict(model, text, clips[:, :, first : first + CHUNK], 0.0, places, view=view))
+        memory.commit(first, CHUNK)
+    config = model.parts.transformer.config
+
+    class Causal(PlainMemory):
+        def __call__(self, q_BSND, k_BSND, v_BSND, **_options):
+            turned = [
+                torch.cat([self.turn(part[0, i * 6 : i * 6 + 6].double(), i) for i in range(8)])
+                for part in (q_BSND, k_BSND)
+            ]
+            scores = torch.einsum("snd,tnd->nst", *turned) / q_BSND.shape[-1] ** 0.5
+            chunk = torch.arange(48) // (6 * CHUNK)
+            scores = scores.masked_fill(chunk[None] > chunk[:, None], -torch.inf)
+            return torch.einsum("nst,tnd->snd", scores.softmax(-1), v_BSND[0].double())[None].float()
+
+    causal = Causal(rule=latest(40, chunk=CHUNK), grid=(2, 3), pairs=tuple(dim // 2 for dim in config.rope_dims))
+    wanted = predict_plainly(model, causal, text, clips, 0.0, window=(0, 8), commits=False)
+    assert (torch.cat(found, 2) - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("mistake", ["no commit", "a place too far", "another prompt's text", "keys rotated twice"])
+def test_mistakes_are_seen(model, mistake):
+    """The comparison above would notice each of these."""
+    text, other = model.encode_text(["a red circle", "a blue star"])
+    rule, plainly = RULES["sink, relative"]
+    room = make_room(model)
+    if mistake == "keys rotated twice":
+        room = MemoryRoom(
+            model.key_shape(2),
+            budget_bytes=1 << 24,
+            device=model.device,
+            turn=lambda keys, places, grid: model.turn_keys(model.turn_keys(keys, places, grid), places, grid),
+        )
+    memory, oracle = room.open(rule, chunk=CHUNK, grid=GRID), make_oracle(model, plainly)
+    worst = 0.0
+    for chunk in range(4):
+        first, latents = chunk * CHUNK, draw(chunk)
+        places = [place + (mistake == "a place too far") * (chunk > 0) for place in memory.positions(first, CHUNK)]
+        view = memory.view(first, CHUNK, records=True)
+        words = other if mistake == "another prompt's text" and chunk == 2 else text
+        found = predict(model, words, latents, 0.0, places, view=view)
+        wanted = predict_plainly(model, oracle, text, latents, 0.0, window=(first, CHUNK), commits=True)
+        worst = max(worst, float((found - wanted).abs().max()))
+        if mistake == "no commit" and chunk == 1:
+            memory.memory.regions.committed += CHUNK
+            continue
+        memory.commit(first, CHUNK)
+    assert worst > 1e-4
+
+
+def test_two_videos_take_turns_at_one_workspace(model):
+    """Nobody's prediction changes because of a neighbour."""
+    (text,) = model.encode_text(["a red circle"])
+    rule, room = RULES["latest"][0], make_room(model)
+
+    def run(memories):
+        found = {name: [] for name in memories}
+        for chunk in range(5):
+            for number, (name, memory) in enumerate(memories.items()):
+                first = chunk * CHUNK
+                for commits in (False, True):
+                    view = memory.view(first, CHUNK, records=commits)
+                    latents = draw(chunk + 50 * (name == "b"), number + commits)
+                    places = memory.positions(first, CHUNK)
+                    found[name].append(
+                        predict(model, text, draw(chunk + 50 * (name == "b"), commits), 0.0, places, view=view)
+                    )
+                    del latents
+                memory.commit(first, CHUNK)
+        return found
+
+    together = run({name: room.open(rule, chunk=CHUNK, grid=GRID) for name in "ab"})
+    for name in "ab":
+        alone = run({name: room.open(rule, chunk=CHUNK, grid=GRID)})[name]
+        assert all(torch.equal(a, b) for a, b in zip(alone, together[name], strict=True))
+
+
+def test_a_fork_goes_its_own_way_and_shares_what_was(model):
+    (text,) = model.encode_text(["a red circle"])
+    room = make_room(model)
+    memory = room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID)
+
+    def go_on(memory, chunk, seed):
+        first = chunk * CHUNK
+        view = memory.view(first, CHUNK, records=True)
+        prediction = predict(model, text, draw(seed), 0.0, memory.positions(first, CHUNK), view=view)
+        memory.commit(first, CHUNK)
+        return prediction
+
+    for chunk in range(3):
+        go_on(memory, chunk, chunk)
+    free = room.pool.free
+    fork = memory.fork()
+    assert room.pool.free == free
+    ours = [go_on(memory, chunk, chunk) for chunk in (3, 4, 5)]
+    theirs = [go_on(fork, chunk, chunk) for chunk in (3, 4, 5)]
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not torch.equal(go_on(fork, 6, 60), go_on(memory, 6, 61))
+    memory.close()
+    go_on(fork, 7, 7)
+    fork.close()
+    assert room.pool.free == room.pool.unpromised == room.pool.pages
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_taken(model):
+    rule, pages = MemoryRule(local=6), 6 * 2
+    room = make_room(model, budget_bytes=pages * 4 * model.key_shape(2).token_bytes)
+    assert room.pool.pages == pages
+    held = room.open(rule, chunk=CHUNK, grid=GRID)
+    with pytest.raises(ResourceError, match="not promised"):
+        room.open(MemoryRule(local=2), chunk=CHUNK, grid=GRID)
+    held.close()
+    room.open(MemoryRule(local=2), chunk=CHUNK, grid=GRID)
