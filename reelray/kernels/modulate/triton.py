@@ -1,8 +1,7 @@
 """Gated residual, LayerNorm, gain and shift in one pass over a token, as a Triton kernel.
 
 y = x + u * gate, rounded to the dtype of x; n = (y - mean(y)) / sqrt(var(y) + eps) * gain + shift, in float32.
-One program holds some tokens of one group. Reference: reference.py; tolerance 1e-5 in float32, one rounding step in
-half precision.
+One program holds one token. Reference: reference.py; tolerance 1e-5 in float32, one rounding step in half precision.
 Shape suffixes: B batch, S tokens, G groups of tokens, C channels.
 """
 
@@ -10,7 +9,6 @@ Shape suffixes: B batch, S tokens, G groups of tokens, C channels.
 # ruff: noqa: ANN001, ANN202, PLR0917
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
-import math
 from typing import Any
 
 import torch
@@ -20,10 +18,6 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from reelray.kernels.modulate.reference import Modulation
-
-ELEMENTS, MOST_ROWS = 16384, 4
-"""Most values of one program, and most tokens."""
-ELEMENTS_PER_WARP = 1024
 
 
 @triton.jit
@@ -47,16 +41,14 @@ def _add_norm_kernel(
     eps,
     HAS_UPDATE: tl.constexpr,
     HAS_GATE: tl.constexpr,
-    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # The rows of a program share gate, gain and shift: read once, they are no longer most of what is read.
-    first = tl.program_id(0).to(tl.int64) * ROWS
-    batch = first // tokens
-    group = (first % tokens) // group_tokens
-    column = tl.arange(0, BLOCK)[None, :]
+    row = tl.program_id(0).to(tl.int64)
+    batch = row // tokens
+    group = (row % tokens) // group_tokens
+    column = tl.arange(0, BLOCK)
     inside = column < channels
-    here = (first + tl.arange(0, ROWS)[:, None]) * channels + column
+    here = row * channels + column
     x = tl.load(x_ptr + here, mask=inside, other=0.0).to(tl.float32)
     if HAS_UPDATE:
         update = tl.load(update_ptr + here, mask=inside, other=0.0).to(tl.float32)
@@ -65,8 +57,8 @@ def _add_norm_kernel(
         rounded = (x + update).to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + here, rounded, mask=inside)
         x = rounded.to(tl.float32)
-    centred = tl.where(inside, x - tl.sum(x, 1, keep_dims=True) / channels, 0.0)
-    normed = centred / tl.sqrt(tl.sum(centred * centred, 1, keep_dims=True) / channels + eps)
+    centred = tl.where(inside, x - tl.sum(x, 0) / channels, 0.0)
+    normed = centred / tl.sqrt(tl.sum(centred * centred, 0) / channels + eps)
     gain = tl.load(gain_ptr + batch * gain_batch + group * gain_group + column, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(shift_ptr + batch * shift_batch + group * shift_group + column, mask=inside, other=0.0)
     shift = shift.to(tl.float32)
@@ -117,9 +109,7 @@ def _launch(
     groups = max(part.shape[1] for part in parts)
     if any(part.shape[1] not in {1, groups} or part.stride(2) != 1 for part in parts):
         raise ValueError("gain, shift and gate must have the same groups, or one, and contiguous channels")
-    block = triton.next_power_of_2(channels)
-    rows = math.gcd(tokens // groups, max(1, min(MOST_ROWS, ELEMENTS // block)))
-    _wrapped(_add_norm_kernel)[(batch * tokens // rows,)](
+    _wrapped(_add_norm_kernel)[(batch * tokens,)](
         x_BSC,
         x_BSC if update_BSC is None else update_BSC.contiguous(),
         gain_BGC if gate_BGC is None else gate_BGC,
@@ -136,9 +126,8 @@ def _launch(
         eps,
         HAS_UPDATE=update_BSC is not None,
         HAS_GATE=gate_BGC is not None,
-        ROWS=rows,
-        BLOCK=block,
-        num_warps=max(1, min(16, rows * block // ELEMENTS_PER_WARP)),
+        BLOCK=triton.next_power_of_2(channels),
+        num_warps=8 if channels > 2048 else 4,
     )
     return sum_BSC, out_BSC
 

@@ -9,7 +9,7 @@ from tests.support.interpreted import interpreted_only
 # Absolute and relative: two rounding steps in half precision (the interpreter truncates where a GPU rounds).
 TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (4e-2, 1.6e-2), torch.float16: (5e-3, 2e-3)}
 # batch, groups, tokens of a group, channels
-SIZES = [(1, 1, 1, 8), (2, 3, 5, 48), (2, 1, 7, 130), (2, 3, 4, 48)]
+SIZES = [(1, 1, 1, 8), (2, 3, 5, 48), (2, 1, 7, 130)]
 
 
 def draw(size, dtype, device="cpu"):
@@ -44,7 +44,7 @@ def test_interpreted_kernel_equals_reference(monkeypatch, dtype, size, gated) ->
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("size", [*SIZES, (1, 3, 1560, 1536), (1, 2, 40, 5120)])
+@pytest.mark.parametrize("size", [*SIZES, (1, 3, 1560, 1536), (1, 1, 40, 5120)])
 @pytest.mark.parametrize("gated", [False, True])
 def test_cuda_kernel_equals_reference(dtype, size, gated) -> None:
     from reelray.kernels.modulate import triton as kernels
