@@ -1,0 +1,97 @@
+"""What a rank remembers of one stream, and how to come by it again: every forward that was remembered can be repeated.
+
+Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from reelray.proto.recipe import MemoryRule
+from reelray.workers.memory.room import Grid, MemoryRoom
+from reelray.workers.models.attention_op import View
+from reelray.workers.samplers.guidance import Branch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Committed:
+    """The input of a forward that was remembered.
+
+    Args:
+        first: First latent frame.
+        timestep: What the network was told.
+        latents_1CTHW: Latents, on the CPU.
+    """
+
+    first: int
+    timestep: float
+    latents_1CTHW: Tensor
+
+    @property
+    def length(self) -> int:
+        """Latent frames."""
+        return self.latents_1CTHW.shape[2]
+
+
+class StreamMemory:
+    """The memories of a stream, one for each branch of guidance: a branch attends what it has itself remembered.
+
+    Args:
+        rule: The recipe's.
+        chunk: Latent frames of a chunk.
+        grid: Tokens of a latent frame.
+        room: Where they lie.
+        branches: How many.
+
+    Raises:
+        ResourceError: There is no room for them; none is opened.
+    """
+
+    def __init__(self, rule: MemoryRule, *, chunk: int, grid: Grid, room: MemoryRoom, branches: int) -> None:
+        self._memories = []
+        try:
+            for _ in range(branches):
+                self._memories.append(room.open(rule, chunk=chunk, grid=grid))
+        except Exception:
+            self.close()
+            raise
+        self.history: list[Committed] = []
+
+    @property
+    def branches(self) -> Sequence[Branch]:
+        """Those that remember."""
+        return [Branch(number) for number in range(len(self._memories))]
+
+    def positions(self, first: int, length: int) -> tuple[int, ...]:
+        """Temporal positions of a window's own frames."""
+        return self._memories[0].positions(first, length)
+
+    def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
+        """What a window attends; to be used before another one is asked for."""
+        return self._memories[branch].view(first, length, records=records)
+
+    def commit(self, branch: Branch, first: int, length: int) -> None:
+        """Remember the window that this branch's forward has just taken down."""
+        self._memories[branch].commit(first, length)
+
+    def note(self, committed: Committed) -> None:
+        """Keep the input of a forward that every branch has remembered."""
+        self.history.append(committed)
+
+    def replay(self, history: Sequence[Committed], evaluate: Callable[[Committed, Branch], None]) -> None:
+        """Come to the memory that `history` left: the same forwards in the same order give the same bits.
+
+        Args:
+            history: From the first chunk on.
+            evaluate: Runs the forward of a branch and commits it.
+        """
+        for committed in history:
+            for branch in self.branches:
+                evaluate(committed, branch)
+            self.note(committed)
+
+    def close(self) -> None:
+        """Give all pages back; may be called twice."""
+        for memory in self._memories:
+            memory.close()
