@@ -132,7 +132,12 @@ class Gang:
         """What runs here: rank 0's words, with the device counted."""
         first = self._members[0].description
         assert first is not None
-        return replace(first, device=f"{len(self._members)} x {first.device}", layout=self._spec.layout)
+        return replace(
+            first,
+            device=f"{len(self._members)} x {first.device}",
+            layout=self._spec.layout,
+            decode_ranks=self._spec.decode_ranks,
+        )
 
     @property
     def generation(self) -> int:
