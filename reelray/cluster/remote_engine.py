@@ -54,7 +54,7 @@ class RemoteEngine:
         self._has_gang = layout.ranks + decode_ranks > 1
         if self._has_gang:
             limits = limits or EngineLimits(commit_s=COMMIT_S)
-        core = EngineCore(limits, layouts=layouts)
+        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks)
         self._actor = start_engine_actor(gpus=0 if self._has_gang else gpus)
         try:
             loading = self._actor.load.remote(open_model, core, layouts, decode_ranks=decode_ranks, on_gpus=gpus > 0)

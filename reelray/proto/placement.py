@@ -1,7 +1,9 @@
 """Which ranks of a gang denoise, and which decode."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from reelray.proto.errors import UnsupportedError
 from reelray.proto.layout import Layout
 
 
@@ -31,3 +33,22 @@ class Placement:
 
     def __str__(self) -> str:
         return f"{self.layout} + {self.decode_ranks} decode" if self.decode_ranks else str(self.layout)
+
+
+def check_placement(layouts: Sequence[Layout], decode_ranks: int) -> None:
+    """Refuse layouts that cannot stand beside ranks which only decode.
+
+    Args:
+        layouts: Of the ranks that denoise, the one of the start first.
+        decode_ranks: Ranks behind them.
+
+    Raises:
+        ValueError: The number is negative.
+        UnsupportedError: There are lanes, or layouts between which the ranks that denoise would be regrouped.
+    """
+    if decode_ranks < 0:
+        raise ValueError(f"decode_ranks is {decode_ranks}; it must be at least 0")
+    if decode_ranks and (len(layouts) > 1 or layouts[0].replica > 1):
+        raise UnsupportedError(
+            "decode ranks take the latents of one lane; with replica or several layouts, let the ranks that denoise decode"
+        )
