@@ -21,6 +21,7 @@ from reelray.scheduler.engine_core import EngineCore
 from tests.support.requests import make_facts
 
 FACTS = make_facts()
+ONE = Layout()
 
 
 class Crews:
@@ -33,7 +34,7 @@ class Crews:
         rest: Further arguments of the core.
     """
 
-    def __init__(self, limits, *, layout=Layout(), decode_ranks=1, **rest):
+    def __init__(self, limits, *, layout=ONE, decode_ranks=1, **rest):
         self.core = EngineCore(limits, layouts=(layout,), decode_ranks=decode_ranks, generation=1, **rest)
         self.limits = limits
         self.generation = 1
