@@ -54,9 +54,13 @@ class WatchedGang:
     kept: int = 0
     cpu_s: float = 0.0
 
-    def execute(self, plan: StepPlan) -> StepReport:
+    def issue(self, plan: StepPlan) -> None:
         """See `Channel`."""
-        return self.gang.execute(plan)
+        self.gang.issue(plan)
+
+    def collect(self) -> StepReport | None:
+        """See `Channel`."""
+        return self.gang.collect()
 
     def check(self) -> None:
         """See `Channel`."""

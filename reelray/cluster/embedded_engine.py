@@ -21,6 +21,7 @@ class EmbeddedEngine:
         gpus: GPUs the engine needs, one for each rank if they are several.
         layout: How ranks share their videos; one rank by default.
         others: Layouts of the same ranks to which they may be regrouped; see `RemoteEngine`.
+        decode_ranks: Further ranks that do nothing but decode.
         preload: Modules the actor's process imports while Ray starts.
 
     Raises:
@@ -37,12 +38,15 @@ class EmbeddedEngine:
         gpus: int = 0,
         layout: Layout | None = None,
         others: Sequence[Layout] = (),
+        decode_ranks: int = 0,
         preload: tuple[str, ...] = ("torch",),
     ) -> None:
-        ranks = 1 if layout is None else layout.ranks
+        ranks = (1 if layout is None else layout.ranks) + decode_ranks
         self._ray = EmbeddedRay(gpus=gpus, cpus=1 if ranks == 1 else 1 + ranks, preload=preload).start()
         try:
-            self._engine = RemoteEngine(open_model, limits=limits, gpus=gpus, layout=layout, others=others)
+            self._engine = RemoteEngine(
+                open_model, limits=limits, gpus=gpus, layout=layout, others=others, decode_ranks=decode_ranks
+            )
         except BaseException:
             self._ray.stop()
             raise

@@ -2,9 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Integral
 
 from reelray.cluster.calibration import load_calibration
+from reelray.cluster.decode_choice import (
+    check_room,
+    choose_decode,
+    explain_decode,
+    list_choices,
+    read_decode_ranks,
+)
 from reelray.cluster.gpu_count import runs_on_gpus, usable_gpus
 from reelray.cluster.machine import memory_bytes
 from reelray.cluster.memory_check import SMALL_BYTES
@@ -33,29 +41,38 @@ class ChosenLayout:
     """How ranks share a video, where its weights are, and why; no reason where nothing was to be chosen."""
 
     layout: Layout = field(default_factory=Layout)
+    decode_ranks: int = 0
     residency: Residency = field(default_factory=Residency)
     reason: str | None = None
 
 
 def choose_layout(
-    job: RenderJob, device: str, *, gpus: int | None, layout: str | Layout | None, wish: ResidencyWish = ANY
+    job: RenderJob,
+    device: str,
+    *,
+    gpus: int | None,
+    layout: str | Layout | None,
+    wish: ResidencyWish = ANY,
+    decode_ranks: int | str | None = None,
 ) -> ChosenLayout:
     """Choose the layout of a render before anything is loaded.
 
     Args:
         job: What is rendered.
         device: ``auto``, ``cpu`` or ``cuda``.
-        gpus: How many ranks may share the video; None takes as many as the layout has.
-        layout: How they do; None lets the plan choose.
+        gpus: How many ranks there may be, those that decode included; None takes as many as was asked for otherwise.
+        layout: How those that denoise share the video; None lets the plan choose.
         wish: Where the weights are; what it leaves open stays resident on a CPU, and is the plan's choice on GPUs.
+        decode_ranks: How many ranks do nothing but decode; None or ``auto`` lets the plan choose.
 
     Raises:
         InputError: The number is none, or the layout is not legal for this video, or nobody could share the weights.
         UnsupportedError: The layout has an axis that renders do not use.
         ResourceError: The machine has fewer GPUs, or too little memory for what leaves them.
     """
-    wished = _read_layout(layout)
-    ranks = _count_ranks(gpus, wished)
+    wished, beside = _read_layout(layout), read_decode_ranks(decode_ranks)
+    ranks = _count_ranks(gpus, wished, beside)
+    check_room(beside, ranks, wished)
     if ranks == 1 and (wished is None or wished.ranks == 1):
         return _choose_alone(job, device, wish)
     on_gpus = runs_on_gpus(device)
@@ -63,16 +80,13 @@ def choose_layout(
         _check_room(ranks, device)
     work, machine = _describe_work(job, on_gpus=on_gpus), _describe_machine(ranks, on_gpus=on_gpus)
     wish = wish if on_gpus else wish.closed()
-    place = "GPUs" if on_gpus else "CPU processes"
-    if wished is None:
-        chosen = _choose_fastest(work, machine, place, wish)
-    else:
+    search = _Search(work=work, machine=machine, place="GPUs" if on_gpus else "CPU processes", wish=wish)
+    if wished is not None:
         _check_wish(wished, work, machine)
-        row, why = choose_residency(work, machine, load_calibration(), wished, wish)
-        reason = f"layout {wished} on {wished.ranks} {place}, as asked"
-        chosen = ChosenLayout(layout=wished, residency=row.residency, reason=_join(reason, why))
+        check_possible(wished, wish)
+    chosen = search.run(wished, beside)
     if on_gpus:
-        check_host(chosen.residency, work, chosen.layout)
+        check_host(chosen.residency, work, chosen.layout, decode_ranks=chosen.decode_ranks)
     return chosen
 
 
@@ -98,10 +112,10 @@ def _read_layout(layout: object) -> Layout | None:
     return Layout.parse(layout) if isinstance(layout, str) else layout
 
 
-def _count_ranks(gpus: int | None, wished: Layout | None) -> int:
+def _count_ranks(gpus: int | None, wished: Layout | None, decode_ranks: int | None) -> int:
     count: object = gpus
     if count is None:
-        count = 1 if wished is None else wished.ranks
+        count = (1 if wished is None else wished.ranks) + (decode_ranks or 0)
     if isinstance(count, bool) or not isinstance(count, Integral):
         raise InputError(f"gpus is {count!r}; it must be a whole number")
     if not 1 <= int(count) <= MAX_GPUS:
@@ -158,31 +172,74 @@ def _possible(work: PlanJob, machine: Machine) -> list[Layout]:
     return [lane for lane in list_lanes(work, machine) if lane.pipe == 1 and lane.sequence <= places]
 
 
-def _choose_fastest(work: PlanJob, machine: Machine, place: str, wish: ResidencyWish) -> ChosenLayout:
-    """The fastest for one video, as the plan predicts it, each layout with its fastest residency that fits."""
-    table = load_calibration()
-    lanes = [lane for lane in _possible(work, machine) if residencies_for(lane, wish)]
-    if not lanes:
-        check_possible(Layout(), wish)
-    rows = {lane: best_residency(work, machine, table, lane, wish=wish) for lane in lanes}
-    best = choose(rows.values()) or min(rows.values(), key=lambda row: row.peak_bytes)
-    layout = next(lane for lane, row in rows.items() if row == best)
-    used = f"{layout.ranks} {place}" if layout.ranks == machine.gpus else f"{layout.ranks} of {machine.gpus} {place}"
-    reason = f"layout {_name(layout)} on {used}: {_why(layout, rows, machine)}"
-    why = explain_residency(best, work, machine, table, wish)
-    return ChosenLayout(layout=layout, residency=best.residency, reason=_join(reason, why))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Search:
+    """Compares what a video would take.
+
+    Args:
+        work: The video.
+        machine: All ranks.
+        place: What they are, in words.
+        wish: Where the weights are.
+    """
+
+    work: PlanJob
+    machine: Machine
+    place: str
+    wish: ResidencyWish
+
+    def run(self, wished: Layout | None, decode_ranks: int | None) -> ChosenLayout:
+        """The fastest for one video, as the plan predicts it, each layout with its fastest residency that fits."""
+        best, rows = {}, {}
+        for count in list_choices(decode_ranks, self.machine.gpus, wished):
+            denoising = replace(self.machine, gpus=self.machine.gpus - count)
+            lanes = [wished] if wished is not None else _possible(self.work, denoising)
+            able = [lane for lane in lanes if residencies_for(lane, self.wish)]
+            if not able:
+                continue  # nobody would be left to share weights with
+            rows[count] = self._predict(able, count)
+            best[count] = choose(rows[count].values()) or min(rows[count].values(), key=lambda row: row.peak_bytes)
+        if not best:
+            check_possible(Layout(), self.wish)
+        count = choose_decode(best)
+        layout = next(lane for lane, row in rows[count].items() if row == best[count])
+        return ChosenLayout(
+            layout=layout,
+            decode_ranks=count,
+            residency=best[count].residency,
+            reason=self._explain(layout, wished, rows[count], why_decode=explain_decode(best, count)),
+        )
+
+    def _predict(self, lanes: list[Layout], decode_ranks: int) -> dict[Layout, Prediction]:
+        predict = partial(best_residency, self.work, self.machine, load_calibration())
+        return {lane: predict(lane, decode_ranks=decode_ranks, wish=self.wish) for lane in lanes}
+
+    def _explain(
+        self, layout: Layout, wished: Layout | None, rows: Mapping[Layout, Prediction], *, why_decode: str | None
+    ) -> str:
+        row = rows[layout]
+        ranks = self.machine.gpus - row.decode_ranks
+        if wished is not None:
+            reason = f"layout {wished} on {wished.ranks} {self.place}, as asked"
+        else:
+            used = (
+                f"{layout.ranks} {self.place}" if layout.ranks == ranks else f"{layout.ranks} of {ranks} {self.place}"
+            )
+            reason = f"layout {_name(layout)} on {used}: {_why(layout, rows, ranks)}"
+        why = explain_residency(row, self.work, self.machine, load_calibration(), self.wish)
+        return _join(_join(reason, why), why_decode)
 
 
 def _name(layout: Layout) -> str:
     return "one rank" if layout.ranks == 1 else str(layout)
 
 
-def _why(layout: Layout, rows: Mapping[Layout, Prediction], machine: Machine) -> str:
+def _why(layout: Layout, rows: Mapping[Layout, Prediction], ranks: int) -> str:
     chosen = rows[layout]
     if not chosen.fits:
         needs, has = chosen.peak_bytes / GIB, chosen.memory_bytes / GIB
         return f"by the plan none fits, and this one needs least, {needs:.1f} of {has:.1f} GiB"
-    fewer = layout.ranks < machine.gpus
+    fewer = layout.ranks < ranks
     rivals = [lane for lane in rows if lane != layout and rows[lane].fits and (not fewer or lane.ranks > layout.ranks)]
     if not rivals:
         return "no layout of more ranks is possible" if fewer else "the only one possible"

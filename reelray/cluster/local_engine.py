@@ -27,6 +27,7 @@ class LocalEngine:
         description: What runs there.
         limits: How much the engine takes on.
         layouts: Layouts between which the ranks may be regrouped, the one of their start first.
+        decode_ranks: Ranks beside those of the layouts that do nothing but decode.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class LocalEngine:
         *,
         limits: EngineLimits | None = None,
         layouts: Sequence[Layout] = (Layout(),),
+        decode_ranks: int = 0,
     ) -> None:
         self._channel = channel
-        self._leader = Leader(EngineCore(limits, layouts=layouts), channel, description).start()
+        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks)
+        self._leader = Leader(core, channel, description).start()
 
     @classmethod
     def open(cls, load: ModelLoader, *, limits: EngineLimits | None = None) -> Self:
@@ -73,7 +76,8 @@ class LocalEngine:
         except BaseException:
             gang.close()
             raise
-        return cls(gang, gang.description, limits=limits or EngineLimits(commit_s=COMMIT_S), layouts=spec.layouts)
+        limits = limits or EngineLimits(commit_s=COMMIT_S)
+        return cls(gang, gang.description, limits=limits, layouts=spec.layouts, decode_ranks=spec.decode_ranks)
 
     @property
     def description(self) -> EngineDescription:

@@ -24,8 +24,9 @@ OnProgress = Callable[[Progress], None]
 class RenderArguments(TypedDict, total=False):
     """Options of a render; what is missing comes from the model or the settings.
 
-    `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus`, `layout`, `weights` and
-    `encoder`, `reelray.cluster.render.RenderOptions` the others; `on_progress` is told whenever a stage moves on.
+    `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus`, `layout`, `weights`,
+    `encoder` and `decode_ranks`, `reelray.cluster.render.RenderOptions` the others; `on_progress` is told whenever a
+    stage moves on.
     """
 
     model: str | Path
@@ -44,6 +45,7 @@ class RenderArguments(TypedDict, total=False):
     layout: str | Layout
     weights: str
     encoder: str
+    decode_ranks: int | str
     on_progress: OnProgress
 
 

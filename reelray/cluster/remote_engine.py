@@ -30,6 +30,7 @@ class RemoteEngine:
         gpus: GPUs it needs, one for each rank if they are several.
         layout: How ranks share their videos; one rank by default.
         others: Layouts of the same ranks to which they may be regrouped, so that requests run side by side on lanes.
+        decode_ranks: Further ranks that do nothing but decode.
 
     Raises:
         CheckpointError: The checkpoint is not usable.
@@ -46,16 +47,17 @@ class RemoteEngine:
         gpus: float = 0,
         layout: Layout | None = None,
         others: Sequence[Layout] = (),
+        decode_ranks: int = 0,
     ) -> None:
         layout = layout or Layout()
         layouts = (layout, *others)
-        self._has_gang = layout.ranks > 1
+        self._has_gang = layout.ranks + decode_ranks > 1
         if self._has_gang:
             limits = limits or EngineLimits(commit_s=COMMIT_S)
-        core = EngineCore(limits, layouts=layouts)
+        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks)
         self._actor = start_engine_actor(gpus=0 if self._has_gang else gpus)
         try:
-            loading = self._actor.load.remote(open_model, core, layouts, on_gpus=gpus > 0)
+            loading = self._actor.load.remote(open_model, core, layouts, decode_ranks=decode_ranks, on_gpus=gpus > 0)
             self._description: EngineDescription = _fetch(loading)
         except BaseException:
             self.close()

@@ -14,6 +14,7 @@ from reelray.cluster.services import EngineKind, Services
 from reelray.proto.errors import InputError
 from reelray.proto.events import Progress, Stage
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Placement
 from reelray.proto.residency import Residency
 
 ENGINES: tuple[str, ...] = get_args(EngineKind)
@@ -28,11 +29,12 @@ class Place:
         model: Name, or folder as text or `Path`.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: ``ray`` or ``local``.
-        gpus: How many share the video; processes on a CPU.
+        gpus: How many share the video, those that decode included; processes on a CPU.
         layout: How they share it, such as ``cfg=2,ulysses=2``; the plan's choice where only `gpus` is given. Where one
             of the two is given, the settings of both are set aside.
         weights: Where the transformer's blocks are: ``auto``, ``resident``, ``sharded`` or ``offloaded``.
         encoder: Where the encoders of text and image are: ``auto``, ``resident`` or ``released``.
+        decode_ranks: How many of them do nothing but decode, or ``auto``, which None means too.
     """
 
     model: str | Path | None = None
@@ -42,6 +44,7 @@ class Place:
     layout: str | Layout | None = None
     weights: str | None = None
     encoder: str | None = None
+    decode_ranks: int | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,14 +54,14 @@ class Target:
     Args:
         engine: Kind of engine.
         device: ``auto``, ``cpu`` or ``cuda``.
-        layout: How its ranks share the video.
+        placement: Which ranks denoise, how they share the video, and which decode.
         residency: Where the weights are while they do not compute.
         reason: Why so; None where nothing was chosen that needs one.
     """
 
     engine: EngineKind
     device: str
-    layout: Layout = field(default_factory=Layout)
+    placement: Placement = field(default_factory=Placement)
     residency: Residency = field(default_factory=Residency)
     reason: str | None = None
 
@@ -85,11 +88,11 @@ def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[R
     gpus, layout = place.gpus, place.layout
     if gpus is None and layout is None:
         gpus, layout = settings.gpus, settings.layout or None
-    chosen = choose_layout(job, device, gpus=gpus, layout=layout, wish=wish)
+    chosen = choose_layout(job, device, gpus=gpus, layout=layout, wish=wish, decode_ranks=place.decode_ranks)
     return job, Target(
         engine=place.engine or settings.engine,
         device=device,
-        layout=chosen.layout,
+        placement=Placement(layout=chosen.layout, decode_ranks=chosen.decode_ranks),
         residency=chosen.residency,
         reason=chosen.reason,
     )
@@ -99,7 +102,7 @@ def open_engine(job: RenderJob, target: Target, services: Services, on_progress:
     """Load the job's model; progress tells when it starts and when it is done."""
     request_id = job.request.request_id
     on_progress(Progress(request_id=request_id, stage=Stage.LOAD, done=0, total=1))
-    engine = services.open_engine(target.engine, job.model, target.device, target.layout, target.residency)
+    engine = services.open_engine(target.engine, job.model, target.device, target.placement, target.residency)
     on_progress(Progress(request_id=request_id, stage=Stage.LOAD, done=1, total=1))
     return engine
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import reelray
 from reelray.cluster.render import RenderJob
 from reelray.cluster.video_format import VideoFormat
+from reelray.proto.placement import Placement
 from reelray.proto.request import RenderSummary
 from reelray.proto.residency import Residency
 
@@ -66,7 +67,8 @@ def summary_json(
         "device": summary.device,
         "dtype": summary.dtype,
         "layout": str(summary.layout),
-        "ranks": summary.layout.ranks,
+        "ranks": summary.layout.ranks + summary.decode_ranks,
+        "decode_ranks": summary.decode_ranks,
         "weights": str(summary.residency.blocks),
         "encoder": str(summary.residency.encoder),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
@@ -75,7 +77,8 @@ def summary_json(
 
 
 def _describe_place(summary: RenderSummary) -> str:
-    told = [] if summary.layout.ranks == 1 else [str(summary.layout)]
+    placement = Placement(layout=summary.layout, decode_ranks=summary.decode_ranks)
+    told = [] if placement.ranks == 1 else [str(placement)]
     if summary.residency != Residency():
         told.append(f"weights {summary.residency}")
     return f"{summary.device} ({', '.join(told)})" if told else summary.device

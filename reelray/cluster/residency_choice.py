@@ -62,14 +62,14 @@ def explain_residency(
     """Why the weights do not all stay, where the plan has chosen so."""
     if row.residency == Residency() or wish == wish.closed():
         return None
-    plain = predict(work, machine, table, row.layout, Residency())
+    plain = predict(work, machine, table, row.layout, Residency(), decode_ranks=row.decode_ranks)
     return (
         f"weights {row.residency}: all resident, a GPU would need {plain.peak_bytes / GIB:.1f} of "
         f"{machine.memory_bytes / GIB:.1f} GiB"
     )
 
 
-def check_host(residency: Residency, work: PlanJob, layout: Layout) -> None:
+def check_host(residency: Residency, work: PlanJob, layout: Layout, *, decode_ranks: int = 0) -> None:
     """Refuse to move more into host memory than there is; each rank has a process, and its own copy.
 
     Raises:
@@ -80,9 +80,10 @@ def check_host(residency: Residency, work: PlanJob, layout: Layout) -> None:
         needed += work.facts.parameters * work.value_bytes / layout.pipe
     if residency.encoder is Encoder.RELEASED:
         needed += (work.sizes.text_encoder_parameters + work.sizes.image_encoder_parameters) * work.value_bytes
-    needed, has = needed * layout.ranks, memory_bytes()
+    ranks = layout.ranks + decode_ranks
+    needed, has = needed * ranks, memory_bytes()
     if needed > has:
         raise ResourceError(
-            f"weights {residency} need {needed / 1e9:.1f} GB of host memory on {layout.ranks} ranks and there are "
+            f"weights {residency} need {needed / 1e9:.1f} GB of host memory on {ranks} ranks and there are "
             f"{has / 1e9:.1f} GB"
         )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # each of these is loaded when it is used, so that `--help` s
     from reelray.cluster.engine_api import Engine
     from reelray.cluster.model_catalog import ModelCatalog, ModelEntry
     from reelray.cluster.settings import Settings
-    from reelray.proto.layout import Layout
+    from reelray.proto.placement import Placement
     from reelray.proto.residency import Residency
 
 EngineKind = Literal["ray", "local"]
@@ -24,12 +24,12 @@ class Services:
         load_settings: Reads the environment.
         open_catalog: Knows the checkpoints.
         open_engine: Loads a checkpoint on a device, in an embedded Ray cluster or in this process, in one rank or in
-            several that share each video as the layout says, with its weights where the residency says.
+            several that share each video as the placement says, with its weights where the residency says.
     """
 
     load_settings: "Callable[[], Settings]"
     open_catalog: "Callable[[Settings], ModelCatalog]"
-    open_engine: "Callable[[EngineKind, ModelEntry, str, Layout, Residency], Engine]"
+    open_engine: "Callable[[EngineKind, ModelEntry, str, Placement, Residency], Engine]"
 
 
 def default_services() -> Services:
@@ -52,24 +52,32 @@ def _open_catalog(settings: "Settings") -> "ModelCatalog":
 
 
 def _open_engine(
-    kind: EngineKind, model: "ModelEntry", device: str, layout: "Layout", residency: "Residency"
+    kind: EngineKind, model: "ModelEntry", device: str, placement: "Placement", residency: "Residency"
 ) -> "Engine":
     from reelray.cluster.checkpoint_loader import CheckpointLoader  # noqa: PLC0415
 
     loader = CheckpointLoader(path=model.path.absolute(), device=device, residency=residency)
     if kind == "local":
-        return _open_local(loader, layout)
+        return _open_local(loader, placement)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray
     from reelray.cluster.gpu_count import runs_on_gpus  # noqa: PLC0415
 
-    return EmbeddedEngine(loader, gpus=layout.ranks if runs_on_gpus(device) else 0, layout=layout)
+    gpus = placement.ranks if runs_on_gpus(device) else 0
+    return EmbeddedEngine(loader, gpus=gpus, layout=placement.layout, decode_ranks=placement.decode_ranks)
 
 
-def _open_local(loader: "CheckpointLoader", layout: "Layout") -> "Engine":
+def _open_local(loader: "CheckpointLoader", placement: "Placement") -> "Engine":
     from reelray.cluster.local_engine import LocalEngine  # noqa: PLC0415  pulls in torch
     from reelray.workers.engine.cores import share_cores  # noqa: PLC0415
     from reelray.workers.engine.gang import GangSpec  # noqa: PLC0415  pulls in torch
 
-    if layout.ranks == 1:
+    if placement.ranks == 1:
         return LocalEngine.open(loader)
-    return LocalEngine.open_gang(GangSpec(load=loader, layout=layout, threads=share_cores(layout.ranks)))
+    return LocalEngine.open_gang(
+        GangSpec(
+            load=loader,
+            layout=placement.layout,
+            decode_ranks=placement.decode_ranks,
+            threads=share_cores(placement.ranks),
+        )
+    )

@@ -19,6 +19,7 @@ class EngineDescription:
         load_s: Seconds it took to load the checkpoint.
         layout: How its ranks share their videos, at the start where they can be regrouped.
         residency: Where its weights are while they do not compute.
+        decode_ranks: Ranks beside those of the layout that do nothing but decode.
     """
 
     facts: ModelFacts
@@ -28,3 +29,4 @@ class EngineDescription:
     load_s: float = 0.0
     layout: Layout = field(default_factory=Layout)
     residency: Residency = field(default_factory=Residency)
+    decode_ranks: int = 0

@@ -63,6 +63,7 @@ class RenderSummary:
         peak_bytes: Peak memory of the engine process (device memory on a GPU); of the fullest rank.
         layout: How the ranks shared the video.
         residency: Where the weights were while they did not compute.
+        decode_ranks: Ranks beside those of the layout that did nothing but decode.
     """
 
     request_id: RequestId
@@ -80,3 +81,4 @@ class RenderSummary:
     peak_bytes: int = 0
     layout: Layout = field(default_factory=Layout)
     residency: Residency = field(default_factory=Residency)
+    decode_ranks: int = 0

@@ -2,11 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout, Place
 from reelray.proto.request import RenderRequest, RequestId
+
+
+class Crew(StrEnum):
+    """Ranks that follow plans of their own, where some do nothing but decode."""
+
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+
+CHUNK_PART = "chunk"
+"""Part of a commit: the chunk in work, with its solver."""
+DECODE_PART = "decode"
+"""Part of a commit: the decoder's state, and what waits for it on the ranks that hold it."""
+
+
+def clean_part(first_latent_frame: int) -> str:
+    """Name of the part of a commit that holds the clean latents of the chunk which begins there."""
+    return f"clean.{first_latent_frame}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +67,23 @@ class WindowStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """Bring the clean latents of a chunk from the ranks that denoise to those that only decode.
+
+    Both crews are told in plans that are issued together, so that neither waits for the other for long.
+
+    Args:
+        request_id: Whose latents.
+        first_latent_frame: Index of the chunk's first latent frame in the video.
+        latent_frames: Latent frames in the chunk.
+    """
+
+    request_id: RequestId
+    first_latent_frame: int
+    latent_frames: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeStep:
     """Decode clean latent frames and send them out.
 
@@ -86,17 +122,20 @@ class Admit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """What the ranks do next, in this order: releases, moves, admits, windows, decodes, commits.
+    """What the ranks do next, in this order: releases, moves, admits, deliveries, windows, decodes, commits.
 
-    Lanes work at the same time, each on its own windows and decodes; the step lasts as long as the slowest.
+    Lanes work at the same time, each on its own windows and decodes; the step lasts as long as the slowest. Crews have
+    plans of their own, which follow each other whatever the other crew does.
 
     Args:
-        sequence: Grows by one per plan; a gap is an error.
+        sequence: Grows by one per plan of a crew; a gap is an error.
         generation: Generation of the gang; a plan of another generation is refused.
+        crew: Whose plan it is; None means all ranks.
         layout: How the ranks are grouped in this step; None means as they were started.
         releases: Requests to forget (finished, cancelled or failed); their memory is freed.
         moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
+        deliveries: Clean latents that go from one crew to the other; in a plan of both.
         windows: Windows to move, one per lane at most.
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
@@ -104,17 +143,19 @@ class StepPlan:
 
     sequence: int
     generation: int
+    crew: Crew | None = None
     layout: Layout | None = None
     releases: tuple[RequestId, ...] = ()
     moves: tuple[Move, ...] = ()
     admits: tuple[Admit, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
     windows: tuple[WindowStep, ...] = ()
     decodes: tuple[DecodeStep, ...] = ()
     commits: tuple[RequestId, ...] = ()
 
     def ranks_of(self, request_id: RequestId) -> frozenset[int] | None:
-        """Ranks that work on a request in this step; None means all."""
-        if self.layout is None or any(a.request.request_id == request_id for a in self.admits):
+        """Ranks that work on a request in this step; None means all that have the plan."""
+        if self.layout is None or self.crew is not None or any(a.request.request_id == request_id for a in self.admits):
             return None
         moves = [move for move in self.moves if move.request_id == request_id]
         lanes = {window.lane for window in self.windows if window.request_id == request_id}
@@ -124,10 +165,15 @@ class StepPlan:
         return frozenset(rank for place in places for rank in place.ranks)
 
     @property
+    def is_joint(self) -> bool:
+        """Whether the other crew has a plan that belongs to this one: their ranks meet in collectives."""
+        return self.crew is not None and bool(self.deliveries)
+
+    @property
     def touched(self) -> frozenset[RequestId]:
         """Requests with work of their own in this step."""
         moved = {move.request_id for move in self.moves} | {window.request_id for window in self.windows}
-        decoded = {decode.request_id for decode in self.decodes}
+        decoded = {decode.request_id for decode in self.decodes} | {d.request_id for d in self.deliveries}
         return frozenset(moved | decoded | {admit.request.request_id for admit in self.admits})
 
 
@@ -171,6 +217,7 @@ class StepReport:
     Args:
         sequence: Of the plan it answers.
         generation: Of the plan it answers.
+        crew: Of the plan it answers.
         frames: Decoded frames, in the order of the plan's decodes.
         costs: Time spent, per request and stage; those of different lanes passed at the same time.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
@@ -181,6 +228,7 @@ class StepReport:
 
     sequence: int
     generation: int
+    crew: Crew | None = None
     frames: tuple[Frames, ...] = ()
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()

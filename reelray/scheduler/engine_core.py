@@ -1,26 +1,36 @@
 """Forms engine steps: pure decisions, no threads, no clock of its own, no tensors.
 
-One step is in flight at a time. It may admit queued requests, regroup the ranks (`reelray/scheduler/lanes.py` has the
-rule), and on every lane move one window and decode one piece:
+Where all ranks denoise and decode, one step is in flight at a time. It may admit queued requests, regroup the ranks
+(`reelray/scheduler/lanes.py` has the rule), and on every lane move one window and decode one piece:
 
 - the window goes to the lane's running request whose last window lies furthest back (round robin, ties by arrival), so
   that a short clip is not held up behind a long one. One window per forward for now.
 - the decode turns the same way, over the requests whose next piece is clean and whose client has room for its frames.
 
+Where some ranks do nothing but decode, there are two crews, each with one step in flight: windows are moved while a
+piece is decoded, as far as `chunks_ahead` lets them. What couples the crews are deliveries of clean latents. They are
+told to both crews at once, when neither has a step in flight: so neither waits inside a collective for the other's
+work, and there is nothing to take back when a request ends. The decode crew waits for a step of the other one at most,
+and only when the request whose turn it is has nothing delivered; where decode is the slower of the two, the others wait
+for room anyway.
+
 A request that ended (finished, cancelled, failed) is forgotten as soon as no step of its own is in flight, and released
 on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from reelray.proto.errors import EngineError, InputError
+from reelray.proto.errors import InputError
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
+from reelray.proto.placement import check_placement
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import Crew, DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.lanes import PATIENCE, Lanes
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
@@ -35,6 +45,7 @@ class EngineCore:
         limits: How much the engine takes on.
         layouts: Layouts between which the gang may be regrouped, the one of its start first; by default there is one
             lane, and plans do not speak of it.
+        decode_ranks: Ranks behind those of the layout that do nothing but decode.
         generation: Generation of the gang of ranks; stamped on every plan.
 
     Raises:
@@ -43,16 +54,25 @@ class EngineCore:
     """
 
     def __init__(
-        self, limits: EngineLimits | None = None, *, layouts: Sequence[Layout] = (Layout(),), generation: int = 0
+        self,
+        limits: EngineLimits | None = None,
+        *,
+        layouts: Sequence[Layout] = (Layout(),),
+        decode_ranks: int = 0,
+        generation: int = 0,
     ) -> None:
+        check_placement(layouts, decode_ranks)
         self._lanes = Lanes(layouts)
         self._limits = limits or EngineLimits()
         self._generation = generation
-        self._sequence = 0
+        denoise = layouts[0].ranks
+        self._lines = [CrewLine(None)]
+        if decode_ranks:
+            crews = {Crew.DENOISE: range(denoise), Crew.DECODE: range(denoise, denoise + decode_ranks)}
+            self._lines = [CrewLine(crew, ranks) for crew, ranks in crews.items()]
+        self._turn = 0  # grows by one per plan, of whichever crew
+        self._formed: deque[StepPlan] = deque()
         self._rollouts: dict[RequestId, Rollout] = {}
-        self._releases: list[RequestId] = []
-        self._issued: StepPlan | None = None
-        self._issued_at_s = 0.0
 
     def submit(self, request: RenderRequest, facts: ModelFacts) -> None:
         """Queue a request.
@@ -74,8 +94,7 @@ class EngineCore:
             del self._rollouts[request_id]
         else:
             rollout.phase = Phase.CANCELLED
-            if self._issued is None:
-                self._retire()
+            self._retire()
         return True
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
@@ -85,53 +104,31 @@ class EngineCore:
             rollout.acknowledge(frames)
 
     def next_step(self, now_s: float) -> StepPlan | None:
-        """Form the next step, or None while one is in flight or nothing can be done.
+        """Form the next step, or None while one is in flight or nothing can be done; ask until there is none.
 
         Args:
             now_s: Seconds on the caller's monotonic clock.
         """
-        if self._issued is not None:
-            return None
-        admitted = self._take_admits()
-        at_work = self._at_work()
-        if not (self._releases or admitted or any(rollout.has_work for rollout in at_work)):
-            return None
-        releases, self._releases = tuple(self._releases), []
-        moves = self._lanes.arrange(at_work)
-        windows, decodes = self._pick_windows(), self._pick_decodes()
-        self._issued = StepPlan(
-            sequence=self._sequence,
-            generation=self._generation,
-            layout=self._lanes.named,
-            releases=releases,
-            moves=moves,
-            admits=tuple(rollout.admit() for rollout in admitted),
-            windows=windows,
-            decodes=decodes,
-            commits=tuple(w.request_id for w in windows if self._rollouts[w.request_id].wants_commit(w, now_s)),
-        )
-        self._issued_at_s = now_s
-        self._sequence += 1
-        return self._issued
+        if not self._formed:
+            self._form(now_s)
+        return self._formed.popleft() if self._formed else None
 
     def report(self, report: StepReport) -> StepOutcome:
-        """Take in what came of the step in flight.
+        """Take in what came of a step in flight.
 
         Raises:
             EngineError: The report answers no step in flight of this generation.
         """
-        plan = self._issued
-        if plan is None or (report.sequence, report.generation) != (plan.sequence, plan.generation):
-            raise EngineError(f"report of step {report.generation}.{report.sequence}, which is not in flight")
-        self._issued = None
+        line = next((line for line in self._lines if line.crew is report.crew), self._lines[0])
+        plan = line.answer(report)
         failed = tuple(f.request_id for f in report.failures if self._goes_on(f.request_id))
         for request_id in failed:
             self._rollouts[request_id].phase = Phase.FAILED
         progress = self._advance(plan)
         for commit in report.commits:
             if self._goes_on(commit.request_id):
-                self._rollouts[commit.request_id].committed(commit.parts, self._issued_at_s)
-        finished = tuple(i for i, rollout in self._rollouts.items() if rollout.phase is Phase.FINISHED)
+                self._rollouts[commit.request_id].committed(commit.parts, line.issued_at_s, plan.crew)
+        finished = tuple(d.request_id for d in plan.decodes if self.phase(d.request_id) is Phase.FINISHED)
         self._retire()
         return StepOutcome(progress=progress, finished=finished, failed=failed)
 
@@ -150,9 +147,12 @@ class EngineCore:
         """
         if generation <= self._generation:
             raise ValueError(f"generation is {generation}; it must be greater than {self._generation}")
-        plan, self._issued = self._issued, None
-        self._generation, self._sequence, self._releases = generation, 0, []
-        for request_id in _concerned(plan, lost):
+        concerned = {i for line in self._lines for i in _concerned(line, lost)}
+        self._generation, self._turn = generation, 0
+        self._formed.clear()
+        for line in self._lines:
+            line.restart()
+        for request_id in concerned:
             if request_id in self._rollouts:
                 self._rollouts[request_id].losses += 1
         given_up = [i for i, rollout in self._rollouts.items() if rollout.losses >= self._limits.losses]
@@ -164,8 +164,9 @@ class EngineCore:
         return tuple(given_up)
 
     def in_flight_s(self, now_s: float) -> float | None:
-        """Seconds since the step in flight was issued, or None; liveness is judged by it."""
-        return None if self._issued is None else now_s - self._issued_at_s
+        """Seconds since the oldest step in flight was issued, or None; liveness is judged by it."""
+        ages = [now_s - line.issued_at_s for line in self._lines if not line.is_free]
+        return max(ages) if ages else None
 
     def phase(self, request_id: RequestId) -> Phase | None:
         """Where a request is; None once it is forgotten."""
@@ -173,32 +174,73 @@ class EngineCore:
         return None if rollout is None else rollout.phase
 
     def _retire(self) -> None:
-        ended = [i for i, rollout in self._rollouts.items() if rollout.phase in ENDED]
-        for request_id in ended:
+        """Forget requests that ended and of which no step is in flight; the ranks are to forget them too."""
+        busy = {i for line in self._lines if line.issued is not None for i in line.issued.touched}
+        for request_id in [i for i, r in self._rollouts.items() if r.phase in ENDED and i not in busy]:
             del self._rollouts[request_id]
-        self._releases += ended
+            for line in self._lines:
+                line.dismiss(request_id)
 
-    def _take_admits(self) -> list[Rollout]:
+    def _form(self, now_s: float) -> None:
+        """Form steps for the crews that have none in flight."""
+        if self._lines[0].is_free:
+            self._take_admits()
+        if len(self._lines) > 1:
+            self._form_apart(self._lines[0], self._lines[1], now_s)
+        elif self._lines[0].is_free:
+            self._form_together(self._lines[0], now_s)
+
+    def _form_together(self, line: CrewLine, now_s: float) -> None:
+        at_work = self._at_work()
+        if not (line.has_news or any(rollout.has_work for rollout in at_work)):
+            return
+        moves = self._lanes.arrange(at_work)
+        windows, decodes = (
+            self._pick(Rollout.next_window, "window_turn"),
+            self._pick(Rollout.next_decode, "decode_turn"),
+        )
+        commits = self._list_commits(windows, now_s)
+        self._issue(
+            line, now_s, layout=self._lanes.named, moves=moves, windows=windows, decodes=decodes, commits=commits
+        )
+
+    def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
+        both = denoise.is_free and decode.is_free
+        deliveries = tuple(d for rollout in self._rollouts.values() for d in rollout.deliver()) if both else ()
+        if denoise.is_free:
+            self._lanes.arrange(self._at_work())
+            windows = self._pick(Rollout.next_window, "window_turn")
+            if denoise.has_news or deliveries or windows:
+                commits = self._list_commits(windows, now_s)
+                self._issue(denoise, now_s, deliveries=deliveries, windows=windows, commits=commits)
+        if decode.is_free:
+            decodes = self._pick_delivered()
+            if decode.has_news or deliveries or decodes:
+                commits = tuple(d.request_id for d in decodes if self._rollouts[d.request_id].wants_decode_commit(d))
+                self._issue(decode, now_s, deliveries=deliveries, decodes=decodes, commits=commits)
+
+    def _issue(self, line: CrewLine, now_s: float, **parts: Any) -> None:
+        self._formed.append(line.issue(self._generation, now_s, **parts))
+        self._turn += 1
+
+    def _list_commits(self, windows: Sequence[WindowStep], now_s: float) -> tuple[RequestId, ...]:
+        return tuple(w.request_id for w in windows if self._rollouts[w.request_id].wants_commit(w, now_s))
+
+    def _take_admits(self) -> None:
         queued = [r for r in self._rollouts.values() if r.phase is Phase.QUEUED]
         room = self._limits.requests - (len(self._rollouts) - len(queued))
-        admitted = queued[: max(0, room)]
-        for rollout in admitted:
+        for rollout in queued[: max(0, room)]:
             rollout.phase = Phase.ADMITTED
-        return admitted
+            for line in self._lines:
+                line.welcome(rollout)
 
     def _at_work(self) -> list[Rollout]:
         """Requests on the ranks, or about to be, that had something to do not long ago; in order of arrival."""
         held = [r for r in self._rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
         for rollout in held:
             if rollout.phase is Phase.ADMITTED or rollout.has_work:
-                rollout.worked_at = self._sequence
-        return [rollout for rollout in held if self._sequence - rollout.worked_at < PATIENCE]
-
-    def _pick_windows(self) -> tuple[WindowStep, ...]:
-        return self._pick(Rollout.next_window, "window_turn")
-
-    def _pick_decodes(self) -> tuple[DecodeStep, ...]:
-        return self._pick(Rollout.next_decode, "decode_turn")
+                rollout.worked_at = self._turn
+        return [rollout for rollout in held if self._turn - rollout.worked_at < PATIENCE]
 
     def _pick(self, next_of: Callable[[Rollout], Work | None], turn: str) -> tuple[Work, ...]:
         """For every lane, work of that request of its own whose turn it is."""
@@ -208,15 +250,25 @@ class EngineCore:
             for rollout in sorted(here, key=attrgetter(turn)):
                 work = next_of(rollout)
                 if work is not None:
-                    setattr(rollout, turn, self._sequence)
+                    setattr(rollout, turn, self._turn)
                     picked.append(work)
                     break
         return tuple(picked)
 
+    def _pick_delivered(self) -> tuple[DecodeStep, ...]:
+        """The piece whose turn it is, if the ranks that only decode have it."""
+        for rollout in sorted(self._rollouts.values(), key=attrgetter("decode_turn")):
+            work = rollout.next_decode()
+            if work is not None:
+                if not rollout.is_delivered(work):
+                    return ()  # the next plans bring it; others would pass it by again and again
+                rollout.decode_turn = self._turn
+                return (work,)
+        return ()
+
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
-        moved = [
-            self._rollouts[a.request.request_id].admitted() for a in plan.admits if self._goes_on(a.request.request_id)
-        ]
+        admits = () if plan.crew is Crew.DECODE else plan.admits
+        moved = [self._rollouts[a.request.request_id].admitted() for a in admits if self._goes_on(a.request.request_id)]
         moved += [self._rollouts[w.request_id].window_moved() for w in plan.windows if self._goes_on(w.request_id)]
         moved += [self._rollouts[d.request_id].piece_decoded() for d in plan.decodes if self._goes_on(d.request_id)]
         return tuple(moved)
@@ -226,9 +278,10 @@ class EngineCore:
         return rollout is not None and rollout.phase not in ENDED
 
 
-def _concerned(plan: StepPlan | None, lost: Collection[int]) -> set[RequestId]:
-    """Requests with work of their own in a plan, on lost ranks where these are known."""
-    if plan is None:
+def _concerned(line: CrewLine, lost: Collection[int]) -> set[RequestId]:
+    """Requests with work of their own in the plan in flight, on lost ranks where these are known."""
+    plan, theirs = line.issued, [rank for rank in lost if line.has(rank)]
+    if plan is None or (lost and not theirs):
         return set()
     ranks = {request_id: plan.ranks_of(request_id) for request_id in plan.touched}
-    return {i for i, at in ranks.items() if at is None or not lost or not at.isdisjoint(lost)}
+    return {i for i, at in ranks.items() if at is None or not lost or not at.isdisjoint(theirs)}

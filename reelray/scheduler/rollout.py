@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reelray.proto.events import Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import Admit, DecodeStep, WindowStep
+from reelray.proto.step_plan import DECODE_PART, Admit, Crew, DecodeStep, Delivery, WindowStep, clean_part
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
 
@@ -76,6 +76,7 @@ class Rollout:
             limits.piece_latent_frames(facts, width=request.width, height=request.height),
         )
         self._windows_done = 0
+        self._delivered = 0  # chunks whose clean latents the ranks have that only decode
         self._pieces_done = 0
         self._pieces_sent = 0  # of them the client has the frames, or will get them
         self._unacknowledged_frames = 0
@@ -131,6 +132,22 @@ class Rollout:
             lane=self._lane,
         )
 
+    def deliver(self) -> list[Delivery]:
+        """The clean chunks that the ranks which only decode do not have yet; they have them from here on."""
+        if self.phase is not Phase.RUNNING:
+            return []
+        due = self._chunks[self._delivered : self._windows_done // self._steps]
+        self._delivered += len(due)
+        return [
+            Delivery(request_id=self.request.request_id, first_latent_frame=c.first, latent_frames=c.length)
+            for c in due
+        ]
+
+    def is_delivered(self, step: DecodeStep) -> bool:
+        """Whether the ranks that only decode have, or are about to get, what a step decodes."""
+        there = self._chunks[self._delivered - 1].end if self._delivered else 0
+        return step.first_latent_frame + step.latent_frames <= there
+
     def admitted(self) -> Progress:
         """Note that the ranks hold the request's text."""
         self.phase = Phase.RUNNING
@@ -163,18 +180,45 @@ class Rollout:
             self._saved = replace(self._saved, at_s=now_s)
         return window.last or now_s - (self._saved.at_s or 0.0) >= self._limits.commit_s
 
-    def committed(self, parts: Mapping[str, bytes], now_s: float) -> None:
-        """Note the state as it is written down now."""
-        self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
+    def wants_decode_commit(self, decode: DecodeStep) -> bool:
+        """Whether ranks that only decode should write their state down once `decode` is done: at a chunk's end."""
+        end = decode.first_latent_frame + decode.latent_frames
+        return self._limits.commit_s is not None and not decode.last and any(c.end == end for c in self._chunks)
 
-    def admit(self) -> Admit:
-        """What the ranks are told of it: the request, and what was written down last."""
-        return Admit(request=self.request, resume=self._saved.parts, lane=self._lane)
+    def committed(self, parts: Mapping[str, bytes], now_s: float, crew: Crew | None = None) -> None:
+        """Note the state as it is written down now.
+
+        Crews write at different times, and their parts still fit together: of every chunk that is clean the latents are
+        a part of their own, which is kept until the decoder's state that is written down lies behind it.
+
+        Args:
+            parts: What was written.
+            now_s: Seconds on the caller's monotonic clock.
+            crew: Who wrote it; None means all ranks at once.
+        """
+        if crew is None:
+            self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
+            return
+        known = {**(self._saved.parts or {}), **parts}
+        if crew is Crew.DENOISE:
+            self._saved = replace(self._saved, windows=self._windows_done, parts=known, at_s=now_s)
+            return
+        past = {clean_part(chunk.first) for chunk in self._chunks[: self._chunks_decoded()]}
+        kept = {name: data for name, data in known.items() if name not in past}
+        self._saved = replace(self._saved, pieces=self._pieces_done, parts=kept)
+
+    def admit(self, crew: Crew | None = None) -> Admit:
+        """What the ranks of a crew are told of it: the request, and what was written down last."""
+        parts = self._saved.parts
+        if parts is not None and crew is not None:
+            parts = {name: data for name, data in parts.items() if (name == DECODE_PART) is (crew is Crew.DECODE)}
+        return Admit(request=self.request, resume=parts, lane=self._lane)
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
         self.phase, self.place = Phase.QUEUED, None
         self._windows_done, self._pieces_done = self._saved.windows, self._saved.pieces
+        self._delivered = self._chunks_decoded()
         self._saved = replace(self._saved, at_s=None)
         self.window_turn = self.decode_turn = -1  # these are numbers of steps, which begin anew
         self.worked_at = 0

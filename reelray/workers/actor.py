@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
@@ -50,7 +51,13 @@ class EngineActor:
         self._launcher: RayLauncher | None = None
 
     def load(
-        self, open_model: Any, core: Any, layouts: Sequence[Layout] = (Layout(),), *, on_gpus: bool = False
+        self,
+        open_model: Any,
+        core: Any,
+        layouts: Sequence[Layout] = (Layout(),),
+        *,
+        decode_ranks: int = 0,
+        on_gpus: bool = False,
     ) -> EngineDescription | ReelrayError:
         """Open the checkpoint and start the engine.
 
@@ -59,9 +66,12 @@ class EngineActor:
             core: A `StepFormer`.
             layouts: How ranks share their videos, at the start and when they are regrouped; more than one rank are
                 actors of their own, which this one leads.
+            decode_ranks: Further ranks that do nothing but decode.
             on_gpus: Each of those ranks needs a GPU.
         """
-        return _value_or_error(lambda: self._load(open_model, core, tuple(layouts), on_gpus=on_gpus))
+        start = partial(self._start_gang, open_model, tuple(layouts), decode_ranks=decode_ranks, on_gpus=on_gpus)
+        alone = layouts[0].ranks + decode_ranks == 1
+        return _value_or_error(lambda: self._load(open_model, core, None if alone else start))
 
     def submit(self, request: RenderRequest) -> ReelrayError | None:
         """See `EngineHost.submit`."""
@@ -82,24 +92,31 @@ class EngineActor:
         if self._launcher is not None:
             self._launcher.close()
 
-    def _load(self, open_model: Any, core: Any, layouts: tuple[Layout, ...], *, on_gpus: bool) -> EngineDescription:
+    def _load(self, open_model: Any, core: Any, start_gang: Callable[[], Any] | None) -> EngineDescription:
         from reelray.workers.engine.host import EngineHost  # noqa: PLC0415  keeps torch out of the client
 
-        if layouts[0].ranks == 1:
+        if start_gang is None:
             self._host = EngineHost.open(open_model, core)
         else:
-            gang = self._start_gang(open_model, layouts, on_gpus=on_gpus)
+            gang = start_gang()
             self._host = EngineHost(gang, gang.description, core)
         return self._host.description
 
-    def _start_gang(self, open_model: Any, layouts: tuple[Layout, ...], *, on_gpus: bool) -> Any:
+    def _start_gang(self, open_model: Any, layouts: tuple[Layout, ...], *, decode_ranks: int, on_gpus: bool) -> Any:
         from reelray.workers.engine.cores import share_cores  # noqa: PLC0415
         from reelray.workers.engine.gang import Gang, GangSpec  # noqa: PLC0415  pulls in torch
 
         layout, *others = layouts
-        self._launcher = RayLauncher(layout.ranks, on_gpus=on_gpus)
-        threads = share_cores(layout.ranks)
-        gang = Gang(self._launcher, GangSpec(load=open_model, layout=layout, others=tuple(others), threads=threads))
+        ranks = layout.ranks + decode_ranks
+        self._launcher = RayLauncher(ranks, on_gpus=on_gpus)
+        spec = GangSpec(
+            load=open_model,
+            layout=layout,
+            others=tuple(others),
+            decode_ranks=decode_ranks,
+            threads=share_cores(ranks),
+        )
+        gang = Gang(self._launcher, spec)
         try:
             gang.start()
         except BaseException:

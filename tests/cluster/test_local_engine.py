@@ -135,7 +135,7 @@ def test_closing_ends_what_still_runs():
 
 def test_losing_the_ranks_ends_every_request():
     class Channel:
-        def execute(self, _plan):
+        def issue(self, _plan):
             raise EngineError("rank 1 is gone")
 
     from reelray.scheduler.engine_core import EngineCore

@@ -13,6 +13,7 @@ from reelray.cluster.local_engine import LocalEngine
 from reelray.cluster.model_catalog import PACKAGED
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout
+from reelray.proto.step_plan import Crew
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
@@ -66,14 +67,15 @@ def test_a_rank_of_its_own_decodes_beside_the_one_that_denoises(alone, monkeypat
     told = []
 
     def listen(reports):
-        told.append([bool(report.frames) for report in reports])
+        told.extend((report.crew, bool(report.frames)) for report in reports)
         return merge_reports(reports)
 
-    monkeypatch.setattr("reelray.workers.engine.gang.merge_reports", listen)
+    monkeypatch.setattr("reelray.workers.engine.gang_step.merge_reports", listen)
     with LocalEngine.open_gang(GangSpec(load=OPEN, layout=Layout(), decode_ranks=1, start_s=120)) as engine:
         assert_near(collect(engine.render(request_for(2))), alone[2])
-    assert [False, True] in told
-    assert not any(first for first, _ in told)  # the rank that denoises sends no frame
+    assert (Crew.DECODE, True) in told
+    assert (Crew.DENOISE, False) in told
+    assert (Crew.DENOISE, True) not in told
 
 
 @pytest.mark.parametrize(("layout", "decode_ranks"), [("pipe=2", 0), ("", 1)])
@@ -82,7 +84,8 @@ def test_a_rank_lost_while_chunks_are_decoded_changes_nothing(alone, layout, dec
     gang = Gang(LocalLauncher(), spec)
     gang.start()
     limits = EngineLimits(commit_s=600, decode_latent_frames=1)  # a commit at each chunk's end alone
-    leader, struck = Leader(EngineCore(limits), gang, gang.description).start(), threading.Event()
+    core, struck = EngineCore(limits, decode_ranks=decode_ranks), threading.Event()
+    leader = Leader(core, gang, gang.description).start()
 
     def strike(event):
         # the first chunk is decoded and the second one begun: the decoder's state is part of the commit

@@ -148,7 +148,7 @@ def fake_services(
     return Services(
         load_settings=lambda: Settings(model="fake"),
         open_catalog=lambda _settings: ModelCatalog((models,), presets, describe),
-        open_engine=lambda _kind, _entry, _device, _layout, _residency: engine,
+        open_engine=lambda _kind, _entry, _device, _placement, _residency: engine,
     )
 
 

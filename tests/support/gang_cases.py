@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reelray.proto.events import Frames
+from reelray.proto.step_plan import Crew
 from tests.support.fake_model import FakeModel
 
 
@@ -110,3 +111,76 @@ def clip_of(events, on_event=lambda _: None):
         if isinstance(event, Frames):
             parts.append(event.data)
     return b"".join(parts)
+
+
+class Gated(FakeModel):
+    """Decodes its first piece only after this gang has evaluated the transformer `evaluations` times.
+
+    Args:
+        folder: Where evaluations leave a file each.
+        evaluations: How many.
+    """
+
+    def __init__(self, folder, evaluations):
+        super().__init__()
+        self._folder, self._evaluations = folder, evaluations
+
+    def denoise(self, *arguments, **rest):
+        prediction = super().denoise(*arguments, **rest)
+        (self._folder / f"evaluation-{len(self.calls)}").touch()
+        return prediction
+
+    def decode(self, latents_1CTHW, state):
+        wait_until((self._folder / f"evaluation-{self._evaluations}").exists)
+        return super().decode(latents_1CTHW, state)
+
+
+class Brittle(FakeModel):
+    """Its first decode fails."""
+
+    def decode(self, latents_1CTHW, state):
+        self.calls.append("decode")
+        if self.calls.count("decode") == 1:
+            raise RuntimeError("the decoder broke")
+        return super().decode(latents_1CTHW, state)
+
+
+class Overheard:
+    """A channel that notes what it issues and collects, in order.
+
+    Args:
+        channel: The gang behind it.
+    """
+
+    def __init__(self, channel):
+        self._channel = channel
+        self.notes = []
+
+    def issue(self, plan):
+        self.notes.append(("issue", plan))
+        self._channel.issue(plan)
+
+    def collect(self):
+        report = self._channel.collect()
+        if report is not None:
+            self.notes.append(("collect", report))
+        return report
+
+    def __getattr__(self, name):
+        return getattr(self._channel, name)
+
+    def windows_under_decodes(self):
+        """For every decode, how many denoise steps came back between its issue and its report."""
+        counts, plans = [], {}
+        for kind, what in self.notes:
+            key = (what.generation, what.crew, what.sequence)
+            if kind == "issue":
+                plans[key] = what
+                if what.decodes:
+                    counts.append(0)
+                    decoding = key
+            elif what.crew is Crew.DENOISE and plans[key].windows and counts and decoding in plans:
+                counts[-1] += 1
+            elif key == (decoding if counts else None):
+                del plans[key]
+        return counts

@@ -1,5 +1,7 @@
 """`reelray render`: a prompt becomes a video file."""
 
+from dataclasses import replace
+
 import typer
 
 from reelray.cluster.cli import render_options as take
@@ -37,6 +39,7 @@ def render(
     engine: take.EngineChoice = None,
     gpus: take.Gpus = None,
     layout: take.LayoutText = None,
+    decode_ranks: take.DecodeRanks = None,
     weights: take.Weights = None,
     encoder: take.EncoderPlace = None,
     json: take.JsonSummary = False,
@@ -66,7 +69,8 @@ def render(
         image=image,
         fps=fps,
     )
-    place = Place(model=model, device=device, engine=engine, gpus=gpus, layout=layout, weights=weights, encoder=encoder)
+    place = Place(model=model, device=device, engine=engine, gpus=gpus, layout=layout)
+    place = replace(place, weights=weights, encoder=encoder, decode_ranks=decode_ranks)
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )

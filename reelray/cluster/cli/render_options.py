@@ -51,6 +51,13 @@ LayoutText = Annotated[
     str | None,
     typer.Option("--layout", metavar="AXIS=N,...", help="How they share it: cfg, ring, ulysses. Default: by the plan."),
 ]
+DecodeRanks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="How many of the GPUs do nothing but decode, beside the others; 0 lets all do both. Default: by the plan.",
+    ),
+]
 Weights = Annotated[
     Literal["auto", "resident", "sharded", "offloaded"] | None,
     typer.Option(help="Transformer blocks: on each GPU, in shares, or in host memory. Default: by the plan."),

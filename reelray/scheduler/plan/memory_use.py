@@ -151,5 +151,8 @@ def decode_bytes(setting: Setting, ranks: int) -> float:
 
 
 def decode_alone_bytes(setting: Setting, ranks: int) -> float:
-    """Bytes of a GPU that only decodes."""
-    return setting.table.context_bytes + decode_bytes(setting, ranks)
+    """Bytes of a GPU that only decodes; it loads the whole checkpoint, as every rank of a gang does."""
+    loaded = block_weights(setting) + encoder_weights(setting) * (
+        BLOCKS_IN_FLIGHT / ENCODER_BLOCKS if setting.residency.encoder is Encoder.RELEASED else 1
+    )
+    return setting.table.context_bytes + loaded + decode_bytes(setting, ranks)

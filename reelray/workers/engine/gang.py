@@ -11,18 +11,19 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, RankLostError, UnsupportedError
 from reelray.proto.layout import Layout, check_regroup
-from reelray.proto.step_plan import RequestFailure, StepPlan, StepReport
+from reelray.proto.placement import check_placement
+from reelray.proto.step_plan import Crew, StepPlan, StepReport
 from reelray.workers.engine.gang_door import Door
 from reelray.workers.engine.gang_members import TICK_S, Member, RankLauncher, Stage, find_dead, hear, lose
 from reelray.workers.engine.gang_muster import Muster
+from reelray.workers.engine.gang_step import GangStep, tell_failure
 from reelray.workers.engine.gang_wire import Assignment, Hello, Message, Pulse, Ran, Refused, Run
-from reelray.workers.engine.merge_reports import merge_reports
 from reelray.workers.engine.seams import ModelLoader, SharingLoader
 
 _LOG = logging.getLogger(__name__)
@@ -74,37 +75,15 @@ class GangSpec:
         return self.layout.ranks + self.decode_ranks
 
     def __post_init__(self) -> None:
-        if self.decode_ranks < 0:
-            raise ValueError(f"decode_ranks is {self.decode_ranks}; it must be at least 0")
         for name in ("start_s", "silence_s", "stall_s", "lag_s", "rejoin_s", "attempts", "threads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
         check_regroup(self.layouts)
-        if self.decode_ranks and any(layout.replica > 1 for layout in self.layouts):
-            raise UnsupportedError(
-                "decode ranks take the latents of one lane; with replica, let the ranks that denoise decode"
-            )
+        check_placement(self.layouts, self.decode_ranks)
         if self.others and isinstance(self.load, SharingLoader) and self.load.shares:
             raise UnsupportedError(
                 "sharded weights belong to one layout; a gang that regroups needs resident or offloaded ones"
             )
-
-
-@dataclass(kw_only=True, slots=True)
-class _Step:
-    """What has come of the plan in flight."""
-
-    plan: StepPlan
-    reports: dict[int, StepReport] = field(default_factory=dict)
-    moved_at: float = 0.0
-    failure: RequestFailure | None = None
-    failed_at: float = 0.0
-
-    def waiting(self, members: int) -> list[int]:
-        """Ranks that have not come back from the request that failed; other lanes may take their time."""
-        assert self.failure is not None
-        concerned = self.plan.ranks_of(self.failure.request_id)
-        return [r for r in range(members) if r not in self.reports and (concerned is None or r in concerned)]
 
 
 class Gang:
@@ -122,6 +101,7 @@ class Gang:
         self._clock = clock
         self._generation = -1
         self._members: list[Member] = []
+        self._steps: dict[Crew | None, GangStep] = {}
         self._door = Door(launcher.host, interface=launcher.interface, backlog=spec.ranks + STRANGERS)
         self._folder = tempfile.TemporaryDirectory(prefix="reelray-gang-")
         self._losses = 0
@@ -132,7 +112,12 @@ class Gang:
         """What runs here: rank 0's words, with the device counted."""
         first = self._members[0].description
         assert first is not None
-        return replace(first, device=f"{len(self._members)} x {first.device}", layout=self._spec.layout)
+        return replace(
+            first,
+            device=f"{len(self._members)} x {first.device}",
+            layout=self._spec.layout,
+            decode_ranks=self._spec.decode_ranks,
+        )
 
     @property
     def generation(self) -> int:
@@ -166,25 +151,50 @@ class Gang:
             self._count_loss(lost)
             raise
 
-    def execute(self, plan: StepPlan) -> StepReport:
+    def issue(self, plan: StepPlan) -> None:
         """See `Channel`."""
-        step = _Step(plan=plan, moved_at=self._clock())
-        for member in self._members:
+        if (plan.crew is not None) != bool(self._spec.decode_ranks) or plan.crew in self._steps:
+            raise EngineError(
+                f"plan {plan.sequence} is for crew {plan.crew}, which has one in flight or is none: the core and the "
+                f"gang must be told of the same decode ranks, here {self._spec.decode_ranks}"
+            )
+        step = GangStep(plan=plan, ranks=self._ranks_of(plan.crew), moved_at=self._clock())
+        self._steps[plan.crew] = step
+        for rank in step.ranks:
+            member = self._members[rank]
             member.seen_at = max(member.seen_at, self._clock() - self._spec.silence_s / 2)
             self._send(member, Run(plan=plan))
-        while len(step.reports) < len(self._members):
-            self._hear(step)
-            self._judge(step)
+
+    def collect(self) -> StepReport | None:
+        """See `Channel`."""
+        done = self._find_done()
+        if done is None:
+            self._hear()
+            self._judge()
+            done = self._find_done()
+        if done is None:
+            return None
         self._losses = 0
-        return merge_reports([step.reports[member.rank] for member in self._members])
+        return self._steps.pop(done.plan.crew).merge()
+
+    def execute(self, plan: StepPlan) -> StepReport:
+        """Carry out one plan and wait for its report.
+
+        Raises:
+            RankLostError: A rank died or stands still.
+            EngineError: A rank refused the plan.
+        """
+        self.issue(plan)
+        while (report := self.collect()) is None:
+            pass
+        return report
 
     def check(self) -> None:
         """See `Channel`."""
-        idle = _Step(plan=StepPlan(sequence=0, generation=self._generation), moved_at=self._clock())
         try:
-            while self._hear(idle, timeout_s=0.0):
+            while self._hear(timeout_s=0.0):
                 pass
-            self._judge(idle)
+            self._judge()
         except RankLostError as lost:
             self._count_loss(lost)
             raise
@@ -210,6 +220,7 @@ class Gang:
             RankLostError: A rank was lost when it met the others; the next generation may have more luck.
         """
         self._generation += 1
+        self._steps.clear()
         before = set(self.pids())
         muster = Muster(
             self._members,
@@ -266,42 +277,51 @@ class Gang:
         if len(digests) > 1:
             raise EngineError(f"ranks hold different weights ({', '.join(sorted(digests))}); copy the same checkpoint")
 
-    def _hear(self, step: _Step, timeout_s: float = TICK_S) -> bool:
+    def _ranks_of(self, crew: Crew | None) -> range:
+        denoise = self._spec.layout.ranks
+        match crew:
+            case Crew.DENOISE:
+                return range(denoise)
+            case Crew.DECODE:
+                return range(denoise, self._spec.ranks)
+            case _:
+                return range(self._spec.ranks)
+
+    def _find_done(self) -> GangStep | None:
+        return next((step for step in self._steps.values() if step.is_done), None)
+
+    def _hear(self, timeout_s: float = TICK_S) -> bool:
         """Take in one message of each rank; returns whether there were any."""
         found = hear(self._members, self._clock, timeout_s)
         for member, message in found:
             if message is None:
                 raise self._lost(member, member.process.last_words())
+            steps = [step for step in self._steps.values() if member.rank in step.ranks]
             if isinstance(message, Pulse) and message.progress != member.progress:
-                member.progress, step.moved_at = message.progress, self._clock()
-            elif isinstance(message, Ran) and message.report.generation == step.plan.generation:
-                step.reports[member.rank], step.moved_at = message.report, self._clock()
-                if message.report.failures and step.failure is None:
-                    step.failure, step.failed_at = message.report.failures[0], self._clock()
+                member.progress = message.progress
+                for step in steps:
+                    step.moved_at = self._clock()
+            elif isinstance(message, Ran):
+                for step in steps:
+                    if step.answers(message.report):
+                        self._take_report(step, member.rank, message.report)
             elif isinstance(message, Refused):
                 dead = find_dead(self._members, member, self._clock)
                 raise self._lost(dead, message.error.message if dead is member else dead.process.last_words())
         return bool(found)
 
-    def _judge(self, step: _Step) -> None:
-        now = self._clock()
+    def _take_report(self, step: GangStep, rank: int, report: StepReport) -> None:
+        step.reports[rank], step.moved_at = report, self._clock()
+        for failure in report.failures[:1]:
+            tell_failure(self._steps.values(), step, failure, self._clock())
+
+    def _judge(self) -> None:
+        now, spec = self._clock(), self._spec
         for member in self._members:
-            if now - member.seen_at > self._spec.silence_s:
+            if now - member.seen_at > spec.silence_s:
                 raise self._lost(member, f"silent for {now - member.seen_at:.1f} s")
-        if (
-            step.failure is not None
-            and now - step.failed_at > self._spec.lag_s
-            and (lagging := step.waiting(self._spec.ranks))
-        ):
-            request = str(step.failure.request_id)
-            raise RankLostError(
-                f"one rank failed with request {request}, and the others do not come back from it",
-                ids={"request": request, "ranks": ",".join(map(str, lagging)), "generation": str(self._generation)},
-            ) from step.failure.error
-        if now - step.moved_at > self._spec.stall_s:
-            late = [str(m.rank) for m in self._members if m.rank not in step.reports]
-            ids = {"ranks": ",".join(late), "generation": str(self._generation)}
-            raise RankLostError(f"no progress for {self._spec.stall_s:g} s in rank {', '.join(late)}", ids=ids)
+        for step in self._steps.values():
+            step.judge(now, lag_s=spec.lag_s, stall_s=spec.stall_s, generation=self._generation)
 
     def _send(self, member: Member, message: Message) -> None:
         if not member.send(message):

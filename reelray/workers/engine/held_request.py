@@ -14,7 +14,7 @@ from torch import Tensor
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import DecodeStep, WindowStep
+from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, DecodeStep, Delivery, WindowStep, clean_part
 from reelray.workers.engine.chunk_in_work import ChunkInWork
 from reelray.workers.engine.station import Station
 from reelray.workers.models.api import VideoModel
@@ -126,10 +126,15 @@ class HeldRequest:
             self._decode_state = self._model.new_decode_state()
         return self._pack(self._model.decode(latents_1CTHW, self._decode_state), step.first_latent_frame)
 
-    def receive(self, window: WindowStep) -> None:
-        """Take over the clean latents that the last step of a window leaves on the ranks that denoise."""
-        assert self._role.handover is not None
-        self._clean_1CTHW[window.first_latent_frame] = self._role.handover.receive((1, *self._shape(window)))
+    def deliver(self, delivery: Delivery) -> None:
+        """Give the clean latents of a chunk to the ranks that only decode, or take them there."""
+        handover, first = self._role.handover, delivery.first_latent_frame
+        if handover is None:
+            return  # another rank gives them
+        if self._role.denoises:
+            handover.send(self._clean_1CTHW.pop(first))
+        else:
+            self._clean_1CTHW[first] = handover.receive((1, *self._shape(delivery)))
 
     def _take_clean(self, step: DecodeStep) -> Tensor:
         """The latents of a piece; those of its chunk are dropped once it is through."""
@@ -143,21 +148,27 @@ class HeldRequest:
 
     def save(self) -> dict[str, bytes]:
         """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
-        parts = {}
-        if self._role.denoises:
-            parts["chunk"] = _pack(None if self._chunk is None else _on_cpu(self._chunk.state()))
-        if self._role.decodes:
-            parts["decode"] = _pack({"clean": _on_cpu(self._clean_1CTHW), "decoder": self._pack_decoder()})
+        parts, role = {}, self._role
+        if role.denoises:
+            parts[CHUNK_PART] = _pack(None if self._chunk is None else _on_cpu(self._chunk.state()))
+        if role.decodes:
+            # What was delivered is written down by the rank that gave it: crews write at different times.
+            clean = {} if role.handover is not None else _on_cpu(self._clean_1CTHW)
+            parts[DECODE_PART] = _pack({"clean": clean, "decoder": self._pack_decoder()})
+        elif role.handover is not None:
+            parts |= {clean_part(first): _pack(latents.cpu()) for first, latents in self._clean_1CTHW.items()}
         return parts
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
-        """Go on from what `save` wrote on all ranks, on a fresh `HeldRequest` of the same request."""
+        """Go on from what `save` wrote on the ranks that do the same, on a fresh `HeldRequest` of the same request."""
         device = self._model.device
-        chunk = _unpack(parts["chunk"])
-        if self._role.denoises and chunk is not None:
+        chunk = _unpack(parts[CHUNK_PART]) if self._role.denoises else None
+        if chunk is not None:
             self._chunk = ChunkInWork.from_state(self.request, chunk, device)
-        if self._role.decodes:
-            state = _unpack(parts["decode"])
+        if self._role.denoises and self._role.handover is not None:
+            self._clean_1CTHW = {first: _unpack(data).to(device) for first, data in _clean_parts(parts)}
+        if self._role.decodes and DECODE_PART in parts:
+            state = _unpack(parts[DECODE_PART])
             self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
             if state["decoder"] is not None:
                 decoder = state["decoder"].numpy().tobytes()
@@ -171,12 +182,10 @@ class HeldRequest:
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
 
     def _hand_on(self, window: WindowStep, latents_1CTHW: Tensor) -> None:
-        if self._role.handover is not None:
-            self._role.handover.send(latents_1CTHW)
-        elif self._role.decodes:
+        if self._role.decodes or self._role.handover is not None:
             self._clean_1CTHW[window.first_latent_frame] = latents_1CTHW
 
-    def _shape(self, window: WindowStep) -> tuple[int, int, int, int]:
+    def _shape(self, window: WindowStep | Delivery) -> tuple[int, int, int, int]:
         height, width = self._model.facts.latent_size(self.request.width, self.request.height)
         return (self._model.facts.latent_channels, window.latent_frames, height, width)
 
@@ -225,6 +234,12 @@ def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
             f"the model ({digest}) produced values that are not finite; its weights may be damaged, or its number "
             "format too narrow: download it again, or choose a lower guidance"
         )
+
+
+def _clean_parts(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
+    """Clean latents among the parts of a commit, by first latent frame."""
+    prefix = clean_part(0).removesuffix("0")
+    return [(int(name.removeprefix(prefix)), data) for name, data in parts.items() if name.startswith(prefix)]
 
 
 def _on_cpu(value: Any) -> Any:

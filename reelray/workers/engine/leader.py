@@ -52,6 +52,7 @@ class Leader:
         self._streams: dict[RequestId, EventStream] = {}
         self._accounts: dict[RequestId, Account] = {}
         self._ended: ReelrayError | None = None
+        self._in_flight = 0
         self._thread = threading.Thread(target=self._run, name="reelray-leader", daemon=True)
 
     def start(self) -> Self:
@@ -117,22 +118,31 @@ class Leader:
                     self._take_turn()
                 except RankLostError as error:
                     self._recover(error)
+            while self._in_flight:
+                self._in_flight -= self._channel.collect() is not None
         except ReelrayError as error:
             self._end(error)
         except Exception as error:  # noqa: BLE001  the last stop before the thread ends silently
             self._end(EngineError(f"the engine stopped: {type(error).__name__}: {error}"))
 
     def _take_turn(self) -> None:
-        """Have the next step carried out, or look after the ranks if there is none."""
-        plan = self._next_plan()
-        if plan is not None:
-            self._deliver(self._channel.execute(plan))
-        elif self._ended is None:
-            self._channel.check()
+        """Have the next steps carried out and take in what came of one, or look after the ranks if there is none."""
+        for plan in self._next_plans():
+            self._in_flight += 1
+            self._channel.issue(plan)
+        if not self._in_flight:
+            if self._ended is None:
+                self._channel.check()
+            return
+        report = self._channel.collect()
+        if report is not None:
+            self._in_flight -= 1
+            self._deliver(report)
 
     def _recover(self, lost: RankLostError) -> None:
         """Have the ranks put together again and go back to every request's last commit."""
         _LOG.warning("%s; the gang is put together again", lost.message)
+        self._in_flight = 0
         generation = self._channel.rebuild()
         with self._wake:
             self._blame(lost)
@@ -148,19 +158,25 @@ class Leader:
             self._core.cancel(request_id)
             self._close_stream(request_id, lost.__cause__)
 
-    def _next_plan(self) -> StepPlan | None:
-        """The next step, or None after a while without work, or at the end."""
+    def _next_plans(self) -> list[StepPlan]:
+        """The next steps, of one crew or of both; none after a while without work, or at the end."""
         with self._wake:
-            if self._ended is not None:
-                return None
-            plan = self._core.next_step(self._clock())
-            if plan is None:
+            plans = self._ask_core()
+            if not plans and not self._in_flight and not self._ended:
                 self._wake.wait(LOOK_S)
-                plan = None if self._ended else self._core.next_step(self._clock())
-            return plan
+                plans = self._ask_core()
+            return plans
+
+    def _ask_core(self) -> list[StepPlan]:
+        plans: list[StepPlan] = []
+        while not self._ended and (plan := self._core.next_step(self._clock())) is not None:
+            plans.append(plan)
+        return plans
 
     def _deliver(self, report: StepReport) -> None:
         with self._wake:
+            if self._ended is not None:
+                return
             outcome = self._core.report(report)
             for cost in report.costs:
                 if cost.request_id in self._accounts:

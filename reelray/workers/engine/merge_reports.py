@@ -17,7 +17,7 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
         ValueError: They answer different plans.
     """
     first = reports[0]
-    if any((r.sequence, r.generation) != (first.sequence, first.generation) for r in reports):
+    if any((r.sequence, r.generation, r.crew) != (first.sequence, first.generation, first.crew) for r in reports):
         raise ValueError("the reports answer different plans")
     failures = {failure.request_id: failure for report in reversed(reports) for failure in report.failures}
     commits = [commit for report in reports for commit in report.commits]
@@ -27,6 +27,7 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
     return StepReport(
         sequence=first.sequence,
         generation=first.generation,
+        crew=first.crew,
         frames=tuple(frames for report in reports for frames in report.frames),
         costs=tuple(cost for report in reports for cost in report.costs),
         failures=tuple(failures.values()),

@@ -1,6 +1,7 @@
 """A rank: holds one loaded model and carries out step plans on it."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -11,7 +12,16 @@ from reelray.proto.errors import EngineError
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import Admit, DecodeStep, Move, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import (
+    DECODE_PART,
+    Admit,
+    DecodeStep,
+    Delivery,
+    Move,
+    StepPlan,
+    StepReport,
+    WindowStep,
+)
 from reelray.workers.engine.device_memory import device_name, peak_bytes
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
@@ -52,6 +62,7 @@ class Rank:
         self._generation = generation
         self._sequence = 0
         self._held: dict[RequestId, HeldRequest] = {}
+        self._issued: deque[StepPlan] = deque()
 
     def describe(self) -> EngineDescription:
         """What this rank runs."""
@@ -64,8 +75,16 @@ class Rank:
             residency=self._model.residency,
         )
 
+    def issue(self, plan: StepPlan) -> None:
+        """See `Channel`; a rank alone carries it out when its report is asked for."""
+        self._issued.append(plan)
+
+    def collect(self) -> StepReport | None:
+        """See `Channel`."""
+        return self.execute(self._issued.popleft()) if self._issued else None
+
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: releases, moves, admits, and what it says of this rank's lane.
+        """Carry out one plan: releases, moves, admits, deliveries, and what it says of this rank's lane.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
@@ -85,6 +104,8 @@ class Rank:
             for admit in plan.admits:
                 told = admit.lane == self._station.lane and self._station.role.tells_denoise
                 self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit), told=told)
+            for delivery in plan.deliveries:
+                self._on_held(record, delivery, Stage.REGROUP, partial(self._deliver, delivery))
             self._work(record, plan)
             for request_id in plan.commits:
                 if request_id in self._held and self._held[request_id].here:
@@ -96,16 +117,12 @@ class Rank:
 
     def _work(self, record: StepRecord, plan: StepPlan) -> None:
         role, lane = self._station.role, self._station.lane
-        windows = [window for window in plan.windows if window.lane == lane]
-        for window in windows if role.denoises else ():
-            self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
+        for window in plan.windows if role.denoises else ():
+            if window.lane == lane:
+                self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
         for decode in plan.decodes if role.decodes else ():
             if decode.lane == lane:
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
-        for window in windows if not role.denoises else ():
-            # After the decodes, which so run beside the windows of the other ranks.
-            if window.last:
-                self._on_held(record, window, Stage.DENOISE, partial(self._receive, window))
 
     def rebuild(self) -> int:
         """A rank alone has no gang to come back to.
@@ -161,8 +178,8 @@ class Rank:
     def _move(self, window: WindowStep, held: HeldRequest) -> int:
         return held.move(window)
 
-    def _receive(self, window: WindowStep, held: HeldRequest) -> int:
-        held.receive(window)
+    def _deliver(self, delivery: Delivery, held: HeldRequest) -> int:
+        held.deliver(delivery)
         return 0
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
@@ -173,11 +190,20 @@ class Rank:
 
     def _commit(self, record: StepRecord, held: HeldRequest) -> None:
         parts = held.save()  # on every rank: they may have to put the decoder's state together
-        told = {"chunk": self._station.role.tells_denoise, "decode": self._station.role.tells_decode}
-        record.add_commit(held.request.request_id, {name: data for name, data in parts.items() if told[name]})
+        role = self._station.role
+        told = {
+            name: data
+            for name, data in parts.items()
+            if (role.tells_decode if name == DECODE_PART else role.tells_denoise)
+        }
+        record.add_commit(held.request.request_id, told)
 
     def _on_held(
-        self, record: StepRecord, step: WindowStep | DecodeStep, stage: Stage, action: Callable[[HeldRequest], int]
+        self,
+        record: StepRecord,
+        step: WindowStep | DecodeStep | Delivery,
+        stage: Stage,
+        action: Callable[[HeldRequest], int],
     ) -> None:
         held, role = self._held.get(step.request_id), self._station.role
         told = role.tells_decode if stage is Stage.DECODE else role.tells_denoise

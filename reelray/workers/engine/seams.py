@@ -57,7 +57,7 @@ class StepFormer(Protocol):
         ...
 
     def next_step(self, now_s: float) -> StepPlan | None:
-        """Form the next step, or None while one is in flight or nothing can be done."""
+        """Form the next step, or None while one is in flight or nothing can be done; asked until there is none."""
         ...
 
     def rewind(self, generation: int, lost: Collection[int] = ()) -> tuple[RequestId, ...]:
@@ -65,15 +65,23 @@ class StepFormer(Protocol):
         ...
 
     def report(self, report: StepReport) -> StepOutcome:
-        """Take in what came of the step in flight."""
+        """Take in what came of a step in flight."""
         ...
 
 
 class Channel(Protocol):
     """The way from the leader to its ranks; a `Rank` in the same process is one."""
 
-    def execute(self, plan: StepPlan) -> StepReport:
-        """Have every rank carry out the plan; returns when all are done.
+    def issue(self, plan: StepPlan) -> None:
+        """Have the ranks of its crew, or all, carry out a plan; returns at once.
+
+        Raises:
+            RankLostError: A rank died; `rebuild` may help.
+        """
+        ...
+
+    def collect(self) -> StepReport | None:
+        """The report of a plan that all its ranks are done with; None when there is none after a moment.
 
         Raises:
             RankLostError: A rank died or stands still; `rebuild` may help.

@@ -44,6 +44,7 @@ class StepRecord:
         return StepReport(
             sequence=self._plan.sequence,
             generation=self._plan.generation,
+            crew=self._plan.crew,
             frames=tuple(self._frames),
             costs=tuple(self._costs),
             failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),

@@ -18,7 +18,7 @@ def models(cli, tiny_t2v):
     cli.services = replace(
         default_services(),
         load_settings=lambda: Settings(model="tiny", model_path=(folder,), data_dir=cli.cwd.parent / "data"),
-        open_engine=lambda _kind, _model, _device, _layout, _residency: cli.engine,
+        open_engine=lambda _kind, _model, _device, _placement, _residency: cli.engine,
     )
     return folder
 

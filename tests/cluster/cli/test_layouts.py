@@ -19,6 +19,7 @@ class Calls(list):
     def __init__(self):
         super().__init__()
         self.residencies = []
+        self.decode_ranks = []
 
 
 @pytest.fixture
@@ -26,8 +27,9 @@ def opened(cli):
     """Where engines were opened for the embedded checkpoint: (kind, device, layout), and how in `residencies`."""
     calls = Calls()
 
-    def open_engine(kind, _model, device, layout, residency):
-        calls.append((kind, device, layout))
+    def open_engine(kind, _model, device, placement, residency):
+        calls.append((kind, device, placement.layout))
+        calls.decode_ranks.append(placement.decode_ranks)
         calls.residencies.append(residency)
         return cli.engine
 
