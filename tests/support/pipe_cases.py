@@ -5,6 +5,7 @@ from collections import deque
 import torch
 
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
@@ -13,7 +14,7 @@ from reelray.workers.models.stages import WholeModel
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
 from reelray.workers.parallel.mesh import Mesh
-from reelray.workers.parallel.patch_pipeline import PatchBranches, Patching
+from reelray.workers.parallel.patch_pipeline import PatchBranches
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.samplers.guidance import SequentialBranches
 from tests.support.parallel_cases import SIZE, make_inputs, make_model
@@ -59,8 +60,8 @@ class Guided:
         _, timestep, texts, image = inputs
         return model.open_forward(latents, timestep, texts[branch], image=image, shard=shard)
 
-    def patched(self, patches, warm_up_steps=1, around=None):
-        return PatchBranches(self.pipeline, Patching(patches=patches, warm_up_steps=warm_up_steps), around=around)
+    def patched(self, patches, exact_steps=1, around=None):
+        return PatchBranches(self.pipeline, Patching(patches=patches, exact_steps=exact_steps), around=around)
 
     def noise(self, seed):
         return torch.randn(self.latents.shape, generator=torch.Generator().manual_seed(seed)).to(self.latents.device)
@@ -79,8 +80,8 @@ def render_all(rank, folder, request):
     ways = {
         "sequential": SequentialBranches(),
         "pipelined": PipelinedBranches(pipeline),
-        "all warm-up": PatchBranches(pipeline, Patching(patches=2, warm_up_steps=4)),
-        "patches": PatchBranches(pipeline, Patching(patches=2)),
+        "all warm-up": PatchBranches(pipeline, Patching(patches=2, exact_steps=4)),
+        "patches": PatchBranches(pipeline, Patching(patches=2, exact_steps=1)),
     }
     videos = {name: render(own, request, branches) for name, branches in ways.items()}
     assert sum(len(block._parameters) for block in own.parts.transformer.blocks) == 1  # of two, one is here
@@ -195,7 +196,7 @@ def use_deferred(guided):
 def patches(guided):
     """How far the patch pipeline is from one rank, in the cases that the tests name."""
     found = {
-        "all warm-up": walk_gap(guided, 3, warm_up_steps=6),
+        "all warm-up": walk_gap(guided, 3, exact_steps=6),
         "one patch": walk_gap(guided, 1),
         "walk": {count: walk_gap(guided, count) for count in (2, 3, 5)},
         "slow walk": {count: walk_gap(guided, count, pace=0.05) for count in (2, 3, 5)},
@@ -218,10 +219,10 @@ def patches(guided):
     return found
 
 
-def walk_gap(guided, count, *, warm_up_steps=2, pace=0.2, steps=6):
+def walk_gap(guided, count, *, exact_steps=2, pace=0.2, steps=6):
     """Relative error of the last prediction after a short denoise run, and whether it is equal to the bit."""
     alone = together = guided.noise(5)
-    branches = guided.patched(count, warm_up_steps)
+    branches = guided.patched(count, exact_steps)
     for _ in range(steps):
         expected, found = guided.alone(alone), guided.together(branches, together)
         alone, together = alone - pace * expected, together - pace * found

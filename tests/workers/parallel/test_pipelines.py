@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from reelray.proto.errors import EngineError, SizeError, UnsupportedError
+from reelray.proto.errors import EngineError, InputError, SizeError, UnsupportedError
+from reelray.proto.patching import Patching
 from reelray.workers.parallel.layer_split import split_layers
 from reelray.workers.parallel.local_ranks import run_ranks
 from reelray.workers.parallel.patch_keys import split_patches
-from reelray.workers.parallel.patch_pipeline import Patching
 from tests.support.pipe_cases import BF16, LAYOUTS, run_world
 from tests.support.requests import make_recipe, make_request
 
@@ -178,7 +178,7 @@ def test_patches_cover_every_frame_alike() -> None:
     assert torch.equal(patches[0].join([patch.take(tokens) for patch in patches]), tokens)
 
 
-@pytest.mark.parametrize("wrong", [{"patches": 0}, {"patches": 2, "warm_up_steps": 0}])
+@pytest.mark.parametrize("wrong", [{"patches": 0}, {"patches": 2, "exact_steps": 0}])
 def test_wrong_patchings_are_named(wrong) -> None:
-    with pytest.raises(ValueError, match="is 0; it must be at least 1"):
+    with pytest.raises(InputError, match="is 0; it must be at least 1"):
         Patching(**wrong)
