@@ -89,7 +89,7 @@ def run_rank(local: LocalRank, job: Job, layers: int) -> list[tuple[str, list[tu
         model.use_stages(pipeline)
         ways = {"exact": PipelinedBranches(pipeline)}
         for patching in PATCHINGS:
-            ways[f"{patching.patches} patches, {patching.exact_steps} warm-up"] = PatchBranches(pipeline, patching)
+            ways[f"{patching.patches} patches, {patching.exact_steps} exact"] = PatchBranches(pipeline, patching)
     found = []
     for name, branches in ways.items():
         stations = {Layout(): Station(branches=branches)}

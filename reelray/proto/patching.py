@@ -8,6 +8,8 @@ from reelray.proto.layout import Layout
 EXACT_STEPS = 4
 """Fewer gave another clip of the same prompt where it was measured; see `benchmarks/README.md`."""
 
+NO_STREAMS = "patches are for whole clips, and this one is made chunk by chunk; several videos fill the ranks too"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patching:

@@ -97,7 +97,8 @@ class StepPlan:
         releases: Requests to forget (finished, cancelled or failed); their memory is freed.
         moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
-        windows: Windows to move, one per lane at most.
+        windows: Windows to move, lane by lane: one on each at most, or as many as its layout has `pipe` ranks, which
+            then are of different requests and follow each other through the layers.
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
     """

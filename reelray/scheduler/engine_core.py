@@ -1,10 +1,13 @@
 """Forms engine steps: pure decisions, no threads, no clock of its own, no tensors.
 
 One step is in flight at a time. It may admit queued requests, regroup the ranks (`reelray/scheduler/lanes.py` has the
-rule), and on every lane move one window and decode one piece:
+rule), and on every lane move windows and decode one piece:
 
 - the window goes to the lane's running request whose last window lies furthest back (round robin, ties by arrival), so
-  that a short clip is not held up behind a long one. One window per forward for now.
+  that a short clip is not held up behind a long one. Every window has forwards of its own.
+- ranks that split the layers (`pipe`) would wait for each other over one window: they get one of each of up to `pipe`
+  requests, in the same turn. A request that was in flight when a gang was lost goes alone: it may be what ends ranks,
+  and whoever goes with it is blamed too.
 - the decode turns the same way, over the requests whose next piece is clean and whose client has room for its frames.
 
 A request that ended (finished, cancelled, failed) is forgotten as soon as no step of its own is in flight, and released
@@ -15,12 +18,14 @@ from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import TypeVar
 
-from reelray.proto.errors import EngineError, InputError
+from reelray.proto.errors import EngineError, InputError, UnsupportedError
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
+from reelray.proto.patching import NO_STREAMS, check_patched_layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.lanes import PATIENCE, Lanes
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
@@ -49,6 +54,7 @@ class EngineCore:
         self._limits = limits or EngineLimits()
         self._generation = generation
         self._sequence = 0
+        self._turn = 0  # grows with every window and piece, which so have an order within a step too
         self._rollouts: dict[RequestId, Rollout] = {}
         self._releases: list[RequestId] = []
         self._issued: StepPlan | None = None
@@ -60,7 +66,10 @@ class EngineCore:
         Raises:
             SizeError: Its size does not fit the model.
             InputError: A request of this id is here already.
+            UnsupportedError: It asks for patches, and is a stream, or a layout of this gang has no place for them.
         """
+        if request.patching is not None:
+            self._check_patching(request, facts)
         if request.request_id in self._rollouts:
             raise InputError(f"request {request.request_id} is here already", ids={"request": request.request_id})
         self._rollouts[request.request_id] = Rollout(request, facts, self._limits)
@@ -195,23 +204,32 @@ class EngineCore:
         return [rollout for rollout in held if self._sequence - rollout.worked_at < PATIENCE]
 
     def _pick_windows(self) -> tuple[WindowStep, ...]:
-        return self._pick(Rollout.next_window, "window_turn")
+        return self._pick(Rollout.next_window, "window_turn", most=self._lanes.layout.pipe)
 
     def _pick_decodes(self) -> tuple[DecodeStep, ...]:
-        return self._pick(Rollout.next_decode, "decode_turn")
+        return self._pick(Rollout.next_decode, "decode_turn", most=1)
 
-    def _pick(self, next_of: Callable[[Rollout], Work | None], turn: str) -> tuple[Work, ...]:
-        """For every lane, work of that request of its own whose turn it is."""
-        picked = []
+    def _pick(self, next_of: Callable[[Rollout], Work | None], turn: str, *, most: int) -> tuple[Work, ...]:
+        """For every lane, work of those requests of its own whose turn it is."""
+        picked: list[Work] = []
         for place in self._lanes.places():
             here = [rollout for rollout in self._rollouts.values() if rollout.place == place]
-            for rollout in sorted(here, key=attrgetter(turn)):
-                work = next_of(rollout)
-                if work is not None:
-                    setattr(rollout, turn, self._sequence)
-                    picked.append(work)
-                    break
+            ready = [
+                (rollout, work)
+                for rollout in sorted(here, key=attrgetter(turn))
+                if (work := next_of(rollout)) is not None
+            ]
+            for rollout, work in _who_goes_together(ready, most):
+                self._turn += 1
+                setattr(rollout, turn, self._turn)
+                picked.append(work)
         return tuple(picked)
+
+    def _check_patching(self, request: RenderRequest, facts: ModelFacts) -> None:
+        for layout in self._lanes.layouts:
+            check_patched_layout(layout)
+        if len(cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))) > 1:
+            raise UnsupportedError(NO_STREAMS)
 
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
         moved = [
@@ -224,6 +242,13 @@ class EngineCore:
     def _goes_on(self, request_id: RequestId) -> bool:
         rollout = self._rollouts.get(request_id)
         return rollout is not None and rollout.phase not in ENDED
+
+
+def _who_goes_together(ready: Sequence[tuple[Rollout, Work]], most: int) -> Sequence[tuple[Rollout, Work]]:
+    """The first, and those behind it that may go with it."""
+    if not ready or ready[0][0].losses:
+        return ready[:1]
+    return [one for one in ready if not one[0].losses][:most]
 
 
 def _concerned(plan: StepPlan | None, lost: Collection[int]) -> set[RequestId]:

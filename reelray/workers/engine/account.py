@@ -46,4 +46,5 @@ class Account:
             peak_bytes=peak_bytes,
             layout=description.layout,
             residency=description.residency,
+            patching=request.patching,
         )

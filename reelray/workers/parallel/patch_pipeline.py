@@ -33,7 +33,7 @@ class PatchBranches:
 
     Args:
         pipeline: By which the model evaluates.
-        patching: Patches and warm-up steps.
+        patching: How much is approximated.
         around: Chooses among the branches and joins them: a `ParallelBranches` where the cfg axis separates them.
     """
 

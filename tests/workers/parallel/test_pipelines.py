@@ -102,15 +102,42 @@ def test_the_engine_renders_on_some_layers_what_it_renders_alone(world) -> None:
     for result in world.results:
         videos = result["videos"]
         assert len(set(videos["alone"])) > 20
-        for way in ("sequential", "pipelined", "all warm-up"):
+        for way in ("sequential", "pipelined", "all exact"):
             assert videos[way] == videos["alone"], way
         assert videos["patches"] != videos["alone"]
         assert videos["patches"] == world.results[0]["videos"]["patches"]
 
 
+def test_requests_in_one_line_give_the_bytes_that_each_gives_alone(world) -> None:
+    for result in world.results:
+        found = result["line"]
+        assert found["equal"] == dict.fromkeys(("a", "b", "c", "patched"), True)
+        assert found["far"]  # its patches did something
+        assert found["lines"][:6] == [2, 1, 2, 2, 2, 2]  # in the second, the other one cannot begin
+
+
+def test_a_request_that_cannot_join_the_line_fails_alone(world) -> None:
+    for result in world.results:
+        assert result["line"]["failures"] == [
+            ("broken", "recipe fake: per_step holds 2 weights; the schedule has 3 steps")
+        ]
+
+
+def test_a_step_in_the_line_is_paid_once_by_each(world) -> None:
+    for result in world.results:
+        costs = result["line"]["costs"]
+        assert costs == {
+            "a": [(2, True)] * 8,
+            "b": [(1, True)] * 3,
+            "broken": [],
+            "c": [(2, True)] * 5,
+            "patched": [(2, True)] * 4,
+        }
+
+
 def test_patches_in_exact_steps_change_no_bit(world) -> None:
     for result in world.results:
-        for case in ("all warm-up", "one patch"):
+        for case in ("all exact", "one patch"):
             assert result["patches"][case] == (0.0, True), case
         assert result["patches"]["flags"] == [True, False, True]
 
