@@ -13,11 +13,12 @@ from reelray.cluster.render import RenderJob
 from reelray.cluster.residency_choice import check_host, check_possible, choose_residency, explain_residency
 from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
 from reelray.proto.layout import Layout
-from reelray.proto.residency import Residency
+from reelray.proto.patching import Patching, check_patched_layout
+from reelray.proto.residency import Blocks, Residency
 from reelray.scheduler.plan.choice import best_residency, choose
 from reelray.scheduler.plan.explain import GIB
 from reelray.scheduler.plan.job import PlanJob
-from reelray.scheduler.plan.legality import check_layout, list_lanes
+from reelray.scheduler.plan.legality import check_layout, check_patching, list_lanes, list_patched_lanes
 from reelray.scheduler.plan.machine import MAX_GPUS, Machine
 from reelray.scheduler.plan.prediction import Prediction
 from reelray.scheduler.plan.residency import ANY, ResidencyWish, residencies_for
@@ -51,11 +52,17 @@ def choose_layout(
 
     Raises:
         InputError: The number is none, or the layout is not legal for this video, or nobody could share the weights.
-        UnsupportedError: The layout has an axis that renders do not use.
+        UnsupportedError: The layout has an axis that renders do not use, or no place for the patches of the request.
         ResourceError: The machine has fewer GPUs, or too little memory for what leaves them.
     """
     wished = _read_layout(layout)
-    ranks = _count_ranks(gpus, wished)
+    ranks, patching = _count_ranks(gpus, wished), job.request.patching
+    if patching is not None:
+        wish = _close_for_patches(wish)
+        if wished is not None:
+            check_patched_layout(wished)
+        elif ranks == 1:
+            raise InputError("patches flow through layers on several ranks: ask for --layout pipe=2, or for --gpus 2")
     if ranks == 1 and (wished is None or wished.ranks == 1):
         return _choose_alone(job, device, wish)
     on_gpus = runs_on_gpus(device)
@@ -65,12 +72,14 @@ def choose_layout(
     wish = wish if on_gpus else wish.closed()
     place = "GPUs" if on_gpus else "CPU processes"
     if wished is None:
-        chosen = _choose_fastest(work, machine, place, wish)
+        chosen = _choose_fastest(work, machine, place, wish, patching)
     else:
-        _check_wish(wished, work, machine)
-        row, why = choose_residency(work, machine, load_calibration(), wished, wish)
+        _check_wish(wished, work, machine, patching)
+        row, why = choose_residency(work, machine, load_calibration(), wished, wish, patching=patching)
         reason = f"layout {wished} on {wished.ranks} {place}, as asked"
         chosen = ChosenLayout(layout=wished, residency=row.residency, reason=_join(reason, why))
+    if patching is not None:
+        chosen = replace(chosen, reason=_join(chosen.reason or "", str(patching)))
     if on_gpus:
         check_host(chosen.residency, work, chosen.layout)
     return chosen
@@ -86,6 +95,12 @@ def _choose_alone(job: RenderJob, device: str, wish: ResidencyWish) -> ChosenLay
     row, why = choose_residency(work, machine, load_calibration(), Layout(), wish)
     check_host(row.residency, work, Layout())
     return ChosenLayout(residency=row.residency, reason=why)
+
+
+def _close_for_patches(wish: ResidencyWish) -> ResidencyWish:
+    if wish.blocks not in {None, Blocks.RESIDENT}:
+        raise UnsupportedError(f"weights {wish.blocks} would come once for every patch; with patches they are resident")
+    return replace(wish, blocks=Blocks.RESIDENT)
 
 
 def _join(reason: str, more: str | None) -> str:
@@ -137,7 +152,7 @@ def _describe_machine(ranks: int, *, on_gpus: bool) -> Machine:
     return Machine(gpus=ranks, memory_bytes=memory_bytes() // ranks)
 
 
-def _check_wish(layout: Layout, work: PlanJob, machine: Machine) -> None:
+def _check_wish(layout: Layout, work: PlanJob, machine: Machine, patching: Patching | None) -> None:
     for axis, why in UNWIRED.items():
         if getattr(layout, axis) > 1:
             there = replace(machine, gpus=min(MAX_GPUS, max(machine.gpus, layout.ranks)))
@@ -145,6 +160,8 @@ def _check_wish(layout: Layout, work: PlanJob, machine: Machine) -> None:
             what = f"; {layout.ranks} ranks can take {' or '.join(able)}" if able else ""
             raise UnsupportedError(f"layout {layout} {why}{what}")
     check_layout(layout, work, machine)
+    if patching is not None:
+        check_patching(patching, layout, work)
     places = work.facts.tokens(1, work.width, work.height)
     if layout.sequence > places:
         raise SizeError(
@@ -158,13 +175,16 @@ def _possible(work: PlanJob, machine: Machine) -> list[Layout]:
     return [lane for lane in list_lanes(work, machine) if lane.pipe == 1 and lane.sequence <= places]
 
 
-def _choose_fastest(work: PlanJob, machine: Machine, place: str, wish: ResidencyWish) -> ChosenLayout:
+def _choose_fastest(
+    work: PlanJob, machine: Machine, place: str, wish: ResidencyWish, patching: Patching | None
+) -> ChosenLayout:
     """The fastest for one video, as the plan predicts it, each layout with its fastest residency that fits."""
     table = load_calibration()
-    lanes = [lane for lane in _possible(work, machine) if residencies_for(lane, wish)]
+    lanes = _possible(work, machine) if patching is None else list_patched_lanes(patching, work, machine)
+    lanes = [lane for lane in lanes if residencies_for(lane, wish)]
     if not lanes:
         check_possible(Layout(), wish)
-    rows = {lane: best_residency(work, machine, table, lane, wish=wish) for lane in lanes}
+    rows = {lane: best_residency(work, machine, table, lane, wish=wish, patching=patching) for lane in lanes}
     best = choose(rows.values()) or min(rows.values(), key=lambda row: row.peak_bytes)
     layout = next(lane for lane, row in rows.items() if row == best)
     used = f"{layout.ranks} {place}" if layout.ranks == machine.gpus else f"{layout.ranks} of {machine.gpus} {place}"

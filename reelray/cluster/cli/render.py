@@ -37,6 +37,8 @@ def render(
     engine: take.EngineChoice = None,
     gpus: take.Gpus = None,
     layout: take.LayoutText = None,
+    patches: take.Patches = None,
+    exact_steps: take.ExactSteps = None,
     weights: take.Weights = None,
     encoder: take.EncoderPlace = None,
     json: take.JsonSummary = False,
@@ -66,7 +68,10 @@ def render(
         image=image,
         fps=fps,
     )
-    place = Place(model=model, device=device, engine=engine, gpus=gpus, layout=layout, weights=weights, encoder=encoder)
+    place = Place(
+        model=model, device=device, engine=engine, gpus=gpus, layout=layout,
+        patches=patches, exact_steps=exact_steps, weights=weights, encoder=encoder,
+    )  # fmt: skip
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )
