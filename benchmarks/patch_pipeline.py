@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.harness import write_report
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
 from reelray.proto.recipe import Recipe
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.quality.metrics import compare
@@ -26,7 +27,7 @@ from reelray.workers.models.wan.checkpoint import open_checkpoint
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
 from reelray.workers.parallel.local_ranks import LocalRank, run_ranks
 from reelray.workers.parallel.mesh import Mesh
-from reelray.workers.parallel.patch_pipeline import PatchBranches, Patching
+from reelray.workers.parallel.patch_pipeline import PatchBranches
 from reelray.workers.samplers.guidance import Branches, SequentialBranches
 from tests.support.render_on import render_on
 
@@ -35,7 +36,7 @@ CLIPS = (
     (1, "a red circle moves left on a blue background"),
     (2, "a yellow star spins on a dark purple background"),
 )
-PATCHINGS = tuple(Patching(patches=patches, warm_up_steps=steps) for steps in (1, 2, 4) for patches in (2, 4))
+PATCHINGS = tuple(Patching(patches=patches, exact_steps=steps) for steps in (1, 2, 4) for patches in (2, 4))
 
 DEADLINE_S = 1800
 
@@ -88,7 +89,7 @@ def run_rank(local: LocalRank, job: Job, layers: int) -> list[tuple[str, list[tu
         model.use_stages(pipeline)
         ways = {"exact": PipelinedBranches(pipeline)}
         for patching in PATCHINGS:
-            ways[f"{patching.patches} patches, {patching.warm_up_steps} warm-up"] = PatchBranches(pipeline, patching)
+            ways[f"{patching.patches} patches, {patching.exact_steps} exact"] = PatchBranches(pipeline, patching)
     found = []
     for name, branches in ways.items():
         stations = {Layout(): Station(branches=branches)}

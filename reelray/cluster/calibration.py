@@ -24,6 +24,7 @@ SCALARS = (
         "copy_overlap",
         "text_tflops",
         "decode_tflops",
+        "graph_pool_factor",
     ),
 )
 

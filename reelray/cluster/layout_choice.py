@@ -21,11 +21,12 @@ from reelray.cluster.render import RenderJob
 from reelray.cluster.residency_choice import check_host, check_possible, choose_residency, explain_residency
 from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
 from reelray.proto.layout import Layout
-from reelray.proto.residency import Residency
+from reelray.proto.patching import Patching, check_patched_layout
+from reelray.proto.residency import Blocks, Residency
 from reelray.scheduler.plan.choice import best_residency, choose
 from reelray.scheduler.plan.explain import GIB
 from reelray.scheduler.plan.job import PlanJob
-from reelray.scheduler.plan.legality import check_layout, list_lanes
+from reelray.scheduler.plan.legality import check_layout, check_patching, list_lanes, list_patched_lanes
 from reelray.scheduler.plan.machine import MAX_GPUS, Machine
 from reelray.scheduler.plan.prediction import Prediction
 from reelray.scheduler.plan.residency import ANY, ResidencyWish, residencies_for
@@ -67,12 +68,18 @@ def choose_layout(
 
     Raises:
         InputError: The number is none, or the layout is not legal for this video, or nobody could share the weights.
-        UnsupportedError: The layout has an axis that renders do not use.
+        UnsupportedError: The layout has an axis that renders do not use, or no place for the patches of the request.
         ResourceError: The machine has fewer GPUs, or too little memory for what leaves them.
     """
     wished, beside = _read_layout(layout), read_decode_ranks(decode_ranks)
-    ranks = _count_ranks(gpus, wished, beside)
+    ranks, patching = _count_ranks(gpus, wished, beside), job.request.patching
     check_room(beside, ranks, wished)
+    if patching is not None:
+        wish = _close_for_patches(wish)
+        if wished is not None:
+            check_patched_layout(wished)
+        elif ranks == 1:
+            raise InputError("patches flow through layers on several ranks: ask for --layout pipe=2, or for --gpus 2")
     if ranks == 1 and (wished is None or wished.ranks == 1):
         return _choose_alone(job, device, wish)
     on_gpus = runs_on_gpus(device)
@@ -80,11 +87,15 @@ def choose_layout(
         _check_room(ranks, device)
     work, machine = _describe_work(job, on_gpus=on_gpus), _describe_machine(ranks, on_gpus=on_gpus)
     wish = wish if on_gpus else wish.closed()
-    search = _Search(work=work, machine=machine, place="GPUs" if on_gpus else "CPU processes", wish=wish)
+    search = _Search(
+        work=work, machine=machine, place="GPUs" if on_gpus else "CPU processes", wish=wish, patching=patching
+    )
     if wished is not None:
-        _check_wish(wished, work, machine)
+        _check_wish(wished, work, machine, patching)
         check_possible(wished, wish)
     chosen = search.run(wished, beside)
+    if patching is not None:
+        chosen = replace(chosen, reason=_join(chosen.reason or "", str(patching)))
     if on_gpus:
         check_host(chosen.residency, work, chosen.layout, decode_ranks=chosen.decode_ranks)
     return chosen
@@ -100,6 +111,12 @@ def _choose_alone(job: RenderJob, device: str, wish: ResidencyWish) -> ChosenLay
     row, why = choose_residency(work, machine, load_calibration(), Layout(), wish)
     check_host(row.residency, work, Layout())
     return ChosenLayout(residency=row.residency, reason=why)
+
+
+def _close_for_patches(wish: ResidencyWish) -> ResidencyWish:
+    if wish.blocks not in {None, Blocks.RESIDENT}:
+        raise UnsupportedError(f"weights {wish.blocks} would come once for every patch; with patches they are resident")
+    return replace(wish, blocks=Blocks.RESIDENT)
 
 
 def _join(reason: str, more: str | None) -> str:
@@ -151,7 +168,7 @@ def _describe_machine(ranks: int, *, on_gpus: bool) -> Machine:
     return Machine(gpus=ranks, memory_bytes=memory_bytes() // ranks)
 
 
-def _check_wish(layout: Layout, work: PlanJob, machine: Machine) -> None:
+def _check_wish(layout: Layout, work: PlanJob, machine: Machine, patching: Patching | None) -> None:
     for axis, why in UNWIRED.items():
         if getattr(layout, axis) > 1:
             there = replace(machine, gpus=min(MAX_GPUS, max(machine.gpus, layout.ranks)))
@@ -159,6 +176,8 @@ def _check_wish(layout: Layout, work: PlanJob, machine: Machine) -> None:
             what = f"; {layout.ranks} ranks can take {' or '.join(able)}" if able else ""
             raise UnsupportedError(f"layout {layout} {why}{what}")
     check_layout(layout, work, machine)
+    if patching is not None:
+        check_patching(patching, layout, work)
     places = work.facts.tokens(1, work.width, work.height)
     if layout.sequence > places:
         raise SizeError(
@@ -181,20 +200,21 @@ class _Search:
         machine: All ranks.
         place: What they are, in words.
         wish: Where the weights are.
+        patching: How the clip is cut, where it is.
     """
 
     work: PlanJob
     machine: Machine
     place: str
     wish: ResidencyWish
+    patching: Patching | None = None
 
     def run(self, wished: Layout | None, decode_ranks: int | None) -> ChosenLayout:
         """The fastest for one video, as the plan predicts it, each layout with its fastest residency that fits."""
         best, rows = {}, {}
         for count in list_choices(decode_ranks, self.machine.gpus, wished):
             denoising = replace(self.machine, gpus=self.machine.gpus - count)
-            lanes = [wished] if wished is not None else _possible(self.work, denoising)
-            able = [lane for lane in lanes if residencies_for(lane, self.wish)]
+            able = [lane for lane in self._list_lanes(denoising, wished) if residencies_for(lane, self.wish)]
             if not able:
                 continue  # nobody would be left to share weights with
             rows[count] = self._predict(able, count)
@@ -210,9 +230,18 @@ class _Search:
             reason=self._explain(layout, wished, rows[count], why_decode=explain_decode(best, count)),
         )
 
+    def _list_lanes(self, denoising: Machine, wished: Layout | None) -> list[Layout]:
+        if wished is not None:
+            return [wished]
+        if self.patching is None:
+            return _possible(self.work, denoising)
+        return list_patched_lanes(self.patching, self.work, denoising)
+
     def _predict(self, lanes: list[Layout], decode_ranks: int) -> dict[Layout, Prediction]:
         predict = partial(best_residency, self.work, self.machine, load_calibration())
-        return {lane: predict(lane, decode_ranks=decode_ranks, wish=self.wish) for lane in lanes}
+        return {
+            lane: predict(lane, decode_ranks=decode_ranks, wish=self.wish, patching=self.patching) for lane in lanes
+        }
 
     def _explain(
         self, layout: Layout, wished: Layout | None, rows: Mapping[Layout, Prediction], *, why_decode: str | None

@@ -97,7 +97,7 @@ def _cells(row: Prediction, chosen: Prediction | None) -> tuple[str, ...]:
         f"{row.peak_bytes / GIB:.1f}",
         f"{row.step.sent_bytes / MB:.0f}",
         f"{row.communication_share:.0%}",
-        "chosen" if row == chosen else _verdict(row),
+        f"chosen{'' if row.exact else ', approximate'}" if row == chosen else _verdict(row),
     )
 
 
@@ -107,6 +107,8 @@ def _place(row: Prediction) -> str:
 
 
 def _verdict(row: Prediction) -> str:
+    if row.fits and row.patching is not None:
+        return f"approximate, {row.patching.patches} patches"
     return "fits" if row.fits else f"needs {row.peak_bytes / GIB:.1f} of {row.memory_bytes / GIB:.1f} GiB"
 
 
@@ -142,4 +144,7 @@ def _row_json(row: Prediction) -> dict[str, object]:
         "memory_bytes": {name: int(count) for name, count in row.memory.parts.items()},
         "stage_bytes": {name: int(count) for name, count in row.memory.stages.items()},
         "fits": row.fits,
+        "approximate": not row.exact,
+        "patches": None if row.patching is None else row.patching.patches,
+        "exact_steps": None if row.patching is None else row.patching.exact_steps,
     }

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from numbers import Integral
 
 from reelray.cluster.calibration import load_calibration
 from reelray.cluster.model_catalog import ModelCatalog, is_path
@@ -11,8 +12,9 @@ from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.model_sizes import ModelSizes
+from reelray.proto.patching import EXACT_STEPS, Patching
 from reelray.proto.recipe import Recipe
-from reelray.scheduler.plan.choice import Plan, make_plan, plan_layout
+from reelray.scheduler.plan.choice import Plan, make_plan, plan_layout, plan_patched
 from reelray.scheduler.plan.explain import explain
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.machine import Link, Machine
@@ -36,6 +38,8 @@ class PlanOptions:
         gpu_memory: Memory of each, such as ``24GiB``; None takes that of the calibration table.
         links: What joins them.
         layout: Instead of the fastest, such as ``cfg=2,ulysses=2``.
+        patches: Patches of a window, where an approximation is wanted.
+        exact_steps: First steps without it.
     """
 
     model: str | None = None
@@ -47,6 +51,8 @@ class PlanOptions:
     gpu_memory: str | None = None
     links: str = "nvlink"
     layout: str | None = None
+    patches: int | None = None
+    exact_steps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +87,13 @@ def plan_render(options: PlanOptions, services: Services) -> PlannedRender:
     memory = table.memory_bytes if options.gpu_memory is None else parse_memory(options.gpu_memory)
     machine = Machine(gpus=options.gpus, memory_bytes=memory, link=Link(options.links))
     job = plan_job(options, model)
-    if options.layout is None:
-        plan = make_plan(job, machine, table)
+    patching = read_patching(options.patches, options.exact_steps)
+    if options.layout is not None:
+        plan = plan_layout(job, machine, table, Layout.parse(options.layout), patching=patching)
+    elif patching is not None:
+        plan = plan_patched(job, machine, table, patching)
     else:
-        plan = plan_layout(job, machine, table, Layout.parse(options.layout))
+        plan = make_plan(job, machine, table)
     return PlannedRender(model=model, table=table.name, plan=plan, explanation=explain(plan, table))
 
 
@@ -130,6 +139,28 @@ def count_guided_steps(recipe: Recipe) -> int:
     """Steps that need both branches; an interval of noise levels counts as if it were all of them."""
     weights = recipe.guidance.per_step or (recipe.guidance.scale,) * recipe.schedule.length
     return sum(weight != 1.0 for weight in weights)
+
+
+def read_patching(patches: object, exact_steps: object) -> Patching | None:
+    """What is to be approximated; None where nothing is.
+
+    Raises:
+        InputError: A value is no number, or out of range, or there are exact steps and no patches.
+    """
+    count, steps = _read_count("patches", patches), _read_count("exact_steps", exact_steps)
+    if count is None:
+        if steps is not None:
+            raise InputError("exact steps without patches say nothing: every step is exact (give patches too)")
+        return None
+    return Patching(patches=count, exact_steps=EXACT_STEPS if steps is None else steps)
+
+
+def _read_count(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} is {value!r}; it must be a whole number")
+    return int(value)
 
 
 def parse_memory(text: str) -> int:

@@ -24,9 +24,9 @@ OnProgress = Callable[[Progress], None]
 class RenderArguments(TypedDict, total=False):
     """Options of a render; what is missing comes from the model or the settings.
 
-    `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus`, `layout`, `weights`,
-    `encoder` and `decode_ranks`, `reelray.cluster.render.RenderOptions` the others; `on_progress` is told whenever a
-    stage moves on.
+    `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus`, `layout`, `patches`,
+    `exact_steps`, `weights`, `encoder` and `decode_ranks`, `reelray.cluster.render.RenderOptions` the others;
+    `on_progress` is told whenever a stage moves on.
     """
 
     model: str | Path
@@ -43,6 +43,8 @@ class RenderArguments(TypedDict, total=False):
     engine: EngineKind
     gpus: int
     layout: str | Layout
+    patches: int
+    exact_steps: int
     weights: str
     encoder: str
     decode_ranks: int | str

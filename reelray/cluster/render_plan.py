@@ -1,13 +1,14 @@
 """From options to a checked job and an engine that can run it; the command line and Python share this."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.layout_choice import choose_layout
 from reelray.cluster.memory_check import check_memory
+from reelray.cluster.plan_request import read_patching
 from reelray.cluster.render import RenderJob, RenderOptions, plan_job
 from reelray.cluster.residency_choice import read_wish
 from reelray.cluster.services import EngineKind, Services
@@ -32,6 +33,8 @@ class Place:
         gpus: How many share the video, those that decode included; processes on a CPU.
         layout: How they share it, such as ``cfg=2,ulysses=2``; the plan's choice where only `gpus` is given. Where one
             of the two is given, the settings of both are set aside.
+        patches: Patches of a clip on ranks that split the layers; makes it approximate.
+        exact_steps: First steps that are exact all the same; the default of `Patching` where there are patches.
         weights: Where the transformer's blocks are: ``auto``, ``resident``, ``sharded`` or ``offloaded``.
         encoder: Where the encoders of text and image are: ``auto``, ``resident`` or ``released``.
         decode_ranks: How many of them do nothing but decode, or ``auto``, which None means too.
@@ -42,6 +45,8 @@ class Place:
     engine: EngineKind | None = None
     gpus: int | None = None
     layout: str | Layout | None = None
+    patches: int | None = None
+    exact_steps: int | None = None
     weights: str | None = None
     encoder: str | None = None
     decode_ranks: int | str | None = None
@@ -88,6 +93,8 @@ def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[R
     gpus, layout = place.gpus, place.layout
     if gpus is None and layout is None:
         gpus, layout = settings.gpus, settings.layout or None
+    patching = read_patching(place.patches, place.exact_steps)
+    job = replace(job, request=replace(job.request, patching=patching))
     chosen = choose_layout(job, device, gpus=gpus, layout=layout, wish=wish, decode_ranks=place.decode_ranks)
     return job, Target(
         engine=place.engine or settings.engine,

@@ -1,6 +1,7 @@
 """What is said of a render: before it, after it, in JSON, and inside the file."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import reelray
@@ -33,6 +34,8 @@ def describe_result(
 def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
     """Facts that travel in the file: enough to render it again."""
     request = job.request
+    patching = request.patching
+    approximate = {} if patching is None else {"approximate": True, **asdict(patching)}
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -46,6 +49,7 @@ def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
         "steps": request.recipe.schedule.length,
         "guidance": request.recipe.guidance.scale,
         "reelray": reelray.__version__,
+        **approximate,
     }
 
 
@@ -61,6 +65,7 @@ def summary_json(
     return {
         "file": str(Path(output).absolute()),
         "format": video_format.value,
+        "approximate": False,
         **file_metadata(job, summary.model_digest),
         "frames": summary.frames,
         "forwards": summary.forwards,
@@ -81,6 +86,8 @@ def _describe_place(summary: RenderSummary) -> str:
     told = [] if placement.ranks == 1 else [str(placement)]
     if summary.residency != Residency():
         told.append(f"weights {summary.residency}")
+    if summary.patching is not None:
+        told.append(f"approximate, {summary.patching.patches} patches")
     return f"{summary.device} ({', '.join(told)})" if told else summary.device
 
 

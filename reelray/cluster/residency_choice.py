@@ -3,6 +3,7 @@
 from reelray.cluster.machine import memory_bytes
 from reelray.proto.errors import InputError, ResourceError
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.choice import best_residency
@@ -44,7 +45,13 @@ def check_possible(layout: Layout, wish: ResidencyWish) -> None:
 
 
 def choose_residency(
-    work: PlanJob, machine: Machine, table: Calibration, layout: Layout, wish: ResidencyWish
+    work: PlanJob,
+    machine: Machine,
+    table: Calibration,
+    layout: Layout,
+    wish: ResidencyWish,
+    *,
+    patching: Patching | None = None,
 ) -> tuple[Prediction, str | None]:
     """The fastest residency for a layout, and why it is not the plain one; no reason where it is or was asked for.
 
@@ -52,7 +59,7 @@ def choose_residency(
         InputError: The wish cannot be.
     """
     check_possible(layout, wish)
-    row = best_residency(work, machine, table, layout, wish=wish)
+    row = best_residency(work, machine, table, layout, wish=wish, patching=patching)
     return row, explain_residency(row, work, machine, table, wish)
 
 
@@ -62,7 +69,7 @@ def explain_residency(
     """Why the weights do not all stay, where the plan has chosen so."""
     if row.residency == Residency() or wish == wish.closed():
         return None
-    plain = predict(work, machine, table, row.layout, Residency(), decode_ranks=row.decode_ranks)
+    plain = predict(work, machine, table, row.layout, Residency(), decode_ranks=row.decode_ranks, patching=row.patching)
     return (
         f"weights {row.residency}: all resident, a GPU would need {plain.peak_bytes / GIB:.1f} of "
         f"{machine.memory_bytes / GIB:.1f} GiB"

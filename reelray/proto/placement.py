@@ -50,6 +50,6 @@ def check_placement(layouts: Sequence[Layout], decode_ranks: int) -> None:
         raise ValueError(f"decode_ranks is {decode_ranks}; it must be at least 0")
     if decode_ranks and (len(layouts) > 1 or layouts[0].replica > 1):
         raise UnsupportedError(
-            "decode ranks take the latents of one lane; with replica, or with several layouts, let the ranks that denoise "
-            "decode"
+            "decode ranks take the latents of one lane; with replica, or with several layouts, let the ranks that "
+            "denoise decode"
         )

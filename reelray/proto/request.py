@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import NewType
 
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
 from reelray.proto.recipe import Recipe
 from reelray.proto.residency import Residency
 
@@ -24,6 +25,7 @@ class RenderRequest:
         seed: Noise seed, 0 <= seed < 2**63.
         recipe: Sampling as data; step count and guidance of the request are already merged into it.
         image: RGB bytes of the first frame at `width` x `height` (H, W, 3 uint8), for i2v models.
+        patching: How much may be approximated where ranks split the layers; None means nothing.
     """
 
     request_id: RequestId
@@ -35,6 +37,7 @@ class RenderRequest:
     seed: int
     recipe: Recipe
     image: bytes | None = None
+    patching: Patching | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -64,6 +67,7 @@ class RenderSummary:
         layout: How the ranks shared the video.
         residency: Where the weights were while they did not compute.
         decode_ranks: Ranks beside those of the layout that did nothing but decode.
+        patching: What was approximated; None where the ranks made the video of one rank.
     """
 
     request_id: RequestId
@@ -82,3 +86,4 @@ class RenderSummary:
     layout: Layout = field(default_factory=Layout)
     residency: Residency = field(default_factory=Residency)
     decode_ranks: int = 0
+    patching: Patching | None = None

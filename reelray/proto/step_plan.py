@@ -136,7 +136,8 @@ class StepPlan:
         moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
         deliveries: Clean latents that go from one crew to the other; in a plan of both.
-        windows: Windows to move, one per lane at most.
+        windows: Windows to move, lane by lane: one on each at most, or as many as its layout has `pipe` ranks, which
+            then are of different requests and follow each other through the layers.
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
     """

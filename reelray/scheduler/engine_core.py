@@ -1,10 +1,13 @@
 """Forms engine steps: pure decisions, no threads, no clock of its own, no tensors.
 
 Where all ranks denoise and decode, one step is in flight at a time. It may admit queued requests, regroup the ranks
-(`reelray/scheduler/lanes.py` has the rule), and on every lane move one window and decode one piece:
+(`reelray/scheduler/lanes.py` has the rule), and on every lane move windows and decode one piece:
 
 - the window goes to the lane's running request whose last window lies furthest back (round robin, ties by arrival), so
-  that a short clip is not held up behind a long one. One window per forward for now.
+  that a short clip is not held up behind a long one. Every window has forwards of its own.
+- ranks that split the layers (`pipe`) would wait for each other over one window: they get one of each of up to `pipe`
+  requests, in the same turn. A request that was in flight when a gang was lost goes alone: it may be what ends ranks,
+  and whoever goes with it is blamed too.
 - the decode turns the same way, over the requests whose next piece is clean and whose client has room for its frames.
 
 Where some ranks do nothing but decode, there are two crews, each with one step in flight: windows are moved while a
@@ -23,13 +26,15 @@ from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from reelray.proto.errors import InputError
+from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
+from reelray.proto.patching import NO_STREAMS, check_patched_layout
 from reelray.proto.placement import check_placement
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import Crew, DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.lanes import PATIENCE, Lanes
 from reelray.scheduler.limits import EngineLimits
@@ -70,7 +75,8 @@ class EngineCore:
         if decode_ranks:
             crews = {Crew.DENOISE: range(denoise), Crew.DECODE: range(denoise, denoise + decode_ranks)}
             self._lines = [CrewLine(crew, ranks) for crew, ranks in crews.items()]
-        self._turn = 0  # grows by one per plan, of whichever crew
+        self._plans = 0  # of whichever crew
+        self._turn = 0  # grows with every window and piece, which so have an order within a step too
         self._formed: deque[StepPlan] = deque()
         self._rollouts: dict[RequestId, Rollout] = {}
 
@@ -80,7 +86,10 @@ class EngineCore:
         Raises:
             SizeError: Its size does not fit the model.
             InputError: A request of this id is here already.
+            UnsupportedError: It asks for patches, and is a stream, or a layout of this gang has no place for them.
         """
+        if request.patching is not None:
+            self._check_patching(request, facts)
         if request.request_id in self._rollouts:
             raise InputError(f"request {request.request_id} is here already", ids={"request": request.request_id})
         self._rollouts[request.request_id] = Rollout(request, facts, self._limits)
@@ -195,10 +204,7 @@ class EngineCore:
         if not (line.has_news or any(rollout.has_work for rollout in at_work)):
             return
         moves = self._lanes.arrange(at_work)
-        windows, decodes = (
-            self._pick(Rollout.next_window, "window_turn"),
-            self._pick(Rollout.next_decode, "decode_turn"),
-        )
+        windows, decodes = self._pick_windows(), self._pick_decodes()
         commits = self._list_commits(windows, now_s)
         self._issue(
             line, now_s, layout=self._lanes.named, moves=moves, windows=windows, decodes=decodes, commits=commits
@@ -209,7 +215,7 @@ class EngineCore:
         deliveries = tuple(d for rollout in self._rollouts.values() for d in rollout.deliver()) if both else ()
         if denoise.is_free:
             self._lanes.arrange(self._at_work())
-            windows = self._pick(Rollout.next_window, "window_turn")
+            windows = self._pick_windows()
             if denoise.has_news or deliveries or windows:
                 commits = self._list_commits(windows, now_s)
                 self._issue(denoise, now_s, deliveries=deliveries, windows=windows, commits=commits)
@@ -221,7 +227,7 @@ class EngineCore:
 
     def _issue(self, line: CrewLine, now_s: float, **parts: Any) -> None:
         self._formed.append(line.issue(self._generation, now_s, **parts))
-        self._turn += 1
+        self._plans += 1
 
     def _list_commits(self, windows: Sequence[WindowStep], now_s: float) -> tuple[RequestId, ...]:
         return tuple(w.request_id for w in windows if self._rollouts[w.request_id].wants_commit(w, now_s))
@@ -239,20 +245,29 @@ class EngineCore:
         held = [r for r in self._rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
         for rollout in held:
             if rollout.phase is Phase.ADMITTED or rollout.has_work:
-                rollout.worked_at = self._turn
-        return [rollout for rollout in held if self._turn - rollout.worked_at < PATIENCE]
+                rollout.worked_at = self._plans
+        return [rollout for rollout in held if self._plans - rollout.worked_at < PATIENCE]
 
-    def _pick(self, next_of: Callable[[Rollout], Work | None], turn: str) -> tuple[Work, ...]:
-        """For every lane, work of that request of its own whose turn it is."""
-        picked = []
+    def _pick_windows(self) -> tuple[WindowStep, ...]:
+        return self._pick(Rollout.next_window, "window_turn", most=self._lanes.layout.pipe)
+
+    def _pick_decodes(self) -> tuple[DecodeStep, ...]:
+        return self._pick(Rollout.next_decode, "decode_turn", most=1)
+
+    def _pick(self, next_of: Callable[[Rollout], Work | None], turn: str, *, most: int) -> tuple[Work, ...]:
+        """For every lane, work of those requests of its own whose turn it is."""
+        picked: list[Work] = []
         for place in self._lanes.places():
             here = [rollout for rollout in self._rollouts.values() if rollout.place == place]
-            for rollout in sorted(here, key=attrgetter(turn)):
-                work = next_of(rollout)
-                if work is not None:
-                    setattr(rollout, turn, self._turn)
-                    picked.append(work)
-                    break
+            ready = [
+                (rollout, work)
+                for rollout in sorted(here, key=attrgetter(turn))
+                if (work := next_of(rollout)) is not None
+            ]
+            for rollout, work in _who_goes_together(ready, most):
+                self._turn += 1
+                setattr(rollout, turn, self._turn)
+                picked.append(work)
         return tuple(picked)
 
     def _pick_delivered(self) -> tuple[DecodeStep, ...]:
@@ -262,9 +277,16 @@ class EngineCore:
             if work is not None:
                 if not rollout.is_delivered(work):
                     return ()  # the next plans bring it; others would pass it by again and again
+                self._turn += 1
                 rollout.decode_turn = self._turn
                 return (work,)
         return ()
+
+    def _check_patching(self, request: RenderRequest, facts: ModelFacts) -> None:
+        for layout in self._lanes.layouts:
+            check_patched_layout(layout)
+        if len(cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))) > 1:
+            raise UnsupportedError(NO_STREAMS)
 
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
         admits = () if plan.crew is Crew.DECODE else plan.admits
@@ -276,6 +298,13 @@ class EngineCore:
     def _goes_on(self, request_id: RequestId) -> bool:
         rollout = self._rollouts.get(request_id)
         return rollout is not None and rollout.phase not in ENDED
+
+
+def _who_goes_together(ready: Sequence[tuple[Rollout, Work]], most: int) -> Sequence[tuple[Rollout, Work]]:
+    """The first, and those behind it that may go with it."""
+    if not ready or ready[0][0].losses:
+        return ready[:1]
+    return [one for one in ready if not one[0].losses][:most]
 
 
 def _concerned(line: CrewLine, lost: Collection[int]) -> set[RequestId]:

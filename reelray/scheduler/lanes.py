@@ -35,6 +35,10 @@ class Lanes:
     Args:
         layouts: What the gang was started with; it begins in the first.
 
+    Attributes:
+        layouts: What the gang was started with.
+        layout: The present one.
+
     Raises:
         InputError: The layouts do not fit one gang.
         UnsupportedError: A gang cannot be switched between them.
@@ -42,13 +46,13 @@ class Lanes:
 
     def __init__(self, layouts: Sequence[Layout] = (Layout(),)) -> None:
         check_regroup(layouts)
-        self._layouts = tuple(layouts)
-        self.layout = self._layouts[0]
+        self.layouts = tuple(layouts)
+        self.layout = self.layouts[0]
 
     @property
     def named(self) -> Layout | None:
         """What plans say of the layout; None where there is nothing to choose and one lane."""
-        return self.layout if len(self._layouts) > 1 or self.layout.replica > 1 else None
+        return self.layout if len(self.layouts) > 1 or self.layout.replica > 1 else None
 
     def places(self) -> list[Place]:
         """The lanes of the present layout."""
@@ -81,7 +85,7 @@ class Lanes:
         if not at_work or any(r.place is not None and r.steps_left <= NEARLY_DONE for r in at_work):
             return self.layout
         guided = all(rollout.request.recipe.guidance.needs_unconditional for rollout in at_work)
-        fitting = [layout for layout in self._layouts if guided or layout.cfg == 1] or list(self._layouts)
+        fitting = [layout for layout in self.layouts if guided or layout.cfg == 1] or list(self.layouts)
         lanes = min(len(at_work), max(layout.replica for layout in fitting))
         return min((layout for layout in fitting if layout.replica >= lanes), key=lambda layout: layout.replica)
 

@@ -63,7 +63,7 @@ class Rollout:
         facts.latent_size(request.width, request.height)
         self.request = request
         self.phase = Phase.QUEUED
-        self.window_turn = -1  # sequence of the last plan that moved a window, for round robin
+        self.window_turn = -1  # when a window was moved last, for round robin
         self.decode_turn = -1
         self.worked_at = 0  # sequence of the last plan for which there was something to do
         self.place: Place | None = None  # where the ranks hold it
@@ -220,8 +220,8 @@ class Rollout:
         self._windows_done, self._pieces_done = self._saved.windows, self._saved.pieces
         self._delivered = self._chunks_decoded()
         self._saved = replace(self._saved, at_s=None)
-        self.window_turn = self.decode_turn = -1  # these are numbers of steps, which begin anew
-        self.worked_at = 0
+        self.window_turn = self.decode_turn = -1
+        self.worked_at = 0  # a number of a step, and these begin anew
 
     def acknowledge(self, frames: int) -> None:
         """Note that the client is done with `frames` pixel frames."""

@@ -8,9 +8,7 @@ from reelray.proto.recipe import Chunking, Commit, MemoryRule, Recipe, Schedule,
 from reelray.scheduler.chunk_steps import ChunkSteps
 from reelray.scheduler.chunks import cut_chunks
 
-LISTED = Schedule(
-    solver=Solver.X0_RENOISE, timesteps=(1000.0, 500.0), first_chunks=((1000.0, 900.0, 500.0), (1000.0,))
-)
+LISTED = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 500.0), first_chunks=((1000.0, 900.0, 500.0), (1000.0,)))
 
 
 def steps_of(memory, schedule=LISTED, *, latent_frames=8):

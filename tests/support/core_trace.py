@@ -9,6 +9,7 @@ from tests.support.requests import make_facts
 
 FACTS = make_facts()
 ALONE = (Layout(),)
+PIPES = (Layout(replica=2, pipe=3),)
 LANES = (Layout(ulysses=4), Layout(replica=2, ulysses=2), Layout(replica=4))
 
 
@@ -16,6 +17,7 @@ class Trace:
     """Drives a core and records what it issued, holding the invariants at every plan."""
 
     def __init__(self, limits=None, generation=3, layouts=ALONE):
+        self.first, self.pipe = layouts[0], layouts[0].pipe
         self.core = EngineCore(limits, layouts=layouts, generation=generation)
         self.limits = limits or EngineLimits()
         self.generation = generation
@@ -78,7 +80,7 @@ class Trace:
         for admit in plan.admits:
             assert admit.request.request_id not in self.held
             self.held.add(admit.request.request_id)
-            self.places[admit.request.request_id] = Place(layout=plan.layout or Layout(), lane=admit.lane)
+            self.places[admit.request.request_id] = Place(layout=plan.layout or self.first, lane=admit.lane)
         assert len(self.held) <= self.limits.requests
         for window in plan.windows:
             assert window.request_id in self.held - self.ended
@@ -86,11 +88,14 @@ class Trace:
         for decode in plan.decodes:
             assert decode.request_id in self.held - self.ended
             self._check_decode(decode)
-        for steps in (plan.windows, plan.decodes):
+        for steps, most in ((plan.windows, self.pipe), (plan.decodes, 1)):
             lanes = [step.lane for step in steps]
-            assert lanes == sorted(set(lanes))  # one each, in order
+            assert lanes == sorted(lanes)
+            assert all(lanes.count(lane) <= most for lane in lanes)
+            assert len({step.request_id for step in steps}) == len(steps)
             for step in steps:
-                assert self.places[step.request_id] == Place(layout=plan.layout or Layout(), lane=step.lane)
+                assert self.places[step.request_id].lane == step.lane
+                assert plan.layout in {None, self.places[step.request_id].layout}
 
     def _check_decode(self, decode):
         name = decode.request_id

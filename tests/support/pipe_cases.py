@@ -1,10 +1,16 @@
 """What the ranks of a pipeline test do. Each rank also computes alone what it is compared with, from a whole model."""
 
 from collections import deque
+from dataclasses import replace
 
 import torch
 
+from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
+from reelray.proto.recipe import Guidance, Solver
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
@@ -13,11 +19,12 @@ from reelray.workers.models.stages import WholeModel
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
 from reelray.workers.parallel.mesh import Mesh
-from reelray.workers.parallel.patch_pipeline import PatchBranches, Patching
+from reelray.workers.parallel.patch_pipeline import PatchBranches
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.samplers.guidance import SequentialBranches
 from tests.support.parallel_cases import SIZE, make_inputs, make_model
 from tests.support.render_on import render_on
+from tests.support.requests import make_recipe, make_request
 
 F32, BF16 = torch.float32, torch.bfloat16
 LAYOUTS = {2: ["pipe=2"], 4: ["pipe=4", "cfg=2,pipe=2", "replica=2,pipe=2", "pipe=2,ulysses=2"]}
@@ -59,15 +66,87 @@ class Guided:
         _, timestep, texts, image = inputs
         return model.open_forward(latents, timestep, texts[branch], image=image, shard=shard)
 
-    def patched(self, patches, warm_up_steps=1, around=None):
-        return PatchBranches(self.pipeline, Patching(patches=patches, warm_up_steps=warm_up_steps), around=around)
+    def patched(self, patches, exact_steps=1, around=None):
+        return PatchBranches(self.pipeline, Patching(patches=patches, exact_steps=exact_steps), around=around)
 
     def noise(self, seed):
         return torch.randn(self.latents.shape, generator=torch.Generator().manual_seed(seed)).to(self.latents.device)
 
 
 def run_world(rank, folder, request):
-    return run_cases(rank) | ({"videos": render_all(rank, folder, request)} if rank.ranks == 2 else {})
+    found = run_cases(rank) | ({"videos": render_all(rank, folder, request)} if rank.ranks == 2 else {})
+    return found | {"line": render_in_line(rank, folder)}
+
+
+def line_requests():
+    """Whole clips, a stream, with guidance and without, one with patches, and one that cannot be sampled."""
+    broken = replace(make_recipe(steps=3), guidance=Guidance(per_step=(2.0, 3.0)))
+    recipes = {
+        "a": make_recipe(steps=4, chunk=2),
+        "b": make_recipe(steps=3, guidance=1.0),
+        "broken": broken,
+        "c": make_recipe(steps=5, solver=Solver.UNIPC),
+        "patched": make_recipe(steps=4),
+    }
+    wanted = {"patched": Patching(patches=2, exact_steps=2)}
+    return [
+        make_request(name, seed=seed, latent_frames=4, recipe=recipe, negative_prompt="blue", patching=wanted.get(name))
+        for seed, (name, recipe) in enumerate(recipes.items())
+    ]
+
+
+def render_in_line(rank, folder):
+    """Requests at once on ranks that split the layers, and each alone on one rank, or on these with patches."""
+    layout = Layout(cfg=rank.ranks // 2, pipe=2)
+    lane = Mesh.create([layout], rank.device).lane(layout)
+    alone = open_checkpoint(folder, device=rank.device)
+    pipeline = LayerPipeline(lane.pipe, 2)
+    own = open_checkpoint(folder, device=rank.device, layers=pipeline.layers)
+    own.use_stages(pipeline)
+    around = ParallelBranches(lane.cfg, rank.device) if lane.cfg.size > 1 else SequentialBranches()
+    station = Station(
+        branches=PipelinedBranches(pipeline, around=around),
+        pipeline=pipeline,
+        patched=lambda patching: PatchBranches(pipeline, patching, around=around),
+    )
+    requests, lines = line_requests(), []
+
+    def run_steps(steps, run=pipeline.run_steps):
+        lines.append(len(steps))
+        return run(steps)
+
+    pipeline.run_steps = run_steps
+    clips, reports = render_together(Rank(own, stations={layout: station}), requests, layout)
+    wanted = {}
+    for request in requests:
+        if request.request_id != "broken":
+            on = Rank(own, stations={layout: station}) if request.patching else Rank(alone)
+            wanted[request.request_id] = render_on(on, request, layout if request.patching else Layout())
+    costs = [cost for report in reports for cost in report.costs if cost.stage is Stage.DENOISE]
+    return {
+        "equal": {name: clips[name] == clip for name, clip in wanted.items()},
+        "far": clips["patched"] != render_on(Rank(alone), replace(requests[-1], patching=None)),
+        "lines": lines,
+        "failures": [(f.request_id, f.error.message) for report in reports for f in report.failures],
+        "costs": {
+            name: [(cost.forwards, cost.seconds > 0) for cost in costs if cost.request_id == name] for name in clips
+        },
+    }
+
+
+def render_together(rank, requests, layout):
+    """Drive a rank with all requests at work at once."""
+    core, clips, reports = EngineCore(EngineLimits(requests=9), layouts=(layout,)), {}, []
+    for request in requests:
+        clips[request.request_id] = b""
+        core.submit(request, rank.describe().facts)
+    while (plan := core.next_step(0.0)) is not None:
+        reports.append(rank.execute(plan))
+        core.report(reports[-1])
+        for frames in reports[-1].frames:
+            clips[frames.request_id] += frames.data
+            core.acknowledge(frames.request_id, frames.count)
+    return clips, reports
 
 
 def render_all(rank, folder, request):
@@ -79,8 +158,8 @@ def render_all(rank, folder, request):
     ways = {
         "sequential": SequentialBranches(),
         "pipelined": PipelinedBranches(pipeline),
-        "all warm-up": PatchBranches(pipeline, Patching(patches=2, warm_up_steps=4)),
-        "patches": PatchBranches(pipeline, Patching(patches=2)),
+        "all exact": PatchBranches(pipeline, Patching(patches=2, exact_steps=4)),
+        "patches": PatchBranches(pipeline, Patching(patches=2, exact_steps=1)),
     }
     videos = {name: render(own, request, branches) for name, branches in ways.items()}
     assert sum(len(block._parameters) for block in own.parts.transformer.blocks) == 1  # of two, one is here
@@ -195,7 +274,7 @@ def use_deferred(guided):
 def patches(guided):
     """How far the patch pipeline is from one rank, in the cases that the tests name."""
     found = {
-        "all warm-up": walk_gap(guided, 3, warm_up_steps=6),
+        "all exact": walk_gap(guided, 3, exact_steps=6),
         "one patch": walk_gap(guided, 1),
         "walk": {count: walk_gap(guided, count) for count in (2, 3, 5)},
         "slow walk": {count: walk_gap(guided, count, pace=0.05) for count in (2, 3, 5)},
@@ -218,10 +297,10 @@ def patches(guided):
     return found
 
 
-def walk_gap(guided, count, *, warm_up_steps=2, pace=0.2, steps=6):
+def walk_gap(guided, count, *, exact_steps=2, pace=0.2, steps=6):
     """Relative error of the last prediction after a short denoise run, and whether it is equal to the bit."""
     alone = together = guided.noise(5)
-    branches = guided.patched(count, warm_up_steps)
+    branches = guided.patched(count, exact_steps)
     for _ in range(steps):
         expected, found = guided.alone(alone), guided.together(branches, together)
         alone, together = alone - pace * expected, together - pace * found
@@ -229,7 +308,7 @@ def walk_gap(guided, count, *, warm_up_steps=2, pace=0.2, steps=6):
 
 
 def same_twice(guided, count):
-    """Stale keys equal fresh ones where the latents have not moved, whatever came before the warm-up."""
+    """Stale keys equal fresh ones where the latents have not moved, whatever came before the exact step."""
     branches = guided.patched(count)
     guided.together(branches, guided.latents)
     return gap(guided.together(branches, guided.latents), guided.alone(guided.latents))

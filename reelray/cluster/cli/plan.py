@@ -14,6 +14,7 @@ Examples:
   reelray plan --model wan2.1-14b --size 1280x720 --frames 81 --gpus 4
   reelray plan --model wan2.1-14b --gpus 2 --gpu-memory 24GiB --links pcie
   reelray plan --model wan2.1-1.3b --gpus 4 --layout cfg=2,ulysses=2
+  reelray plan --model wan2.1-14b --gpus 4 --links pcie --patches 4
   reelray plan --model ./my-wan --gpus 8 --json | jq .chosen.layout
 """
 
@@ -35,6 +36,8 @@ def plan(
         str | None,
         typer.Option(metavar="AXIS=N,...", help="Show this layout: cfg, pipe, ring, ulysses, replica. Default: all."),
     ] = None,
+    patches: take.Patches = None,
+    exact_steps: take.ExactSteps = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: take.Debug = False,
 ) -> None:
@@ -58,6 +61,8 @@ def plan(
         gpu_memory=gpu_memory,
         links=links,
         layout=layout,
+        patches=patches,
+        exact_steps=exact_steps,
     )
     planned = plan_render(options, session.services)
     typer.echo(jsonlib.dumps(plan_json(planned), indent=2) if json else describe_plan(planned))

@@ -1,6 +1,5 @@
 """`reelray render`: a prompt becomes a video file."""
 
-from dataclasses import replace
 
 import typer
 
@@ -40,6 +39,8 @@ def render(
     gpus: take.Gpus = None,
     layout: take.LayoutText = None,
     decode_ranks: take.DecodeRanks = None,
+    patches: take.Patches = None,
+    exact_steps: take.ExactSteps = None,
     weights: take.Weights = None,
     encoder: take.EncoderPlace = None,
     json: take.JsonSummary = False,
@@ -69,8 +70,10 @@ def render(
         image=image,
         fps=fps,
     )
-    place = Place(model=model, device=device, engine=engine, gpus=gpus, layout=layout)
-    place = replace(place, weights=weights, encoder=encoder, decode_ranks=decode_ranks)
+    place = Place(
+        model=model, device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks,
+        patches=patches, exact_steps=exact_steps, weights=weights, encoder=encoder,
+    )  # fmt: skip
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )

@@ -49,7 +49,21 @@ Gpus = Annotated[
 ]
 LayoutText = Annotated[
     str | None,
-    typer.Option("--layout", metavar="AXIS=N,...", help="How they share it: cfg, ring, ulysses. Default: by the plan."),
+    typer.Option(
+        "--layout", metavar="AXIS=N,...", help="How they share it: cfg, pipe, ring, ulysses. Default: by the plan."
+    ),
+]
+Patches = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Approximate, for a layout with pipe: cut a clip into so many patches that need not wait for each other. "
+        "Default: exact.",
+    ),
+]
+ExactSteps = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="With --patches: how many of the first steps are exact. Default: 4."),
 ]
 DecodeRanks = Annotated[
     str | None,

@@ -82,6 +82,7 @@ class Calibration:
         decode_speedup: Of the decoder by GPUs that share it.
         context_bytes: What a process takes on a GPU before its first tensor, and what an allocator wastes.
         group_bytes: Buffers of one communication group.
+        graph_pool_factor: Bytes that recorded forwards keep, over the activations of one layer of the largest of them.
 
     Raises:
         ValueError: A number is out of range.
@@ -109,11 +110,14 @@ class Calibration:
     decode_speedup: Curve
     context_bytes: int
     group_bytes: int
+    graph_pool_factor: float
 
     def __post_init__(self) -> None:
         for name in RATES:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        if self.graph_pool_factor < 0:
+            raise ValueError(f"graph_pool_factor is {self.graph_pool_factor}; it must be at least 0")
         for name in ("exchange_overlap", "copy_overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0..1")

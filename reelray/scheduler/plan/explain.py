@@ -13,7 +13,12 @@ def explain(plan: Plan, table: Calibration) -> str:
     """Why this layout, what came second, what did not fit, and where decode goes."""
     if plan.chosen is None:
         return _explain_nothing(plan)
-    said = [_explain_layout(plan, plan.chosen), _explain_residency(plan, plan.chosen, table), _explain_decode(plan)]
+    said = [
+        _explain_layout(plan, plan.chosen),
+        _explain_residency(plan, plan.chosen, table),
+        _explain_decode(plan),
+        _explain_patches(plan, plan.chosen),
+    ]
     return " ".join(part for part in said if part)
 
 
@@ -22,8 +27,29 @@ def lane_name(layout: Layout) -> str:
     return str(Layout(cfg=layout.cfg, pipe=layout.pipe, ring=layout.ring, ulysses=layout.ulysses))
 
 
+def _comparable(plan: Plan) -> list[Prediction]:
+    """Rows that are to be compared with the chosen one: exact ones, where it is exact or there is none."""
+    exact = plan.chosen is None or plan.chosen.exact
+    return [row for row in plan.rows if row.exact or not exact] or list(plan.rows)
+
+
+def _explain_patches(plan: Plan, chosen: Prediction) -> str:
+    if chosen.patching is not None:
+        return f"It is {chosen.patching}; how far that is from the exact clip differs by model and schedule."
+    faster = [row for row in plan.rows if row.patching is not None and row.fits and row.clip_s < chosen.clip_s]
+    if not faster:
+        return ""
+    best = min(faster, key=lambda row: row.clip_s)
+    assert best.patching is not None
+    return (
+        f"Only approximately, {lane_name(best.layout)} would make it in {_seconds(best.clip_s)} "
+        f"({best.clip_s / chosen.clip_s - 1:+.1%}): ask for --layout {lane_name(best.layout)} "
+        f"--patches {best.patching.patches} to have it so."
+    )
+
+
 def _explain_nothing(plan: Plan) -> str:
-    least = min(plan.rows, key=lambda row: row.peak_bytes)
+    least = min(_comparable(plan), key=lambda row: row.peak_bytes)
     stages = least.memory.stages
     stage = max(stages, key=lambda name: stages[name])
     return (
@@ -34,7 +60,7 @@ def _explain_nothing(plan: Plan) -> str:
 
 
 def _explain_layout(plan: Plan, chosen: Prediction) -> str:
-    others = [row for row in plan.rows if row.fits and row != chosen]
+    others = [row for row in _comparable(plan) if row.fits and row != chosen]
     if not others:
         return f"{lane_name(chosen.layout)} makes a clip in {_seconds(chosen.clip_s)}."
     second = min(others, key=lambda row: row.clip_s)
@@ -49,7 +75,15 @@ def _explain_residency(plan: Plan, chosen: Prediction, table: Calibration) -> st
     left_out = _explain_tight(plan)
     if chosen.residency == Residency():
         return left_out
-    plain = predict(plan.job, plan.machine, table, chosen.layout, Residency(), decode_ranks=chosen.decode_ranks)
+    plain = predict(
+        plan.job,
+        plan.machine,
+        table,
+        chosen.layout,
+        Residency(),
+        decode_ranks=chosen.decode_ranks,
+        patching=chosen.patching,
+    )
     cost = chosen.clip_s / plain.clip_s - 1
     said = (
         f"Weights are {chosen.residency}: all resident, a GPU would need {_gib(plain.peak_bytes)} of "
@@ -59,12 +93,13 @@ def _explain_residency(plan: Plan, chosen: Prediction, table: Calibration) -> st
 
 
 def _explain_tight(plan: Plan) -> str:
-    tight = [row for row in plan.rows if not row.fits]
+    rows = _comparable(plan)
+    tight = [row for row in rows if not row.fits]
     if not tight:
         return ""
     least = min(tight, key=lambda row: row.peak_bytes)
     return (
-        f"{len(tight)} of {len(plan.rows)} layouts cannot fit: {lane_name(least.layout)} needs "
+        f"{len(tight)} of {len(rows)} layouts cannot fit: {lane_name(least.layout)} needs "
         f"{_gib(least.peak_bytes)} GiB even with weights {least.residency}."
     )
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from reelray.proto.errors import InputError, ReelrayError, SizeError
+from reelray.proto.errors import InputError, ReelrayError, SizeError, UnsupportedError
 from reelray.proto.layout import Layout
+from reelray.proto.patching import NO_STREAMS, Patching, check_patched_layout
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.machine import Link, Machine
 
@@ -37,6 +38,35 @@ def check_layout(layout: Layout, job: PlanJob, machine: Machine) -> None:
         raise SizeError(f"layout {layout} splits the tokens over {layout.sequence} ranks; a window has {shortest}")
 
 
+def check_patching(patching: Patching, layout: Layout, job: PlanJob) -> None:
+    """Refuse patches that a layout has no place for, or that would approximate nothing.
+
+    Raises:
+        UnsupportedError: The layout does not split the layers alone, or the job is a stream.
+        InputError: There is one patch, or every step is exact.
+        SizeError: A latent frame has fewer tokens than there are patches.
+    """
+    check_patched_layout(layout)
+    if len(job.chunks) > 1:
+        raise UnsupportedError(NO_STREAMS)
+    if patching.patches == 1:
+        raise InputError("patches is 1; it must be at least 2")
+    if patching.exact_steps >= job.steps:
+        raise InputError(f"exact steps are {patching.exact_steps} of {job.steps} steps; patches would do nothing")
+    places = job.facts.tokens(1, job.width, job.height)
+    if patching.patches > places:
+        raise SizeError(f"patches is {patching.patches}; a latent frame of this size has {places} tokens")
+
+
+def can_patch(patching: Patching, layout: Layout, job: PlanJob) -> bool:
+    """Whether `check_patching` would agree."""
+    try:
+        check_patching(patching, layout, job)
+    except ReelrayError:
+        return False
+    return True
+
+
 def list_lanes(job: PlanJob, machine: Machine) -> Iterator[Layout]:
     """Every legal layout of one lane."""
     for cfg in (1, 2):
@@ -46,6 +76,19 @@ def list_lanes(job: PlanJob, machine: Machine) -> Iterator[Layout]:
                     layout = Layout(cfg=cfg, pipe=pipe, ring=ring, ulysses=ulysses)
                     if why_illegal(layout, job, machine) is None:
                         yield layout
+
+
+def list_patched_lanes(patching: Patching, job: PlanJob, machine: Machine) -> list[Layout]:
+    """Every legal layout of one lane that can take these patches.
+
+    Raises:
+        InputError: There is none, because of the GPUs or because of the patches.
+    """
+    lanes = [lane for lane in list_lanes(job, machine) if lane.pipe > 1 and lane.sequence == 1]
+    if not lanes:
+        raise InputError("patches flow through layers on several ranks, and no layout of these GPUs splits the layers")
+    check_patching(patching, lanes[0], job)
+    return lanes
 
 
 def why_illegal(layout: Layout, job: PlanJob, machine: Machine) -> str | None:

@@ -4,17 +4,22 @@ Counted are tensors that live at once. Activations of one layer: at its attentio
 and after the exchange and the output (8 widths per token), at its feed-forward the stream, its norm and the hidden
 values before and after the activation; each stage of the clip also holds the latents in float32, a few times over. A
 rank keeps the keys and values of its share of heads or tokens for every frame that later chunks attend, for each branch
-it runs. Of a released encoder two blocks are there at a time, and its table of tokens never is. These are counts, not
-measurements; the constants of process and groups are in the table.
+it runs; with patches also those of the step before, of every token, in its layers. Forwards of up to `GRAPH_TOKENS`
+tokens on a rank are recorded where all layers are here and stay: what they need at once they keep for good, once for
+all of them, and a window of another size comes on top before it is recorded. Of a released encoder two blocks are there
+at a time, and its table of tokens never is. These are counts, not measurements; the constants of process and groups are
+in the table.
 """
 
 import math
 from dataclasses import dataclass, fields
 
+from reelray.proto.graphs import GRAPH_TOKENS
 from reelray.proto.residency import Blocks, Encoder
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.plan.job import Window
 from reelray.scheduler.plan.residency import BLOCKS_IN_FLIGHT, sharing_ranks
-from reelray.scheduler.plan.step_time import FP32_BYTES, Setting
+from reelray.scheduler.plan.step_time import FP32_BYTES, Setting, window_share
 
 ATTENTION_WIDTHS = 8
 LATENT_COPIES = 6
@@ -36,6 +41,8 @@ class MemoryUse:
         memory: Keys and values of text and of earlier chunks.
         latents: The clip and its sampler state.
         buffers: Keys and values on their way around a ring.
+        stale: Keys and values that one step leaves for the patches of the next.
+        graphs: What recorded forwards keep.
         encoder_leaves: Whether the encoder is gone when the first step begins.
     """
 
@@ -47,6 +54,8 @@ class MemoryUse:
     memory: float
     latents: float
     buffers: float
+    stale: float
+    graphs: float
     encoder_leaves: bool
 
     @property
@@ -59,10 +68,11 @@ class MemoryUse:
         """Bytes while text is encoded, while the clip is denoised and while it is decoded."""
         base = self.context + self.latents
         stays = 0.0 if self.encoder_leaves else self.encoder
+        kept = base + self.blocks + stays + self.memory + self.graphs
         return {
             "text": base + self.encoder + self.blocks,
-            "denoise": base + self.blocks + stays + self.activations + self.memory + self.buffers,
-            "decode": base + self.blocks + stays + self.memory + self.decoder,
+            "denoise": kept + self.activations + self.buffers + self.stale,
+            "decode": kept + self.decoder,
         }
 
     @property
@@ -92,6 +102,8 @@ def predict_memory(setting: Setting, *, decode_ranks: int) -> MemoryUse:
         memory=kept_bytes(setting),
         latents=latents,
         buffers=ring_bytes(setting),
+        stale=stale_bytes(setting),
+        graphs=graph_bytes(setting),
         encoder_leaves=leaves,
     )
 
@@ -117,10 +129,32 @@ def block_weights(setting: Setting) -> float:
 
 def activation_bytes(setting: Setting) -> float:
     """Bytes of the fullest moment of one layer, over all windows."""
+    return max(layer_bytes(setting, window) for window in setting.job.windows)
+
+
+def layer_bytes(setting: Setting, window: Window) -> float:
+    """Bytes of the fullest moment of one layer."""
     job = setting.job
-    tokens = math.ceil(max(window.tokens for window in job.windows) / setting.layout.sequence)
     widths = max(ATTENTION_WIDTHS * job.facts.dim, 2 * (job.facts.dim + job.sizes.ffn_dim))
-    return tokens * widths * job.value_bytes
+    return window_share(setting, window) * widths * job.value_bytes
+
+
+def graph_bytes(setting: Setting) -> float:
+    """Bytes of the pool that recorded forwards share; see `reelray/workers/models/captured.py`."""
+    if setting.layout.pipe > 1 or setting.residency.blocks is not Blocks.RESIDENT:
+        return 0.0
+    recorded = [window for window in setting.job.windows if window_share(setting, window) <= GRAPH_TOKENS]
+    return setting.table.graph_pool_factor * max((layer_bytes(setting, window) for window in recorded), default=0.0)
+
+
+def stale_bytes(setting: Setting) -> float:
+    """Bytes of keys and values of the step before."""
+    job, layout = setting.job, setting.layout
+    if setting.patching is None:
+        return 0.0
+    branches = math.ceil(job.branches / layout.cfg)
+    tokens = max(window_share(setting, window) for window in job.windows)
+    return 2 * setting.stage_layers * branches * tokens * job.facts.dim * job.value_bytes
 
 
 def kept_bytes(setting: Setting) -> float:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob
@@ -31,6 +32,7 @@ class Prediction:
         memory: Bytes of the fullest GPU that denoises.
         peak_bytes: Bytes of the fullest GPU, those that decode included.
         memory_bytes: Bytes it has.
+        patching: What is approximated; None where the clip is that of one rank.
     """
 
     layout: Layout
@@ -46,6 +48,12 @@ class Prediction:
     memory: MemoryUse
     peak_bytes: float
     memory_bytes: int
+    patching: Patching | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the clip is that of one rank."""
+        return self.patching is None
 
     @property
     def fits(self) -> bool:
@@ -71,6 +79,7 @@ def predict(
     residency: Residency,
     *,
     decode_ranks: int = 0,
+    patching: Patching | None = None,
 ) -> Prediction:
     """Predict a clip. A layout of one lane is repeated as often as there are GPUs; one of several is taken as it is.
 
@@ -81,8 +90,9 @@ def predict(
         layout: A legal layout.
         residency: Where the weights are.
         decode_ranks: GPUs of an engine that only decode; 0 lets each lane decode on its own GPUs.
+        patching: What is approximated.
     """
-    setting = Setting(job=job, layout=layout, residency=residency, link=machine.link, table=table)
+    setting = Setting(job=job, layout=layout, residency=residency, link=machine.link, table=table, patching=patching)
     memory = predict_memory(setting, decode_ranks=decode_ranks)
     beside = decode_alone_bytes(setting, decode_ranks) if decode_ranks else 0.0
     text_s = predict_text_s(setting)
@@ -105,17 +115,18 @@ def predict(
         memory=memory,
         peak_bytes=max(memory.peak_bytes, beside),
         memory_bytes=machine.memory_bytes,
+        patching=patching,
     )
 
 
 def predict_denoise(setting: Setting) -> StepTime:
-    """All steps of all chunks, one after the other."""
+    """All steps of all chunks, one after the other; those with guidance count as the first ones."""
     job, total = setting.job, StepTime()
-    for window in job.windows:
-        if job.guided_steps:
-            total = total.plus(predict_step(setting, window, guided=True), job.guided_steps)
-        if job.steps > job.guided_steps:
-            total = total.plus(predict_step(setting, window, guided=False), job.steps - job.guided_steps)
+    exact = job.steps if setting.patching is None else min(job.steps, setting.patching.exact_steps)
+    for guided, first, end in ((True, 0, job.guided_steps), (False, job.guided_steps, job.steps)):
+        for patched, steps in ((False, min(end, exact) - first), (True, end - max(first, exact))):
+            for window in job.windows if steps > 0 else ():
+                total = total.plus(predict_step(setting, window, guided=guided, patched=patched), steps)
     return total
 
 

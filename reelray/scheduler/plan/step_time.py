@@ -14,8 +14,9 @@ width D, c context tokens, R ranks that share the tokens, u of them by `ulysses`
 - weights: of the copy of the next block, what does not hide behind the layer.
 
 A step evaluates one branch, or two one after the other, or two side by side (`cfg`, which then gathers the predictions,
-float32). With `pipe` p ranks m branches take m + p - 1 turns of one stage, and each turn hands s d values on. These are
-the formulas of the research on sequence parallelism restated; `tests/scheduler/plan/test_measured.py` compares.
+float32). With `pipe` p ranks m branches take m + p - 1 turns of one stage, and each turn hands s d values on; cut into
+M patches (arXiv 2405.14430) they take m M + p - 1 turns of S/M tokens, which attend all K. These are the formulas of
+the research on parallelism restated; `tests/scheduler/plan/test_measured.py` compares.
 """
 
 import math
@@ -23,6 +24,7 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
 from reelray.proto.residency import Blocks, Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob, Window
@@ -100,6 +102,7 @@ class Setting:
     residency: Residency
     link: Link
     table: Calibration
+    patching: Patching | None = None
 
     @property
     def stage_layers(self) -> int:
@@ -112,20 +115,24 @@ class Setting:
         return self.job.facts.parameters * self.job.value_bytes / self.job.facts.layers
 
 
-def predict_step(setting: Setting, window: Window, *, guided: bool) -> StepTime:
+def predict_step(setting: Setting, window: Window, *, guided: bool, patched: bool = False) -> StepTime:
     """Predict one denoise step of one window.
 
     Args:
         setting: Job, layout and machine.
         window: Tokens.
         guided: Whether the step needs both branches.
+        patched: Whether its patches follow each other, as the setting says.
     """
     layout, table = setting.layout, setting.table
-    turns = 2 if guided and layout.cfg == 1 else 1
-    layer = predict_layer(setting, window)
+    turns, part = 2 if guided and layout.cfg == 1 else 1, window
+    if patched and setting.patching is not None:
+        turns *= setting.patching.patches
+        part = Window(tokens=math.ceil(window.tokens / setting.patching.patches), attended=window.attended)
+    layer = predict_layer(setting, part)
     step = StepTime().plus(layer, turns * setting.stage_layers)
     if layout.pipe > 1:
-        handed = window_share(setting, window) * setting.job.facts.dim * setting.job.value_bytes
+        handed = window_share(setting, part) * setting.job.facts.dim * setting.job.value_bytes
         hand_over = table.exchange_time(handed, setting.link)
         waiting = (layout.pipe - 1) * (layer.total_ms * setting.stage_layers + hand_over) + turns * hand_over
         step = step.plus(StepTime(pipe=waiting, sent_bytes=turns * handed))

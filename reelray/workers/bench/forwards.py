@@ -14,10 +14,10 @@ from torch import Tensor
 from torch import distributed as dist
 
 from reelray.proto.errors import ReelrayError
+from reelray.proto.graphs import GRAPH_TOKENS
 from reelray.workers.bench.case import BenchModel, ParallelCase
 from reelray.workers.bench.timing import all_agree, gather, relative_error, time_interleaved
 from reelray.workers.models.attention_op import DenseAttention, View
-from reelray.workers.models.captured import TOKENS
 from reelray.workers.models.sharding import Sharding, WholeWindow
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.mesh import Mesh
@@ -92,7 +92,7 @@ def measure_forwards(
     ours = list_ours(case, model, mesh, inputs)
     references = {FORWARD: ours[0].run(), GUIDED: ours[1].run()}
     # What is timed is a captured forward where it is small, so that is what must be right.
-    untimed = case.warmup if case.tokens <= TOKENS else 0
+    untimed = case.warmup if case.tokens <= GRAPH_TOKENS else 0
     rows = [check(contender, references, model.dtype, case.guidance, untimed) for contender in ours]
     for row in rows:
         note(row)

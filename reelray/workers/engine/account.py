@@ -47,4 +47,5 @@ class Account:
             layout=description.layout,
             residency=description.residency,
             decode_ranks=description.decode_ranks,
+            patching=request.patching,
         )

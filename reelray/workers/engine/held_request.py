@@ -4,8 +4,9 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from reelray.workers.engine.chunk_in_work import ChunkInWork
 from reelray.workers.engine.station import Station
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
+from reelray.workers.parallel.layer_pipeline import LineBranches, OpenStep
 from reelray.workers.samplers.guidance import Branch
 
 _SOLVER = "solver."
@@ -73,8 +75,8 @@ class HeldRequest:
     def settle(self, station: Station, *, here: bool) -> None:
         """Go on at a station, after what belongs there was taken."""
         self.here = here
-        self._role, self._branches = station.role, station.branches
-        self._chunk_branches = station.branches if self._chunk is None else station.branches.begin()
+        self._role, self._branches = station.role, station.branches_for(self.request)
+        self._chunk_branches = self._branches if self._chunk is None else self._branches.begin()
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
@@ -106,18 +108,40 @@ class HeldRequest:
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
+        chunk = self._start(window)
+        prediction = self._chunk_branches.predict(
+            partial(self._evaluate, chunk, window), chunk.weight(window.step), shape=chunk.latents_1CTHW.shape
+        )
+        return self._end(window, prediction)
+
+    def open(self, window: WindowStep) -> OpenStep:
+        """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
+        chunk, branches = self._start(window), self._chunk_branches
+        assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
+        evaluate = partial(self._evaluate, chunk, window)
+        return branches.open(evaluate, chunk.weight(window.step), shape=chunk.latents_1CTHW.shape)
+
+    def close(self, window: WindowStep, step: OpenStep, predicted: Sequence[Tensor]) -> int:
+        """End what `open` began; returns the transformer evaluations it took."""
+        return self._end(window, step.finish(predicted))
+
+    def _start(self, window: WindowStep) -> ChunkInWork:
         if window.step == 0:
             self._chunk = self._begin(window)
             self._chunk_branches = self._branches.begin()
         assert self._chunk is not None
-        weight = self._chunk.weight(window.step)
-        self._chunk.advance(window.step, self._predict(self._chunk, window, weight))
+        return self._chunk
+
+    def _end(self, window: WindowStep, prediction_1CTHW: Tensor) -> int:
+        chunk = self._chunk
+        assert chunk is not None
+        chunk.advance(window.step, prediction_1CTHW)
         if window.last:
-            check_finite(self._chunk.latents_1CTHW, self._model.digest)
-            self._hand_on(window, self._chunk.latents_1CTHW)
+            check_finite(chunk.latents_1CTHW, self._model.digest)
+            self._hand_on(window, chunk.latents_1CTHW)
             self._chunk = None
             self._chunk_branches = self._branches
-        return 1 if weight == 1.0 else 2
+        return 1 if chunk.weight(window.step) == 1.0 else 2
 
     def decode(self, step: DecodeStep) -> Frames:
         """Decode the next clean latent frames."""
@@ -165,6 +189,7 @@ class HeldRequest:
         chunk = _unpack(parts[CHUNK_PART]) if self._role.denoises else None
         if chunk is not None:
             self._chunk = ChunkInWork.from_state(self.request, chunk, device)
+            self._chunk_branches = self._branches.begin()
         if self._role.denoises and self._role.handover is not None:
             self._clean_1CTHW = {first: _unpack(data).to(device) for first, data in _clean_parts(parts)}
         if self._role.decodes and DECODE_PART in parts:
@@ -192,19 +217,14 @@ class HeldRequest:
     def _begin(self, window: WindowStep) -> ChunkInWork:
         return ChunkInWork(self.request, window.chunk, self._shape(window), self._model.device)
 
-    def _predict(self, chunk: ChunkInWork, window: WindowStep, weight: float) -> Tensor:
+    def _evaluate(self, chunk: ChunkInWork, window: WindowStep, branch: Branch) -> Tensor:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
         # 7 to 15 % on a CPU.
         device, first, length = self._model.device, window.first_latent_frame, window.latent_frames
         timestep_BT = torch.full((1, length), chunk.timestep(window.step), dtype=torch.float32, device=device)
         positions_BT = torch.arange(first, first + length, device=device).unsqueeze(0)
-        latents_1CTHW = chunk.latents_1CTHW
-
-        def evaluate(branch: Branch) -> Tensor:
-            text = [self._texts[branch]]
-            return self._model.denoise(latents_1CTHW, timestep_BT, text, positions_BT=positions_BT, image=self._image)
-
-        return self._chunk_branches.predict(evaluate, weight, shape=latents_1CTHW.shape)
+        text = [self._texts[branch]]
+        return self._model.denoise(chunk.latents_1CTHW, timestep_BT, text, positions_BT=positions_BT, image=self._image)
 
     def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
         count, height, width, _ = frames_FHWC.shape

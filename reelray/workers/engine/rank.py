@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -28,7 +28,9 @@ from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.regroup import Regrouper
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
+from reelray.workers.engine.window_line import WindowLine
 from reelray.workers.models.api import VideoModel
+from reelray.workers.parallel.layer_pipeline import LayerPipeline
 
 
 class Rank:
@@ -117,9 +119,8 @@ class Rank:
 
     def _work(self, record: StepRecord, plan: StepPlan) -> None:
         role, lane = self._station.role, self._station.lane
-        for window in plan.windows if role.denoises else ():
-            if window.lane == lane:
-                self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
+        if role.denoises:
+            self._move_windows(record, [window for window in plan.windows if window.lane == lane])
         for decode in plan.decodes if role.decodes else ():
             if decode.lane == lane:
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
@@ -175,6 +176,31 @@ class Rank:
         self._held[admit.request.request_id] = held
         return 0
 
+    def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep]) -> None:
+        pipeline = self._station.pipeline
+        if pipeline is not None and len(windows) > 1:
+            self._move_in_line(record, windows, pipeline)
+            return
+        for window in windows:
+            self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
+
+    def _move_in_line(self, record: StepRecord, windows: Sequence[WindowStep], pipeline: LayerPipeline) -> None:
+        """Let the forwards of all windows follow each other through the ranks of the lane."""
+        started = time.perf_counter()
+        line = WindowLine(pipeline)
+        for window in windows:
+            held = self._held.get(window.request_id)
+            if held is not None:  # else it failed earlier in this very plan
+                self._attempt(record, held.request, Stage.DENOISE, partial(line.add, window, held), told=False)
+        for request, error in line.run(self._synchronize):
+            record.add_failure(request.request_id, error)
+            self._forget(request.request_id)
+        share_s = (time.perf_counter() - started) / max(1, len(line.windows))
+        for window, close in line.windows.items():
+            told = self._station.role.tells_denoise
+            held = self._held[window.request_id]
+            self._attempt(record, held.request, Stage.DENOISE, close, told=told, spent_s=share_s)
+
     def _move(self, window: WindowStep, held: HeldRequest) -> int:
         return held.move(window)
 
@@ -211,9 +237,16 @@ class Rank:
             self._attempt(record, held.request, stage, partial(action, held), told=told)
 
     def _attempt(
-        self, record: StepRecord, request: RenderRequest, stage: Stage, action: Callable[[], int], *, told: bool
+        self,
+        record: StepRecord,
+        request: RenderRequest,
+        stage: Stage,
+        action: Callable[[], int],
+        *,
+        told: bool,
+        spent_s: float = 0.0,
     ) -> None:
-        started = time.perf_counter()
+        started = time.perf_counter() - spent_s
         try:
             forwards = action()
             self._synchronize()

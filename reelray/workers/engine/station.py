@@ -1,10 +1,13 @@
 """What a rank does while its gang is grouped in one layout."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from reelray.proto.errors import UnsupportedError
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
+from reelray.proto.request import RenderRequest
 from reelray.workers.engine.role import Role
 from reelray.workers.models.sharding import PictureSharing, Sharding, WholeWindow
 from reelray.workers.parallel.attention_choice import load_choice
@@ -12,6 +15,7 @@ from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.handover import BroadcastHandover
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
 from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh
+from reelray.workers.parallel.patch_pipeline import PatchBranches
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.parallel.weight_gather import WeightGather
@@ -31,6 +35,8 @@ class Station:
         branches: How the two branches of guidance are evaluated.
         sharding: With whom it shares the tokens of a forward.
         pictures: With whom it decodes; None means alone.
+        pipeline: Through which forwards go where the ranks of the lane split the layers.
+        patched: Makes the branches of a request that asks for patches; None where the lane has no place for them.
     """
 
     lane: int = 0
@@ -38,6 +44,20 @@ class Station:
     branches: Branches = field(default_factory=SequentialBranches)
     sharding: Sharding = field(default_factory=WholeWindow)
     pictures: PictureSharing | None = None
+    pipeline: LayerPipeline | None = None
+    patched: Callable[[Patching], Branches] | None = None
+
+    def branches_for(self, request: RenderRequest) -> Branches:
+        """How the branches of this request are evaluated.
+
+        Raises:
+            UnsupportedError: It asks for patches, and there is no place for them.
+        """
+        if request.patching is None or not self.role.denoises:
+            return self.branches
+        if self.patched is None:
+            raise UnsupportedError("the ranks of this engine do not split the layers; patches need them to")
+        return self.patched(request.patching)
 
     def take(self, model: "VideoModel") -> None:
         """Have the model work with the ranks of this station's lane from here on."""
@@ -66,19 +86,28 @@ def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
         model.use_weight_gather(WeightGather(lane.weights))
     role, pictures = _share_pictures(model, mesh, lane.everyone, denoises=True)
     sharding = SequenceSharding(lane, make_attention=load_choice(lane)) if lane.sequence.size > 1 else WholeWindow()
-    branches = _share_branches(model, lane)
-    return Station(lane=lane.replica, role=role, branches=branches, sharding=sharding, pictures=pictures)
+    station = Station(lane=lane.replica, role=role, sharding=sharding, pictures=pictures)
+    return _share_branches(station, model, lane)
 
 
-def _share_branches(model: "VideoModel", lane: Lane) -> Branches:
+def _share_branches(station: Station, model: "VideoModel", lane: Lane) -> Station:
     branches: Branches = SequentialBranches()
-    if lane.pipe.size > 1:
-        pipeline = LayerPipeline(lane.pipe, model.facts.layers)
-        model.use_stages(pipeline, pipeline.layers)
-        branches = PipelinedBranches(pipeline)
-    if lane.cfg.size == 1:
-        return branches
-    return ParallelBranches(lane.cfg, model.device, in_step=lane.weights is not None)
+    if lane.cfg.size > 1:
+        branches = ParallelBranches(lane.cfg, model.device, in_step=lane.weights is not None)
+    if lane.pipe.size == 1:
+        return replace(station, branches=branches)
+    pipeline = LayerPipeline(lane.pipe, model.facts.layers)
+    model.use_stages(pipeline, pipeline.layers)
+
+    def patch(patching: Patching) -> Branches:
+        return PatchBranches(pipeline, patching, around=branches)
+
+    return replace(
+        station,
+        branches=PipelinedBranches(pipeline, around=branches),
+        pipeline=pipeline,
+        patched=patch if lane.sequence.size == 1 else None,
+    )
 
 
 def _share_pictures(

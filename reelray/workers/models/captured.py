@@ -14,13 +14,12 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from reelray.proto.graphs import GRAPH_TOKENS
 from reelray.workers.models.attention_op import AttentionOp
 from reelray.workers.models.sharding import TokenShard
 from reelray.workers.models.stages import Forward, Stages, WholeModel
 
 _LOG = logging.getLogger(__name__)
-TOKENS = 16384
-"""Forwards of more tokens on this rank are bound by the device and not captured."""
 GRAPHS = 16
 
 
@@ -166,7 +165,7 @@ class CapturedModel:
         graphs: Kinds kept on a shelf; the one used longest ago goes first.
     """
 
-    def __init__(self, record: Recorder, *, tokens: int = TOKENS, graphs: int = GRAPHS) -> None:
+    def __init__(self, record: Recorder, *, tokens: int = GRAPH_TOKENS, graphs: int = GRAPHS) -> None:
         self._record = record
         self._tokens = tokens
         self._graphs = graphs

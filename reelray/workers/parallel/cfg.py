@@ -36,17 +36,22 @@ class ParallelBranches:
         """See `Branches`; the steps leave nothing."""
         return self
 
+    def wanted(self, weight: float) -> tuple[Branch, ...]:
+        """See `Branches`."""
+        own = Branch(self._group.index)
+        if weight != 1.0:
+            return (own,)
+        return (Branch.CONDITIONAL,) if self._in_step or own is Branch.CONDITIONAL else ()
+
     def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
         """See `Branches`; every rank of the axis must call it with the same weight and shape."""
-        own = Branch(self._group.index)
-        group = self._group.process_group
+        group, wanted = self._group.process_group, self.wanted(weight)
         if weight == 1.0:
-            evaluates = self._in_step or own is Branch.CONDITIONAL
-            prediction = evaluate(Branch.CONDITIONAL).float().contiguous() if evaluates else self._empty(*shape)
+            prediction = evaluate(*wanted).float().contiguous() if wanted else self._empty(*shape)
             dist.broadcast(prediction, self._group.ranks[Branch.CONDITIONAL], group=group)
             return prediction
         both = self._empty(len(Branch), *shape)
-        dist.all_gather(list(both), evaluate(own).float().contiguous(), group=group)
+        dist.all_gather(list(both), evaluate(*wanted).float().contiguous(), group=group)
         return mix_branches(both[Branch.CONDITIONAL], both[Branch.UNCONDITIONAL], weight)
 
     def _empty(self, *shape: int) -> Tensor:

@@ -6,6 +6,8 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from reelray.proto.errors import EngineError
 from reelray.workers.models.stages import Forward
 from reelray.workers.parallel.mesh import AxisGroup
 from reelray.workers.parallel.stage_line import StageLine
-from reelray.workers.samplers.guidance import Branch, mix_branches
+from reelray.workers.samplers.guidance import Branch, Branches, SequentialBranches
 
 
 class LayerPipeline:
@@ -67,6 +69,18 @@ class LayerPipeline:
         arrivals = list(self.line.run(forwards))
         return [forward.assemble(arrival.wait()) for forward, arrival in zip(forwards, arrivals, strict=True)]
 
+    def run_steps(self, steps: "Sequence[OpenStep]") -> list[list[Tensor]]:
+        """Let the forwards of several denoise steps follow each other through the ranks.
+
+        Args:
+            steps: The same on every rank; of different chunks, for none may wait for another.
+
+        Returns:
+            For each step what `OpenStep.finish` wants.
+        """
+        arrivals = iter(list(self.line.run([forward for step in steps for forward in step.forwards])))
+        return [[next(arrivals).wait() for _ in step.forwards] for step in steps]
+
     def run(self, forwards: Iterable[Forward | None]) -> Iterator[Tensor]:
         """Predict with a stream of forwards, such as those of the chunks of several videos, `ranks` of them in flight.
 
@@ -105,6 +119,28 @@ class LayerPipeline:
             self._deferred = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenStep:
+    """A denoise step whose forwards are known and have not run.
+
+    Args:
+        forwards: In the order in which they go through the line; they do not wait for each other.
+        finish: Makes the prediction with guidance out of what they predict; every rank of the lane must call it.
+    """
+
+    forwards: tuple[Forward, ...]
+    finish: Callable[[Sequence[Tensor]], Tensor]
+
+
+@runtime_checkable
+class LineBranches(Branches, Protocol):
+    """Branches of guidance whose forwards can go through the line with those of other requests."""
+
+    def open(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> OpenStep:
+        """Begin a step; see `Branches.predict` for the arguments."""
+        ...
+
+
 def open_branches(
     pipeline: LayerPipeline, evaluate: Callable[[Branch], Tensor], branches: Sequence[Branch]
 ) -> list[Forward]:
@@ -121,32 +157,45 @@ def open_branches(
     return list(forwards)
 
 
-def wanted_branches(weight: float) -> tuple[Branch, ...]:
-    """What guidance of this weight needs."""
-    return (Branch.CONDITIONAL,) if weight == 1.0 else tuple(Branch)
-
-
 class PipelinedBranches:
-    """Implements `Branches` on the pipe axis: the second branch follows the first, so that two ranks are busy at once.
+    """Implements `LineBranches` on the pipe axis: the second branch follows the first, so that two ranks are busy.
 
-    Exact. Where the cfg axis separates the branches, `ParallelBranches` is what calls for; there is nothing to follow.
+    Exact.
 
     Args:
         pipeline: By which the model evaluates.
+        around: Chooses among the branches and joins them: a `ParallelBranches` where the cfg axis separates them.
     """
 
     exact = True
 
-    def __init__(self, pipeline: LayerPipeline) -> None:
+    def __init__(self, pipeline: LayerPipeline, *, around: Branches | None = None) -> None:
         self._pipeline = pipeline
+        self._around = around or SequentialBranches()
 
     def begin(self) -> "PipelinedBranches":
         """See `Branches`; the steps leave nothing."""
         return self
 
+    def wanted(self, weight: float) -> tuple[Branch, ...]:
+        """See `Branches`."""
+        return self._around.wanted(weight)
+
+    def open(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> OpenStep:
+        """See `LineBranches`."""
+        branches = self.wanted(weight)
+        forwards = open_branches(self._pipeline, evaluate, branches)
+
+        def finish(predicted: Sequence[Tensor]) -> Tensor:
+            found = {
+                branch: forward.assemble(patches_BSC).float()
+                for branch, forward, patches_BSC in zip(branches, forwards, predicted, strict=True)
+            }
+            return self._around.predict(found.__getitem__, weight, shape=shape)
+
+        return OpenStep(forwards=tuple(forwards), finish=finish)
+
     def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
-        """See `Branches`; every rank of the axis must call it with the same weight."""
-        del shape
-        forwards = open_branches(self._pipeline, evaluate, wanted_branches(weight))
-        predictions = [prediction.float() for prediction in self._pipeline.evaluate_all(forwards)]
-        return predictions[0] if weight == 1.0 else mix_branches(predictions[0], predictions[1], weight)
+        """See `Branches`; every rank of the lane must call it with the same weight."""
+        step = self.open(evaluate, weight, shape=shape)
+        return step.finish(self._pipeline.run_steps([step])[0])

@@ -10,29 +10,11 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
+from reelray.proto.patching import Patching
 from reelray.workers.models.stages import Forward
-from reelray.workers.parallel.layer_pipeline import LayerPipeline, open_branches, wanted_branches
+from reelray.workers.parallel.layer_pipeline import LayerPipeline, OpenStep, open_branches
 from reelray.workers.parallel.patch_keys import KeepingAttention, PatchAttention, PatchKeys, split_patches
-from reelray.workers.samplers.guidance import Branch, Branches, mix_branches
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patching:
-    """How much is approximated.
-
-    Args:
-        patches: Patches of a window; 1 is exact.
-        warm_up_steps: First steps of a chunk that are exact; the latents change fastest there.
-    """
-
-    patches: int
-    warm_up_steps: int = 1
-
-    def __post_init__(self) -> None:
-        if self.patches < 1:
-            raise ValueError(f"patches is {self.patches}; it must be at least 1")
-        if self.warm_up_steps < 1:
-            raise ValueError(f"warm_up_steps is {self.warm_up_steps}; it must be at least 1, which leaves the keys")
+from reelray.workers.samplers.guidance import Branch, Branches, SequentialBranches
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,7 +24,7 @@ class _Kept:
 
 
 class PatchBranches:
-    """Implements `Branches` on the pipe axis of a lane; approximate.
+    """Implements `LineBranches` on the pipe axis of a lane; approximate.
 
     The patches of a window follow each other through the ranks. A patch attends keys and values of this step where it
     or a patch before it made them, and of the step before for the patches behind it. The first steps are exact, and so
@@ -51,14 +33,14 @@ class PatchBranches:
 
     Args:
         pipeline: By which the model evaluates.
-        patching: Patches and warm-up steps.
-        around: Chooses among the branches where the cfg axis separates them: a `ParallelBranches`.
+        patching: How much is approximated.
+        around: Chooses among the branches and joins them: a `ParallelBranches` where the cfg axis separates them.
     """
 
     def __init__(self, pipeline: LayerPipeline, patching: Patching, *, around: Branches | None = None) -> None:
         self._pipeline = pipeline
         self._patching = patching
-        self._around = around
+        self._around = around or SequentialBranches()
         self._kept: dict[Branch, _Kept] = {}
         self._step = 0
 
@@ -81,29 +63,36 @@ class PatchBranches:
         self._kept.clear()
         self._step = 0
 
-    def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
-        """See `Branches`; one call is one step, and every rank must make it with the same weight.
+    def wanted(self, weight: float) -> tuple[Branch, ...]:
+        """See `Branches`."""
+        return self._around.wanted(weight)
+
+    def open(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> OpenStep:
+        """See `LineBranches`; one call is one step, and every rank must make it with the same weight.
 
         Raises:
             SizeError: A latent frame has fewer tokens than there are patches.
             UnsupportedError: Other ranks have some of the tokens, or the attention rotates keys by itself.
         """
         self._step += 1
-        if self._around is not None:
-            return self._around.predict(lambda branch: self._evaluate(evaluate, [branch])[0], weight, shape=shape)
-        predictions = self._evaluate(evaluate, wanted_branches(weight))
-        return predictions[0] if weight == 1.0 else mix_branches(predictions[0], predictions[1], weight)
-
-    def _evaluate(self, evaluate: Callable[[Branch], Tensor], branches: Sequence[Branch]) -> list[Tensor]:
+        branches = self.wanted(weight)
         forwards = open_branches(self._pipeline, evaluate, branches)
         parts = [self._cut(forward, branch) for forward, branch in zip(forwards, branches, strict=True)]
-        arrivals = iter(list(self._pipeline.line.run([part for own in parts for part in own])))
-        predictions = []
-        for forward, branch, own in zip(forwards, branches, parts, strict=True):
-            found = [next(arrivals).wait() for _ in own]
-            patches_BSC = found[0] if len(own) == 1 else self._kept[branch].keys.patches[0].join(found)
-            predictions.append(forward.assemble(patches_BSC).float())
-        return predictions
+
+        def finish(predicted: Sequence[Tensor]) -> Tensor:
+            arrived, found = iter(predicted), {}
+            for branch, forward, own in zip(branches, forwards, parts, strict=True):
+                patches = [next(arrived) for _ in own]
+                whole_BSC = patches[0] if len(own) == 1 else self._kept[branch].keys.patches[0].join(patches)
+                found[branch] = forward.assemble(whole_BSC).float()
+            return self._around.predict(found.__getitem__, weight, shape=shape)
+
+        return OpenStep(forwards=tuple(part for own in parts for part in own), finish=finish)
+
+    def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
+        """See `Branches` and `open`."""
+        step = self.open(evaluate, weight, shape=shape)
+        return step.finish(self._pipeline.run_steps([step])[0])
 
     def _cut(self, forward: Forward, branch: Branch) -> list[Forward]:
         if self._patching.patches == 1:
@@ -112,7 +101,7 @@ class PatchBranches:
         if forward.stream.shape[1] != frames * places or forward.attention.rotates:
             raise UnsupportedError("a window is cut into patches only where all its tokens are here, without a memory")
         kept = self._kept.get(branch)
-        if self._step > self._patching.warm_up_steps and kept is not None and kept.step == self._step - 1:
+        if self._step > self._patching.exact_steps and kept is not None and kept.step == self._step - 1:
             kept.step = self._step
             return [forward.cut(patch.take, PatchAttention(patch, kept.keys)) for patch in kept.keys.patches]
         if kept is None:

@@ -42,6 +42,10 @@ class StageLine:
         group: The pipe axis.
         layers: Layers of the model.
 
+    Attributes:
+        layers: Layers of this rank.
+        at_work: The forward that this rank works on, or worked on last: the one to blame when `run` fails.
+
     Raises:
         UnsupportedError: There are fewer layers than ranks.
     """
@@ -49,6 +53,7 @@ class StageLine:
     def __init__(self, group: AxisGroup, layers: int) -> None:
         self._group = group
         self.layers = split_layers(layers, group.size)[group.index]
+        self.at_work: Forward | None = None
 
     @property
     def ranks(self) -> int:
@@ -84,6 +89,7 @@ class StageLine:
                 arriving = self._receive(coming.stream)
             predicted: Tensor | None = None
             if mine is not None:
+                self.at_work = mine
                 x_BSC = mine.embed() if input_ is None else input_.wait()
                 x_BSC = mine.run(x_BSC, self.layers)
                 if last:
@@ -96,6 +102,7 @@ class StageLine:
                 yield self._share(predicted, leaving.predicted)
         if sent is not None:
             sent.wait()
+        self.at_work = None
 
     def _receive(self, facts: TokenFacts) -> Arrival:
         tensor = facts.empty()

@@ -50,6 +50,10 @@ class Branches(Protocol):
         """What evaluates the steps of one chunk, in their order, and holds what they leave for each other."""
         ...
 
+    def wanted(self, weight: float) -> tuple[Branch, ...]:
+        """The branches that `predict` evaluates here at this weight, in its order."""
+        ...
+
     def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
         """Predict with guidance.
 
@@ -67,6 +71,10 @@ class SequentialBranches:
     def begin(self) -> "SequentialBranches":
         """See `Branches`; the steps leave nothing."""
         return self
+
+    def wanted(self, weight: float) -> tuple[Branch, ...]:
+        """See `Branches`."""
+        return (Branch.CONDITIONAL,) if weight == 1.0 else tuple(Branch)
 
     def predict(self, evaluate: Callable[[Branch], Tensor], weight: float, *, shape: torch.Size) -> Tensor:
         """See `Branches`."""

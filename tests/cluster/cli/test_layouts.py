@@ -1,5 +1,6 @@
 """`--gpus` and `--layout`: what is chosen, and what is refused before anything is loaded."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from reelray.cluster.services import default_services
 from reelray.cluster.settings import Settings
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
+from reelray.proto.recipe import Chunking
 
 SMALL = ("--size", "64x64", "--frames", 9, "--steps", 3)
 
@@ -148,6 +151,75 @@ class TestOnCpus:
         ran = render(*SMALL, "--weights", "sharded")
         assert (ran.code, opened) == (2, [])
         assert "weights cannot be sharded: one rank holds all of them" in ran.error_lines[0]
+
+
+@pytest.mark.usefixtures("machine", "opened")
+class TestPatches:
+    WISH = ("--layout", "pipe=2", "--patches", 2, "--exact-steps", 1)
+
+    def test_it_is_said_wherever_it_shows(self, cli):
+        ran = cli.run("render", "a red circle", "-o", "a.mp4", *SMALL, *self.WISH, "--json")
+        (request,) = cli.engine.requests
+        assert request.patching == Patching(patches=2, exact_steps=1)
+        assert (
+            "layout pipe=2 on 2 CPU processes, as asked; approximate after the first step: 2 patches, keys one step old"
+            in ran.err
+        )
+        told = json.loads(ran.out)
+        assert (told["approximate"], told["patches"], told["exact_steps"]) == (True, 2, 1)
+        inside = json.loads(cli.run("info", "a.mp4", "--json").out)
+        assert (inside["approximate"], inside["patches"], inside["exact_steps"]) == (True, 2, 1)
+        exact = cli.run("render", "a red circle", "-o", "b.mp4", *SMALL, "--layout", "pipe=2", "--json")
+        assert json.loads(exact.out)["approximate"] is False
+        assert "approximate" not in exact.err
+        assert "approximate" not in cli.run("info", "b.mp4", "--json").out
+        assert cli.engine.requests[1].patching is None
+
+    def test_the_plan_finds_a_layout_for_it(self, cli, render, opened):
+        ran = render(*SMALL, "--steps", 9, "--gpus", 4, "--patches", 2)
+        assert opened[0][2].pipe > 1
+        assert opened[0][2].sequence == 1
+        assert cli.engine.requests[0].patching.exact_steps == 4
+        assert "the fastest by the plan, ahead of " in ran.err
+        assert "approximate after the first 4 steps: 2 patches" in ran.err
+
+    def test_python_takes_it_too(self, monkeypatch, cli):
+        monkeypatch.setattr(python_api, "default_services", lambda: cli.services)
+        wish = {"size": "64x64", "frames": 9, "steps": 3, "layout": "pipe=2"}
+        reelray.render("a red circle", **wish, patches=2, exact_steps=2)
+        assert cli.engine.requests[0].patching == Patching(patches=2, exact_steps=2)
+        for name, value in (("patches", "2"), ("patches", True), ("exact_steps", 1.5)):
+            with pytest.raises(InputError, match=f"{name} is {value!r}; it must be a whole number"):
+                reelray.render("a red circle", **{**wish, "patches": 2, name: value})
+
+    @pytest.mark.parametrize(
+        ("arguments", "word"),
+        [
+            (("--patches", 2), "patches flow through layers on several ranks: ask for --layout pipe=2"),
+            (("--patches", 2, "--layout", "ulysses=2"), "layout ulysses=2 does not split the layers"),
+            (("--patches", 2, "--layout", "pipe=2,ring=2"), "splits the tokens"),
+            (("--patches", 2, "--layout", "pipe=2"), "exact steps are 4 of 3 steps; patches would do nothing"),
+            (("--patches", 1, "--layout", "pipe=2"), "patches is 1; it must be at least 2"),
+            (("--patches", 0, "--layout", "pipe=2"), "patches is 0"),
+            (("--patches", 17, "--exact-steps", 1, "--layout", "pipe=2"), "a latent frame of this size has 16 tokens"),
+            (("--exact-steps", 2, "--layout", "pipe=2"), "exact steps without patches say nothing"),
+            ((*WISH, "--weights", "offloaded"), "weights offloaded would come once for every patch"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_at_once(self, render, opened, arguments, word):
+        ran = render(*SMALL, *arguments)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+        assert word in ran.error_lines[0]
+        assert opened == []
+
+    def test_a_stream_is_refused(self, render, opened, monkeypatch):
+        monkeypatch.setattr(
+            "reelray.cluster.render.choose_recipe",
+            lambda _options, recipe: replace(recipe, chunking=Chunking(latent_frames=1)),
+        )
+        ran = render(*SMALL, *self.WISH)
+        assert (ran.code, opened) == (2, [])
+        assert "patches are for whole clips, and this one is made chunk by chunk" in ran.error_lines[0]
 
 
 class TestOnGpus:

@@ -1,6 +1,7 @@
 """`reelray plan`."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -86,6 +87,31 @@ def test_the_embedded_model_and_folders_are_planned(plan, cli, tiny_t2v):
     assert not cli.engine.requests
 
 
+def test_approximations_are_marked_and_chosen_only_where_asked_for(plan):
+    slow = ("--model", "wan2.1-1.3b", "--gpus", 4, "--links", "pcie")
+    lines = plan(*slow).out.splitlines()
+    marked = [line for line in lines if re.search(r"  approximate, \d patches$", line)]
+    assert marked
+    assert all("pipe=" in line.split()[0] for line in marked)
+    (chosen,) = [line for line in lines if line.endswith("  chosen")]
+    assert chosen not in marked
+    told = json.loads(plan(*slow, "--json").out)
+    assert told["chosen"]["approximate"] is False
+    assert {row["exact_steps"] for row in told["rows"] if row["approximate"]} == {4}
+    ran = plan(*slow, "--patches", 4, "--exact-steps", 2)
+    (chosen,) = [line for line in ran.out.splitlines() if line.endswith("chosen, approximate")]
+    assert "pipe=" in chosen.split()[0]
+    assert "It is approximate after the first 2 steps: 4 patches, keys one step old" in ran.out
+    forced = plan(*slow, "--layout", "pipe=2", "--patches", 8)
+    assert ", stale " in forced.out
+    assert "chosen, approximate" in forced.out
+
+
+def test_memory_of_graphs_is_told(plan):
+    ran = plan("--model", "wan2.1-1.3b", "--frames", 9, "--layout", "ulysses=1")
+    assert ", graphs 0.18" in ran.out
+
+
 def test_decode_gpus_are_named(plan):
     ran = plan("--model", "wan2.1-1.3b", "--steps", 1, "--guidance", 1, "--gpus", 4)
     assert " + 2 decode  resident" in ran.out
@@ -111,6 +137,8 @@ def test_decode_gpus_are_named(plan):
         (["--steps", "0"], "steps is 0"),
         (["--guidance", "-1"], "guidance is -1"),
         (["--links", "wifi"], "wifi"),
+        (["--patches", "4"], "no layout of these GPUs splits the layers"),
+        (["--gpus", "2", "--layout", "ulysses=2", "--patches", "4"], "does not split the layers"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(plan, arguments, word):

@@ -6,6 +6,7 @@ import pytest
 
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
 from reelray.scheduler.plan.explain import explain
@@ -78,7 +79,7 @@ def test_more_gpus_are_never_slower(job, link):
 @pytest.mark.parametrize("gpus", [1, 2, 3, 5, 8])
 def test_the_chosen_is_the_fastest_that_fits_but_for_ties(gpus):
     plan, _ = planned(make_job("1.3b", "480p"), gpus, 24, "pcie")
-    fastest = min(row.clip_s for row in plan.rows if row.fits)
+    fastest = min(row.clip_s for row in plan.rows if row.fits and row.exact)
     assert fastest <= plan.chosen.clip_s <= fastest * (1 + TIE)
     assert plan.chosen in plan.rows
     assert [row.fits for row in plan.rows] == sorted((row.fits for row in plan.rows), reverse=True)
@@ -160,6 +161,48 @@ def test_a_slower_clip_for_more_of_them_is_told():
     plan, said = planned(make_job("1.3b", "480p", steps=1, guided=False), 4)
     assert plan.chosen.clip_s > plan.placements[0].clip_s
     assert said.endswith(f"One clip alone would take {plan.placements[0].clip_s:.3g} s there.")
+
+
+def test_patches_are_shown_over_slow_links_and_never_chosen():
+    for link, shown in (("nvlink", False), ("pcie", True), ("none", False)):
+        plan, said = planned(make_job(), 4, 139, link)
+        assert any(not row.exact for row in plan.rows) == shown
+        assert all(row.exact for row in (plan.chosen, *plan.placements))
+    plan, said = planned(make_job(), 4, 139, "pcie")
+    patched = [row for row in plan.rows if not row.exact]
+    assert {str(row.layout) for row in patched} == {"replica=2,pipe=2", "pipe=3", "pipe=4", "cfg=2,pipe=2"}
+    assert all(row.patching.exact_steps == 4 and row.residency == Residency() for row in patched)
+    assert not any(not row.exact for row in planned(make_stream(), 4, 139, "pcie")[0].rows)
+    plan, said = planned(make_job("1.3b", "480p"), 8, 139, "pcie")
+    best = min((row for row in plan.rows if not row.exact), key=lambda row: row.clip_s)
+    assert best.clip_s < plan.chosen.clip_s
+    assert f"Only approximately, {best.layout} would make it in " in said
+    assert f"ask for --layout {best.layout} --patches {best.patching.patches} to have it so." in said
+
+
+def test_patches_are_taken_where_they_are_asked_for():
+    wish = Patching(patches=4, exact_steps=10)
+    plan = plan_layout(make_job(), make_machine(2), table(), Layout(pipe=2), patching=wish)
+    exact = plan_layout(make_job(), make_machine(2), table(), Layout(pipe=2))
+    assert plan.chosen.patching == wish
+    # Two branches of four patches and one turn to fill the line; two branches and one without.
+    assert plan.chosen.step.total_ms == pytest.approx(
+        (0.2 + 0.8 * (9 / 8) / (3 / 2)) * exact.chosen.step.total_ms, rel=0.02
+    )
+    assert "approximate after the first 10 steps: 4 patches, keys one step old" in explain(plan, table())
+    for layout, patching, words in (
+        (Layout(ulysses=2), wish, "does not split the layers"),
+        (Layout(pipe=2, ulysses=2), wish, "splits the tokens"),
+        (Layout(pipe=2), Patching(patches=1), "patches is 1; it must be at least 2"),
+        (Layout(pipe=2), Patching(patches=4000), "a latent frame of this size has 3600 tokens"),
+        (Layout(pipe=2), Patching(patches=4, exact_steps=50), "exact steps are 50 of 50 steps"),
+    ):
+        with pytest.raises(InputError, match=words):
+            plan_layout(make_job(), make_machine(4), table(), layout, patching=patching)
+    with pytest.raises(InputError, match="chunk by chunk"):
+        plan_layout(
+            make_stream(), make_machine(2), table(), Layout(pipe=2), patching=Patching(patches=2, exact_steps=1)
+        )
 
 
 def test_a_layout_can_be_forced():

@@ -1,11 +1,14 @@
 """Bytes of the fullest GPU."""
 
+from dataclasses import replace
+
 import pytest
 
+from reelray.proto.patching import Patching
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.memory_use import predict_memory
 from reelray.scheduler.plan.residency import RESIDENCIES
-from tests.support.planning import GIB, make_job, make_setting, make_stream
+from tests.support.planning import GIB, make_job, make_setting, make_stream, table
 
 OFFLOADED = Residency(blocks=Blocks.OFFLOADED)
 SHARDED = Residency(blocks=Blocks.SHARDED)
@@ -66,9 +69,42 @@ def test_more_ranks_hold_less_each(axis, residency):
 
 
 def test_more_frames_and_larger_pictures_need_more():
-    by_frames = [use(make_job("14b", "480p", frames=f)).peak_bytes for f in (5, 41, 81, 161)]
+    uses = [use(make_job("14b", "480p", frames=f)) for f in (5, 41, 81, 161)]
+    by_frames = [found.peak_bytes - found.graphs for found in uses]  # only small forwards are recorded
     assert by_frames == sorted(by_frames)
     assert use(make_job("14b", "480p")).peak_bytes < use(make_job("14b", "720p")).peak_bytes
+
+
+def test_small_forwards_keep_what_they_need_at_once():
+    # 4680 tokens of width 1536 and 8960 behind the feed-forward's first half, in two bytes.
+    stream, whole = make_stream(), make_job("1.3b", "480p")
+    assert use(stream).graphs == use(stream).activations == 4680 * 2 * (1536 + 8960) * 2
+    assert use(stream, "ulysses=2").graphs == use(stream).graphs / 2
+    assert use(whole).graphs == 0  # 32760 tokens run kernel by kernel, half of them are recorded
+    assert use(whole, "ulysses=2").graphs == use(whole, "ulysses=2").activations > 0
+    assert use(stream, residency=OFFLOADED).graphs == use(stream, "pipe=2").graphs == 0
+    for stage in ("denoise", "decode"):
+        other = replace(use(stream), graphs=0.0)
+        assert use(stream).stages[stage] - other.stages[stage] == use(stream).graphs
+    doubled = replace(table(), graph_pool_factor=2.0)
+    assert predict_memory(make_setting(stream, table_=doubled), decode_ranks=0).graphs == 2 * use(stream).graphs
+
+
+def test_the_next_size_of_window_is_recorded_into_the_same_pool():
+    chunks = make_stream(frames=73)  # 19 latent frames in chunks of three: the last has one
+    assert {window.tokens for window in chunks.windows} == {4680, 1560}
+    assert use(chunks).graphs == use(make_stream()).graphs
+
+
+def test_patches_keep_the_keys_of_the_step_before():
+    job = make_job()
+    patched = replace(make_setting(job, "pipe=2"), patching=Patching(patches=4))
+    memory = predict_memory(patched, decode_ranks=0)
+    assert memory.stale == 2 * 2 * 20 * 75600 * 5120 * 2  # keys, values; branches; layers; tokens; width; bytes
+    assert memory.stages["denoise"] - use(job, "pipe=2").stages["denoise"] == memory.stale
+    assert memory.stages["decode"] == use(job, "pipe=2").stages["decode"]
+    one = replace(make_setting(job, "cfg=2,pipe=2"), patching=Patching(patches=4))
+    assert predict_memory(one, decode_ranks=0).stale == memory.stale / 2
 
 
 def test_a_ring_holds_what_passes():

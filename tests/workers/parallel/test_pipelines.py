@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from reelray.proto.errors import EngineError, SizeError, UnsupportedError
+from reelray.proto.errors import EngineError, InputError, SizeError, UnsupportedError
+from reelray.proto.patching import Patching
 from reelray.workers.parallel.layer_split import split_layers
 from reelray.workers.parallel.local_ranks import run_ranks
 from reelray.workers.parallel.patch_keys import split_patches
-from reelray.workers.parallel.patch_pipeline import Patching
 from tests.support.pipe_cases import BF16, LAYOUTS, run_world
 from tests.support.requests import make_recipe, make_request
 
@@ -102,15 +102,42 @@ def test_the_engine_renders_on_some_layers_what_it_renders_alone(world) -> None:
     for result in world.results:
         videos = result["videos"]
         assert len(set(videos["alone"])) > 20
-        for way in ("sequential", "pipelined", "all warm-up"):
+        for way in ("sequential", "pipelined", "all exact"):
             assert videos[way] == videos["alone"], way
         assert videos["patches"] != videos["alone"]
         assert videos["patches"] == world.results[0]["videos"]["patches"]
 
 
+def test_requests_in_one_line_give_the_bytes_that_each_gives_alone(world) -> None:
+    for result in world.results:
+        found = result["line"]
+        assert found["equal"] == dict.fromkeys(("a", "b", "c", "patched"), True)
+        assert found["far"]  # its patches did something
+        assert found["lines"][:6] == [2, 1, 2, 2, 2, 2]  # in the second, the other one cannot begin
+
+
+def test_a_request_that_cannot_join_the_line_fails_alone(world) -> None:
+    for result in world.results:
+        assert result["line"]["failures"] == [
+            ("broken", "recipe fake: per_step holds 2 weights; the schedule has 3 steps")
+        ]
+
+
+def test_a_step_in_the_line_is_paid_once_by_each(world) -> None:
+    for result in world.results:
+        costs = result["line"]["costs"]
+        assert costs == {
+            "a": [(2, True)] * 8,
+            "b": [(1, True)] * 3,
+            "broken": [],
+            "c": [(2, True)] * 5,
+            "patched": [(2, True)] * 4,
+        }
+
+
 def test_patches_in_exact_steps_change_no_bit(world) -> None:
     for result in world.results:
-        for case in ("all warm-up", "one patch"):
+        for case in ("all exact", "one patch"):
             assert result["patches"][case] == (0.0, True), case
         assert result["patches"]["flags"] == [True, False, True]
 
@@ -178,7 +205,7 @@ def test_patches_cover_every_frame_alike() -> None:
     assert torch.equal(patches[0].join([patch.take(tokens) for patch in patches]), tokens)
 
 
-@pytest.mark.parametrize("wrong", [{"patches": 0}, {"patches": 2, "warm_up_steps": 0}])
+@pytest.mark.parametrize("wrong", [{"patches": 0}, {"patches": 2, "exact_steps": 0}])
 def test_wrong_patchings_are_named(wrong) -> None:
-    with pytest.raises(ValueError, match="is 0; it must be at least 1"):
+    with pytest.raises(InputError, match="is 0; it must be at least 1"):
         Patching(**wrong)
