@@ -1,10 +1,10 @@
 """An engine in a Ray cluster that lives and dies with this command."""
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from reelray.cluster.embedded_ray import EmbeddedRay
+from reelray.cluster.lane_choice import Others, find_layouts
 from reelray.cluster.remote_engine import RemoteEngine, RemoteStream
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
@@ -36,13 +36,14 @@ class EmbeddedEngine:
         limits: EngineLimits | None = None,
         gpus: int = 0,
         layout: Layout | None = None,
-        others: Sequence[Layout] = (),
+        others: Others = (),
         preload: tuple[str, ...] = ("torch",),
     ) -> None:
-        ranks = 1 if layout is None else layout.ranks
+        layout, *rest = find_layouts(open_model, layout, others, ranks=gpus)
+        ranks = layout.ranks
         self._ray = EmbeddedRay(gpus=gpus, cpus=1 if ranks == 1 else 1 + ranks, preload=preload).start()
         try:
-            self._engine = RemoteEngine(open_model, limits=limits, gpus=gpus, layout=layout, others=others)
+            self._engine = RemoteEngine(open_model, limits=limits, gpus=gpus, layout=layout, others=rest)
         except BaseException:
             self._ray.stop()
             raise
