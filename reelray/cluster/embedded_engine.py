@@ -1,10 +1,10 @@
 """An engine in a Ray cluster that lives and dies with this command."""
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from reelray.cluster.embedded_ray import EmbeddedRay
+from reelray.cluster.lane_choice import Others, find_layouts
 from reelray.cluster.remote_engine import RemoteEngine, RemoteStream
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
@@ -37,15 +37,16 @@ class EmbeddedEngine:
         limits: EngineLimits | None = None,
         gpus: int = 0,
         layout: Layout | None = None,
-        others: Sequence[Layout] = (),
+        others: Others = (),
         decode_ranks: int = 0,
         preload: tuple[str, ...] = ("torch",),
     ) -> None:
-        ranks = (1 if layout is None else layout.ranks) + decode_ranks
+        layout, *rest = find_layouts(open_model, layout, others, ranks=gpus - decode_ranks)
+        ranks = layout.ranks + decode_ranks
         self._ray = EmbeddedRay(gpus=gpus, cpus=1 if ranks == 1 else 1 + ranks, preload=preload).start()
         try:
             self._engine = RemoteEngine(
-                open_model, limits=limits, gpus=gpus, layout=layout, others=others, decode_ranks=decode_ranks
+                open_model, limits=limits, gpus=gpus, layout=layout, others=rest, decode_ranks=decode_ranks
             )
         except BaseException:
             self._ray.stop()

@@ -85,7 +85,7 @@ def choose_layout(
     on_gpus = runs_on_gpus(device)
     if on_gpus:
         _check_room(ranks, device)
-    work, machine = _describe_work(job, on_gpus=on_gpus), _describe_machine(ranks, on_gpus=on_gpus)
+    work, machine = _describe_work(job, on_gpus=on_gpus), describe_machine(ranks, on_gpus=on_gpus)
     wish = wish if on_gpus else wish.closed()
     search = _Search(
         work=work, machine=machine, place="GPUs" if on_gpus else "CPU processes", wish=wish, patching=patching
@@ -107,7 +107,7 @@ def _choose_alone(job: RenderJob, device: str, wish: ResidencyWish) -> ChosenLay
     if wish == wish.closed() or job.model.weights_bytes <= SMALL_BYTES or not runs_on_gpus(device):
         (residency,) = residencies_for(Layout(), wish.closed())
         return ChosenLayout(residency=residency)
-    work, machine = _describe_work(job, on_gpus=True), _describe_machine(1, on_gpus=True)
+    work, machine = _describe_work(job, on_gpus=True), describe_machine(1, on_gpus=True)
     row, why = choose_residency(work, machine, load_calibration(), Layout(), wish)
     check_host(row.residency, work, Layout())
     return ChosenLayout(residency=row.residency, reason=why)
@@ -162,7 +162,8 @@ def _describe_work(job: RenderJob, *, on_gpus: bool) -> PlanJob:
     )
 
 
-def _describe_machine(ranks: int, *, on_gpus: bool) -> Machine:
+def describe_machine(ranks: int, *, on_gpus: bool) -> Machine:
+    """This machine as so many GPUs, or as so many processes that share its memory."""
     if on_gpus:
         return Machine(gpus=ranks, memory_bytes=min(gpu.memory_bytes for gpu in usable_gpus()) or memory_bytes())
     return Machine(gpus=ranks, memory_bytes=memory_bytes() // ranks)

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from reelray.cluster.checkpoint_loader import CheckpointLoader
+from reelray.cluster.lane_choice import AUTO, find_layouts, limits_for
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
-from reelray.scheduler.limits import COMMIT_S, EngineLimits
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.cores import share_cores
 from reelray.workers.engine.event_stream import EventStream
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
@@ -76,8 +79,25 @@ class LocalEngine:
         except BaseException:
             gang.close()
             raise
-        limits = limits or EngineLimits(commit_s=COMMIT_S)
+        limits = limits or limits_for(spec.layouts)
         return cls(gang, gang.description, limits=limits, layouts=spec.layouts, decode_ranks=spec.decode_ranks)
+
+    @classmethod
+    def open_lanes(cls, load: CheckpointLoader, *, ranks: int, limits: EngineLimits | None = None) -> Self:
+        """Open a checkpoint in processes of this machine that serve one request together, or several on lanes.
+
+        The layouts between which they are regrouped are those that the plan finds best.
+
+        Raises:
+            EngineError: The ranks are not all ready in time.
+            CheckpointError: The checkpoint is not usable.
+            ResourceError: By the plan nothing fits.
+        """
+        layout, *others = find_layouts(load, None, AUTO, ranks=ranks)
+        if layout.ranks == 1:
+            return cls.open(load, limits=limits)
+        spec = GangSpec(load=load, layout=layout, others=tuple(others), threads=share_cores(layout.ranks))
+        return cls.open_gang(spec, limits=limits)
 
     @property
     def description(self) -> EngineDescription:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from reelray.cluster.plan_request import PlannedRender
 from reelray.scheduler.plan.explain import GIB, lane_name
+from reelray.scheduler.plan.lane_layouts import LaneChoice, explain_lanes
 from reelray.scheduler.plan.machine import Link
 from reelray.scheduler.plan.prediction import Prediction
 
@@ -69,6 +70,7 @@ def plan_json(planned: PlannedRender) -> dict[str, object]:
         "explanation": planned.explanation,
         "rows": [_row_json(row) for row in plan.rows],
         "placements": [_row_json(row) for row in plan.placements],
+        "lanes": None if planned.lanes is None else _lanes_json(planned.lanes, plan.machine.gpus),
     }
 
 
@@ -120,6 +122,20 @@ def _align(line: Sequence[str], widths: Sequence[int]) -> str:
 
 def _list(values: Mapping[str, float], form: str) -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items() if value)
+
+
+def _lanes_json(lanes: LaneChoice, gpus: int) -> dict[str, object]:
+    """Which layout a gang of all GPUs takes for so many requests at once."""
+    return {
+        "explanation": explain_lanes(lanes, gpus),
+        "blocks": str(lanes.residency.blocks),
+        "encoder": str(lanes.residency.encoder),
+        "layouts": [str(layout) for layout in lanes.layouts],
+        "requests": {count: str(lanes.row_for(count).layout) for count in range(1, gpus + 1)},
+        "unguided_requests": {count: str(lanes.row_for(count, guided=False).layout) for count in range(1, gpus + 1)},
+        "left_out": lanes.left_out,
+        "rows": [_row_json(row) for row in lanes.rows],
+    }
 
 
 def _row_json(row: Prediction) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """From options to a plan: finds the model, whose weights need not be here, and checks sizes as a render would."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -8,7 +9,7 @@ from reelray.cluster.calibration import load_calibration
 from reelray.cluster.model_catalog import ModelCatalog, is_path
 from reelray.cluster.render import RenderOptions, choose_fps, choose_frames, choose_recipe, choose_size
 from reelray.cluster.services import Services
-from reelray.proto.errors import InputError
+from reelray.proto.errors import InputError, ResourceError
 from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.model_sizes import ModelSizes
@@ -17,6 +18,7 @@ from reelray.proto.recipe import Recipe
 from reelray.scheduler.plan.choice import Plan, make_plan, plan_layout, plan_patched
 from reelray.scheduler.plan.explain import explain
 from reelray.scheduler.plan.job import PlanJob
+from reelray.scheduler.plan.lane_layouts import LaneChoice, choose_lane_layouts
 from reelray.scheduler.plan.machine import Link, Machine
 from reelray.workers.models.registry import describe_preset, measure_checkpoint
 from reelray.workers.recipes.presets import Preset, load_presets
@@ -67,12 +69,22 @@ class KnownModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedRender:
-    """A plan, for which model, by which table, and why."""
+    """A plan, for which model, by which table, and why.
+
+    Args:
+        model: The model.
+        table: Name of the table.
+        plan: The plan of one render.
+        explanation: Its reasons.
+        lanes: What the same GPUs are started with to serve several requests at once; None where it was not asked for,
+            or nothing fits.
+    """
 
     model: KnownModel
     table: str
     plan: Plan
     explanation: str
+    lanes: LaneChoice | None = None
 
 
 def plan_render(options: PlanOptions, services: Services) -> PlannedRender:
@@ -94,7 +106,11 @@ def plan_render(options: PlanOptions, services: Services) -> PlannedRender:
         plan = plan_patched(job, machine, table, patching)
     else:
         plan = make_plan(job, machine, table)
-    return PlannedRender(model=model, table=table.name, plan=plan, explanation=explain(plan, table))
+    lanes = None
+    if machine.gpus > 1 and options.layout is None and patching is None:
+        with suppress(ResourceError):
+            lanes = choose_lane_layouts(job, machine, table)
+    return PlannedRender(model=model, table=table.name, plan=plan, explanation=explain(plan, table), lanes=lanes)
 
 
 def find_model(name: str, catalog: ModelCatalog) -> KnownModel:

@@ -1,20 +1,21 @@
 """A client's view of an engine actor on the Ray cluster this process is connected to."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import ray
 
+from reelray.cluster.lane_choice import Others, find_layouts, limits_for
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
 from reelray.proto.events import Done, Event
 from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
-from reelray.scheduler.limits import COMMIT_S, EngineLimits
+from reelray.scheduler.limits import EngineLimits
 from reelray.workers.actor import start_engine_actor
 
 _PULL_S = 2.0  # longest wait inside one actor call, so that waiting calls do not pile up in the actor
@@ -29,10 +30,13 @@ class RemoteEngine:
         limits: How much the engine takes on.
         gpus: GPUs it needs, one for each rank if they are several.
         layout: How ranks share their videos; one rank by default.
-        others: Layouts of the same ranks to which they may be regrouped, so that requests run side by side on lanes.
+        others: Layouts of the same ranks to which they may be regrouped, so that requests run side by side on lanes;
+            ``auto`` has the plan choose them, and `layout` where it is None, for as many ranks as `gpus`; the loader
+            must be a `CheckpointLoader`.
         decode_ranks: Further ranks that do nothing but decode.
 
     Raises:
+        InputError: The plan cannot choose.
         CheckpointError: The checkpoint is not usable.
         ResourceError: It does not fit.
         EngineError: The actor was lost while it loaded, or the cluster has no room for the ranks.
@@ -46,14 +50,13 @@ class RemoteEngine:
         limits: EngineLimits | None = None,
         gpus: float = 0,
         layout: Layout | None = None,
-        others: Sequence[Layout] = (),
+        others: Others = (),
         decode_ranks: int = 0,
     ) -> None:
-        layout = layout or Layout()
-        layouts = (layout, *others)
-        self._has_gang = layout.ranks + decode_ranks > 1
+        layouts = find_layouts(open_model, layout, others, ranks=int(gpus) - decode_ranks)
+        self._has_gang = layouts[0].ranks + decode_ranks > 1
         if self._has_gang:
-            limits = limits or EngineLimits(commit_s=COMMIT_S)
+            limits = limits or limits_for(layouts)
         core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks)
         self._actor = start_engine_actor(gpus=0 if self._has_gang else gpus)
         try:

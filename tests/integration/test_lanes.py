@@ -6,8 +6,10 @@ import signal
 import pytest
 import torch
 
+from reelray.cluster.checkpoint_loader import CheckpointLoader
 from reelray.cluster.local_engine import LocalEngine
-from reelray.proto.events import Frames
+from reelray.cluster.model_catalog import PACKAGED
+from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -200,3 +202,19 @@ def test_an_engine_is_opened_with_lanes(alone):
         clips = [collect(stream) for stream in streams]
     for request, clip in zip(requests, clips, strict=True):
         assert_near(clip, alone(request))
+
+
+def test_an_engine_serves_two_at_once_with_layouts_of_the_plan(alone):
+    load = CheckpointLoader(path=PACKAGED / "sprites", device="cpu")
+    wanted = [a_request(0, steps=30), a_request(1)]
+    with LocalEngine.open_lanes(load, ranks=2) as engine:
+        assert engine.description.layout == Layout(cfg=2)
+        first = engine.render(wanted[0])
+        events = [next(first)]
+        while not isinstance(events[-1], Progress) or events[-1].stage is not Stage.DENOISE:
+            events.append(next(first))
+        found = [events, list(engine.render(wanted[1]))]
+        events += first
+    for one, request in zip(found, wanted, strict=True):
+        assert_near(collect(one), alone(request))
+    assert found[0][-1].summary.stage_s["regroup"] > 0  # it went to a lane of its own

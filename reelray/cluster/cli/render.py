@@ -1,6 +1,5 @@
 """`reelray render`: a prompt becomes a video file."""
 
-
 import typer
 
 from reelray.cluster.cli import render_options as take

@@ -212,7 +212,7 @@ def weight_arrival(setting: Setting) -> tuple[float, float]:
     """Milliseconds until one block is on the rank, and the bytes the rank sends for it."""
     match setting.residency.blocks:
         case Blocks.OFFLOADED:
-            rate = min(setting.table.host_gb_s, setting.table.host_total_gb_s / setting.layout.lane)
+            rate = min(setting.table.host_gb_s, setting.table.host_total_gb_s / setting.layout.ranks)
             return setting.block_bytes / rate * PER_GB_MS, 0.0
         case Blocks.SHARDED:
             ranks = sharing_ranks(setting.layout)

@@ -107,6 +107,17 @@ def test_approximations_are_marked_and_chosen_only_where_asked_for(plan):
     assert "chosen, approximate" in forced.out
 
 
+def test_json_tells_the_layouts_of_a_gang_that_serves_several(plan):
+    lanes = json.loads(plan("-m", "wan2.1-14b", "--size", "1280x720", "--gpus", 4, "--json").out)["lanes"]
+    assert lanes["requests"] == {"1": "cfg=2,ulysses=2", "2": "replica=2,cfg=2", "3": "replica=4", "4": "replica=4"}
+    assert lanes["unguided_requests"]["1"] == "ulysses=4"
+    assert lanes["layouts"] == [row["layout"] for row in lanes["rows"]]
+    assert (lanes["blocks"], lanes["left_out"]) == ("resident", {})
+    assert lanes["explanation"].startswith("A gang of 4 that is regrouped")
+    assert json.loads(plan("-m", "wan2.1-14b", "--json").out)["lanes"] is None
+    assert json.loads(plan("-m", "wan2.1-14b", "--gpus", 2, "--gpu-memory", "8GB", "--json").out)["lanes"] is None
+
+
 def test_memory_of_graphs_is_told(plan):
     ran = plan("--model", "wan2.1-1.3b", "--frames", 9, "--layout", "ulysses=1")
     assert ", graphs 0.18" in ran.out

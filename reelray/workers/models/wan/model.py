@@ -6,7 +6,6 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from reelray.workers.memory.pool import KeyShape
 from reelray.workers.memory.room import Grid
 from reelray.workers.models.attention_op import View
 from reelray.workers.models.captured import choose_stages
+from reelray.workers.models.free_memory import free_bytes
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding, WholeWindow
 from reelray.workers.models.stages import Stages, WholeModel
 from reelray.workers.models.wan.clip import ClipVision
@@ -246,14 +246,6 @@ class WanModel:
         vae, (*_, latent_frames, rows, columns) = self.parts.vae, latents_1CTHW.shape
         side, latent_frames = vae.config.spatial_ratio, max(latent_frames, vae.latents_per_call)
         return vae.choose_tiling(rows * side, columns * side, latent_frames, int(free * DECODE_SHARE))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be had on a device; on a GPU, those that torch keeps in reserve are included."""
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + reserve
 
 
 def _add_conditions(latents_BCTHW: Tensor, image: Sequence[ImageCondition], positions_BT: Tensor) -> Tensor:
