@@ -125,3 +125,16 @@ def check_regroup(layouts: Sequence[Layout]) -> None:
                 f"layout {layout} splits the layers, and a rank drops those that are not its own; "
                 "a gang that is regrouped needs pipe=1 in every layout"
             )
+
+
+def check_remembering_layout(layout: Layout) -> None:
+    """Refuse a layout whose ranks cannot remember what chunks attend.
+
+    Raises:
+        UnsupportedError: It splits the layers, or sends keys around a ring: what is remembered would have to go too.
+    """
+    if layout.pipe > 1 or layout.ring > 1:
+        raise UnsupportedError(
+            f"layout {layout} splits what chunks remember; for a recipe with memory take cfg and ulysses, such as "
+            "ulysses=2"
+        )

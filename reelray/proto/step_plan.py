@@ -23,6 +23,20 @@ DECODE_PART = "decode"
 """Part of a commit: the decoder's state, and what waits for it on the ranks that hold it."""
 
 
+_HISTORY = "history."
+
+
+def history_part(first_latent_frame: int) -> str:
+    """Name of the part of a commit that holds the input of the forward by which a chunk is remembered."""
+    return f"{_HISTORY}{first_latent_frame}"
+
+
+def find_history(parts: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The parts of that kind, from the first chunk on: they are written once each, and all are needed."""
+    found = {name: data for name, data in parts.items() if name.startswith(_HISTORY)}
+    return dict(sorted(found.items(), key=lambda item: int(item[0].removeprefix(_HISTORY))))
+
+
 def clean_part(first_latent_frame: int) -> str:
     """Name of the part of a commit that holds the clean latents of the chunk which begins there."""
     return f"clean.{first_latent_frame}"
@@ -54,6 +68,7 @@ class WindowStep:
         latent_frames: Latent frames in the window.
         step: Index in the chunk's step list.
         last: True when the chunk is clean afterwards.
+        commits: True when the keys and values of this step's forward are remembered for the chunks that follow.
         lane: Lane of the plan's layout that does it.
     """
 
@@ -63,7 +78,13 @@ class WindowStep:
     latent_frames: int
     step: int
     last: bool
+    commits: bool = False
     lane: int = 0
+
+    @property
+    def is_clean_pass(self) -> bool:
+        """Whether the chunk was clean before: its forward is remembered, and what it predicts is not used."""
+        return self.commits and not self.last
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

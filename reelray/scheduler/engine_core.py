@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.events import Progress
-from reelray.proto.layout import Layout
+from reelray.proto.layout import Layout, check_remembering_layout
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.patching import NO_STREAMS, check_patched_layout
 from reelray.proto.placement import check_placement
@@ -90,6 +90,9 @@ class EngineCore:
         """
         if request.patching is not None:
             self._check_patching(request, facts)
+        if request.recipe.memory is not None:
+            for layout in self._lanes.layouts:
+                check_remembering_layout(layout)
         if request.request_id in self._rollouts:
             raise InputError(f"request {request.request_id} is here already", ids={"request": request.request_id})
         self._rollouts[request.request_id] = Rollout(request, facts, self._limits)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 from reelray.proto.events import Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import DECODE_PART, Admit, Crew, DecodeStep, Delivery, WindowStep, clean_part
+from reelray.proto.step_plan import (
+    DECODE_PART,
+    Admit,
+    Crew,
+    DecodeStep,
+    Delivery,
+    WindowStep,
+    clean_part,
+    find_history,
+)
+from reelray.scheduler.chunk_steps import ChunkSteps
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
 
@@ -69,8 +79,8 @@ class Rollout:
         self.place: Place | None = None  # where the ranks hold it
         self._facts = facts
         self._limits = limits
-        self._steps = request.recipe.schedule.length
         self._chunks = cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))
+        self._steps = ChunkSteps(request.recipe, self._chunks)
         self._pieces = cut_pieces(
             self._chunks,
             limits.piece_latent_frames(facts, width=request.width, height=request.height),
@@ -91,23 +101,24 @@ class Rollout:
     @property
     def steps_left(self) -> int:
         """Windows to be moved and pieces to be decoded until the end."""
-        return self._steps * len(self._chunks) - self._windows_done + len(self._pieces) - self._pieces_done
+        return len(self._steps) - self._windows_done + len(self._pieces) - self._pieces_done
 
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
-        index, step = divmod(self._windows_done, self._steps)
-        if self.phase is not Phase.RUNNING or index == len(self._chunks):
+        step = self._steps.find(self._windows_done)
+        if self.phase is not Phase.RUNNING or step is None:
             return None
-        if index - self._chunks_decoded() > self._limits.chunks_ahead:
+        if step.chunk - self._chunks_decoded() > self._limits.chunks_ahead:
             return None
-        chunk = self._chunks[index]
+        chunk = self._chunks[step.chunk]
         return WindowStep(
             request_id=self.request.request_id,
-            chunk=index,
+            chunk=step.chunk,
             first_latent_frame=chunk.first,
             latent_frames=chunk.length,
-            step=step,
-            last=step == self._steps - 1,
+            step=step.step,
+            last=step.last,
+            commits=step.commits,
             lane=self._lane,
         )
 
@@ -136,7 +147,7 @@ class Rollout:
         """The clean chunks that the ranks which only decode do not have yet; they have them from here on."""
         if self.phase is not Phase.RUNNING:
             return []
-        due = self._chunks[self._delivered : self._windows_done // self._steps]
+        due = self._chunks[self._delivered : self._steps.clean_chunks(self._windows_done)]
         self._delivered += len(due)
         return [
             Delivery(request_id=self.request.request_id, first_latent_frame=c.first, latent_frames=c.length)
@@ -156,7 +167,7 @@ class Rollout:
     def window_moved(self) -> Progress:
         """Note that the window of `next_window` was moved."""
         self._windows_done += 1
-        return self._progress(Stage.DENOISE, self._windows_done, self._steps * len(self._chunks))
+        return self._progress(Stage.DENOISE, self._windows_done, len(self._steps))
 
     def piece_decoded(self) -> Progress:
         """Note that the piece of `next_decode` was decoded and is on its way to the client."""
@@ -197,6 +208,7 @@ class Rollout:
             crew: Who wrote it; None means all ranks at once.
         """
         if crew is None:
+            parts = {**find_history(self._saved.parts or {}), **parts}
             self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
             return
         known = {**(self._saved.parts or {}), **parts}
@@ -234,7 +246,7 @@ class Rollout:
         return 0 if self.place is None else self.place.lane
 
     def _clean_latent_frames(self) -> int:
-        done = self._windows_done // self._steps
+        done = self._steps.clean_chunks(self._windows_done)
         return self._chunks[done - 1].end if done else 0
 
     def _chunks_decoded(self) -> int:

@@ -41,7 +41,7 @@ class ChunkInWork:
         self._chunk = chunk
         self._shape_CTHW = shape_CTHW
         try:
-            self._sampler = build_sampler(request.recipe.schedule)
+            self._sampler = build_sampler(request.recipe.schedule.of_chunk(chunk))
             self._weights = plan_weights(request.recipe.guidance, self._sampler.sigmas)
         except ValueError as error:
             raise UnsupportedError(f"recipe {request.recipe.name}: {error}") from None

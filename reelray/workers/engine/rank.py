@@ -25,6 +25,7 @@ from reelray.proto.step_plan import (
 from reelray.workers.engine.device_memory import device_name, peak_bytes
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
+from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.regroup import Regrouper
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
@@ -64,6 +65,7 @@ class Rank:
         self._generation = generation
         self._sequence = 0
         self._held: dict[RequestId, HeldRequest] = {}
+        self._rooms = MemoryRooms(model, on_progress)
         self._issued: deque[StepPlan] = deque()
 
     def describe(self) -> EngineDescription:
@@ -97,7 +99,7 @@ class Rank:
         torch.get_num_threads()
         record = StepRecord(plan)
         for request_id in plan.releases:
-            self._held.pop(request_id, None)
+            self._drop(request_id)
         with torch.inference_mode():
             if plan.layout is not None:
                 self._take_station(plan.layout)
@@ -135,7 +137,9 @@ class Rank:
 
     def close(self) -> None:
         """Forget every request."""
-        self._held.clear()
+        for request_id in list(self._held):
+            self._drop(request_id)
+        self._rooms.close()
 
     def _check(self, plan: StepPlan) -> None:
         if plan.generation != self._generation:
@@ -170,10 +174,10 @@ class Rank:
 
     def _admit(self, admit: Admit) -> int:
         here = admit.lane == self._station.lane
-        held = HeldRequest(admit.request, self._model, self._station, here=here)
+        held = HeldRequest(admit.request, self._model, self._station, self._rooms, here=here)
+        self._held[admit.request.request_id] = held
         if here and admit.resume is not None:
             held.restore(admit.resume)
-        self._held[admit.request.request_id] = held
         return 0
 
     def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep]) -> None:
@@ -260,8 +264,13 @@ class Rank:
         # Only here: up there the traceback still holds the tensors of the frames that failed.
         self._forget(request.request_id)
 
+    def _drop(self, request_id: RequestId) -> None:
+        held = self._held.pop(request_id, None)
+        if held is not None:
+            held.release()
+
     def _forget(self, request_id: RequestId) -> None:
-        self._held.pop(request_id, None)
+        self._drop(request_id)
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 

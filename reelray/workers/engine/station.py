@@ -36,6 +36,7 @@ class Station:
         sharding: With whom it shares the tokens of a forward.
         pictures: With whom it decodes; None means alone.
         pipeline: Through which forwards go where the ranks of the lane split the layers.
+        heads_of: Which of how many equal shares of the heads this rank attends; a memory keeps those.
         patched: Makes the branches of a request that asks for patches; None where the lane has no place for them.
     """
 
@@ -45,6 +46,7 @@ class Station:
     sharding: Sharding = field(default_factory=WholeWindow)
     pictures: PictureSharing | None = None
     pipeline: LayerPipeline | None = None
+    heads_of: tuple[int, int] = (0, 1)
     patched: Callable[[Patching], Branches] | None = None
 
     def branches_for(self, request: RenderRequest) -> Branches:
@@ -86,7 +88,8 @@ def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
         model.use_weight_gather(WeightGather(lane.weights))
     role, pictures = _share_pictures(model, mesh, lane.everyone, denoises=True)
     sharding = SequenceSharding(lane, make_attention=load_choice(lane)) if lane.sequence.size > 1 else WholeWindow()
-    station = Station(lane=lane.replica, role=role, sharding=sharding, pictures=pictures)
+    heads_of = (lane.ulysses.index, lane.ulysses.size)
+    station = Station(lane=lane.replica, role=role, sharding=sharding, pictures=pictures, heads_of=heads_of)
     return _share_branches(station, model, lane)
 
 

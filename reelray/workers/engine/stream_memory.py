@@ -63,9 +63,9 @@ class StreamMemory:
         """Those that remember."""
         return [Branch(number) for number in range(len(self._memories))]
 
-    def positions(self, first: int, length: int) -> tuple[int, ...]:
+    def positions(self, branch: Branch, first: int, length: int) -> tuple[int, ...]:
         """Temporal positions of a window's own frames."""
-        return self._memories[0].positions(first, length)
+        return self._memories[branch].positions(first, length)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
         """What a window attends; to be used before another one is asked for."""

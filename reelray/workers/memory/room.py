@@ -17,7 +17,7 @@ from reelray.workers.memory.video_memory import VideoMemory
 from reelray.workers.memory.workspace import Staging, Workspace
 from reelray.workers.models.attention_op import View
 
-ROWS = 128
+PAGE_ROWS = 128
 """Tokens of a page: small enough to waste little of a latent frame, large enough to be copied at full speed."""
 
 
@@ -63,7 +63,7 @@ class MemoryRoom:
         device: torch.device,
         turn: Callable[[Tensor, Sequence[int], Grid], Tensor],
         first_head: int = 0,
-        rows: int = ROWS,
+        rows: int = PAGE_ROWS,
         poison: bool = False,
     ) -> None:
         pages = max(1, budget_bytes // (rows * shape.token_bytes))

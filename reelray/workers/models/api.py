@@ -64,6 +64,11 @@ class VideoModel(Protocol):
         """
         ...
 
+    @property
+    def heads(self) -> int:
+        """Heads of self-attention."""
+        ...
+
     def key_shape(self, heads: int) -> KeyShape:
         """What a token leaves in a memory that keeps so many heads."""
         ...

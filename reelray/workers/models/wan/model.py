@@ -173,6 +173,11 @@ class WanModel:
         )
         return self._stages.evaluate(forward).float()
 
+    @property
+    def heads(self) -> int:
+        """See `VideoModel.heads`."""
+        return self.parts.transformer.config.num_attention_heads
+
     def key_shape(self, heads: int) -> KeyShape:
         """See `VideoModel.key_shape`."""
         config, layers = self.parts.transformer.config, self.parts.transformer.layers

@@ -1,0 +1,208 @@
+"""Streams through a rank: what chunks remember, how it is come by again, and that nothing stays behind."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reelray.proto.errors import ResourceError, UnsupportedError
+from reelray.proto.layout import Layout
+from reelray.proto.recipe import (
+    Chunking,
+    Commit,
+    Guidance,
+    MemoryRule,
+    Placement,
+    Recipe,
+    Schedule,
+    Sink,
+    Solver,
+)
+from reelray.proto.request import RequestId
+from reelray.proto.step_plan import StepPlan
+from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine import memory_rooms
+from reelray.workers.engine.rank import Rank
+from reelray.workers.models.registry import open_checkpoint
+from tests.support.memory_oracle import latest, moving_sink
+from tests.support.plain_stream import stream_plainly
+from tests.support.render_on import render_on
+from tests.support.requests import make_request
+
+FEW = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 500.0), shift=5.0)
+SLANTED = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 357.14), first_chunks=((1000.0, 933.0, 357.0),))
+CASES = {
+    "sink and latest": (
+        FEW,
+        MemoryRule(local=4, sink=1, commit_timestep=20.0),
+        latest(4, sink=1, chunk=2),
+        Guidance(scale=1.0),
+    ),
+    "last step": (
+        SLANTED,
+        MemoryRule(local=4, sink=2, commit=Commit.LAST_STEP),
+        latest(4, sink=2, chunk=2),
+        Guidance(scale=1.0),
+    ),
+    "moving sink, guided": (
+        FEW,
+        MemoryRule(local=4, sink=2, sink_kind=Sink.MOVING, sink_kept=0.6, placement=Placement.RELATIVE),
+        moving_sink(4, sink=2, chunk=2, kept=0.6),
+        Guidance(scale=3.0),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_t2v):
+    return open_checkpoint(tiny_t2v, device="cpu")
+
+
+def request_of(case, name="a", *, latent_frames=12, **changes):
+    schedule, memory, _, guidance = CASES[case]
+    recipe = Recipe(
+        name="stream", schedule=schedule, guidance=guidance, chunking=Chunking(latent_frames=2), memory=memory
+    )
+    size = {"width": 48, "height": 32, "prompt": "a red circle", "latent_frames": latent_frames}
+    return make_request(name, recipe=recipe, **(size | changes))
+
+
+class Watched:
+    """A model whose decoder notes the latents it is given."""
+
+    def __init__(self, model):
+        self._model, self.latents, self.forwards = model, [], 0
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def decode(self, latents, state):
+        self.latents.append(latents.clone())
+        return self._model.decode(latents, state)
+
+    def denoise(self, *inputs, **options):
+        self.forwards += 1
+        return self._model.denoise(*inputs, **options)
+
+
+def free_pages(rank):
+    return [(room.pool.free, room.pool.unpromised, room.pool.pages) for room in rank._rooms._rooms.values()]
+
+
+def assert_nothing_stays(rank):
+    assert free_pages(rank)
+    for free, unpromised, pages in free_pages(rank):
+        assert free == unpromised == pages
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stream_is_what_a_plain_loop_makes(model, case):
+    """Six chunks, of which the last attends a window that has overflowed three times."""
+    watched, request = Watched(model), request_of(case)
+    rank = Rank(watched)
+    render_on(rank, request)
+    _, memory, rule, _ = CASES[case]
+    wanted = stream_plainly(model, request, rule, commit_timestep=memory.commit_timestep)
+    assert (torch.cat(watched.latents, 2) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    rank.execute(StepPlan(sequence=rank._sequence, generation=0, releases=(request.request_id,)))
+    assert_nothing_stays(rank)
+
+
+def test_memory_changes_the_video(model):
+    """Else the test above would compare chunks that stand alone."""
+    alone, together = Watched(model), Watched(model)
+    request = request_of("sink and latest")
+    render_on(Rank(together), request)
+    render_on(Rank(alone), replace(request, recipe=replace(request.recipe, memory=None)))
+    gaps = [(a - b).abs().max() for a, b in zip(alone.latents, together.latents, strict=True)]
+    assert gaps[0] == 0
+    assert all(gap > 1e-2 for gap in gaps[2:])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("steps", [1, 4, 8, 11])
+def test_a_stream_goes_on_from_any_commit_bit_by_bit(model, case, steps):
+    """The ranks that remembered are gone; new ones come to the same memory by the same forwards."""
+    request, limits = request_of(case), EngineLimits(commit_s=0.5)
+    whole = render_on(Rank(model), request)
+    core, video, rank = EngineCore(limits), b"", Rank(model)
+    core.submit(request, model.facts)
+    done, generation = 0, 0
+    while (plan := core.next_step(float(done))) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+        done += 1
+        for frames in report.frames:
+            video += frames.data
+            core.acknowledge(request.request_id, frames.count)
+        if done == steps:
+            generation += 1
+            core.rewind(generation, [0])
+            rank = Rank(model, generation=generation)
+    assert video == whole
+
+
+def test_streams_side_by_side_do_not_disturb_each_other(model):
+    alone = {
+        name: render_on(Rank(model), request_of("sink and latest", name, seed=seed))
+        for name, seed in (("a", 1), ("b", 2))
+    }
+    core, rank = EngineCore(EngineLimits()), Rank(model)
+    for name, seed in (("a", 1), ("b", 2)):
+        core.submit(request_of("sink and latest", name, seed=seed), model.facts)
+    videos = {"a": b"", "b": b""}
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+        for frames in report.frames:
+            videos[frames.request_id] += frames.data
+            core.acknowledge(frames.request_id, frames.count)
+    assert videos == alone
+    assert_nothing_stays(rank)
+
+
+def test_cancelled_and_failed_streams_give_their_pages_back(model):
+    rank, core = Rank(model), EngineCore(EngineLimits())
+    core.submit(request_of("sink and latest", "a"), model.facts)
+    core.submit(request_of("last step", "b"), model.facts)
+    for _ in range(9):
+        core.report(rank.execute(core.next_step(0.0)))
+    core.cancel(RequestId("a"))
+    held = rank._held[RequestId("b")]
+    held._texts = []  # whatever breaks a forward
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+    assert not rank._held
+    assert_nothing_stays(rank)
+
+
+def test_a_stream_that_does_not_fit_is_refused_and_others_go_on(model, monkeypatch):
+    frame_bytes = memory_rooms.PAGE_ROWS * model.key_shape(model.heads).token_bytes  # six tokens take a page
+    monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 6 * frame_bytes)
+    monkeypatch.setitem(memory_rooms.SHARE, "cpu", 1.0)
+    rank, core = Rank(model), EngineCore(EngineLimits())
+    core.submit(request_of("sink and latest", "a"), model.facts)
+    core.submit(request_of("sink and latest", "b"), model.facts)
+    failures, finished = {}, set()
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        outcome = core.report(report)
+        failures |= {failure.request_id: failure.error for failure in report.failures}
+        finished |= set(outcome.finished)
+        for frames in report.frames:
+            core.acknowledge(frames.request_id, frames.count)
+    assert finished == {"a"}
+    assert isinstance(failures[RequestId("b")], ResourceError)
+    assert "not promised" in failures[RequestId("b")].message
+
+
+def test_ranks_that_split_layers_remember_nothing_and_say_so(model):
+    request = request_of("sink and latest")
+    core = EngineCore(EngineLimits(), layouts=(Layout(pipe=2),))
+    with pytest.raises(UnsupportedError, match="ulysses"):
+        core.submit(request, model.facts)
+    core = EngineCore(EngineLimits(), layouts=(Layout(ring=2),))
+    with pytest.raises(UnsupportedError, match="ulysses"):
+        core.submit(request, model.facts)
