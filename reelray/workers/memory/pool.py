@@ -51,7 +51,8 @@ class PagePool:
         self.shape, self.rows = shape, rows
         self._poison = poison
         room = (pages, shape.layers, 2, rows, shape.heads, shape.width)
-        self._storage_PL2RND = torch.zeros(room, dtype=shape.dtype, device=device)
+        # Not zeroed: on a CPU a page takes memory once it is written to, and no sooner.
+        self._storage_PL2RND = torch.empty(room, dtype=shape.dtype, device=device)
         self._holders = [0] * pages
         self._free = list(range(pages - 1, -1, -1))
         self._promised = 0
