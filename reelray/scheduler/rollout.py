@@ -81,6 +81,7 @@ class Rollout:
         self._unacknowledged_frames = 0
         self._saved = Saved()
         self.losses = 0
+        self.suspect = False  # in flight when a gang was lost, and not further than that since
 
     @property
     def has_work(self) -> bool:
@@ -165,6 +166,7 @@ class Rollout:
 
     def committed(self, parts: Mapping[str, bytes], now_s: float) -> None:
         """Note the state as it is written down now."""
+        self.suspect = False
         self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
 
     def admit(self) -> Admit:
