@@ -6,7 +6,7 @@ from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.layout import Layout
 
 EXACT_STEPS = 4
-"""Fewer gave another clip of the same prompt where it was measured; see `benchmarks/README.md`."""
+"""Nearer to the exact clip than one or two where it was measured, and still not near; see `benchmarks/README.md`."""
 
 NO_STREAMS = "patches are for whole clips, and this one is made chunk by chunk; several videos fill the ranks too"
 

@@ -6,8 +6,8 @@ Where all ranks denoise and decode, one step is in flight at a time. It may admi
 - the window goes to the lane's running request whose last window lies furthest back (round robin, ties by arrival), so
   that a short clip is not held up behind a long one. Every window has forwards of its own.
 - ranks that split the layers (`pipe`) would wait for each other over one window: they get one of each of up to `pipe`
-  requests, in the same turn. A request that was in flight when a gang was lost goes alone: it may be what ends ranks,
-  and whoever goes with it is blamed too.
+  requests, in the same turn. A request that was in flight when a gang was lost goes alone until its next commit: it may
+  be what ends ranks, and whoever goes with it is blamed too.
 - the decode turns the same way, over the requests whose next piece is clean and whose client has room for its frames.
 
 Where some ranks do nothing but decode, there are two crews, each with one step in flight: windows are moved while a
@@ -167,6 +167,7 @@ class EngineCore:
         for request_id in concerned:
             if request_id in self._rollouts:
                 self._rollouts[request_id].losses += 1
+                self._rollouts[request_id].suspect = True
         given_up = [i for i, rollout in self._rollouts.items() if rollout.losses >= self._limits.losses]
         gone = [i for i, rollout in self._rollouts.items() if rollout.phase in ENDED or i in given_up]
         for request_id in gone:
@@ -305,9 +306,9 @@ class EngineCore:
 
 def _who_goes_together(ready: Sequence[tuple[Rollout, Work]], most: int) -> Sequence[tuple[Rollout, Work]]:
     """The first, and those behind it that may go with it."""
-    if not ready or ready[0][0].losses:
+    if not ready or ready[0][0].suspect:
         return ready[:1]
-    return [one for one in ready if not one[0].losses][:most]
+    return [one for one in ready if not one[0].suspect][:most]
 
 
 def _concerned(line: CrewLine, lost: Collection[int]) -> set[RequestId]:

@@ -92,6 +92,7 @@ class Rollout:
         self._unacknowledged_frames = 0
         self._saved = Saved()
         self.losses = 0
+        self.suspect = False  # in flight when a gang was lost, and not further than that since
 
     @property
     def has_work(self) -> bool:
@@ -207,6 +208,7 @@ class Rollout:
             now_s: Seconds on the caller's monotonic clock.
             crew: Who wrote it; None means all ranks at once.
         """
+        self.suspect = False
         if crew is None:
             parts = {**find_history(self._saved.parts or {}), **parts}
             self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)

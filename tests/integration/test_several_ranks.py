@@ -105,6 +105,19 @@ def test_two_processes_make_the_frames_of_one(options, layout, tmp_path):
     assert_equal(np.load(tmp_path / "a.npy"), frames_of_one_rank(3))
 
 
+def test_patches_come_near_the_frames_of_one_rank_and_say_so(tmp_path):
+    wish = ("--layout", "pipe=2", "--patches", "2", "--exact-steps", "2")
+    with rendering(tmp_path, *wish, "--engine", "local", steps=12) as command:
+        code, out = command.end()
+    assert code == 0, command.lines
+    said = json.loads(out)
+    assert (said["layout"], said["approximate"], said["patches"], said["exact_steps"]) == ("pipe=2", True, 2, 2)
+    assert "2 x cpu (pipe=2, approximate, 2 patches)" in command.lines[-1]
+    apart = np.abs(np.load(tmp_path / "a.npy").astype(float) - frames_of_one_rank(12))
+    assert apart.max() > 1
+    assert 0 < np.mean(apart**2) < 255**2 / 100  # above 20 dB
+
+
 def test_a_rank_killed_under_ray_costs_time_and_nothing_else(tmp_path):
     with rendering(tmp_path, "--gpus", "2", "--engine", "ray", steps=100) as command:
         assert command.denoises.wait(120), command.lines

@@ -10,7 +10,7 @@ from reelray.proto.errors import EngineError, InputError, SizeError, Unsupported
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
-from reelray.proto.step_plan import StepReport
+from reelray.proto.step_plan import Commit, StepReport
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import Phase
@@ -131,6 +131,23 @@ def test_whoever_was_there_when_a_gang_was_lost_goes_alone():
     assert moved()[0] == ["a"]
     assert core.rewind(2) == ("a",)
     assert core.phase("b") is not None
+
+
+def test_who_has_come_further_than_the_loss_goes_with_others_again():
+    core = EngineCore(EngineLimits(commit_s=1000.0, frame_credit=999), layouts=(Layout(pipe=2),))
+
+    def move():
+        plan = core.next_step(0.0)
+        commits = tuple(Commit(request_id=name, parts={}) for name in plan.commits)
+        core.report(StepReport(sequence=plan.sequence, generation=plan.generation, commits=commits))
+        return names_of(plan)
+
+    for name in "ab":
+        core.submit(make_request(name, latent_frames=4, recipe=make_recipe(steps=2, chunk=1)), FACTS)
+    move()
+    core.next_step(0.0)
+    core.rewind(1)
+    assert [move() for _ in range(7)] == [[], ["a"], ["b"], ["a"], ["b"], ["a", "b"], ["a", "b"]]
 
 
 def test_patches_need_ranks_that_split_the_layers_and_a_whole_clip():

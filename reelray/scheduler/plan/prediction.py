@@ -99,6 +99,7 @@ def predict(
     denoise = predict_denoise(setting)
     denoise_s, decode_s = denoise.total_ms / 1000, predict_decode_s(job, table, decode_ranks or layout.lane)
     before_s = text_s + denoise_s
+    busy_s = text_s + predict_denoise(setting, together=layout.pipe).total_ms / 1000
     lanes, engines = count_lanes(layout, machine, decode_ranks, lanes_per_decode=before_s / decode_s)
     layout = replace(layout, replica=lanes)
     return Prediction(
@@ -111,7 +112,7 @@ def predict(
         denoise_s=denoise_s,
         decode_s=decode_s,
         clip_s=total_s(job, before_s, decode_s, decode_ranks=decode_ranks),
-        interval_s=between_clips_s(layout, before_s, decode_s, decode_ranks=decode_ranks) / engines,
+        interval_s=between_clips_s(layout, busy_s, decode_s, decode_ranks=decode_ranks) / engines,
         memory=memory,
         peak_bytes=max(memory.peak_bytes, beside),
         memory_bytes=machine.memory_bytes,
@@ -119,14 +120,20 @@ def predict(
     )
 
 
-def predict_denoise(setting: Setting) -> StepTime:
-    """All steps of all chunks, one after the other; those with guidance count as the first ones."""
+def predict_denoise(setting: Setting, *, together: int = 1) -> StepTime:
+    """All steps of all chunks, one after the other; those with guidance count as the first ones.
+
+    Args:
+        setting: Job, layout and machine.
+        together: Clips whose windows share the steps where ranks split the layers.
+    """
     job, total = setting.job, StepTime()
     exact = job.steps if setting.patching is None else min(job.steps, setting.patching.exact_steps)
     for guided, first, end in ((True, 0, job.guided_steps), (False, job.guided_steps, job.steps)):
         for patched, steps in ((False, min(end, exact) - first), (True, end - max(first, exact))):
             for window in job.windows if steps > 0 else ():
-                total = total.plus(predict_step(setting, window, guided=guided, patched=patched), steps)
+                step = predict_step(setting, window, guided=guided, patched=patched, together=together)
+                total = total.plus(step, steps)
     return total
 
 

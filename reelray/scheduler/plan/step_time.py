@@ -115,7 +115,9 @@ class Setting:
         return self.job.facts.parameters * self.job.value_bytes / self.job.facts.layers
 
 
-def predict_step(setting: Setting, window: Window, *, guided: bool, patched: bool = False) -> StepTime:
+def predict_step(
+    setting: Setting, window: Window, *, guided: bool, patched: bool = False, together: int = 1
+) -> StepTime:
     """Predict one denoise step of one window.
 
     Args:
@@ -123,6 +125,7 @@ def predict_step(setting: Setting, window: Window, *, guided: bool, patched: boo
         window: Tokens.
         guided: Whether the step needs both branches.
         patched: Whether its patches follow each other, as the setting says.
+        together: Windows of other clips and this one that go through the stages in one step; they share the waiting.
     """
     layout, table = setting.layout, setting.table
     turns, part = 2 if guided and layout.cfg == 1 else 1, window
@@ -134,8 +137,8 @@ def predict_step(setting: Setting, window: Window, *, guided: bool, patched: boo
     if layout.pipe > 1:
         handed = window_share(setting, part) * setting.job.facts.dim * setting.job.value_bytes
         hand_over = table.exchange_time(handed, setting.link)
-        waiting = (layout.pipe - 1) * (layer.total_ms * setting.stage_layers + hand_over) + turns * hand_over
-        step = step.plus(StepTime(pipe=waiting, sent_bytes=turns * handed))
+        filling = (layout.pipe - 1) * (layer.total_ms * setting.stage_layers + hand_over) / together
+        step = step.plus(StepTime(pipe=filling + turns * hand_over, sent_bytes=turns * handed))
     if layout.cfg > 1 and guided:
         predicted = window.tokens * math.prod(setting.job.facts.patch) * setting.job.facts.latent_channels * FP32_BYTES
         step = step.plus(StepTime(cfg=table.exchange_time(predicted, setting.link), sent_bytes=predicted))

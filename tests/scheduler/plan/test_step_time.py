@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from reelray.proto.layout import Layout
 from reelray.proto.residency import Blocks, Residency
+from reelray.scheduler.plan.prediction import predict, predict_denoise
 from reelray.scheduler.plan.step_time import predict_layer, predict_step
-from tests.support.planning import make_job, make_setting, make_stream, table
+from tests.support.planning import make_job, make_machine, make_setting, make_stream, table
 
 MB = 1e6
 
@@ -54,6 +56,16 @@ def test_stages_wait_for_each_other():
     assert step(two, "pipe=2").total_ms == pytest.approx(0.75 * step(two).total_ms, rel=0.01)
     # 40 layers over 3 ranks: the longest stage has 14.
     assert step(one, "pipe=3").gemm == pytest.approx(14 / 40 * step(one).gemm)
+
+
+def test_clips_that_share_steps_share_the_waiting():
+    # Two turns each and one to fill the line: 3 turns for one window, 5 for two.
+    job = make_job()
+    one, two = (predict_denoise(make_setting(job, "pipe=2"), together=count).total_ms for count in (1, 2))
+    assert two / one == pytest.approx(5 / 2 / 3, rel=0.01)
+    row = predict(job, make_machine(2), table(), Layout(pipe=2), Residency())
+    assert row.clip_s == pytest.approx(row.text_s + one / 1000 + row.decode_s)
+    assert row.interval_s == pytest.approx(row.text_s + two / 1000 + row.decode_s)
 
 
 def test_uneven_shares_cost_as_much_as_the_largest():
