@@ -14,12 +14,16 @@ work, and there is nothing to take back when a request ends. The decode crew wai
 and only when the request whose turn it is has nothing delivered; where decode is the slower of the two, the others wait
 for room anyway.
 
+With `Lending`, ranks that only decode help to denoise while nothing is to be decoded (`reelray/scheduler/lending.py`
+says when that pays): both crews then have plans with the same window, and the next ones are formed when both are done.
+
 A request that ended (finished, cancelled, failed) is forgotten as soon as no step of its own is in flight, and released
 on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -27,11 +31,12 @@ from reelray.proto.errors import InputError
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
-from reelray.proto.placement import check_placement
+from reelray.proto.placement import Lending, check_placement
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import Crew, DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.lanes import PATIENCE, Lanes
+from reelray.scheduler.lending import pays_to_lend
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 
@@ -46,6 +51,7 @@ class EngineCore:
         layouts: Layouts between which the gang may be regrouped, the one of its start first; by default there is one
             lane, and plans do not speak of it.
         decode_ranks: Ranks behind those of the layout that do nothing but decode.
+        lending: When these help to denoise; None means never.
         generation: Generation of the gang of ranks; stamped on every plan.
 
     Raises:
@@ -59,9 +65,11 @@ class EngineCore:
         *,
         layouts: Sequence[Layout] = (Layout(),),
         decode_ranks: int = 0,
+        lending: Lending | None = None,
         generation: int = 0,
     ) -> None:
-        check_placement(layouts, decode_ranks)
+        check_placement(layouts, decode_ranks, lending)
+        self._layout, self._lending = layouts[0], lending
         self._lanes = Lanes(layouts)
         self._limits = limits or EngineLimits()
         self._generation = generation
@@ -200,26 +208,55 @@ class EngineCore:
             self._pick(Rollout.next_decode, "decode_turn"),
         )
         commits = self._list_commits(windows, now_s)
-        self._issue(
-            line, now_s, layout=self._lanes.named, moves=moves, windows=windows, decodes=decodes, commits=commits
-        )
+        layout = self._lanes.named
+        self._issue(line, now_s=now_s, layout=layout, moves=moves, windows=windows, decodes=decodes, commits=commits)
 
     def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
-        both = denoise.is_free and decode.is_free
-        deliveries = tuple(d for rollout in self._rollouts.values() for d in rollout.deliver()) if both else ()
+        if self._lending is not None and self._waits_to_lend(self._lending, denoise, decode):
+            return
         if denoise.is_free:
             self._lanes.arrange(self._at_work())
-            windows = self._pick(Rollout.next_window, "window_turn")
-            if denoise.has_news or deliveries or windows:
-                commits = self._list_commits(windows, now_s)
-                self._issue(denoise, now_s, deliveries=deliveries, windows=windows, commits=commits)
-        if decode.is_free:
-            decodes = self._pick_delivered()
-            if decode.has_news or deliveries or decodes:
-                commits = tuple(d.request_id for d in decodes if self._rollouts[d.request_id].wants_decode_commit(d))
-                self._issue(decode, now_s, deliveries=deliveries, decodes=decodes, commits=commits)
+        windows = self._pick(Rollout.next_window, "window_turn") if denoise.is_free else ()
+        both = denoise.is_free and decode.is_free
+        if both and self._lend(denoise, decode, windows, now_s):
+            return
+        layout = None if self._lending is None else self._layout
+        deliveries = tuple(d for rollout in self._rollouts.values() for d in rollout.deliver()) if both else ()
+        issue = partial(self._issue, now_s=now_s, layout=layout, deliveries=deliveries, joint=bool(deliveries))
+        if denoise.is_free and (denoise.has_news or deliveries or windows):
+            for window in windows:
+                self._rollouts[window.request_id].is_shared = False
+            issue(denoise, windows=windows, commits=self._list_commits(windows, now_s))
+        decodes = self._pick_delivered() if decode.is_free else ()
+        if decode.is_free and (decode.has_news or deliveries or decodes):
+            commits = tuple(d.request_id for d in decodes if self._rollouts[d.request_id].wants_decode_commit(d))
+            issue(decode, decodes=decodes, commits=commits)
 
-    def _issue(self, line: CrewLine, now_s: float, **parts: Any) -> None:
+    def _waits_to_lend(self, lending: Lending, denoise: CrewLine, decode: CrewLine) -> bool:
+        """Whether a crew does what both do together, or decode ranks that could be lent take in a request."""
+        if any(line.issued is not None and line.issued.layout == lending.layout for line in (denoise, decode)):
+            return True
+        takes_in = decode.issued is not None and not decode.issued.decodes
+        return takes_in and not any(rollout.waits_for_decode for rollout in self._rollouts.values())
+
+    def _lend(self, denoise: CrewLine, decode: CrewLine, windows: Sequence[WindowStep], now_s: float) -> bool:
+        """Have all ranks move a window, if that pays and nothing is to be decoded; returns whether they do."""
+        if self._lending is None or any(rollout.waits_for_decode for rollout in self._rollouts.values()):
+            return False
+        for window in windows:
+            rollout = self._rollouts[window.request_id]
+            joins = window.step > 0 and not rollout.is_shared
+            steps_left = rollout.steps_left_of(window)
+            if pays_to_lend(self._lending, rollout.request, steps_left=steps_left, joins=joins):
+                rollout.is_shared = True
+                issue = partial(self._issue, now_s=now_s, layout=self._lending.layout, joint=True, windows=windows)
+                names = (window.request_id,) if joins else ()
+                issue(denoise, joins=names, commits=self._list_commits(windows, now_s))
+                issue(decode, joins=names)
+                return True
+        return False
+
+    def _issue(self, line: CrewLine, *, now_s: float, **parts: Any) -> None:
         self._formed.append(line.issue(self._generation, now_s, **parts))
         self._turn += 1
 
@@ -267,9 +304,10 @@ class EngineCore:
         return ()
 
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
-        admits = () if plan.crew is Crew.DECODE else plan.admits
+        helps = plan.crew is Crew.DECODE  # what it does for the other crew is in the other one's plan
+        admits, windows = ((), ()) if helps else (plan.admits, plan.windows)
         moved = [self._rollouts[a.request.request_id].admitted() for a in admits if self._goes_on(a.request.request_id)]
-        moved += [self._rollouts[w.request_id].window_moved() for w in plan.windows if self._goes_on(w.request_id)]
+        moved += [self._rollouts[w.request_id].window_moved() for w in windows if self._goes_on(w.request_id)]
         moved += [self._rollouts[d.request_id].piece_decoded() for d in plan.decodes if self._goes_on(d.request_id)]
         return tuple(moved)
 
