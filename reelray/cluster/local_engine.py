@@ -6,6 +6,7 @@ from typing import Self
 
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import COMMIT_S, EngineLimits
@@ -28,6 +29,7 @@ class LocalEngine:
         limits: How much the engine takes on.
         layouts: Layouts between which the ranks may be regrouped, the one of their start first.
         decode_ranks: Ranks beside those of the layouts that do nothing but decode.
+        lending: When those help to denoise.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class LocalEngine:
         limits: EngineLimits | None = None,
         layouts: Sequence[Layout] = (Layout(),),
         decode_ranks: int = 0,
+        lending: Lending | None = None,
     ) -> None:
         self._channel = channel
-        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks)
+        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks, lending=lending)
         self._leader = Leader(core, channel, description).start()
 
     @classmethod
@@ -77,7 +80,14 @@ class LocalEngine:
             gang.close()
             raise
         limits = limits or EngineLimits(commit_s=COMMIT_S)
-        return cls(gang, gang.description, limits=limits, layouts=spec.layouts, decode_ranks=spec.decode_ranks)
+        return cls(
+            gang,
+            gang.description,
+            limits=limits,
+            layouts=spec.layouts,
+            decode_ranks=spec.decode_ranks,
+            lending=spec.lending,
+        )
 
     @property
     def description(self) -> EngineDescription:

@@ -12,6 +12,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
 from reelray.proto.events import Done, Event
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import COMMIT_S, EngineLimits
@@ -31,6 +32,7 @@ class RemoteEngine:
         layout: How ranks share their videos; one rank by default.
         others: Layouts of the same ranks to which they may be regrouped, so that requests run side by side on lanes.
         decode_ranks: Further ranks that do nothing but decode.
+        lending: When those help to denoise.
 
     Raises:
         CheckpointError: The checkpoint is not usable.
@@ -48,16 +50,19 @@ class RemoteEngine:
         layout: Layout | None = None,
         others: Sequence[Layout] = (),
         decode_ranks: int = 0,
+        lending: Lending | None = None,
     ) -> None:
         layout = layout or Layout()
         layouts = (layout, *others)
         self._has_gang = layout.ranks + decode_ranks > 1
         if self._has_gang:
             limits = limits or EngineLimits(commit_s=COMMIT_S)
-        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks)
+        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks, lending=lending)
         self._actor = start_engine_actor(gpus=0 if self._has_gang else gpus)
         try:
-            loading = self._actor.load.remote(open_model, core, layouts, decode_ranks=decode_ranks, on_gpus=gpus > 0)
+            loading = self._actor.load.remote(
+                open_model, core, layouts, decode_ranks=decode_ranks, lending=lending, on_gpus=gpus > 0
+            )
             self._description: EngineDescription = _fetch(loading)
         except BaseException:
             self.close()

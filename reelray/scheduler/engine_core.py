@@ -22,10 +22,9 @@ on the ranks in the next step, once; releases go before admits, so its id may be
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 from reelray.proto.errors import InputError
 from reelray.proto.events import Progress
@@ -33,14 +32,13 @@ from reelray.proto.layout import Layout
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.placement import Lending, check_placement
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import Crew, DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import Crew, StepOutcome, StepPlan, StepReport, WindowStep
 from reelray.scheduler.crew_line import CrewLine
-from reelray.scheduler.lanes import PATIENCE, Lanes
+from reelray.scheduler.lanes import Lanes
 from reelray.scheduler.lending import pays_to_lend
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
-
-Work = TypeVar("Work", WindowStep, DecodeStep)
+from reelray.scheduler.roster import Roster
 
 
 class EngineCore:
@@ -78,9 +76,9 @@ class EngineCore:
         if decode_ranks:
             crews = {Crew.DENOISE: range(denoise), Crew.DECODE: range(denoise, denoise + decode_ranks)}
             self._lines = [CrewLine(crew, ranks) for crew, ranks in crews.items()]
-        self._turn = 0  # grows by one per plan, of whichever crew
         self._formed: deque[StepPlan] = deque()
-        self._rollouts: dict[RequestId, Rollout] = {}
+        self._roster = Roster(self._limits)
+        self._rollouts = self._roster.rollouts
 
     def submit(self, request: RenderRequest, facts: ModelFacts) -> None:
         """Queue a request.
@@ -156,7 +154,7 @@ class EngineCore:
         if generation <= self._generation:
             raise ValueError(f"generation is {generation}; it must be greater than {self._generation}")
         concerned = {i for line in self._lines for i in _concerned(line, lost)}
-        self._generation, self._turn = generation, 0
+        self._generation, self._roster.turn = generation, 0
         self._formed.clear()
         for line in self._lines:
             line.restart()
@@ -192,44 +190,43 @@ class EngineCore:
     def _form(self, now_s: float) -> None:
         """Form steps for the crews that have none in flight."""
         if self._lines[0].is_free:
-            self._take_admits()
+            for rollout in self._roster.take_admits():
+                for line in self._lines:
+                    line.welcome(rollout)
         if len(self._lines) > 1:
             self._form_apart(self._lines[0], self._lines[1], now_s)
         elif self._lines[0].is_free:
             self._form_together(self._lines[0], now_s)
 
     def _form_together(self, line: CrewLine, now_s: float) -> None:
-        at_work = self._at_work()
+        at_work = self._roster.at_work()
         if not (line.has_news or any(rollout.has_work for rollout in at_work)):
             return
         moves = self._lanes.arrange(at_work)
-        windows, decodes = (
-            self._pick(Rollout.next_window, "window_turn"),
-            self._pick(Rollout.next_decode, "decode_turn"),
-        )
-        commits = self._list_commits(windows, now_s)
-        layout = self._lanes.named
+        layout, places = self._lanes.named, self._lanes.places()
+        windows, decodes = self._roster.pick_windows(places), self._roster.pick_decodes(places)
+        commits = self._roster.list_commits(windows, now_s)
         self._issue(line, now_s=now_s, layout=layout, moves=moves, windows=windows, decodes=decodes, commits=commits)
 
     def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
         if self._lending is not None and self._waits_to_lend(self._lending, denoise, decode):
             return
         if denoise.is_free:
-            self._lanes.arrange(self._at_work())
-        windows = self._pick(Rollout.next_window, "window_turn") if denoise.is_free else ()
+            self._lanes.arrange(self._roster.at_work())
+        windows = self._roster.pick_windows(self._lanes.places()) if denoise.is_free else ()
         both = denoise.is_free and decode.is_free
         if both and self._lend(denoise, decode, windows, now_s):
             return
         layout = None if self._lending is None else self._layout
-        deliveries = tuple(d for rollout in self._rollouts.values() for d in rollout.deliver()) if both else ()
+        deliveries = self._roster.deliver() if both else ()
         issue = partial(self._issue, now_s=now_s, layout=layout, deliveries=deliveries, joint=bool(deliveries))
         if denoise.is_free and (denoise.has_news or deliveries or windows):
             for window in windows:
                 self._rollouts[window.request_id].is_shared = False
-            issue(denoise, windows=windows, commits=self._list_commits(windows, now_s))
-        decodes = self._pick_delivered() if decode.is_free else ()
+            issue(denoise, windows=windows, commits=self._roster.list_commits(windows, now_s))
+        decodes = self._roster.pick_delivered() if decode.is_free else ()
         if decode.is_free and (decode.has_news or deliveries or decodes):
-            commits = tuple(d.request_id for d in decodes if self._rollouts[d.request_id].wants_decode_commit(d))
+            commits = self._roster.list_decode_commits(decodes)
             issue(decode, decodes=decodes, commits=commits)
 
     def _waits_to_lend(self, lending: Lending, denoise: CrewLine, decode: CrewLine) -> bool:
@@ -237,11 +234,11 @@ class EngineCore:
         if any(line.issued is not None and line.issued.layout == lending.layout for line in (denoise, decode)):
             return True
         takes_in = decode.issued is not None and not decode.issued.decodes
-        return takes_in and not any(rollout.waits_for_decode for rollout in self._rollouts.values())
+        return takes_in and not self._roster.waits_for_decode
 
     def _lend(self, denoise: CrewLine, decode: CrewLine, windows: Sequence[WindowStep], now_s: float) -> bool:
         """Have all ranks move a window, if that pays and nothing is to be decoded; returns whether they do."""
-        if self._lending is None or any(rollout.waits_for_decode for rollout in self._rollouts.values()):
+        if self._lending is None or self._roster.waits_for_decode:
             return False
         for window in windows:
             rollout = self._rollouts[window.request_id]
@@ -251,57 +248,14 @@ class EngineCore:
                 rollout.is_shared = True
                 issue = partial(self._issue, now_s=now_s, layout=self._lending.layout, joint=True, windows=windows)
                 names = (window.request_id,) if joins else ()
-                issue(denoise, joins=names, commits=self._list_commits(windows, now_s))
+                issue(denoise, joins=names, commits=self._roster.list_commits(windows, now_s))
                 issue(decode, joins=names)
                 return True
         return False
 
     def _issue(self, line: CrewLine, *, now_s: float, **parts: Any) -> None:
         self._formed.append(line.issue(self._generation, now_s, **parts))
-        self._turn += 1
-
-    def _list_commits(self, windows: Sequence[WindowStep], now_s: float) -> tuple[RequestId, ...]:
-        return tuple(w.request_id for w in windows if self._rollouts[w.request_id].wants_commit(w, now_s))
-
-    def _take_admits(self) -> None:
-        queued = [r for r in self._rollouts.values() if r.phase is Phase.QUEUED]
-        room = self._limits.requests - (len(self._rollouts) - len(queued))
-        for rollout in queued[: max(0, room)]:
-            rollout.phase = Phase.ADMITTED
-            for line in self._lines:
-                line.welcome(rollout)
-
-    def _at_work(self) -> list[Rollout]:
-        """Requests on the ranks, or about to be, that had something to do not long ago; in order of arrival."""
-        held = [r for r in self._rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
-        for rollout in held:
-            if rollout.phase is Phase.ADMITTED or rollout.has_work:
-                rollout.worked_at = self._turn
-        return [rollout for rollout in held if self._turn - rollout.worked_at < PATIENCE]
-
-    def _pick(self, next_of: Callable[[Rollout], Work | None], turn: str) -> tuple[Work, ...]:
-        """For every lane, work of that request of its own whose turn it is."""
-        picked = []
-        for place in self._lanes.places():
-            here = [rollout for rollout in self._rollouts.values() if rollout.place == place]
-            for rollout in sorted(here, key=attrgetter(turn)):
-                work = next_of(rollout)
-                if work is not None:
-                    setattr(rollout, turn, self._turn)
-                    picked.append(work)
-                    break
-        return tuple(picked)
-
-    def _pick_delivered(self) -> tuple[DecodeStep, ...]:
-        """The piece whose turn it is, if the ranks that only decode have it."""
-        for rollout in sorted(self._rollouts.values(), key=attrgetter("decode_turn")):
-            work = rollout.next_decode()
-            if work is not None:
-                if not rollout.is_delivered(work):
-                    return ()  # the next plans bring it; others would pass it by again and again
-                rollout.decode_turn = self._turn
-                return (work,)
-        return ()
+        self._roster.turn += 1
 
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
         helps = plan.crew is Crew.DECODE  # what it does for the other crew is in the other one's plan

@@ -59,7 +59,7 @@ class HeldRequest:
         self._model = model
         self._texts: list[Any] = []
         self._image: list[Any] | None = None
-        if station.role.denoises:
+        if station.role.denoises or station.role.helps:
             guided = request.recipe.guidance.needs_unconditional
             prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
             self._texts = model.encode_text(prompts)
@@ -78,13 +78,10 @@ class HeldRequest:
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
-        chunk = None if self._chunk is None else self._chunk.state()
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
-        denoise = {} if chunk is None else {"latents": chunk["latents"]}
-        denoise |= {} if chunk is None else {f"{_SOLVER}{name}": value for name, value in chunk["solver"].items()}
         state = HeldState(
-            facts={"chunk": chunk and chunk["chunk"], "decoder": parts and parts.facts},
-            denoise=denoise,
+            facts={"chunk": self.chunk_index, "decoder": parts and parts.facts},
+            denoise=self.show_chunk(),
             decode={str(first): latents for first, latents in self._clean_1CTHW.items()},
             slots=[] if parts is None else list(parts.slots),
             splits=parts is not None and parts.splits,
@@ -96,13 +93,30 @@ class HeldRequest:
         """Go on from what other ranks gave, cut for this one."""
         facts = state.facts
         if facts["chunk"] is not None:
-            solver = {name.removeprefix(_SOLVER): v for name, v in state.denoise.items() if name.startswith(_SOLVER)}
-            chunk = {"chunk": facts["chunk"], "latents": state.denoise["latents"], "solver": solver}
-            self._chunk = ChunkInWork.from_state(self.request, chunk, self._model.device)
+            self.take_chunk(facts["chunk"], state.denoise)
         self._clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
         if facts["decoder"] is not None:
             parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
             self._decode_state = self._model.put_together(parts)
+
+    @property
+    def chunk_index(self) -> int | None:
+        """Which chunk is in work; None between two."""
+        return None if self._chunk is None else int(self._chunk.state()["chunk"])
+
+    def show_chunk(self) -> dict[str, Tensor]:
+        """Latents and solver history of the chunk in work; nothing between two."""
+        if self._chunk is None:
+            return {}
+        state = self._chunk.state()
+        return {"latents": state["latents"]} | {f"{_SOLVER}{name}": value for name, value in state["solver"].items()}
+
+    def take_chunk(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with the chunk that another rank has shown."""
+        solver = {name.removeprefix(_SOLVER): value for name, value in tensors.items() if name.startswith(_SOLVER)}
+        chunk = {"chunk": index, "latents": tensors["latents"], "solver": solver}
+        self._chunk = ChunkInWork.from_state(self.request, chunk, self._model.device)
+        self._chunk_branches = self._branches.begin()
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
@@ -162,7 +176,7 @@ class HeldRequest:
     def restore(self, parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` wrote on the ranks that do the same, on a fresh `HeldRequest` of the same request."""
         device = self._model.device
-        chunk = _unpack(parts[CHUNK_PART]) if self._role.denoises else None
+        chunk = _unpack(parts[CHUNK_PART]) if self._role.denoises or self._role.helps else None
         if chunk is not None:
             self._chunk = ChunkInWork.from_state(self.request, chunk, device)
         if self._role.denoises and self._role.handover is not None:
