@@ -5,6 +5,7 @@ from numbers import Integral
 
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.scheduler.plan.choice import DECODE_RANKS, DEDICATION_GAIN
 from reelray.scheduler.plan.machine import MAX_GPUS
 from reelray.scheduler.plan.prediction import Prediction
@@ -73,8 +74,19 @@ def choose_decode(best: dict[int, Prediction]) -> int:
     return chosen
 
 
-def explain_decode(best: dict[int, Prediction], chosen: int) -> str | None:
-    """Why these ranks decode; None where there was no choice."""
+def explain_decode(best: dict[int, Prediction], chosen: int, lending: Lending | None = None) -> str | None:
+    """Why these ranks decode; None where there was no choice.
+
+    Args:
+        best: The best row of each number of decode ranks.
+        chosen: The number taken.
+        lending: When those ranks help to denoise.
+    """
+    why = _explain_choice(best, chosen)
+    return why if lending is None else f"{why}; all denoise as {lending.layout} until there is something to decode"
+
+
+def _explain_choice(best: dict[int, Prediction], chosen: int) -> str | None:
     rivals = {count: row for count, row in best.items() if count != chosen}
     if not rivals:
         return f"decode {place_of(chosen)}, as asked" if chosen else None

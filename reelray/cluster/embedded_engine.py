@@ -8,6 +8,7 @@ from reelray.cluster.lane_choice import Others, find_layouts
 from reelray.cluster.remote_engine import RemoteEngine, RemoteStream
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.limits import EngineLimits
 
@@ -22,6 +23,7 @@ class EmbeddedEngine:
         layout: How ranks share their videos; one rank by default.
         others: Layouts of the same ranks to which they may be regrouped; see `RemoteEngine`.
         decode_ranks: Further ranks that do nothing but decode.
+        lending: When those help to denoise.
         preload: Modules the actor's process imports while Ray starts.
 
     Raises:
@@ -39,6 +41,7 @@ class EmbeddedEngine:
         layout: Layout | None = None,
         others: Others = (),
         decode_ranks: int = 0,
+        lending: Lending | None = None,
         preload: tuple[str, ...] = ("torch",),
     ) -> None:
         layout, *rest = find_layouts(open_model, layout, others, ranks=gpus - decode_ranks)
@@ -46,7 +49,13 @@ class EmbeddedEngine:
         self._ray = EmbeddedRay(gpus=gpus, cpus=1 if ranks == 1 else 1 + ranks, preload=preload).start()
         try:
             self._engine = RemoteEngine(
-                open_model, limits=limits, gpus=gpus, layout=layout, others=rest, decode_ranks=decode_ranks
+                open_model,
+                limits=limits,
+                gpus=gpus,
+                layout=layout,
+                others=rest,
+                decode_ranks=decode_ranks,
+                lending=lending,
             )
         except BaseException:
             self._ray.stop()

@@ -22,11 +22,13 @@ from reelray.cluster.residency_choice import check_host, check_possible, choose_
 from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching, check_patched_layout
+from reelray.proto.placement import Lending
 from reelray.proto.residency import Blocks, Residency
 from reelray.scheduler.plan.choice import best_residency, choose
 from reelray.scheduler.plan.explain import GIB
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.legality import check_layout, check_patching, list_lanes, list_patched_lanes
+from reelray.scheduler.plan.lending_plan import plan_lending, with_lending
 from reelray.scheduler.plan.machine import MAX_GPUS, Machine
 from reelray.scheduler.plan.prediction import Prediction
 from reelray.scheduler.plan.residency import ANY, ResidencyWish, residencies_for
@@ -43,6 +45,7 @@ class ChosenLayout:
 
     layout: Layout = field(default_factory=Layout)
     decode_ranks: int = 0
+    lending: Lending | None = None
     residency: Residency = field(default_factory=Residency)
     reason: str | None = None
 
@@ -212,23 +215,30 @@ class _Search:
 
     def run(self, wished: Layout | None, decode_ranks: int | None) -> ChosenLayout:
         """The fastest for one video, as the plan predicts it, each layout with its fastest residency that fits."""
-        best, rows = {}, {}
+        best: dict[int, Prediction] = {}
+        rows: dict[int, dict[Layout, Prediction]] = {}
+        chosen: dict[int, Layout] = {}
+        lendings: dict[int, Lending | None] = {}
         for count in list_choices(decode_ranks, self.machine.gpus, wished):
             denoising = replace(self.machine, gpus=self.machine.gpus - count)
             able = [lane for lane in self._list_lanes(denoising, wished) if residencies_for(lane, self.wish)]
             if not able:
                 continue  # nobody would be left to share weights with
             rows[count] = self._predict(able, count)
-            best[count] = choose(rows[count].values()) or min(rows[count].values(), key=lambda row: row.peak_bytes)
+            row = choose(rows[count].values()) or min(rows[count].values(), key=lambda row: row.peak_bytes)
+            chosen[count] = next(lane for lane, found in rows[count].items() if found == row)
+            lendings[count] = self._plan_lending(row) if count else None
+            best[count] = with_lending(self.work, row, lendings[count])
         if not best:
             check_possible(Layout(), self.wish)
         count = choose_decode(best)
-        layout = next(lane for lane, row in rows[count].items() if row == best[count])
+        layout = chosen[count]
         return ChosenLayout(
             layout=layout,
             decode_ranks=count,
+            lending=lendings[count],
             residency=best[count].residency,
-            reason=self._explain(layout, wished, rows[count], why_decode=explain_decode(best, count)),
+            reason=self._explain(layout, wished, rows[count], why_decode=explain_decode(best, count, lendings[count])),
         )
 
     def _list_lanes(self, denoising: Machine, wished: Layout | None) -> list[Layout]:
@@ -237,6 +247,10 @@ class _Search:
         if self.patching is None:
             return _possible(self.work, denoising)
         return list_patched_lanes(self.patching, self.work, denoising)
+
+    def _plan_lending(self, row: Prediction) -> Lending | None:
+        lanes = _possible(self.work, self.machine)
+        return plan_lending(self.work, self.machine, load_calibration(), row, lanes)
 
     def _predict(self, lanes: list[Layout], decode_ranks: int) -> dict[Layout, Prediction]:
         predict = partial(best_residency, self.work, self.machine, load_calibration())

@@ -8,6 +8,7 @@ from reelray.cluster.checkpoint_loader import CheckpointLoader
 from reelray.cluster.lane_choice import AUTO, find_layouts, limits_for
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -31,6 +32,7 @@ class LocalEngine:
         limits: How much the engine takes on.
         layouts: Layouts between which the ranks may be regrouped, the one of their start first.
         decode_ranks: Ranks beside those of the layouts that do nothing but decode.
+        lending: When those help to denoise.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class LocalEngine:
         limits: EngineLimits | None = None,
         layouts: Sequence[Layout] = (Layout(),),
         decode_ranks: int = 0,
+        lending: Lending | None = None,
     ) -> None:
         self._channel = channel
-        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks)
+        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks, lending=lending)
         self._leader = Leader(core, channel, description).start()
 
     @classmethod
@@ -79,8 +82,14 @@ class LocalEngine:
         except BaseException:
             gang.close()
             raise
-        limits = limits or limits_for(spec.layouts)
-        return cls(gang, gang.description, limits=limits, layouts=spec.layouts, decode_ranks=spec.decode_ranks)
+        return cls(
+            gang,
+            gang.description,
+            limits=limits or limits_for(spec.layouts),
+            layouts=spec.layouts,
+            decode_ranks=spec.decode_ranks,
+            lending=spec.lending,
+        )
 
     @classmethod
     def open_lanes(cls, load: CheckpointLoader, *, ranks: int, limits: EngineLimits | None = None) -> Self:

@@ -13,6 +13,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
 from reelray.proto.events import Done, Event
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -34,6 +35,7 @@ class RemoteEngine:
             ``auto`` has the plan choose them, and `layout` where it is None, for as many ranks as `gpus`; the loader
             must be a `CheckpointLoader`.
         decode_ranks: Further ranks that do nothing but decode.
+        lending: When those help to denoise.
 
     Raises:
         InputError: The plan cannot choose.
@@ -52,15 +54,18 @@ class RemoteEngine:
         layout: Layout | None = None,
         others: Others = (),
         decode_ranks: int = 0,
+        lending: Lending | None = None,
     ) -> None:
         layouts = find_layouts(open_model, layout, others, ranks=int(gpus) - decode_ranks)
         self._has_gang = layouts[0].ranks + decode_ranks > 1
         if self._has_gang:
             limits = limits or limits_for(layouts)
-        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks)
+        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks, lending=lending)
         self._actor = start_engine_actor(gpus=0 if self._has_gang else gpus)
         try:
-            loading = self._actor.load.remote(open_model, core, layouts, decode_ranks=decode_ranks, on_gpus=gpus > 0)
+            loading = self._actor.load.remote(
+                open_model, core, layouts, decode_ranks=decode_ranks, lending=lending, on_gpus=gpus > 0
+            )
             self._description: EngineDescription = _fetch(loading)
         except BaseException:
             self.close()

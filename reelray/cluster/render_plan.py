@@ -99,7 +99,7 @@ def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[R
     return job, Target(
         engine=place.engine or settings.engine,
         device=device,
-        placement=Placement(layout=chosen.layout, decode_ranks=chosen.decode_ranks),
+        placement=Placement(layout=chosen.layout, decode_ranks=chosen.decode_ranks, lending=chosen.lending),
         residency=chosen.residency,
         reason=chosen.reason,
     )

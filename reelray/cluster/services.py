@@ -63,7 +63,13 @@ def _open_engine(
     from reelray.cluster.gpu_count import runs_on_gpus  # noqa: PLC0415
 
     gpus = placement.ranks if runs_on_gpus(device) else 0
-    return EmbeddedEngine(loader, gpus=gpus, layout=placement.layout, decode_ranks=placement.decode_ranks)
+    return EmbeddedEngine(
+        loader,
+        gpus=gpus,
+        layout=placement.layout,
+        decode_ranks=placement.decode_ranks,
+        lending=placement.lending,
+    )
 
 
 def _open_local(loader: "CheckpointLoader", placement: "Placement") -> "Engine":
@@ -78,6 +84,7 @@ def _open_local(loader: "CheckpointLoader", placement: "Placement") -> "Engine":
             load=loader,
             layout=placement.layout,
             decode_ranks=placement.decode_ranks,
+            lending=placement.lending,
             threads=share_cores(placement.ranks),
         )
     )

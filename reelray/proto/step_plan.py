@@ -143,7 +143,7 @@ class Admit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """What the ranks do next, in this order: releases, moves, admits, deliveries, windows, decodes, commits.
+    """What the ranks do next, in this order: releases, moves, admits, joins, deliveries, windows, decodes, commits.
 
     Lanes work at the same time, each on its own windows and decodes; the step lasts as long as the slowest. Crews have
     plans of their own, which follow each other whatever the other crew does.
@@ -152,10 +152,12 @@ class StepPlan:
         sequence: Grows by one per plan of a crew; a gap is an error.
         generation: Generation of the gang; a plan of another generation is refused.
         crew: Whose plan it is; None means all ranks.
+        joint: Whether the other crew has a plan that belongs to this one: their ranks meet in collectives.
         layout: How the ranks are grouped in this step; None means as they were started.
         releases: Requests to forget (finished, cancelled or failed); their memory is freed.
         moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
+        joins: Requests whose chunk in work goes to the ranks that only decode, which help with it; in a plan of both.
         deliveries: Clean latents that go from one crew to the other; in a plan of both.
         windows: Windows to move, lane by lane: one on each at most, or as many as its layout has `pipe` ranks, which
             then are of different requests and follow each other through the layers.
@@ -166,10 +168,12 @@ class StepPlan:
     sequence: int
     generation: int
     crew: Crew | None = None
+    joint: bool = False
     layout: Layout | None = None
     releases: tuple[RequestId, ...] = ()
     moves: tuple[Move, ...] = ()
     admits: tuple[Admit, ...] = ()
+    joins: tuple[RequestId, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     windows: tuple[WindowStep, ...] = ()
     decodes: tuple[DecodeStep, ...] = ()
@@ -187,15 +191,12 @@ class StepPlan:
         return frozenset(rank for place in places for rank in place.ranks)
 
     @property
-    def is_joint(self) -> bool:
-        """Whether the other crew has a plan that belongs to this one: their ranks meet in collectives."""
-        return self.crew is not None and bool(self.deliveries)
-
-    @property
     def touched(self) -> frozenset[RequestId]:
         """Requests with work of their own in this step."""
         moved = {move.request_id for move in self.moves} | {window.request_id for window in self.windows}
-        decoded = {decode.request_id for decode in self.decodes} | {d.request_id for d in self.deliveries}
+        decoded = (
+            {decode.request_id for decode in self.decodes} | {*self.joins} | {d.request_id for d in self.deliveries}
+        )
         return frozenset(moved | decoded | {admit.request.request_id for admit in self.admits})
 
 

@@ -17,30 +17,33 @@ work, and there is nothing to take back when a request ends. The decode crew wai
 and only when the request whose turn it is has nothing delivered; where decode is the slower of the two, the others wait
 for room anyway.
 
+With `Lending`, ranks that only decode help to denoise while nothing is to be decoded (`reelray/scheduler/lending.py`
+says when that pays): both crews then have plans with the same window, and the next ones are formed when both are done.
+
 A request that ended (finished, cancelled, failed) is forgotten as soon as no step of its own is in flight, and released
 on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from operator import attrgetter
-from typing import Any, TypeVar
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
 
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout, check_remembering_layout
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.patching import NO_STREAMS, check_patched_layout
-from reelray.proto.placement import check_placement
+from reelray.proto.placement import Lending, check_placement
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import Crew, DecodeStep, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import Crew, StepOutcome, StepPlan, StepReport, WindowStep
 from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.crew_line import CrewLine
-from reelray.scheduler.lanes import PATIENCE, Lanes
+from reelray.scheduler.lanes import Lanes
+from reelray.scheduler.lending import pays_to_lend
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
-
-Work = TypeVar("Work", WindowStep, DecodeStep)
+from reelray.scheduler.roster import Roster
 
 
 class EngineCore:
@@ -51,6 +54,7 @@ class EngineCore:
         layouts: Layouts between which the gang may be regrouped, the one of its start first; by default there is one
             lane, and plans do not speak of it.
         decode_ranks: Ranks behind those of the layout that do nothing but decode.
+        lending: When these help to denoise; None means never.
         generation: Generation of the gang of ranks; stamped on every plan.
 
     Raises:
@@ -64,9 +68,11 @@ class EngineCore:
         *,
         layouts: Sequence[Layout] = (Layout(),),
         decode_ranks: int = 0,
+        lending: Lending | None = None,
         generation: int = 0,
     ) -> None:
-        check_placement(layouts, decode_ranks)
+        check_placement(layouts, decode_ranks, lending)
+        self._layout, self._lending = layouts[0], lending
         self._lanes = Lanes(layouts)
         self._limits = limits or EngineLimits()
         self._generation = generation
@@ -75,10 +81,9 @@ class EngineCore:
         if decode_ranks:
             crews = {Crew.DENOISE: range(denoise), Crew.DECODE: range(denoise, denoise + decode_ranks)}
             self._lines = [CrewLine(crew, ranks) for crew, ranks in crews.items()]
-        self._plans = 0  # of whichever crew
-        self._turn = 0  # grows with every window and piece, which so have an order within a step too
         self._formed: deque[StepPlan] = deque()
-        self._rollouts: dict[RequestId, Rollout] = {}
+        self._roster = Roster(self._limits)
+        self._rollouts = self._roster.rollouts
 
     def submit(self, request: RenderRequest, facts: ModelFacts) -> None:
         """Queue a request.
@@ -160,7 +165,7 @@ class EngineCore:
         if generation <= self._generation:
             raise ValueError(f"generation is {generation}; it must be greater than {self._generation}")
         concerned = {i for line in self._lines for i in _concerned(line, lost)}
-        self._generation, self._turn = generation, 0
+        self._generation, self._roster.plans = generation, 0
         self._formed.clear()
         for line in self._lines:
             line.restart()
@@ -197,94 +202,72 @@ class EngineCore:
     def _form(self, now_s: float) -> None:
         """Form steps for the crews that have none in flight."""
         if self._lines[0].is_free:
-            self._take_admits()
+            for rollout in self._roster.take_admits():
+                for line in self._lines:
+                    line.welcome(rollout)
         if len(self._lines) > 1:
             self._form_apart(self._lines[0], self._lines[1], now_s)
         elif self._lines[0].is_free:
             self._form_together(self._lines[0], now_s)
 
     def _form_together(self, line: CrewLine, now_s: float) -> None:
-        at_work = self._at_work()
+        at_work = self._roster.at_work()
         if not (line.has_news or any(rollout.has_work for rollout in at_work)):
             return
         moves = self._lanes.arrange(at_work)
-        windows, decodes = self._pick_windows(), self._pick_decodes()
-        commits = self._list_commits(windows, now_s)
-        self._issue(
-            line, now_s, layout=self._lanes.named, moves=moves, windows=windows, decodes=decodes, commits=commits
-        )
+        layout, places = self._lanes.named, self._lanes.places()
+        windows, decodes = self._roster.pick_windows(places), self._roster.pick_decodes(places)
+        commits = self._roster.list_commits(windows, now_s)
+        self._issue(line, now_s=now_s, layout=layout, moves=moves, windows=windows, decodes=decodes, commits=commits)
 
     def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
-        both = denoise.is_free and decode.is_free
-        deliveries = tuple(d for rollout in self._rollouts.values() for d in rollout.deliver()) if both else ()
+        if self._lending is not None and self._waits_to_lend(self._lending, denoise, decode):
+            return
         if denoise.is_free:
-            self._lanes.arrange(self._at_work())
-            windows = self._pick_windows()
-            if denoise.has_news or deliveries or windows:
-                commits = self._list_commits(windows, now_s)
-                self._issue(denoise, now_s, deliveries=deliveries, windows=windows, commits=commits)
-        if decode.is_free:
-            decodes = self._pick_delivered()
-            if decode.has_news or deliveries or decodes:
-                commits = tuple(d.request_id for d in decodes if self._rollouts[d.request_id].wants_decode_commit(d))
-                self._issue(decode, now_s, deliveries=deliveries, decodes=decodes, commits=commits)
+            self._lanes.arrange(self._roster.at_work())
+        windows = self._roster.pick_windows(self._lanes.places()) if denoise.is_free else ()
+        both = denoise.is_free and decode.is_free
+        if both and self._lend(denoise, decode, windows, now_s):
+            return
+        layout = None if self._lending is None else self._layout
+        deliveries = self._roster.deliver() if both else ()
+        issue = partial(self._issue, now_s=now_s, layout=layout, deliveries=deliveries, joint=bool(deliveries))
+        if denoise.is_free and (denoise.has_news or deliveries or windows):
+            for window in windows:
+                self._rollouts[window.request_id].is_shared = False
+            issue(denoise, windows=windows, commits=self._roster.list_commits(windows, now_s))
+        decodes = self._roster.pick_delivered() if decode.is_free else ()
+        if decode.is_free and (decode.has_news or deliveries or decodes):
+            commits = self._roster.list_decode_commits(decodes)
+            issue(decode, decodes=decodes, commits=commits)
 
-    def _issue(self, line: CrewLine, now_s: float, **parts: Any) -> None:
+    def _waits_to_lend(self, lending: Lending, denoise: CrewLine, decode: CrewLine) -> bool:
+        """Whether a crew does what both do together, or decode ranks that could be lent take in a request."""
+        if any(line.issued is not None and line.issued.layout == lending.layout for line in (denoise, decode)):
+            return True
+        takes_in = decode.issued is not None and not decode.issued.decodes
+        return takes_in and not self._roster.waits_for_decode
+
+    def _lend(self, denoise: CrewLine, decode: CrewLine, windows: Sequence[WindowStep], now_s: float) -> bool:
+        """Have all ranks move a window, if that pays and nothing is to be decoded; returns whether they do."""
+        if self._lending is None or self._roster.waits_for_decode:
+            return False
+        for window in windows:
+            rollout = self._rollouts[window.request_id]
+            joins = window.step > 0 and not rollout.is_shared
+            steps_left = rollout.steps_left_of(window)
+            if pays_to_lend(self._lending, rollout.request, steps_left=steps_left, joins=joins):
+                rollout.is_shared = True
+                issue = partial(self._issue, now_s=now_s, layout=self._lending.layout, joint=True, windows=windows)
+                names = (window.request_id,) if joins else ()
+                issue(denoise, joins=names, commits=self._roster.list_commits(windows, now_s))
+                issue(decode, joins=names)
+                return True
+        return False
+
+    def _issue(self, line: CrewLine, *, now_s: float, **parts: Any) -> None:
         self._formed.append(line.issue(self._generation, now_s, **parts))
-        self._plans += 1
-
-    def _list_commits(self, windows: Sequence[WindowStep], now_s: float) -> tuple[RequestId, ...]:
-        return tuple(w.request_id for w in windows if self._rollouts[w.request_id].wants_commit(w, now_s))
-
-    def _take_admits(self) -> None:
-        queued = [r for r in self._rollouts.values() if r.phase is Phase.QUEUED]
-        room = self._limits.requests - (len(self._rollouts) - len(queued))
-        for rollout in queued[: max(0, room)]:
-            rollout.phase = Phase.ADMITTED
-            for line in self._lines:
-                line.welcome(rollout)
-
-    def _at_work(self) -> list[Rollout]:
-        """Requests on the ranks, or about to be, that had something to do not long ago; in order of arrival."""
-        held = [r for r in self._rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
-        for rollout in held:
-            if rollout.phase is Phase.ADMITTED or rollout.has_work:
-                rollout.worked_at = self._plans
-        return [rollout for rollout in held if self._plans - rollout.worked_at < PATIENCE]
-
-    def _pick_windows(self) -> tuple[WindowStep, ...]:
-        return self._pick(Rollout.next_window, "window_turn", most=self._lanes.layout.pipe)
-
-    def _pick_decodes(self) -> tuple[DecodeStep, ...]:
-        return self._pick(Rollout.next_decode, "decode_turn", most=1)
-
-    def _pick(self, next_of: Callable[[Rollout], Work | None], turn: str, *, most: int) -> tuple[Work, ...]:
-        """For every lane, work of those requests of its own whose turn it is."""
-        picked: list[Work] = []
-        for place in self._lanes.places():
-            here = [rollout for rollout in self._rollouts.values() if rollout.place == place]
-            ready = [
-                (rollout, work)
-                for rollout in sorted(here, key=attrgetter(turn))
-                if (work := next_of(rollout)) is not None
-            ]
-            for rollout, work in _who_goes_together(ready, most):
-                self._turn += 1
-                setattr(rollout, turn, self._turn)
-                picked.append(work)
-        return tuple(picked)
-
-    def _pick_delivered(self) -> tuple[DecodeStep, ...]:
-        """The piece whose turn it is, if the ranks that only decode have it."""
-        for rollout in sorted(self._rollouts.values(), key=attrgetter("decode_turn")):
-            work = rollout.next_decode()
-            if work is not None:
-                if not rollout.is_delivered(work):
-                    return ()  # the next plans bring it; others would pass it by again and again
-                self._turn += 1
-                rollout.decode_turn = self._turn
-                return (work,)
-        return ()
+        self._roster.plans += 1
 
     def _check_patching(self, request: RenderRequest, facts: ModelFacts) -> None:
         for layout in self._lanes.layouts:
@@ -293,22 +276,16 @@ class EngineCore:
             raise UnsupportedError(NO_STREAMS)
 
     def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
-        admits = () if plan.crew is Crew.DECODE else plan.admits
+        helps = plan.crew is Crew.DECODE  # what it does for the other crew is in the other one's plan
+        admits, windows = ((), ()) if helps else (plan.admits, plan.windows)
         moved = [self._rollouts[a.request.request_id].admitted() for a in admits if self._goes_on(a.request.request_id)]
-        moved += [self._rollouts[w.request_id].window_moved() for w in plan.windows if self._goes_on(w.request_id)]
+        moved += [self._rollouts[w.request_id].window_moved() for w in windows if self._goes_on(w.request_id)]
         moved += [self._rollouts[d.request_id].piece_decoded() for d in plan.decodes if self._goes_on(d.request_id)]
         return tuple(moved)
 
     def _goes_on(self, request_id: RequestId) -> bool:
         rollout = self._rollouts.get(request_id)
         return rollout is not None and rollout.phase not in ENDED
-
-
-def _who_goes_together(ready: Sequence[tuple[Rollout, Work]], most: int) -> Sequence[tuple[Rollout, Work]]:
-    """The first, and those behind it that may go with it."""
-    if not ready or ready[0][0].suspect:
-        return ready[:1]
-    return [one for one in ready if not one[0].suspect][:most]
 
 
 def _concerned(line: CrewLine, lost: Collection[int]) -> set[RequestId]:

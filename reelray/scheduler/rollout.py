@@ -9,6 +9,7 @@ from reelray.proto.events import Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import (
+    CHUNK_PART,
     DECODE_PART,
     Admit,
     Crew,
@@ -77,6 +78,7 @@ class Rollout:
         self.decode_turn = -1
         self.worked_at = 0  # sequence of the last plan for which there was something to do
         self.place: Place | None = None  # where the ranks hold it
+        self.is_shared = True  # whether ranks that only decode hold the chunk in work too
         self._facts = facts
         self._limits = limits
         self._chunks = cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))
@@ -155,6 +157,16 @@ class Rollout:
             for c in due
         ]
 
+    @property
+    def waits_for_decode(self) -> bool:
+        """Whether there are clean latents that are not decoded."""
+        decoded = self._pieces[self._pieces_done - 1].end if self._pieces_done else 0
+        return self.phase is Phase.RUNNING and decoded < self._clean_latent_frames()
+
+    def steps_left_of(self, window: WindowStep) -> int:
+        """Denoise steps until a window's chunk is clean, its own included."""
+        return self.request.recipe.schedule.of_chunk(window.chunk).length - window.step
+
     def is_delivered(self, step: DecodeStep) -> bool:
         """Whether the ranks that only decode have, or are about to get, what a step decodes."""
         there = self._chunks[self._delivered - 1].end if self._delivered else 0
@@ -225,12 +237,14 @@ class Rollout:
         """What the ranks of a crew are told of it: the request, and what was written down last."""
         parts = self._saved.parts
         if parts is not None and crew is not None:
-            parts = {name: data for name, data in parts.items() if (name == DECODE_PART) is (crew is Crew.DECODE)}
+            # Those that only decode may be lent: they take up the chunk in work too.
+            wanted = {CHUNK_PART, DECODE_PART} if crew is Crew.DECODE else parts.keys() - {DECODE_PART}
+            parts = {name: data for name, data in parts.items() if name in wanted}
         return Admit(request=self.request, resume=parts, lane=self._lane)
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
-        self.phase, self.place = Phase.QUEUED, None
+        self.phase, self.place, self.is_shared = Phase.QUEUED, None, True
         self._windows_done, self._pieces_done = self._saved.windows, self._saved.pieces
         self._delivered = self._chunks_decoded()
         self._saved = replace(self._saved, at_s=None)

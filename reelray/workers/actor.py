@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class EngineActor:
         layouts: Sequence[Layout] = (Layout(),),
         *,
         decode_ranks: int = 0,
+        lending: Lending | None = None,
         on_gpus: bool = False,
     ) -> EngineDescription | ReelrayError:
         """Open the checkpoint and start the engine.
@@ -67,9 +69,17 @@ class EngineActor:
             layouts: How ranks share their videos, at the start and when they are regrouped; more than one rank are
                 actors of their own, which this one leads.
             decode_ranks: Further ranks that do nothing but decode.
+            lending: When those help to denoise.
             on_gpus: Each of those ranks needs a GPU.
         """
-        start = partial(self._start_gang, open_model, tuple(layouts), decode_ranks=decode_ranks, on_gpus=on_gpus)
+        start = partial(
+            self._start_gang,
+            open_model,
+            tuple(layouts),
+            decode_ranks=decode_ranks,
+            lending=lending,
+            on_gpus=on_gpus,
+        )
         alone = layouts[0].ranks + decode_ranks == 1
         return _value_or_error(lambda: self._load(open_model, core, None if alone else start))
 
@@ -102,7 +112,9 @@ class EngineActor:
             self._host = EngineHost(gang, gang.description, core)
         return self._host.description
 
-    def _start_gang(self, open_model: Any, layouts: tuple[Layout, ...], *, decode_ranks: int, on_gpus: bool) -> Any:
+    def _start_gang(
+        self, open_model: Any, layouts: tuple[Layout, ...], *, decode_ranks: int, lending: Lending | None, on_gpus: bool
+    ) -> Any:
         from reelray.workers.engine.cores import share_cores  # noqa: PLC0415
         from reelray.workers.engine.gang import Gang, GangSpec  # noqa: PLC0415  pulls in torch
 
@@ -114,6 +126,7 @@ class EngineActor:
             layout=layout,
             others=tuple(others),
             decode_ranks=decode_ranks,
+            lending=lending,
             threads=share_cores(ranks),
         )
         gang = Gang(self._launcher, spec)

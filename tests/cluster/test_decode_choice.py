@@ -34,8 +34,8 @@ def choose_for(monkeypatch):
     monkeypatch.setattr("reelray.cluster.layout_choice.memory_bytes", lambda: 600 * 2**30)
 
     def choose_for(recipe, **wish):
-        weights = wish.pop("weights", "auto")
-        request = make_request("a", recipe=recipe, latent_frames=21, width=832, height=480)
+        weights, (width, height) = wish.pop("weights", "auto"), wish.pop("size", (832, 480))
+        request = make_request("a", recipe=recipe, latent_frames=21, width=width, height=height)
         job = RenderJob(request=request, model=fake_entry(recipe=recipe, facts=FACTS), fps=Fraction(16))
         wish = {"gpus": None, "layout": None} | wish
         return choose_layout(job, "cpu", **wish, wish=read_wish(weights, "auto"))
@@ -65,6 +65,18 @@ def test_all_ranks_count(choose_for):
     assert (full.layout.ranks, full.decode_ranks) == (2, 0)  # nobody is left who could only decode
     room = choose_for(STREAM, gpus=4, layout="ulysses=2")
     assert (room.layout.ranks, room.decode_ranks) == (2, 2)
+
+
+def test_decode_ranks_are_lent_where_the_plan_says_that_it_gains(choose_for):
+    clip = choose_for(PRESET.recipe, gpus=2, decode_ranks=1)
+    assert clip.lending.layout.ranks == 2
+    assert clip.lending.lent_step_s < 0.6 * clip.lending.apart_step_s  # the two branches of guidance side by side
+    assert 0 < clip.lending.switch_s < clip.lending.apart_step_s
+    assert "all denoise as cfg=2 until there is something to decode" in clip.reason
+    tiny = choose_for(STREAM, gpus=2, decode_ranks=1, size=(64, 64))
+    assert tiny.lending is None  # launches take longer than what is shared
+    assert "until there is" not in tiny.reason
+    assert choose_for(PRESET.recipe, gpus=2, decode_ranks=0).lending is None
 
 
 def test_one_rank_has_no_choice(choose_for):

@@ -3,23 +3,32 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
 
+from reelray.cluster.local_engine import LocalEngine
+from reelray.cluster.model_catalog import PACKAGED
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Progress, Stage
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
+from reelray.proto.recipe import Solver
+from reelray.proto.step_plan import Crew
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
+from reelray.workers.models.registry import open_checkpoint
 from tests.support.fake_model import FakeModel
-from tests.support.gang_cases import Brittle, Gated, Overheard, clip_of, pid_of
+from tests.support.gang_cases import Brittle, Gated, InStep, Overheard, clip_of, pid_of
 from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
 
+OPEN = partial(open_checkpoint, PACKAGED / "sprites", device="cpu")
 STEPS, CHUNK = 4, 2
 RECIPE = make_recipe(steps=STEPS, chunk=CHUNK, guidance=1.0)
 LIMITS = EngineLimits(frame_credit=999, commit_s=600)
@@ -39,7 +48,8 @@ def served():
         opened.append(gang)
         gang.start()
         channel = Overheard(gang)
-        leader = Leader(EngineCore(limits, decode_ranks=1), channel, gang.description).start()
+        core = EngineCore(limits, decode_ranks=1, lending=spec.get("lending"))
+        leader = Leader(core, channel, gang.description).start()
         opened.append(leader)
         return gang, channel, leader
 
@@ -72,6 +82,48 @@ def test_a_rank_that_dies_in_a_long_decode_takes_the_video_back_to_its_last_comm
     assert gang.generation == 1
     again = [w for kind, plan in channel.notes if kind == "issue" and plan.generation == 1 for w in plan.windows]
     assert [(w.chunk, w.step) for w in again] == [(3, step) for step in range(STEPS)]
+
+
+@pytest.mark.parametrize("layout", ["ulysses=2", "cfg=2"])
+def test_decode_ranks_help_with_the_first_chunk_and_join_others_in_the_middle(served, layout, tmp_path):
+    # The first step of every later chunk waits until what is before it is decoded; then there is nothing to decode.
+    lending = Lending(layout=Layout.parse(layout), apart_step_s=2.0, lent_step_s=1.0)
+    recipe = replace(make_recipe(steps=6, chunk=CHUNK, guidance=3.0, solver=Solver.UNIPC), text_tokens=512)
+    request = make_request("a", prompt="a red circle", latent_frames=5, recipe=recipe, width=112, height=80)
+    with LocalEngine.open(OPEN) as alone:
+        wanted = torch.frombuffer(bytearray(clip_of(alone.render(request))), dtype=torch.uint8).int()
+    _, channel, leader = served(
+        InStep(tmp_path, OPEN), lending=lending, limits=EngineLimits(decode_latent_frames=1, commit_s=600)
+    )
+    found = torch.frombuffer(bytearray(clip_of(leader.submit(request))), dtype=torch.uint8).int()
+    difference = (found - wanted).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() <= 0.001
+    plans = [plan for kind, plan in channel.notes if kind == "issue" and plan.windows and plan.crew is Crew.DENOISE]
+    lent = [(w.chunk, w.step) for plan in plans if plan.layout == lending.layout for w in plan.windows]
+    assert lent[:6] == [(0, step) for step in range(6)]
+    assert any(plan.joins for plan in plans)
+    assert {chunk for chunk, _ in lent} == {0, 1, 2}
+
+
+def test_a_rank_lost_while_it_helps_is_replaced_and_all_go_on(served):
+    lending = Lending(layout=Layout(ulysses=2), apart_step_s=2.0, lent_step_s=1.0)
+    recipe = make_recipe(steps=12, guidance=1.0)
+    request = make_request("a", latent_frames=3, recipe=recipe)
+    load = partial(FakeModel, step_s=0.05)
+    gang, channel, leader = served(load, lending=lending, limits=EngineLimits(commit_s=0.01, frame_credit=999))
+    struck = threading.Event()
+
+    def strike(event):
+        if isinstance(event, Progress) and event.stage is Stage.DENOISE and event.done == 5 and not struck.is_set():
+            struck.set()
+            os.kill(pid_of(gang, 1), signal.SIGKILL)
+
+    assert clip_of(leader.submit(request), strike) == render_plainly(FakeModel(), request)
+    assert gang.generation == 1
+    again = [p for kind, p in channel.notes if kind == "issue" and p.generation == 1 and p.windows]
+    assert again[0].windows[0].step >= 4  # not from the beginning
+    assert all(plan.layout == lending.layout for plan in again)
 
 
 def test_a_failure_in_the_decoder_ends_its_request_alone(served):

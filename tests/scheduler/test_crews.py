@@ -6,6 +6,7 @@ import pytest
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.proto.step_plan import Crew, StepReport
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -202,7 +203,9 @@ def test_any_schedule_keeps_every_invariant(seed):
         commit_s=rng.choice([None, 0.5, 3.0, 1000.0]),
         losses=99,
     )
-    crews = Crews(limits)
+    switch_s = rng.choice([0.0, 2.5, 99.0])
+    lending = Lending(layout=Layout(ulysses=2), apart_step_s=2.0, lent_step_s=1.0, switch_s=switch_s)
+    crews = Crews(limits, lending=rng.choice([None, lending]))
     waiting = [f"r{i}" for i in range(rng.randint(1, 5))]
     names = list(waiting)
     hasty = rng.choice([0.1, 0.5, 0.9])  # how often the crew that denoises is the faster one
@@ -228,3 +231,6 @@ def test_any_schedule_keeps_every_invariant(seed):
     assert crews.ended == set(names)
     for name in crews.finished:
         crews.assert_complete(name)
+    moved = any(plan.windows for plan in crews.plans)
+    lent = any(plan.layout == Layout(ulysses=2) for plan in crews.plans)
+    assert lent == (crews.lending is not None and moved)  # whoever moves first finds nothing to decode

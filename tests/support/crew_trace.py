@@ -31,12 +31,15 @@ class Crews:
         limits: Of the core.
         layout: Of the ranks that denoise.
         decode_ranks: Ranks behind them.
-        rest: Further arguments of the core.
+        lending: When they help.
     """
 
-    def __init__(self, limits, *, layout=ONE, decode_ranks=1, **rest):
-        self.core = EngineCore(limits, layouts=(layout,), decode_ranks=decode_ranks, generation=1, **rest)
+    def __init__(self, limits, *, layout=ONE, decode_ranks=1, lending=None):
+        self.core = EngineCore(limits, layouts=(layout,), decode_ranks=decode_ranks, lending=lending, generation=1)
         self.limits = limits
+        self.layout = None if lending is None else layout
+        self.lending = lending
+        self.lent = 0
         self.generation = 1
         self.requests = {}
         self.ended = set()
@@ -79,12 +82,16 @@ class Crews:
             self.in_flight[plan.crew] = plan
             self.plans.append(plan)
             batch.append(plan)
-        joint = [plan for plan in batch if plan.is_joint]
+        joint = [plan for plan in batch if plan.joint]
         assert len(joint) in {0, 2}, "a plan of both crews came to one"
         for one, other in pairwise(joint):
+            assert one.joins == other.joins
+            assert one.layout == other.layout
+            if one.layout != self.layout:
+                assert one.windows == other.windows
+            self.joined = {name: self.held[Crew.DENOISE][name]["done"] for name in one.joins}
             assert {one.crew, other.crew} == {Crew.DENOISE, Crew.DECODE}
             assert one.deliveries == other.deliveries
-            assert one.layout == other.layout
         for plan in batch:
             if plan.crew is Crew.DECODE and plan.decodes:
                 self.overlaps[id(plan)] = 0
@@ -128,9 +135,10 @@ class Crews:
         failures = [name for name in fail if name in plan.touched]
         for delivery in plan.deliveries:
             self._deliver(plan.crew, delivery)
+        for name in plan.joins if plan.crew is Crew.DECODE else ():
+            held[name]["done"] = self.joined[name]
         for window in plan.windows:
-            if plan.crew is Crew.DENOISE:
-                self._move(held[window.request_id], window)
+            self._move(plan, held[window.request_id], window)
         frames = [self._decode(held, decode, failures) for decode in plan.decodes]
         commits = tuple(
             Commit(request_id=name, parts=self._write_down(plan.crew, held[name]))
@@ -149,8 +157,9 @@ class Crews:
     def _restore(self, crew, admit):
         parts = admit.resume or {}
         if crew is Crew.DECODE:
-            assert set(parts) <= {DECODE_PART}
-            return {"decoded": pickle.loads(parts[DECODE_PART]) if parts else 0, "clean": {}}
+            assert set(parts) <= {DECODE_PART, CHUNK_PART}
+            decoded = pickle.loads(parts[DECODE_PART]) if DECODE_PART in parts else 0
+            return {"decoded": decoded, "clean": {}, "done": pickle.loads(parts[CHUNK_PART]) if parts else 0}
         assert DECODE_PART not in parts
         done = pickle.loads(parts[CHUNK_PART]) if parts else 0
         clean = {
@@ -171,11 +180,18 @@ class Crews:
         else:
             clean[delivery.first_latent_frame] = delivery.latent_frames
 
-    def _move(self, state, window):
+    def _move(self, plan, state, window):
         steps = self.requests[window.request_id].recipe.schedule.length
-        assert window.chunk * steps + window.step == state["done"]
+        place = window.chunk * steps + window.step
+        if plan.crew is Crew.DECODE:
+            self.lent += 1
+            assert plan.layout == self.lending.layout
+            assert not self.held[Crew.DECODE][window.request_id]["clean"]  # all is decoded
+        if window.step == 0 and plan.crew is Crew.DECODE:
+            state["done"] = place  # its noise is drawn anew
+        assert place == state["done"]
         state["done"] += 1
-        if window.last:
+        if window.last and plan.crew is Crew.DENOISE:
             state["clean"][window.first_latent_frame] = window.latent_frames
 
     def _decode(self, held, decode, failures):
@@ -185,6 +201,8 @@ class Crews:
         chunk = max(start for start in state["clean"] if start <= first)
         assert end <= chunk + state["clean"][chunk]
         state["decoded"] = end
+        if end == chunk + state["clean"][chunk]:
+            del state["clean"][chunk]
         if name in failures or name in self.ended:
             return 0
         begin, stop = FACTS.frames(first) if first else 0, FACTS.frames(end)

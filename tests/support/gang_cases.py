@@ -184,3 +184,36 @@ class Overheard:
             elif key == (decoding if counts else None):
                 del plans[key]
         return counts
+
+
+@dataclass(frozen=True)
+class InStep:
+    """Opens a checkpoint whose chunks are evaluated only when all latent frames before them are decoded.
+
+    Args:
+        folder: Where decoded latent frames leave a file each.
+        load: Opens the checkpoint.
+    """
+
+    folder: Path
+    load: Any
+
+    def __call__(self):
+        model = self.load()
+        denoise, decode, decoded = model.denoise, model.decode, 0
+
+        def denoise_late(*arguments, positions_BT, **rest):
+            first = int(positions_BT[0, 0])
+            if first:
+                wait_until((self.folder / f"decoded-{first}").exists)
+            return denoise(*arguments, positions_BT=positions_BT, **rest)
+
+        def decode_and_tell(latents_1CTHW, state):
+            nonlocal decoded
+            frames = decode(latents_1CTHW, state)
+            decoded += latents_1CTHW.shape[2]
+            (self.folder / f"decoded-{decoded}").touch()
+            return frames
+
+        model.denoise, model.decode = denoise_late, decode_and_tell
+        return model

@@ -17,7 +17,7 @@ from pathlib import Path
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, RankLostError, UnsupportedError
 from reelray.proto.layout import Layout, check_regroup
-from reelray.proto.placement import check_placement
+from reelray.proto.placement import Lending, check_placement
 from reelray.proto.step_plan import Crew, StepPlan, StepReport
 from reelray.workers.engine.gang_door import Door
 from reelray.workers.engine.gang_members import TICK_S, Member, RankLauncher, Stage, find_dead, hear, lose
@@ -40,6 +40,7 @@ class GangSpec:
         layout: How the ranks that denoise share their videos.
         others: Layouts of the same ranks to which they may be regrouped between steps.
         decode_ranks: Further ranks that do nothing but decode, beside the others; 0 lets those that denoise decode.
+        lending: When those help to denoise; None means never.
         start_s: Longest time until all ranks are ready.
         silence_s: Longest time without a pulse before a rank counts as lost.
         stall_s: Longest time without progress of any rank during a step before the gang counts as hung.
@@ -56,6 +57,7 @@ class GangSpec:
     layout: Layout
     others: tuple[Layout, ...] = ()
     decode_ranks: int = 0
+    lending: Lending | None = None
     start_s: float = 300.0
     silence_s: float = 5.0
     stall_s: float = 300.0
@@ -79,10 +81,10 @@ class GangSpec:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
         check_regroup(self.layouts)
-        check_placement(self.layouts, self.decode_ranks)
-        if self.others and isinstance(self.load, SharingLoader) and self.load.shares:
+        check_placement(self.layouts, self.decode_ranks, self.lending)
+        if (self.others or self.lending) and isinstance(self.load, SharingLoader) and self.load.shares:
             raise UnsupportedError(
-                "sharded weights belong to one layout; a gang that regroups needs resident or offloaded ones"
+                "sharded weights belong to one layout; a gang that regroups or lends ranks needs others"
             )
 
 
@@ -251,6 +253,7 @@ class Gang:
             ranks=self._spec.ranks,
             layouts=self._spec.layouts,
             decode_ranks=self._spec.decode_ranks,
+            lent=None if self._spec.lending is None else self._spec.lending.layout,
             load=self._spec.load,
             threads=self._spec.threads,
             collective_s=max(60.0, self._spec.stall_s),

@@ -18,6 +18,7 @@ from torch import distributed as dist
 
 from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.residency import Blocks
+from reelray.workers.engine.chunk_sharer import make_sharer
 from reelray.workers.engine.device_memory import check_device
 from reelray.workers.engine.gang_wire import (
     Assignment,
@@ -266,6 +267,7 @@ class Seat:
             assignment.layouts,
             model.device,
             spare=assignment.decode_ranks,
+            lent=assignment.lent,
             shares_weights=model.residency.blocks is Blocks.SHARDED,
             timeout_s=assignment.collective_s,
         )
@@ -301,7 +303,8 @@ def _build(
     return Rank(
         model,
         generation=generation,
-        stations=make_stations(model, mesh, assignment.layouts),
+        stations=make_stations(model, mesh, assignment.layouts, assignment.lent),
+        sharer=make_sharer(model, mesh),
         regrouper=make_regrouper(model, mesh),
         on_progress=heart.moved,
         load_s=load_s,

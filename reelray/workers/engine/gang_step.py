@@ -75,5 +75,5 @@ class GangStep:
 def tell_failure(steps: Collection[GangStep], origin: GangStep, failure: RequestFailure, now: float) -> None:
     """Note a failure in the plan where it happened and in that of the other crew, where both share collectives."""
     for step in steps:
-        if step is origin or (step.plan.is_joint and origin.plan.is_joint):
+        if step is origin or (step.plan.joint and origin.plan.joint):
             step.fail(failure, now)

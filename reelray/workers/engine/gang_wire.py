@@ -65,6 +65,7 @@ class Assignment:
         ranks: Ranks in the gang.
         layouts: Layouts to make groups for; the first is the one to begin with.
         decode_ranks: Ranks behind those of the layout, which do nothing but decode.
+        lent: Layout of all ranks while these help to denoise; None means never.
         load: Opens the checkpoint.
         threads: Threads of torch.
         collective_s: After how long a collective fails where the backend can tell.
@@ -73,6 +74,7 @@ class Assignment:
     ranks: int
     layouts: Sequence[Layout]
     decode_ranks: int
+    lent: Layout | None
     load: ModelLoader
     threads: int
     collective_s: float

@@ -81,7 +81,7 @@ class HeldRequest:
         self._model = model
         self._texts: list[Any] = []
         self._image: list[Any] | None = None
-        if station.role.denoises:
+        if station.role.denoises or station.role.helps:
             guided = request.recipe.guidance.needs_unconditional
             prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
             self._texts = model.encode_text(prompts)
@@ -96,19 +96,23 @@ class HeldRequest:
         self._saved = 0  # how much of it was written down
         self._clean_pass: tuple[int, Tensor] | None = None  # a chunk that is yet to be remembered
         self.settle(station, here=here)
+        self.begin_memory(station)
 
-    def settle(self, station: Station, *, here: bool) -> None:
-        """Go on at a station, after what belongs there was taken.
+    def begin_memory(self, station: Station) -> None:
+        """Remember the request here from now on, and what it remembered elsewhere.
 
         Raises:
-            ResourceError: There is no room to remember the request.
+            ResourceError: There is no room for it.
         """
+        if self.here and station.role.denoises and self._memory is None:
+            self._memory = self._rooms.open(self.request, station)
+            self.remember_again()
+
+    def settle(self, station: Station, *, here: bool) -> None:
+        """Go on at a station, after what belongs there was taken."""
         self.here = here
         self._role, self._branches = station.role, station.branches_for(self.request)
         self._chunk_branches = self._branches if self._chunk is None else self._branches.begin()
-        if here and station.role.denoises and self._memory is None:
-            self._memory = self._rooms.open(self.request, station)
-            self._remember_again()
 
     def release(self) -> None:
         """Give back what others share."""
@@ -117,17 +121,14 @@ class HeldRequest:
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
-        chunk = None if self._chunk is None else self._chunk.state()
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
-        denoise = {} if chunk is None else {"latents": chunk["latents"]}
-        denoise |= {} if chunk is None else {f"{_SOLVER}{name}": value for name, value in chunk["solver"].items()}
         history = self._history if self._memory is None else self._memory.history
-        device = self._model.device
-        denoise |= {f"{_HISTORY}{past.first}": past.latents_1CTHW.to(device) for past in history}
+        denoise = self.show_chunk()
+        denoise |= {f"{_HISTORY}{past.first}": past.latents_1CTHW.to(self._model.device) for past in history}
         denoise |= {} if self._clean_pass is None else {f"{_CLEAN}{self._clean_pass[0]}": self._clean_pass[1]}
         state = HeldState(
             facts={
-                "chunk": chunk and chunk["chunk"],
+                "chunk": self.chunk_index,
                 "decoder": parts and parts.facts,
                 "history": {past.first: past.timestep for past in history},
             },
@@ -145,9 +146,7 @@ class HeldRequest:
         """Go on from what other ranks gave, cut for this one."""
         facts = state.facts
         if facts["chunk"] is not None:
-            solver = {name.removeprefix(_SOLVER): v for name, v in state.denoise.items() if name.startswith(_SOLVER)}
-            chunk = {"chunk": facts["chunk"], "latents": state.denoise["latents"], "solver": solver}
-            self._chunk = ChunkInWork.from_state(self.request, chunk, self._model.device)
+            self.take_chunk(facts["chunk"], state.denoise)
         self._history = [
             Committed(first=first, timestep=timestep, latents_1CTHW=state.denoise[f"{_HISTORY}{first}"].cpu())
             for first, timestep in facts["history"].items()
@@ -159,6 +158,25 @@ class HeldRequest:
         if facts["decoder"] is not None:
             parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
             self._decode_state = self._model.put_together(parts)
+
+    @property
+    def chunk_index(self) -> int | None:
+        """Which chunk is in work; None between two."""
+        return None if self._chunk is None else int(self._chunk.state()["chunk"])
+
+    def show_chunk(self) -> dict[str, Tensor]:
+        """Latents and solver history of the chunk in work; nothing between two."""
+        if self._chunk is None:
+            return {}
+        state = self._chunk.state()
+        return {"latents": state["latents"]} | {f"{_SOLVER}{name}": value for name, value in state["solver"].items()}
+
+    def take_chunk(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with the chunk that another rank has shown."""
+        solver = {name.removeprefix(_SOLVER): value for name, value in tensors.items() if name.startswith(_SOLVER)}
+        chunk = {"chunk": index, "latents": tensors["latents"], "solver": solver}
+        self._chunk = ChunkInWork.from_state(self.request, chunk, self._model.device)
+        self._chunk_branches = self._branches.begin()
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
@@ -190,7 +208,7 @@ class HeldRequest:
         assert self._memory is not None
         self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=latents_1CTHW.cpu()))
 
-    def _remember_again(self) -> None:
+    def remember_again(self) -> None:
         """Come by the memory of another lane, or of ranks that are gone, by the forwards that made it."""
         if self._memory is None or not self._history:
             return
@@ -279,11 +297,12 @@ class HeldRequest:
     def restore(self, parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` wrote on the ranks that do the same, on a fresh `HeldRequest` of the same request."""
         device = self._model.device
-        if self._role.denoises:
+        if self._role.denoises or self._role.helps:
             self._restore_chunk(_unpack(parts[CHUNK_PART]))
+        if self._role.denoises:
             history = [_unpack(data) for data in find_history(parts).values()]
             self._history, self._saved = [Committed(**past) for past in history], len(history)
-            self._remember_again()
+            self.remember_again()
         if self._role.denoises and self._role.handover is not None:
             self._clean_1CTHW = {first: _unpack(data).to(device) for first, data in _clean_parts(parts)}
         if self._role.decodes and DECODE_PART in parts:

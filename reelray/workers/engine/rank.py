@@ -22,6 +22,7 @@ from reelray.proto.step_plan import (
     StepReport,
     WindowStep,
 )
+from reelray.workers.engine.chunk_sharer import ChunkSharer
 from reelray.workers.engine.device_memory import device_name, peak_bytes
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
@@ -42,6 +43,7 @@ class Rank:
         generation: Generation of the gang; plans of another one are refused.
         stations: What this rank of a gang does, by layout; the first is that of the start. Everything by default.
         regrouper: Carries out moves; a gang of one lane has none.
+        sharer: Brings chunks in work to ranks that only decode and are lent; where none are, there is none.
         on_progress: Called whenever work has moved.
         load_s: Seconds it took to load the checkpoint.
     """
@@ -53,12 +55,14 @@ class Rank:
         generation: int = 0,
         stations: Mapping[Layout, Station] | None = None,
         regrouper: Regrouper | None = None,
+        sharer: ChunkSharer | None = None,
         on_progress: Callable[[], None] = lambda: None,
         load_s: float = 0.0,
     ) -> None:
         self._model = model
         self._stations = stations or {Layout(): Station()}
         self._regrouper = regrouper
+        self._sharer = sharer
         self._on_progress = on_progress
         self._load_s = load_s
         self._take_station(next(iter(self._stations)))
@@ -102,14 +106,13 @@ class Rank:
             self._drop(request_id)
         with torch.inference_mode():
             if plan.layout is not None:
-                self._take_station(plan.layout)
+                self._change_station(plan.layout, settles=plan.crew is not None)
             for move in plan.moves:
                 self._regroup(record, move)
             for admit in plan.admits:
                 told = admit.lane == self._station.lane and self._station.role.tells_denoise
                 self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit), told=told)
-            for delivery in plan.deliveries:
-                self._on_held(record, delivery, Stage.REGROUP, partial(self._deliver, delivery))
+            self._exchange(record, plan)
             self._work(record, plan)
             for request_id in plan.commits:
                 if request_id in self._held and self._held[request_id].here:
@@ -118,6 +121,15 @@ class Rank:
 
     def check(self) -> None:
         """A rank alone is well as long as its process is."""
+
+    def _exchange(self, record: StepRecord, plan: StepPlan) -> None:
+        """What goes from one crew to the other."""
+        for request_id in plan.joins:
+            if request_id in self._held:
+                held = self._held[request_id]
+                self._attempt(record, held.request, Stage.REGROUP, partial(self._join, held), told=False)
+        for delivery in plan.deliveries:
+            self._on_held(record, delivery, Stage.DECODE, partial(self._deliver, delivery))
 
     def _work(self, record: StepRecord, plan: StepPlan) -> None:
         role, lane = self._station.role, self._station.lane
@@ -155,6 +167,14 @@ class Rank:
         self._station = self._stations[layout]
         self._station.take(self._model)
 
+    def _change_station(self, layout: Layout, *, settles: bool) -> None:
+        """Work as the layout says from here on; where crews lend ranks, with all that is held."""
+        before = self._station
+        self._take_station(layout)
+        if settles and self._station is not before:
+            for held in self._held.values():
+                held.settle(self._station, here=True)
+
     def _regroup(self, record: StepRecord, move: Move) -> None:
         held = self._held.get(move.request_id)
         if held is None:  # it failed earlier in this very plan
@@ -170,6 +190,7 @@ class Rank:
         assert self._regrouper is not None
         self._regrouper.carry_out(move, held)
         held.settle(self._station, here=here)
+        held.begin_memory(self._station)
         return 0
 
     def _admit(self, admit: Admit) -> int:
@@ -207,6 +228,11 @@ class Rank:
 
     def _move(self, window: WindowStep, held: HeldRequest) -> int:
         return held.move(window)
+
+    def _join(self, held: HeldRequest) -> int:
+        assert self._sharer is not None, "ranks of this gang are never lent"
+        self._sharer.share(held)
+        return 0
 
     def _deliver(self, delivery: Delivery, held: HeldRequest) -> int:
         held.deliver(delivery)

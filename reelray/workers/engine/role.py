@@ -27,6 +27,7 @@ class Role:
         decodes: Decodes pieces.
         tells_denoise: Reports what comes of windows.
         tells_decode: Reports frames and what comes of pieces.
+        helps: Only decodes, but may be lent to those that denoise: it knows the text of every request.
         handover: Set where others decode than denoise, on the rank that sends and on those that receive.
     """
 
@@ -34,4 +35,5 @@ class Role:
     decodes: bool = True
     tells_denoise: bool = True
     tells_decode: bool = True
+    helps: bool = False
     handover: Handover | None = None

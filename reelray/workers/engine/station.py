@@ -67,15 +67,21 @@ class Station:
         model.use_picture_sharing(self.pictures)
 
 
-def make_stations(model: "VideoModel", mesh: Mesh, layouts: Sequence[Layout]) -> Mapping[Layout, Station]:
+def make_stations(
+    model: "VideoModel", mesh: Mesh, layouts: Sequence[Layout], lent: Layout | None = None
+) -> Mapping[Layout, Station]:
     """Make this rank's station in every layout.
 
     Args:
         model: Asked what it can share; a layout with `pipe` makes it drop layers, so it must be the only one.
         mesh: The groups.
         layouts: Those of the mesh.
+        lent: That of all ranks while those that only decode help to denoise.
     """
-    return {layout: _make_station(model, mesh, layout) for layout in layouts}
+    stations = {layout: _make_station(model, mesh, layout) for layout in layouts}
+    if lent is None:
+        return stations
+    return stations | {lent: _make_lent(model, mesh.lane(lent), stations[layouts[0]].role)}
 
 
 def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
@@ -87,10 +93,26 @@ def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
     if lane.weights is not None:
         model.use_weight_gather(WeightGather(lane.weights))
     role, pictures = _share_pictures(model, mesh, lane.everyone, denoises=True)
-    sharding = SequenceSharding(lane, make_attention=load_choice(lane)) if lane.sequence.size > 1 else WholeWindow()
     heads_of = (lane.ulysses.index, lane.ulysses.size)
-    station = Station(lane=lane.replica, role=role, sharding=sharding, pictures=pictures, heads_of=heads_of)
+    station = Station(lane=lane.replica, role=role, sharding=_share_tokens(lane), pictures=pictures, heads_of=heads_of)
     return _share_branches(station, model, lane)
+
+
+def _make_lent(model: "VideoModel", lane: Lane, own: Role) -> Station:
+    """All ranks denoise, and nothing is decoded; who tells, and who gives clean latents later, stays the same.
+
+    Args:
+        model: Asked what it can share.
+        lane: All ranks.
+        own: What this rank does otherwise.
+    """
+    handover = own.handover if own.denoises else None
+    role = Role(decodes=False, tells_denoise=own.tells_denoise, tells_decode=False, handover=handover)
+    return _share_branches(Station(role=role, sharding=_share_tokens(lane)), model, lane)
+
+
+def _share_tokens(lane: Lane) -> Sharding:
+    return SequenceSharding(lane, make_attention=load_choice(lane)) if lane.sequence.size > 1 else WholeWindow()
 
 
 def _share_branches(station: Station, model: "VideoModel", lane: Lane) -> Station:
@@ -136,6 +158,7 @@ def _share_pictures(
         decodes=first or shares or not denoises,
         tells_denoise=denoises and first,
         tells_decode=first,
+        helps=not denoises and mesh.lent is not None,
         handover=handover,
     )
     return role, sharing if shares else None

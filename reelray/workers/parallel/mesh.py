@@ -171,10 +171,13 @@ class Lane:
 class Mesh:
     """Every layout of a gang, seen from this rank; see `Mesh.create`."""
 
-    def __init__(self, lanes: dict[Layout, Lane], pool: GroupPool, decoding: Ranks = ()) -> None:
+    def __init__(
+        self, lanes: dict[Layout, Lane], pool: GroupPool, decoding: Ranks = (), *, lends: bool = False
+    ) -> None:
         self._lanes = lanes
         self._pool = pool
         self._decoding = decoding
+        self._lends = lends
         self._denoising = tuple(range(dist.get_world_size() - len(decoding)))
 
     @property
@@ -191,6 +194,16 @@ class Mesh:
     def everyone(self) -> AxisGroup | None:
         """All ranks that denoise, whatever the layout, of which this one is one; None on spare ranks."""
         return self._outside("everyone", self._denoising)
+
+    @property
+    def lent(self) -> AxisGroup | None:
+        """All ranks of the gang, where spare ones may be lent to those that denoise; None where they are not."""
+        return self._outside("lent", (*self._denoising, *self._decoding)) if self._lends else None
+
+    @property
+    def spare(self) -> Ranks:
+        """Ranks that do nothing but decode, unless they are lent."""
+        return self._decoding
 
     @property
     def has_spare(self) -> bool:
@@ -210,6 +223,7 @@ class Mesh:
         device: torch.device | str,
         *,
         spare: int = 0,
+        lent: Layout | None = None,
         shares_weights: bool = False,
         timeout_s: float | None = None,
     ) -> "Mesh":
@@ -219,6 +233,7 @@ class Mesh:
             layouts: What the gang may be switched to; each uses every rank, idle ones as further replicas.
             device: Where the tensors of this rank lie.
             spare: Ranks behind those of the layouts, which decode.
+            lent: Layout of all ranks, spare ones included, for the time when these help to denoise.
             shares_weights: Make the groups of ranks that share their weights.
             timeout_s: After how long a collective fails; None takes torch's default.
 
@@ -235,7 +250,9 @@ class Mesh:
         decoding = tuple(range(world, world + spare))
         device = torch.device(device)
         pool = GroupPool(device, timeout_s=timeout_s)
-        for layout in layouts:
+        if lent is not None and lent.ranks != world + spare:
+            raise InputError(f"layout {lent} of lent ranks has {lent.ranks}, the gang {world + spare}")
+        for layout in (*layouts, lent) if lent is not None else layouts:
             for ranks in _all_groups(layout):
                 pool.add(ranks)
             for ranks in _sharing_groups(layout) if shares_weights else ():
@@ -245,7 +262,9 @@ class Mesh:
             pool.add(ranks)
         denoises = dist.get_rank() < world
         lanes = {layout: _lane(layout, pool, device, shares_weights=shares_weights) for layout in layouts if denoises}
-        return cls(lanes, pool, decoding)
+        if lent is not None:
+            lanes[lent] = _lane(lent, pool, device, shares_weights=False)
+        return cls(lanes, pool, decoding, lends=lent is not None)
 
     @property
     def groups(self) -> int:

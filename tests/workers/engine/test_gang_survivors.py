@@ -207,7 +207,9 @@ def test_a_rank_hears_that_it_is_to_leave_while_it_works_and_forgets_what_is_old
     wait_until(lambda: ear.is_over(2))
     here.connection.close()
     answers, out = (Wire(end) for end in Pipe())
-    assignment = Assignment(ranks=1, layouts=(), decode_ranks=0, load=FakeModel, threads=1, collective_s=60.0)
+    assignment = Assignment(
+        ranks=1, layouts=(), decode_ranks=0, lent=None, load=FakeModel, threads=1, collective_s=60.0
+    )
     Seat(0, assignment, FakeModel(), load_s=0.0, ear=ear, heart=None).follow(out)
     out.close()
     assert answers.receive() == Left(generation=3)

@@ -1,0 +1,106 @@
+"""The requests of an engine, and whose turn it is."""
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import TypeVar
+
+from reelray.proto.layout import Place
+from reelray.proto.request import RequestId
+from reelray.proto.step_plan import DecodeStep, Delivery, WindowStep
+from reelray.scheduler.lanes import PATIENCE
+from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.rollout import Phase, Rollout
+
+Work = TypeVar("Work", WindowStep, DecodeStep)
+
+
+class Roster:
+    """Requests in order of arrival.
+
+    Args:
+        limits: How many the ranks hold at once.
+    """
+
+    def __init__(self, limits: EngineLimits) -> None:
+        self.rollouts: dict[RequestId, Rollout] = {}
+        self.plans = 0  # of whichever crew
+        self._turn = 0  # grows with every window and piece, which so have an order within a step too
+        self._limits = limits
+
+    @property
+    def waits_for_decode(self) -> bool:
+        """Whether any request has clean latents that are not decoded."""
+        return any(rollout.waits_for_decode for rollout in self.rollouts.values())
+
+    def take_admits(self) -> list[Rollout]:
+        """Requests that the ranks are to take in now."""
+        queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED]
+        room = self._limits.requests - (len(self.rollouts) - len(queued))
+        admitted = queued[: max(0, room)]
+        for rollout in admitted:
+            rollout.phase = Phase.ADMITTED
+        return admitted
+
+    def at_work(self) -> list[Rollout]:
+        """Requests on the ranks, or about to be, that had something to do not long ago."""
+        held = [r for r in self.rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
+        for rollout in held:
+            if rollout.phase is Phase.ADMITTED or rollout.has_work:
+                rollout.worked_at = self.plans
+        return [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
+
+    def pick_windows(self, places: Sequence[Place]) -> tuple[WindowStep, ...]:
+        """For every lane, the window of that request of its own whose turn it is; of several where layers are split."""
+        return self._pick(places, Rollout.next_window, "window_turn", most=max(place.layout.pipe for place in places))
+
+    def pick_decodes(self, places: Sequence[Place]) -> tuple[DecodeStep, ...]:
+        """For every lane, the piece of that request of its own whose turn it is."""
+        return self._pick(places, Rollout.next_decode, "decode_turn", most=1)
+
+    def pick_delivered(self) -> tuple[DecodeStep, ...]:
+        """The piece whose turn it is, if the ranks that only decode have it."""
+        for rollout in sorted(self.rollouts.values(), key=attrgetter("decode_turn")):
+            work = rollout.next_decode()
+            if work is not None:
+                if not rollout.is_delivered(work):
+                    return ()  # the next plans bring it; others would pass it by again and again
+                self._turn += 1
+                rollout.decode_turn = self._turn
+                return (work,)
+        return ()
+
+    def deliver(self) -> tuple[Delivery, ...]:
+        """Clean chunks that the ranks which only decode do not have yet; see `Rollout.deliver`."""
+        return tuple(delivery for rollout in self.rollouts.values() for delivery in rollout.deliver())
+
+    def list_commits(self, windows: Sequence[WindowStep], now_s: float) -> tuple[RequestId, ...]:
+        """Requests whose state should be written down once these windows are moved."""
+        return tuple(w.request_id for w in windows if self.rollouts[w.request_id].wants_commit(w, now_s))
+
+    def list_decode_commits(self, decodes: Sequence[DecodeStep]) -> tuple[RequestId, ...]:
+        """Requests whose decoder should be written down once these pieces are decoded, by ranks that only decode."""
+        return tuple(d.request_id for d in decodes if self.rollouts[d.request_id].wants_decode_commit(d))
+
+    def _pick(
+        self, places: Sequence[Place], next_of: Callable[[Rollout], Work | None], turn: str, *, most: int
+    ) -> tuple[Work, ...]:
+        picked: list[Work] = []
+        for place in places:
+            here = [rollout for rollout in self.rollouts.values() if rollout.place == place]
+            ready = [
+                (rollout, work)
+                for rollout in sorted(here, key=attrgetter(turn))
+                if (work := next_of(rollout)) is not None
+            ]
+            for rollout, work in _who_goes_together(ready, most):
+                self._turn += 1
+                setattr(rollout, turn, self._turn)
+                picked.append(work)
+        return tuple(picked)
+
+
+def _who_goes_together(ready: Sequence[tuple[Rollout, Work]], most: int) -> Sequence[tuple[Rollout, Work]]:
+    """The first, and those behind it that may go with it."""
+    if not ready or ready[0][0].suspect:
+        return ready[:1]
+    return [one for one in ready if not one[0].suspect][:most]
