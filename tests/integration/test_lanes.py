@@ -141,7 +141,7 @@ def test_no_group_is_made_after_the_start(world):
 
 def test_a_state_goes_to_every_lane_and_back_bit_for_bit(world):
     first, *others = world[0]["states"]["states"]
-    assert first["chunk"]["latents"].shape[2] == 1
+    assert first["chunk"]["work"]["latents"].shape[2] == 1
     assert first["decode"]["decoder"].numel() > 100_000
     assert list(first["decode"]["clean"]) == [2]
     for state in others:

@@ -56,7 +56,8 @@ class FakeModel:
     def encode_image(self, image_HWC, *, frames):
         return image_HWC.float().mean() / 255 / frames
 
-    def denoise(self, latents_BCTHW, timestep_BT, text, *, positions_BT, image=None):
+    def denoise(self, latents_BCTHW, timestep_BT, text, *, positions_BT, image=None, view=None):
+        assert view is None
         self.gate.wait()
         time.sleep(self.step_s)
         prompt, value = text[0]

@@ -127,13 +127,13 @@ def execute(rank, plan):
     did, kept = [], (HeldRequest.move, HeldRequest.decode)
 
     def watch(kind, action):
-        def noted(held, step):
+        def noted(held, *step, **named):
             sharing = getattr(held._model, "_sharding" if kind == "moves" else "_pictures", None)
             group = getattr(sharing, "_group", None) or getattr(getattr(sharing, "_lane", None), "sequence", None)
             branches = getattr(held._branches, "_group", None) if kind == "moves" else None
             sharers = {*(group.ranks if group else ()), *(branches.ranks if branches else ()), dist.get_rank()}
             did.append((kind, held.request.request_id, len(sharers)))
-            return action(held, step)
+            return action(held, *step, **named)
 
         return noted
 

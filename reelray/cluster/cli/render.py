@@ -58,17 +58,9 @@ def render(
     from reelray.cluster.render_plan import Place  # noqa: PLC0415
 
     wish = RenderOptions(
-        prompt=prompt,
-        seconds=seconds,
-        frames=frames,
-        size=size,
-        seed=seed,
-        steps=steps,
-        guidance=guidance,
-        negative=negative,
-        image=image,
-        fps=fps,
-    )
+        prompt=prompt, seconds=seconds, frames=frames, size=size, seed=seed, steps=steps, guidance=guidance,
+        negative=negative, image=image, fps=fps,
+    )  # fmt: skip
     place = Place(
         model=model, device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks,
         patches=patches, exact_steps=exact_steps, weights=weights, encoder=encoder,

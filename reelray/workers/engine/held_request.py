@@ -3,10 +3,8 @@
 Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F pixel frames.
 """
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +12,6 @@ from torch import Tensor
 
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames
-from reelray.proto.recipe import Commit
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import (
     CHUNK_PART,
@@ -23,20 +20,17 @@ from reelray.proto.step_plan import (
     Delivery,
     WindowStep,
     clean_part,
-    find_history,
-    history_part,
 )
 from reelray.workers.engine.chunk_in_work import ChunkInWork
+from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
+from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station
-from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
 from reelray.workers.parallel.layer_pipeline import LineBranches, OpenStep
-from reelray.workers.samplers.guidance import Branch
 
-_SOLVER, _HISTORY, _CLEAN = "solver.", "history.", "clean."
-"""Prefixes of names in `HeldState.denoise`."""
+_SOLVER = "solver."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,22 +73,16 @@ class HeldRequest:
     ) -> None:
         self.request = request
         self._model = model
-        self._texts: list[Any] = []
-        self._image: list[Any] | None = None
+        self._forwards = Forwards(request=request, model=model, rooms=rooms)
         if station.role.denoises or station.role.helps:
             guided = request.recipe.guidance.needs_unconditional
             prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
-            self._texts = model.encode_text(prompts)
-            self._image = None if request.image is None else [self._encode_image(request.image)]
+            self._forwards.texts = model.encode_text(prompts)
+            self._forwards.image = None if request.image is None else [self._encode_image(request.image)]
         self.latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
-        self._rooms = rooms
-        self._memory: StreamMemory | None = None
-        self._history: list[Committed] = []  # what memory is to be made from, where it lies elsewhere by now
-        self._saved = 0  # how much of it was written down
-        self._clean_pass: tuple[int, Tensor] | None = None  # a chunk that is yet to be remembered
         self.settle(station, here=here)
         self.begin_memory(station)
 
@@ -104,9 +92,8 @@ class HeldRequest:
         Raises:
             ResourceError: There is no room for it.
         """
-        if self.here and station.role.denoises and self._memory is None:
-            self._memory = self._rooms.open(self.request, station)
-            self.remember_again()
+        if self.here and station.role.denoises:
+            self._forwards.begin(station)
 
     def settle(self, station: Station, *, here: bool) -> None:
         """Go on at a station, after what belongs there was taken."""
@@ -116,30 +103,24 @@ class HeldRequest:
 
     def release(self) -> None:
         """Give back what others share."""
-        if self._memory is not None:
-            self._memory.close()
+        self._forwards.release()
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
-        history = self._history if self._memory is None else self._memory.history
-        denoise = self.show_chunk()
-        denoise |= {f"{_HISTORY}{past.first}": past.latents_1CTHW.to(self._model.device) for past in history}
-        denoise |= {} if self._clean_pass is None else {f"{_CLEAN}{self._clean_pass[0]}": self._clean_pass[1]}
+        timesteps, remembered = self._forwards.give()
         state = HeldState(
             facts={
                 "chunk": self.chunk_index,
                 "decoder": parts and parts.facts,
-                "history": {past.first: past.timestep for past in history},
+                "history": timesteps,
             },
-            denoise=denoise,
+            denoise=self.show_chunk() | remembered,
             decode={str(first): latents for first, latents in self._clean_1CTHW.items()},
             slots=[] if parts is None else list(parts.slots),
             splits=parts is not None and parts.splits,
         )
         self._chunk, self._clean_1CTHW, self._decode_state = None, {}, None
-        self.release()
-        self._memory, self._history, self._clean_pass = None, [], None
         return state
 
     def take(self, state: HeldState) -> None:
@@ -147,13 +128,7 @@ class HeldRequest:
         facts = state.facts
         if facts["chunk"] is not None:
             self.take_chunk(facts["chunk"], state.denoise)
-        self._history = [
-            Committed(first=first, timestep=timestep, latents_1CTHW=state.denoise[f"{_HISTORY}{first}"].cpu())
-            for first, timestep in facts["history"].items()
-        ]
-        for name, latents_1CTHW in state.denoise.items():
-            if name.startswith(_CLEAN):
-                self._clean_pass = int(name.removeprefix(_CLEAN)), latents_1CTHW
+        self._forwards.take(facts["history"], state.denoise)
         self._clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
         if facts["decoder"] is not None:
             parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
@@ -181,52 +156,21 @@ class HeldRequest:
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
         if window.is_clean_pass:
-            return self._remember(window)
+            return self._forwards.remember(window)
         chunk = self._start(window)
         input_1CTHW = chunk.latents_1CTHW
-        prediction = self._chunk_branches.predict(
-            partial(self._evaluate, chunk, window), chunk.weight(window.step), shape=input_1CTHW.shape
-        )
+        weight, shape = chunk.weight(window.step), input_1CTHW.shape
+        prediction = self._chunk_branches.predict(self._evaluate(chunk, window), weight, shape=shape)
         if window.commits:
-            self._note(window.first_latent_frame, chunk.timestep(window.step), input_1CTHW)
+            self._forwards.note(window.first_latent_frame, chunk.timestep(window.step), input_1CTHW)
         return self._end(window, prediction)
-
-    def _remember(self, window: WindowStep) -> int:
-        """Evaluate a clean chunk once more, for what its forward leaves."""
-        rule, memory = self.request.recipe.memory, self._memory
-        assert rule is not None
-        assert memory is not None
-        assert self._clean_pass is not None
-        (first, latents_1CTHW), self._clean_pass = self._clean_pass, None
-        assert first == window.first_latent_frame
-        for branch in memory.branches:
-            self._run(latents_1CTHW, rule.commit_timestep, first, branch, commits=True)
-        self._note(first, rule.commit_timestep, latents_1CTHW)
-        return len(memory.branches)
-
-    def _note(self, first: int, timestep: float, latents_1CTHW: Tensor) -> None:
-        assert self._memory is not None
-        self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=latents_1CTHW.cpu()))
-
-    def remember_again(self) -> None:
-        """Come by the memory of another lane, or of ranks that are gone, by the forwards that made it."""
-        if self._memory is None or not self._history:
-            return
-
-        def evaluate(past: Committed, branch: Branch) -> None:
-            latents_1CTHW = past.latents_1CTHW.to(self._model.device)
-            self._run(latents_1CTHW, past.timestep, past.first, branch, commits=True)
-            self._rooms.on_progress()
-
-        self._memory.replay(self._history, evaluate)
-        self._history = []
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
         chunk, branches = self._start(window), self._chunk_branches
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
-        evaluate = partial(self._evaluate, chunk, window)
-        return branches.open(evaluate, chunk.weight(window.step), shape=chunk.latents_1CTHW.shape)
+        weight, shape = chunk.weight(window.step), chunk.latents_1CTHW.shape
+        return branches.open(self._evaluate(chunk, window), weight, shape=shape)
 
     def close(self, window: WindowStep, step: OpenStep, predicted: Sequence[Tensor]) -> int:
         """End what `open` began; returns the transformer evaluations it took."""
@@ -246,8 +190,7 @@ class HeldRequest:
         if window.last:
             check_finite(chunk.latents_1CTHW, self._model.digest)
             self._hand_on(window, chunk.latents_1CTHW)
-            if self._makes_clean_passes:
-                self._clean_pass = window.first_latent_frame, chunk.latents_1CTHW
+            self._forwards.keep_clean(window.first_latent_frame, chunk.latents_1CTHW)
             self._chunk = None
             self._chunk_branches = self._branches
         return 1 if chunk.weight(window.step) == 1.0 else 2
@@ -281,56 +224,38 @@ class HeldRequest:
 
     def save(self) -> dict[str, bytes]:
         """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
-        parts, role = {}, self._role
+        parts: dict[str, bytes] = {}
+        role = self._role
         if role.denoises:
-            work = None if self._chunk is None else _on_cpu(self._chunk.state())
-            parts[CHUNK_PART] = _pack({"work": work, "clean_pass": _on_cpu(self._clean_pass)})
-            parts |= self._save_history()
+            work = None if self._chunk is None else on_cpu(self._chunk.state())
+            waiting, history = self._forwards.save()
+            parts |= {CHUNK_PART: pack({"work": work, "clean_pass": waiting}), **history}
         if role.decodes:
             # What was delivered is written down by the rank that gave it: crews write at different times.
-            clean = {} if role.handover is not None else _on_cpu(self._clean_1CTHW)
-            parts[DECODE_PART] = _pack({"clean": clean, "decoder": self._pack_decoder()})
+            clean = {} if role.handover is not None else on_cpu(self._clean_1CTHW)
+            parts[DECODE_PART] = pack({"clean": clean, "decoder": self._pack_decoder()})
         elif role.handover is not None:
-            parts |= {clean_part(first): _pack(latents.cpu()) for first, latents in self._clean_1CTHW.items()}
+            parts |= {clean_part(first): pack(latents.cpu()) for first, latents in self._clean_1CTHW.items()}
         return parts
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` wrote on the ranks that do the same, on a fresh `HeldRequest` of the same request."""
         device = self._model.device
         if self._role.denoises or self._role.helps:
-            self._restore_chunk(_unpack(parts[CHUNK_PART]))
-        if self._role.denoises:
-            history = [_unpack(data) for data in find_history(parts).values()]
-            self._history, self._saved = [Committed(**past) for past in history], len(history)
-            self.remember_again()
+            state = unpack(parts[CHUNK_PART])
+            if state["work"] is not None:
+                self._chunk = ChunkInWork.from_state(self.request, state["work"], device)
+                self._chunk_branches = self._branches.begin()
+            if self._role.denoises:
+                self._forwards.restore(state["clean_pass"], parts)
         if self._role.denoises and self._role.handover is not None:
-            self._clean_1CTHW = {first: _unpack(data).to(device) for first, data in _clean_parts(parts)}
+            self._clean_1CTHW = {first: unpack(data).to(device) for first, data in _clean_parts(parts)}
         if self._role.decodes and DECODE_PART in parts:
-            state = _unpack(parts[DECODE_PART])
+            state = unpack(parts[DECODE_PART])
             self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
             if state["decoder"] is not None:
                 decoder = state["decoder"].numpy().tobytes()
                 self._decode_state = self._model.unpack_decode_state(decoder, latent_rows=self.latent_rows)
-
-    def _restore_chunk(self, state: dict[str, Any]) -> None:
-        device = self._model.device
-        if state["work"] is not None:
-            self._chunk = ChunkInWork.from_state(self.request, state["work"], device)
-            self._chunk_branches = self._branches.begin()
-        if state["clean_pass"] is not None:
-            first, latents_1CTHW = state["clean_pass"]
-            self._clean_pass = first, latents_1CTHW.to(device)
-
-    def _save_history(self) -> dict[str, bytes]:
-        """What was remembered since the last time; the rest is written down already."""
-        history = [] if self._memory is None else self._memory.history
-        new, self._saved = history[self._saved :], len(history)
-        return {history_part(past.first): _pack(asdict(past)) for past in new}
-
-    @property
-    def _makes_clean_passes(self) -> bool:
-        rule = self.request.recipe.memory
-        return rule is not None and rule.commit is Commit.CLEAN
 
     def _pack_decoder(self) -> Tensor | None:
         """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""
@@ -350,31 +275,11 @@ class HeldRequest:
     def _begin(self, window: WindowStep) -> ChunkInWork:
         return ChunkInWork(self.request, window.chunk, self._shape(window), self._model.device)
 
-    def _evaluate(self, chunk: ChunkInWork, window: WindowStep, branch: Branch) -> Tensor:
+    def _evaluate(self, chunk: ChunkInWork, window: WindowStep) -> Evaluate:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
         # 7 to 15 % on a CPU.
         timestep, first = chunk.timestep(window.step), window.first_latent_frame
-        return self._run(chunk.latents_1CTHW, timestep, first, branch, commits=window.commits)
-
-    def _run(self, latents_1CTHW: Tensor, timestep: float, first: int, branch: Branch, *, commits: bool) -> Tensor:
-        """Evaluate the transformer on a window over what is remembered, and remember the window if it commits."""
-        model, memory, length = self._model, self._memory, latents_1CTHW.shape[2]
-        positions: Sequence[int] = range(first, first + length)
-        view = None
-        if memory is not None:
-            positions = memory.positions(branch, first, length)
-            view = memory.view(branch, first, length, records=commits)
-        prediction_1CTHW = model.denoise(
-            latents_1CTHW,
-            torch.full((1, length), timestep, dtype=torch.float32, device=model.device),
-            [self._texts[branch]],
-            positions_BT=torch.tensor([positions], device=model.device),
-            image=self._image,
-            view=view,
-        )
-        if memory is not None and commits:
-            memory.commit(branch, first, length)
-        return prediction_1CTHW
+        return self._forwards.run(chunk.latents_1CTHW, timestep, first, commits=window.commits)
 
     def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
         count, height, width, _ = frames_FHWC.shape
@@ -410,21 +315,3 @@ def _clean_parts(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
     """Clean latents among the parts of a commit, by first latent frame."""
     prefix = clean_part(0).removesuffix("0")
     return [(int(name.removeprefix(prefix)), data) for name, data in parts.items() if name.startswith(prefix)]
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _on_cpu(part) for name, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(_on_cpu, value))
-    return value.cpu() if isinstance(value, Tensor) else value
-
-
-def _pack(value: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
-
-
-def _unpack(data: bytes) -> Any:
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

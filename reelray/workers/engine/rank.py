@@ -13,7 +13,6 @@ from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import (
-    DECODE_PART,
     Admit,
     DecodeStep,
     Delivery,
@@ -129,7 +128,7 @@ class Rank:
                 held = self._held[request_id]
                 self._attempt(record, held.request, Stage.REGROUP, partial(self._join, held), told=False)
         for delivery in plan.deliveries:
-            self._on_held(record, delivery, Stage.DECODE, partial(self._deliver, delivery))
+            self._on_held(record, delivery, Stage.DECODE, partial(HeldRequest.deliver, delivery=delivery))
 
     def _work(self, record: StepRecord, plan: StepPlan) -> None:
         role, lane = self._station.role, self._station.lane
@@ -149,7 +148,7 @@ class Rank:
 
     def close(self) -> None:
         """Forget every request."""
-        for request_id in list(self._held):
+        for request_id in [*self._held]:
             self._drop(request_id)
         self._rooms.close()
 
@@ -180,26 +179,23 @@ class Rank:
         if held is None:  # it failed earlier in this very plan
             return
         assert self._regrouper is not None, "a gang of one lane has nowhere to move a request"
-        before, target = self._regrouper.moved_bytes, move.target
-        here = target.lane == self._station.lane
+        before, here = self._regrouper.moved_bytes, move.target.lane == self._station.lane
         told = here and self._station.role.tells_denoise
         self._attempt(record, held.request, Stage.REGROUP, partial(self._carry_out, move, held, here=here), told=told)
         record.add_moved(self._regrouper.moved_bytes - before)
 
-    def _carry_out(self, move: Move, held: HeldRequest, *, here: bool) -> int:
+    def _carry_out(self, move: Move, held: HeldRequest, *, here: bool) -> None:
         assert self._regrouper is not None
         self._regrouper.carry_out(move, held)
         held.settle(self._station, here=here)
         held.begin_memory(self._station)
-        return 0
 
-    def _admit(self, admit: Admit) -> int:
+    def _admit(self, admit: Admit) -> None:
         here = admit.lane == self._station.lane
         held = HeldRequest(admit.request, self._model, self._station, self._rooms, here=here)
         self._held[admit.request.request_id] = held
         if here and admit.resume is not None:
             held.restore(admit.resume)
-        return 0
 
     def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep]) -> None:
         pipeline = self._station.pipeline
@@ -207,7 +203,7 @@ class Rank:
             self._move_in_line(record, windows, pipeline)
             return
         for window in windows:
-            self._on_held(record, window, Stage.DENOISE, partial(self._move, window))
+            self._on_held(record, window, Stage.DENOISE, partial(HeldRequest.move, window=window))
 
     def _move_in_line(self, record: StepRecord, windows: Sequence[WindowStep], pipeline: LayerPipeline) -> None:
         """Let the forwards of all windows follow each other through the ranks of the lane."""
@@ -226,40 +222,26 @@ class Rank:
             held = self._held[window.request_id]
             self._attempt(record, held.request, Stage.DENOISE, close, told=told, spent_s=share_s)
 
-    def _move(self, window: WindowStep, held: HeldRequest) -> int:
-        return held.move(window)
-
-    def _join(self, held: HeldRequest) -> int:
+    def _join(self, held: HeldRequest) -> None:
         assert self._sharer is not None, "ranks of this gang are never lent"
         self._sharer.share(held)
-        return 0
 
-    def _deliver(self, delivery: Delivery, held: HeldRequest) -> int:
-        held.deliver(delivery)
-        return 0
-
-    def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> int:
+    def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> None:
         frames = held.decode(step)
         if self._station.role.tells_decode and not step.silent:
             record.add_frames(frames)
-        return 0
 
     def _commit(self, record: StepRecord, held: HeldRequest) -> None:
         parts = held.save()  # on every rank: they may have to put the decoder's state together
-        role = self._station.role
-        told = {
-            name: data
-            for name, data in parts.items()
-            if (role.tells_decode if name == DECODE_PART else role.tells_denoise)
-        }
-        record.add_commit(held.request.request_id, told)
+        tells = self._station.role.tells
+        record.add_commit(held.request.request_id, {name: data for name, data in parts.items() if tells(name)})
 
     def _on_held(
         self,
         record: StepRecord,
         step: WindowStep | DecodeStep | Delivery,
         stage: Stage,
-        action: Callable[[HeldRequest], int],
+        action: Callable[[HeldRequest], int | None],
     ) -> None:
         held, role = self._held.get(step.request_id), self._station.role
         told = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
@@ -271,14 +253,14 @@ class Rank:
         record: StepRecord,
         request: RenderRequest,
         stage: Stage,
-        action: Callable[[], int],
+        action: Callable[[], int | None],
         *,
         told: bool,
         spent_s: float = 0.0,
     ) -> None:
         started = time.perf_counter() - spent_s
         try:
-            forwards = action()
+            forwards = action() or 0
             self._synchronize()
         except Exception as error:  # noqa: BLE001  the request boundary
             record.add_failure(request.request_id, as_reelray_error(error, request))
@@ -291,9 +273,8 @@ class Rank:
         self._forget(request.request_id)
 
     def _drop(self, request_id: RequestId) -> None:
-        held = self._held.pop(request_id, None)
-        if held is not None:
-            held.release()
+        if request_id in self._held:
+            self._held.pop(request_id).release()
 
     def _forget(self, request_id: RequestId) -> None:
         self._drop(request_id)

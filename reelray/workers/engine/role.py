@@ -5,6 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from reelray.proto.step_plan import DECODE_PART
+
 
 class Handover(Protocol):
     """Carries clean latents from the ranks that denoise to those that decode, which are others."""
@@ -37,3 +39,7 @@ class Role:
     tells_decode: bool = True
     helps: bool = False
     handover: Handover | None = None
+
+    def tells(self, part: str) -> bool:
+        """Whether this rank tells a part of a commit, of which every rank that does the same has one."""
+        return self.tells_decode if part == DECODE_PART else self.tells_denoise

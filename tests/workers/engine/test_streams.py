@@ -170,7 +170,7 @@ def test_cancelled_and_failed_streams_give_their_pages_back(model):
         core.report(rank.execute(core.next_step(0.0)))
     core.cancel(RequestId("a"))
     held = rank._held[RequestId("b")]
-    held._texts = []  # whatever breaks a forward
+    held._forwards.texts = []  # whatever breaks a forward
     while (plan := core.next_step(0.0)) is not None:
         report = rank.execute(plan)
         core.report(report)
