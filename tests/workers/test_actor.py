@@ -7,11 +7,14 @@ from functools import partial
 import psutil
 import pytest
 
+from reelray.cluster.checkpoint_loader import CheckpointLoader
 from reelray.cluster.embedded_ray import EmbeddedRay
+from reelray.cluster.model_catalog import PACKAGED
 from reelray.cluster.remote_engine import RemoteEngine
-from reelray.proto.errors import EngineError, WeightsError
+from reelray.proto.errors import EngineError, UnsupportedError, WeightsError
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout
+from reelray.proto.patching import Patching
 from reelray.workers.actor import RayLauncher
 from reelray.workers.engine.gang import Gang, GangSpec
 from tests.support.commands import is_there
@@ -81,6 +84,18 @@ def test_lanes_under_ray_and_ranks_end_with_their_leader():
         assert left == []
         with pytest.raises(EngineError, match="ended unexpectedly"):
             list(stream)
+
+
+def test_layouts_of_the_plan_and_patches_without_a_place_under_ray():
+    load = CheckpointLoader(path=PACKAGED / "sprites", device="cpu")
+    with RemoteEngine(load, layout=CFG, others="auto") as engine:
+        assert engine.description.layout == CFG
+        size = {"width": 96, "height": 64, "latent_frames": 2}
+        with pytest.raises(UnsupportedError, match="layout cfg=2 does not split the layers"):
+            engine.render(make_request("a", patching=Patching(patches=2), **size))
+        both = [engine.render(make_request(name, **size)) for name in "bc"]  # a layout of two lanes is among them
+        summaries = [list(stream)[-1].summary for stream in both]
+    assert [summary.frames for summary in summaries] == [5, 5]
 
 
 def created_groups():
