@@ -8,9 +8,10 @@ from reelray.proto.errors import EngineError, ReelrayError, ResourceError, Unsup
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
 from reelray.proto.recipe import Solver
-from reelray.proto.step_plan import StepPlan
+from reelray.proto.step_plan import StepPlan, WindowStep
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.samplers.guidance import SequentialBranches
@@ -48,19 +49,20 @@ def test_a_render_equals_the_plain_loop_bit_for_bit(solver, guidance, chunk, pie
     assert len(set(videos["a"])) > 20
 
 
+class Counting(SequentialBranches):
+    def __init__(self):
+        self.begun, self.steps = [], 0
+
+    def begin(self):
+        self.begun.append(Counting())
+        return self.begun[-1]
+
+    def predict(self, evaluate, weight, *, shape):
+        self.steps += 1
+        return super().predict(evaluate, weight, shape=shape)
+
+
 def test_every_chunk_begins_with_branches_of_its_own():
-    class Counting(SequentialBranches):
-        def __init__(self):
-            self.begun, self.steps = [], 0
-
-        def begin(self):
-            self.begun.append(Counting())
-            return self.begun[-1]
-
-        def predict(self, evaluate, weight, *, shape):
-            self.steps += 1
-            return super().predict(evaluate, weight, shape=shape)
-
     branches = Counting()
     request = make_request("a", latent_frames=5, recipe=make_recipe(steps=4, chunk=2))
     videos, _ = drive(
@@ -68,6 +70,20 @@ def test_every_chunk_begins_with_branches_of_its_own():
     )
     assert videos["a"] == render_plainly(FakeModel(), request)
     assert (branches.steps, [chunk.steps for chunk in branches.begun]) == (0, [4, 4, 4])
+
+
+def test_a_chunk_that_goes_on_from_a_commit_has_branches_of_its_own_too():
+    request, station = make_request("a", recipe=make_recipe(steps=4)), Station(branches=Counting())
+    steps = [
+        WindowStep(request_id="a", chunk=0, first_latent_frame=0, latent_frames=5, step=step, last=False)
+        for step in range(2)
+    ]
+    held = HeldRequest(request, FakeModel(), station)
+    held.move(steps[0])
+    resumed = HeldRequest(request, FakeModel(), station)
+    resumed.restore(held.save())
+    resumed.move(steps[1])
+    assert (station.branches.steps, [chunk.steps for chunk in station.branches.begun]) == (0, [1, 1])
 
 
 def test_interleaved_requests_give_the_bytes_they_give_alone():
