@@ -79,6 +79,21 @@ def test_they_come_back_in_the_middle_of_a_chunk_if_enough_of_it_is_left():
     assert [window[3] for window in soon] == [step == 2 for step in range(10)]  # they join once
 
 
+@pytest.mark.parametrize("first", list(Crew))
+def test_a_chunk_that_all_made_is_delivered_at_once_whoever_reports_first(first):
+    crews = Crews(EngineLimits(frame_credit=999), lending=WINS)
+    crews.submit(a_request(steps=4, chunk=2))
+    while not any(window.last for plan in crews.in_flight.values() for window in plan.windows):
+        for crew in Crew:
+            crews.advance(crew)
+        crews.issue()
+    crews.advance(first)
+    assert crews.issue() == []
+    for crew in Crew:
+        crews.advance(crew)
+    assert [len(plan.deliveries) for plan in crews.issue()] == [1, 1]
+
+
 def test_frames_that_the_client_does_not_take_keep_them_apart():
     crews = Crews(EngineLimits(frame_credit=1, chunks_ahead=2), lending=WINS)
     crews.submit(a_request(steps=2, chunk=1))
