@@ -143,6 +143,14 @@ class Commit(StrEnum):
     LAST_STEP = "last_step"  # that of the last denoise step
 
 
+class PromptSwitch(StrEnum):
+    """What a change of the prompt does to memory."""
+
+    KEEP = "keep"  # nothing: only the text is another one
+    RECACHE = "recache"  # the latest frames are remembered anew, under the new prompt
+    FLUSH = "flush"  # all but the sink and the latest frames is forgotten
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryRule:
     """What a chunk attends of those before it.
@@ -156,6 +164,9 @@ class MemoryRule:
         placement: Positions of what is attended.
         commit: Which forward is remembered.
         commit_timestep: Timestep of the clean pass.
+        switch: What a change of the prompt does.
+        switch_frames: Latest latent frames that a change of the prompt remembers anew, the sink's counted in, or those
+            that it keeps besides the sink.
     """
 
     local: int
@@ -166,8 +177,16 @@ class MemoryRule:
     placement: Placement = Placement.ABSOLUTE
     commit: Commit = Commit.CLEAN
     commit_timestep: float = 0.0
+    switch: PromptSwitch = PromptSwitch.KEEP
+    switch_frames: int = 0
 
     def __post_init__(self) -> None:
+        if self.switch is not PromptSwitch.KEEP and self.switch_frames < 1:
+            raise ValueError(f"switch_frames is {self.switch_frames}; for {self.switch} it must be at least 1")
+        if self.switch is PromptSwitch.RECACHE and self.switch_frames > self.sink + self.local:
+            raise ValueError(
+                f"switch_frames is {self.switch_frames}; sink and local frames are {self.sink + self.local} in all"
+            )
         if self.local < 1 or self.sink < 0:
             raise ValueError(f"local is {self.local} and sink is {self.sink}; they must be at least 1 and 0")
         if not 0 <= self.sink_kept <= 1:

@@ -1,6 +1,7 @@
 """A validated wish for one video, and what came of it."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NewType
 
 from reelray.proto.layout import Layout
@@ -9,6 +10,23 @@ from reelray.proto.recipe import Recipe
 from reelray.proto.residency import Residency
 
 RequestId = NewType("RequestId", str)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptChange:
+    """Another prompt from some time on.
+
+    Args:
+        latent_frame: It holds for the first chunk that begins there or later.
+        prompt: What to show from then on.
+    """
+
+    latent_frame: int
+    prompt: str
+
+    def __post_init__(self) -> None:
+        if self.latent_frame < 1:
+            raise ValueError(f"latent_frame is {self.latent_frame}; the first prompt holds at 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +44,7 @@ class RenderRequest:
         recipe: Sampling as data; step count and guidance of the request are already merged into it.
         image: RGB bytes of the first frame at `width` x `height` (H, W, 3 uint8), for i2v models.
         patching: How much may be approximated where ranks split the layers; None means nothing.
+        changes: Prompts that follow the first, in order of time.
     """
 
     request_id: RequestId
@@ -38,8 +57,12 @@ class RenderRequest:
     recipe: Recipe
     image: bytes | None = None
     patching: Patching | None = None
+    changes: tuple[PromptChange, ...] = ()
 
     def __post_init__(self) -> None:
+        times = [change.latent_frame for change in self.changes]
+        if any(a >= b for a, b in pairwise(times)):
+            raise ValueError(f"prompts change at latent frames {times}; every one must come after the one before")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must lie in 0..2**63-1")
         if self.image is not None and len(self.image) != self.width * self.height * 3:

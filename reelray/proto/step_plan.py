@@ -26,13 +26,13 @@ DECODE_PART = "decode"
 _HISTORY = "history."
 
 
-def history_part(first_latent_frame: int) -> str:
-    """Name of the part of a commit that holds the input of the forward by which a chunk is remembered."""
-    return f"{_HISTORY}{first_latent_frame}"
+def history_part(number: int) -> str:
+    """Name of the part of a commit that holds the input of forward `number` of those that were remembered."""
+    return f"{_HISTORY}{number}"
 
 
 def find_history(parts: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The parts of that kind, from the first chunk on: they are written once each, and all are needed."""
+    """The parts of that kind in order: they are written once each, and all are needed."""
     found = {name: data for name, data in parts.items() if name.startswith(_HISTORY)}
     return dict(sorted(found.items(), key=lambda item: int(item[0].removeprefix(_HISTORY))))
 
@@ -69,6 +69,8 @@ class WindowStep:
         step: Index in the chunk's step list.
         last: True when the chunk is clean afterwards.
         commits: True when the keys and values of this step's forward are remembered for the chunks that follow.
+        prompt: Which of the request's prompts it goes by, 0 first.
+        recaches: True when clean frames before the chunk are remembered anew under its prompt: they are the window.
         lane: Lane of the plan's layout that does it.
     """
 
@@ -79,12 +81,14 @@ class WindowStep:
     step: int
     last: bool
     commits: bool = False
+    prompt: int = 0
+    recaches: bool = False
     lane: int = 0
 
     @property
     def is_clean_pass(self) -> bool:
         """Whether the chunk was clean before: its forward is remembered, and what it predicts is not used."""
-        return self.commits and not self.last
+        return self.commits and not self.last and not self.recaches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

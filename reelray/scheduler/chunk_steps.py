@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from reelray.proto.recipe import Commit, Recipe
+from reelray.proto.recipe import Commit, PromptSwitch, Recipe
+from reelray.proto.request import PromptChange
 from reelray.scheduler.chunks import Span
 
 
@@ -15,15 +16,21 @@ class ChunkStep:
 
     Args:
         chunk: Index of the chunk.
-        step: Index in its step list; the clean pass comes after the last one.
+        step: Index in its step list; the clean pass comes after the last one, what goes before the first is -1.
+        span: Latent frames of its window.
         last: Whether the chunk is clean afterwards.
         commits: Whether its forward is remembered.
+        prompt: Which prompt it goes by.
+        recaches: Whether frames before the chunk are remembered anew.
     """
 
     chunk: int
     step: int
+    span: Span
     last: bool
     commits: bool
+    prompt: int = 0
+    recaches: bool = False
 
 
 class ChunkSteps:
@@ -34,13 +41,19 @@ class ChunkSteps:
     Args:
         recipe: Its schedule and memory.
         chunks: Of the video.
+        changes: Of its prompt.
     """
 
-    def __init__(self, recipe: Recipe, chunks: Sequence[Span]) -> None:
-        self._commit = None if recipe.memory is None else recipe.memory.commit
+    def __init__(self, recipe: Recipe, chunks: Sequence[Span], changes: Sequence[PromptChange] = ()) -> None:
+        self._rule, self._chunks = recipe.memory, chunks
+        times = [change.latent_frame for change in changes]
+        self._prompts = [bisect_right(times, chunk.first) for chunk in chunks]
         self._denoises = [recipe.schedule.of_chunk(number).length for number in range(len(chunks))]
-        passes = [int(self._commit is Commit.CLEAN and number < len(chunks) - 1) for number in range(len(chunks))]
-        self._begins = [0, *accumulate(a + b for a, b in zip(self._denoises, passes, strict=True))]
+        self._commit = None if self._rule is None else self._rule.commit
+        clean = [int(self._commit is Commit.CLEAN and number < len(chunks) - 1) for number in range(len(chunks))]
+        self._before = [int(self._recaches(number)) for number in range(len(chunks))]
+        counts = zip(self._before, self._denoises, clean, strict=True)
+        self._begins = [0, *accumulate(sum(parts) for parts in counts)]
 
     def __len__(self) -> int:
         return self._begins[-1]
@@ -50,15 +63,33 @@ class ChunkSteps:
         if done >= len(self):
             return None
         chunk = bisect_right(self._begins, done) - 1
-        step, denoises = done - self._begins[chunk], self._denoises[chunk]
-        more = chunk < len(self._denoises) - 1
+        step, denoises = done - self._begins[chunk] - self._before[chunk], self._denoises[chunk]
         last = step == denoises - 1
-        commits = step == denoises or (last and more and self._commit is Commit.LAST_STEP)
-        return ChunkStep(chunk=chunk, step=step, last=last, commits=commits)
+        remembered = last and chunk < len(self._chunks) - 1 and self._commit is Commit.LAST_STEP
+        return ChunkStep(
+            chunk=chunk,
+            step=step,
+            span=self._chunks[chunk] if step >= 0 else self._recached(chunk),
+            last=last,
+            commits=step in {-1, denoises} or remembered,
+            prompt=self._prompts[chunk],
+            recaches=step < 0,
+        )
 
     def clean_chunks(self, done: int) -> int:
         """Chunks that are clean after `done` steps."""
         chunk = bisect_right(self._begins, done) - 1
         if chunk == len(self._denoises):
             return chunk
-        return chunk + (done - self._begins[chunk] >= self._denoises[chunk])
+        return chunk + (done - self._begins[chunk] >= self._before[chunk] + self._denoises[chunk])
+
+    def _recaches(self, chunk: int) -> bool:
+        changes = chunk > 0 and self._prompts[chunk] != self._prompts[chunk - 1]
+        return changes and self._rule is not None and self._rule.switch is PromptSwitch.RECACHE
+
+    def _recached(self, chunk: int) -> Span:
+        """All frames so far, or the latest ones; the sink of a longer video stays as it was."""
+        assert self._rule is not None
+        first = self._chunks[chunk].first - self._rule.switch_frames
+        begin = 0 if first <= 0 else first + self._rule.sink
+        return Span(first=begin, length=self._chunks[chunk].first - begin)

@@ -82,7 +82,7 @@ class Rollout:
         self._facts = facts
         self._limits = limits
         self._chunks = cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))
-        self._steps = ChunkSteps(request.recipe, self._chunks)
+        self._steps = ChunkSteps(request.recipe, self._chunks, request.changes)
         self._pieces = cut_pieces(
             self._chunks,
             limits.piece_latent_frames(facts, width=request.width, height=request.height),
@@ -113,15 +113,16 @@ class Rollout:
             return None
         if step.chunk - self._chunks_decoded() > self._limits.chunks_ahead:
             return None
-        chunk = self._chunks[step.chunk]
         return WindowStep(
             request_id=self.request.request_id,
             chunk=step.chunk,
-            first_latent_frame=chunk.first,
-            latent_frames=chunk.length,
+            first_latent_frame=step.span.first,
+            latent_frames=step.span.length,
             step=step.step,
             last=step.last,
             commits=step.commits,
+            prompt=step.prompt,
+            recaches=step.recaches,
             lane=self._lane,
         )
 

@@ -28,11 +28,18 @@ Rule = Callable[[int, int], Attended]
 """First latent frame and length of a chunk, to what it attends."""
 
 
-def latest(count: int, *, sink: int = 0, chunk: int, relative: bool = False) -> Rule:
-    """The first `sink` frames of the video, and of all others those that make `count` together with the chunk."""
+def latest(
+    count: int, *, sink: int = 0, chunk: int, relative: bool = False, flushed: tuple[int, int] = (10**9, 0)
+) -> Rule:
+    """The first `sink` frames of the video, and of all others those that make `count` together with the chunk.
+
+    From chunk `flushed[0]` on, what lay more than `flushed[1]` frames before it is gone, but for the sink.
+    """
+    at, keep = flushed
 
     def attend(first: int, length: int) -> Attended:
-        frames = [i for i in range(first) if i < sink or i >= first - (count - chunk)]
+        begin = max(first - (count - chunk), at - keep if first >= at else 0)
+        frames = [i for i in range(first) if i < sink or i >= begin]
         places = list(range(len(frames))) if relative else frames
         begin = len(frames) if relative else first
         entries = [(place, {frame: 1.0}) for place, frame in zip(places, frames, strict=True)]

@@ -4,17 +4,17 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reelray.proto.recipe import Commit
+from reelray.proto.recipe import PromptSwitch
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import WindowStep, find_history, history_part
 from reelray.workers.engine.memory_rooms import MemoryRooms
-from reelray.workers.engine.packing import pack, unpack
+from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.models.api import VideoModel
@@ -32,19 +32,23 @@ class Forwards:
         request: Whose.
         model: By what.
         rooms: Where streams are remembered.
-        texts: Context of each branch's prompt.
+        prompts: Context of every prompt of the request.
+        negative: Context of the negative prompt, where guidance needs it.
         image: Context of a first frame.
     """
 
     request: RenderRequest
     model: VideoModel
     rooms: MemoryRooms
-    texts: Sequence[Any] = ()
+    prompts: Sequence[Any] = ()
+    negative: Any = None
     image: Sequence[Any] | None = None
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
     _saved: int = field(default=0, init=False)  # how much of the history was written down
-    _clean: tuple[int, Tensor] | None = field(default=None, init=False)  # a chunk that is yet to be remembered
+    _clean: dict[int, Tensor] = field(default_factory=dict, init=False)  # clean chunks that may yet be remembered
+    _prompt: int = field(default=0, init=False)  # the prompt in force
+    _flushes: int | None = field(default=None, init=False)  # what its coming has kept, until that is noted
 
     def begin(self, station: Station) -> None:
         """Remember here from now on, what was remembered elsewhere included.
@@ -62,8 +66,17 @@ class Forwards:
             self._memory.close()
         self._memory = None
 
+    def turn_to(self, prompt: int) -> None:
+        """Go by another prompt from here on, if it is another."""
+        rule = self.request.recipe.memory
+        if prompt != self._prompt and rule is not None and rule.switch is PromptSwitch.FLUSH:
+            assert self._memory is not None
+            self._memory.flush(rule.switch_frames)
+            self._flushes = rule.switch_frames
+        self._prompt = prompt
+
     def run(self, latents_1CTHW: Tensor, timestep: float, first: int, *, commits: bool) -> Evaluate:
-        """What evaluates a branch on a window, and remembers the window if it commits.
+        """What evaluates a branch on a window by the prompt in force, and remembers the window if it commits.
 
         Args:
             latents_1CTHW: Of the window.
@@ -82,7 +95,7 @@ class Forwards:
             prediction_1CTHW = model.denoise(
                 latents_1CTHW,
                 torch.full((1, length), timestep, dtype=torch.float32, device=model.device),
-                [self.texts[branch]],
+                [self.prompts[self._prompt] if branch is Branch.CONDITIONAL else self.negative],
                 positions_BT=torch.tensor([positions], device=model.device),
                 image=self.image,
                 view=view,
@@ -93,74 +106,105 @@ class Forwards:
 
         return evaluate
 
-    def note(self, first: int, timestep: float, latents_1CTHW: Tensor) -> None:
+    def note(self, first: int, timestep: float, latents_1CTHW: Tensor, *, rewinds: bool = False) -> None:
         """Keep the input of a forward that was remembered, so that it can be repeated."""
         assert self._memory is not None
-        self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=latents_1CTHW.cpu()))
+        flushes, self._flushes = self._flushes, None
+        self._memory.note(
+            Committed(
+                first=first,
+                timestep=timestep,
+                latents_1CTHW=latents_1CTHW.cpu(),
+                prompt=self._prompt,
+                rewinds=rewinds,
+                flushes=flushes,
+            )
+        )
 
     def keep_clean(self, first: int, latents_1CTHW: Tensor) -> None:
-        """Keep a clean chunk for its clean pass, where the recipe makes one."""
+        """Keep a clean chunk as long as it may be remembered, or remembered anew."""
         rule = self.request.recipe.memory
-        if rule is not None and rule.commit is Commit.CLEAN:
-            self._clean = first, latents_1CTHW
+        if rule is None:
+            return
+        self._clean[first] = latents_1CTHW
+        reach = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
+        for begin in [begin for begin in self._clean if begin < first]:
+            if begin + self._clean[begin].shape[2] <= first + latents_1CTHW.shape[2] - reach:
+                del self._clean[begin]
 
     def remember(self, window: WindowStep) -> int:
-        """Evaluate a clean chunk for what its forward leaves; returns the evaluations it took."""
-        rule, memory = self.request.recipe.memory, self._memory
+        """Evaluate clean frames for what their forward leaves; returns the evaluations it took."""
+        rule, memory, first = self.request.recipe.memory, self._memory, window.first_latent_frame
         assert rule is not None
         assert memory is not None
-        assert self._clean is not None
-        (first, latents_1CTHW), self._clean = self._clean, None
-        assert first == window.first_latent_frame
+        latents_1CTHW = self._find_clean(first, window.latent_frames)
+        if window.recaches:
+            memory.rewind(first)
         evaluate = self.run(latents_1CTHW, rule.commit_timestep, first, commits=True)
         for branch in memory.branches:
             evaluate(branch)
-        self.note(first, rule.commit_timestep, latents_1CTHW)
+        self.note(first, rule.commit_timestep, latents_1CTHW, rewinds=window.recaches)
         return len(memory.branches)
 
-    def give(self) -> tuple[dict[int, float], dict[str, Tensor]]:
-        """Timesteps and tensors of all that is remembered, for another lane; it is not remembered here any more."""
+    def give(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Facts and tensors of all that is remembered, for another lane; it is not remembered here any more."""
         history = self._past if self._memory is None else self._memory.history
-        tensors = {f"{_HISTORY}{past.first}": past.latents_1CTHW.to(self.model.device) for past in history}
-        if self._clean is not None:
-            tensors[f"{_CLEAN}{self._clean[0]}"] = self._clean[1]
+        device = self.model.device
+        tensors = {f"{_HISTORY}{number}": past.latents_1CTHW.to(device) for number, past in enumerate(history)}
+        tensors |= {f"{_CLEAN}{first}": latents for first, latents in self._clean.items()}
+        known = [{**asdict(replace(past, latents_1CTHW=torch.empty(0))), "latents_1CTHW": None} for past in history]
         self.release()
-        self._past, self._clean = [], None
-        return {past.first: past.timestep for past in history}, tensors
+        self._past, self._clean = [], {}
+        return {"history": known, "prompt": self._prompt, "flushes": self._flushes}, tensors
 
-    def take(self, timesteps: Mapping[int, float], tensors: Mapping[str, Tensor]) -> None:
+    def take(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over what another lane gave; `begin` makes a memory of it."""
         self._past = [
-            Committed(first=first, timestep=timestep, latents_1CTHW=tensors[f"{_HISTORY}{first}"].cpu())
-            for first, timestep in timesteps.items()
+            Committed(**{**past, "latents_1CTHW": tensors[f"{_HISTORY}{number}"].cpu()})
+            for number, past in enumerate(facts["history"])
         ]
-        clean = [(int(n.removeprefix(_CLEAN)), value) for n, value in tensors.items() if n.startswith(_CLEAN)]
-        self._clean = clean[0] if clean else None
+        self._prompt, self._flushes = facts["prompt"], facts["flushes"]
+        self._clean = {int(n.removeprefix(_CLEAN)): value for n, value in tensors.items() if n.startswith(_CLEAN)}
 
     def save(self) -> tuple[Any, dict[str, bytes]]:
-        """Write down what a chunk waits with, and what was remembered since the last time."""
+        """Write down what is clean and yet to be remembered, and what was remembered since the last time."""
         history = [] if self._memory is None else self._memory.history
-        new, self._saved = history[self._saved :], len(history)
-        clean = None if self._clean is None else (self._clean[0], self._clean[1].cpu())
-        return clean, {history_part(past.first): pack(asdict(past)) for past in new}
+        begin, self._saved = self._saved, len(history)
+        parts = {history_part(number): pack(asdict(history[number])) for number in range(begin, len(history))}
+        return {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}, parts
 
-    def restore(self, clean: Any, parts: Mapping[str, bytes]) -> None:
+    def restore(self, state: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` has written down."""
-        if clean is not None:
-            self._clean = clean[0], clean[1].to(self.model.device)
+        self._clean = {first: latents.to(self.model.device) for first, latents in state["clean"].items()}
+        self._prompt, self._flushes = state["prompt"], state["flushes"]
         self._past = [Committed(**unpack(data)) for data in find_history(parts).values()]
         self._saved = len(self._past)
         self._remember_again()
+
+    def _find_clean(self, first: int, length: int) -> Tensor:
+        """Clean frames, of whichever chunks."""
+        parts, end = [], first + length
+        for begin, latents_1CTHW in sorted(self._clean.items()):
+            here = slice(max(0, first - begin), max(0, end - begin))
+            parts.append(latents_1CTHW[:, :, here])
+        found_1CTHW = torch.cat(parts, 2)
+        assert found_1CTHW.shape[2] == length, "clean frames are kept as long as they may be remembered"
+        return found_1CTHW
 
     def _remember_again(self) -> None:
         """Come by the memory of another lane, or of ranks that are gone, by the forwards that made it."""
         if self._memory is None or not self._past:
             return
 
+        prompt = self._prompt
+
         def evaluate(past: Committed, branch: Branch) -> None:
+            self._prompt = past.prompt
             latents_1CTHW = past.latents_1CTHW.to(self.model.device)
             self.run(latents_1CTHW, past.timestep, past.first, commits=True)(branch)
             self.rooms.on_progress()
 
         self._memory.replay(self._past, evaluate)
-        self._past = []
+        self._past, self._prompt = [], prompt
+        if self._flushes is not None:
+            self._memory.flush(self._flushes)

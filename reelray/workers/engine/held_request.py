@@ -39,7 +39,7 @@ class HeldState:
 
     Args:
         facts: Index of the chunk in work (``chunk``) and what is no tensor of the decoder's state (``decoder``); None
-            where there is none. Timesteps of what is remembered, by first latent frame (``history``).
+            where there is none. What is no tensor of memory (``memory``).
         denoise: Latents and solver history of that chunk, a clean chunk that is yet to be remembered, and what memory
             was made from; the same on every rank of a lane.
         decode: Clean latents that are not decoded, by first latent frame; the same on every rank that decodes.
@@ -75,9 +75,10 @@ class HeldRequest:
         self._model = model
         self._forwards = Forwards(request=request, model=model, rooms=rooms)
         if station.role.denoises or station.role.helps:
+            prompts = [request.prompt, *(change.prompt for change in request.changes)]
             guided = request.recipe.guidance.needs_unconditional
-            prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
-            self._forwards.texts = model.encode_text(prompts)
+            texts = model.encode_text([*prompts, request.negative_prompt] if guided else prompts)
+            self._forwards.prompts, self._forwards.negative = texts[: len(prompts)], texts[-1]
             self._forwards.image = None if request.image is None else [self._encode_image(request.image)]
         self.latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
@@ -108,12 +109,12 @@ class HeldRequest:
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
-        timesteps, remembered = self._forwards.give()
+        facts, remembered = self._forwards.give()
         state = HeldState(
             facts={
                 "chunk": self.chunk_index,
                 "decoder": parts and parts.facts,
-                "history": timesteps,
+                "memory": facts,
             },
             denoise=self.show_chunk() | remembered,
             decode={str(first): latents for first, latents in self._clean_1CTHW.items()},
@@ -128,7 +129,7 @@ class HeldRequest:
         facts = state.facts
         if facts["chunk"] is not None:
             self.take_chunk(facts["chunk"], state.denoise)
-        self._forwards.take(facts["history"], state.denoise)
+        self._forwards.take(facts["memory"], state.denoise)
         self._clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
         if facts["decoder"] is not None:
             parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
@@ -155,7 +156,8 @@ class HeldRequest:
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
-        if window.is_clean_pass:
+        self._forwards.turn_to(window.prompt)
+        if window.is_clean_pass or window.recaches:
             return self._forwards.remember(window)
         chunk = self._start(window)
         input_1CTHW = chunk.latents_1CTHW
@@ -167,6 +169,7 @@ class HeldRequest:
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
+        self._forwards.turn_to(window.prompt)
         chunk, branches = self._start(window), self._chunk_branches
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
         weight, shape = chunk.weight(window.step), chunk.latents_1CTHW.shape
@@ -228,8 +231,8 @@ class HeldRequest:
         role = self._role
         if role.denoises:
             work = None if self._chunk is None else on_cpu(self._chunk.state())
-            waiting, history = self._forwards.save()
-            parts |= {CHUNK_PART: pack({"work": work, "clean_pass": waiting}), **history}
+            memory, history = self._forwards.save()
+            parts |= {CHUNK_PART: pack({"work": work, "memory": memory}), **history}
         if role.decodes:
             # What was delivered is written down by the rank that gave it: crews write at different times.
             clean = {} if role.handover is not None else on_cpu(self._clean_1CTHW)
@@ -247,7 +250,7 @@ class HeldRequest:
                 self._chunk = ChunkInWork.from_state(self.request, state["work"], device)
                 self._chunk_branches = self._branches.begin()
             if self._role.denoises:
-                self._forwards.restore(state["clean_pass"], parts)
+                self._forwards.restore(state["memory"], parts)
         if self._role.denoises and self._role.handover is not None:
             self._clean_1CTHW = {first: unpack(data).to(device) for first, data in _clean_parts(parts)}
         if self._role.decodes and DECODE_PART in parts:

@@ -22,11 +22,17 @@ class Committed:
         first: First latent frame.
         timestep: What the network was told.
         latents_1CTHW: Latents, on the CPU.
+        prompt: Which prompt it went by.
+        rewinds: Whether all but the sink before `first` was forgotten before.
+        flushes: How many of the latest frames were kept when the prompt changed before it; None where it did not.
     """
 
     first: int
     timestep: float
     latents_1CTHW: Tensor
+    prompt: int = 0
+    rewinds: bool = False
+    flushes: int | None = None
 
     @property
     def length(self) -> int:
@@ -71,6 +77,16 @@ class StreamMemory:
         """What a window attends; to be used before another one is asked for."""
         return self._memories[branch].view(first, length, records=records)
 
+    def rewind(self, first: int) -> None:
+        """Forget all but the sink before `first`; from there frames are committed anew."""
+        for memory in self._memories:
+            memory.rewind(first)
+
+    def flush(self, keep: int) -> None:
+        """Forget all but the sink and the latest frames."""
+        for memory in self._memories:
+            memory.flush(keep)
+
     def commit(self, branch: Branch, first: int, length: int) -> None:
         """Remember the window that this branch's forward has just taken down."""
         self._memories[branch].commit(first, length)
@@ -87,6 +103,10 @@ class StreamMemory:
             evaluate: Runs the forward of a branch and commits it.
         """
         for committed in history:
+            if committed.flushes is not None:
+                self.flush(committed.flushes)
+            if committed.rewinds:
+                self.rewind(committed.first)
             for branch in self.branches:
                 evaluate(committed, branch)
             self.note(committed)

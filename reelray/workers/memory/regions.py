@@ -127,6 +127,24 @@ class Regions:
             places.append(entry.index)
         return tuple(places), tuple(range(first, first + length))
 
+    def rewind(self, first: int) -> tuple[Drop, ...]:
+        """Forget all but the sink, and of that what begins at `first`: from there frames are committed anew.
+
+        Args:
+            first: Latent frame; it was committed, and is next again.
+        """
+        kept = [entry for entry in self.sink if not isinstance(entry, Frame) or entry.index < first]
+        gone: list[Entry] = [*(entry for entry in self.sink if entry not in kept), *self.means, *self.local]
+        self.sink, self.means, self.local, self.committed = kept, [], [], first
+        return tuple(Drop(entry=entry) for entry in gone)
+
+    def flush(self, keep: int) -> tuple[Drop, ...]:
+        """Forget all but the sink and the latest `keep` frames."""
+        split = max(0, len(self.local) - keep)
+        gone: list[Entry] = [*self.means, *self.local[:split]]
+        self.means, self.local = [], self.local[split:]
+        return tuple(Drop(entry=entry) for entry in gone)
+
     def commit(self, first: int, length: int) -> tuple[Change, ...]:
         """Take in the frames of a window; returns what has to be done with entries, in this order.
 

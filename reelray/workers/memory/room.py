@@ -178,6 +178,14 @@ class OpenMemory:
         assert self.staging is not None
         self.memory.commit(self.staging, first, length)
 
+    def rewind(self, first: int) -> None:
+        """See `Regions.rewind`."""
+        self.memory.rewind(first)
+
+    def flush(self, keep: int) -> None:
+        """See `Regions.flush`."""
+        self.memory.flush(keep)
+
     def fork(self) -> "OpenMemory":
         """See `VideoMemory.fork`."""
         return OpenMemory(self._room, self.memory.fork(), self.grid)

@@ -76,6 +76,14 @@ class VideoMemory:
             self._carry_out(change)
         self.version += 1
 
+    def rewind(self, first: int) -> None:
+        """See `Regions.rewind`."""
+        self._drop(self.regions.rewind(first))
+
+    def flush(self, keep: int) -> None:
+        """See `Regions.flush`."""
+        self._drop(self.regions.flush(keep))
+
     def fork(self) -> Self:
         """A memory that goes its own way from here; pages are shared as long as both hold them.
 
@@ -99,6 +107,11 @@ class VideoMemory:
         self._held.clear()
         self._pool.promise(-self._promised)
         self._promised = 0
+
+    def _drop(self, drops: Sequence[Drop]) -> None:
+        for drop in drops:
+            self._carry_out(drop)
+        self.version += 1
 
     def _carry_out(self, change: Change) -> None:
         if isinstance(change, Drop):

@@ -13,12 +13,13 @@ from reelray.proto.recipe import (
     Guidance,
     MemoryRule,
     Placement,
+    PromptSwitch,
     Recipe,
     Schedule,
     Sink,
     Solver,
 )
-from reelray.proto.request import RequestId
+from reelray.proto.request import PromptChange, RequestId
 from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -109,6 +110,63 @@ def test_a_stream_is_what_a_plain_loop_makes(model, case):
     assert_nothing_stays(rank)
 
 
+SWITCHED = {
+    "recached, sink kept": (
+        MemoryRule(local=4, sink=2, switch=PromptSwitch.RECACHE, switch_frames=6),
+        latest(4, sink=2, chunk=2),
+        {8: (4, 2)},
+    ),
+    "recached from the beginning": (
+        MemoryRule(local=6, sink=2, switch=PromptSwitch.RECACHE, switch_frames=8),
+        latest(6, sink=2, chunk=2),
+        {8: (0, 0)},
+    ),
+    "recached, last step": (
+        MemoryRule(local=4, sink=2, commit=Commit.LAST_STEP, switch=PromptSwitch.RECACHE, switch_frames=6),
+        latest(4, sink=2, chunk=2),
+        {8: (4, 2)},
+    ),
+    "flushed": (
+        MemoryRule(local=6, sink=1, placement=Placement.RELATIVE, switch=PromptSwitch.FLUSH, switch_frames=1),
+        latest(6, sink=1, chunk=2, relative=True, flushed=(8, 1)),
+        None,
+    ),
+    "only the text": (MemoryRule(local=4, sink=1), latest(4, sink=1, chunk=2), None),
+}
+
+
+def switched_request(case):
+    """The prompt changes in the middle of the fourth chunk, so the fifth is the first one that goes by the new one."""
+    request = request_of("sink and latest", changes=(PromptChange(latent_frame=7, prompt="a blue star spins"),))
+    return replace(request, recipe=replace(request.recipe, memory=SWITCHED[case][0]))
+
+
+@pytest.mark.parametrize("case", SWITCHED)
+def test_a_change_of_the_prompt_is_what_the_plain_loop_makes_of_it(model, case):
+    watched, request = Watched(model), switched_request(case)
+    rank = Rank(watched)
+    render_on(rank, request)
+    _, rule, recached = SWITCHED[case]
+    wanted = stream_plainly(model, request, rule, recached=recached)
+    found = torch.cat(watched.latents, 2)
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    unchanged = Watched(model)
+    render_on(Rank(unchanged), replace(request, changes=()))
+    gap = (torch.cat(unchanged.latents, 2) - found).abs().amax((0, 1, 3, 4))
+    assert (gap[:8] == 0).all()
+    assert (gap[8:] > 1e-3).all()
+    rank.execute(StepPlan(sequence=rank._sequence, generation=0, releases=(request.request_id,)))
+    assert_nothing_stays(rank)
+
+
+@pytest.mark.parametrize("case", SWITCHED)
+def test_a_changed_stream_goes_on_from_any_commit_bit_by_bit(model, case):
+    request = switched_request(case)
+    whole = render_on(Rank(model), request)
+    for steps in (9, 12, 13, 14, 15):
+        assert interrupted(model, request, after=steps) == whole, steps
+
+
 def test_memory_changes_the_video(model):
     """Else the test above would compare chunks that stand alone."""
     alone, together = Watched(model), Watched(model)
@@ -124,9 +182,13 @@ def test_memory_changes_the_video(model):
 @pytest.mark.parametrize("steps", [1, 4, 8, 11])
 def test_a_stream_goes_on_from_any_commit_bit_by_bit(model, case, steps):
     """The ranks that remembered are gone; new ones come to the same memory by the same forwards."""
-    request, limits = request_of(case), EngineLimits(commit_s=0.5)
-    whole = render_on(Rank(model), request)
-    core, video, rank = EngineCore(limits), b"", Rank(model)
+    request = request_of(case)
+    assert interrupted(model, request, after=steps) == render_on(Rank(model), request)
+
+
+def interrupted(model, request, *, after):
+    """The video, made by two ranks one after the other."""
+    core, video, rank = EngineCore(EngineLimits(commit_s=0.5)), b"", Rank(model)
     core.submit(request, model.facts)
     done, generation = 0, 0
     while (plan := core.next_step(float(done))) is not None:
@@ -136,11 +198,11 @@ def test_a_stream_goes_on_from_any_commit_bit_by_bit(model, case, steps):
         for frames in report.frames:
             video += frames.data
             core.acknowledge(request.request_id, frames.count)
-        if done == steps:
+        if done == after:
             generation += 1
             core.rewind(generation, [0])
             rank = Rank(model, generation=generation)
-    assert video == whole
+    return video
 
 
 def test_streams_side_by_side_do_not_disturb_each_other(model):
@@ -170,7 +232,7 @@ def test_cancelled_and_failed_streams_give_their_pages_back(model):
         core.report(rank.execute(core.next_step(0.0)))
     core.cancel(RequestId("a"))
     held = rank._held[RequestId("b")]
-    held._forwards.texts = []  # whatever breaks a forward
+    held._forwards.prompts = []  # whatever breaks a forward
     while (plan := core.next_step(0.0)) is not None:
         report = rank.execute(plan)
         core.report(report)

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from reelray.proto.errors import ManifestError
-from reelray.proto.recipe import Commit, Solver
+from reelray.proto.recipe import Commit, PromptSwitch, Solver
 from reelray.workers.memory.regions import Drop, Frame, Regions
 from reelray.workers.recipes.manifest import parse_manifest
 from reelray.workers.recipes.presets import find_preset_for, presets
@@ -49,6 +49,15 @@ def test_steps_are_the_published_ones(name):
     assert recipe.memory.commit_timestep == 0
     for number, wanted in enumerate((*steps, steps[-1])):
         assert list(plan_noise_levels(recipe.schedule.of_chunk(number)).timesteps) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_change_of_the_prompt_is_the_published_one():
+    found = {name: (recipe.memory.switch, recipe.memory.switch_frames) for name, recipe in streaming().items()}
+    recached = {"longlive-1.3b", "diagdistill-1.3b"}
+    assert {name for name, rule in found.items() if rule == (PromptSwitch.RECACHE, 12)} == recached
+    assert {name for name, rule in found.items() if rule == (PromptSwitch.FLUSH, 2)} == {"infinity-rope-1.3b"}
+    others = set(found) - recached - {"infinity-rope-1.3b"}
+    assert all(found[name][0] is PromptSwitch.KEEP for name in others)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
