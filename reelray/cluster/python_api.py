@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from reelray.cluster.first_frame import Picture
+from reelray.cluster.prompt_changes import Times
 from reelray.cluster.render import RenderJob, RenderOptions
 from reelray.cluster.render_plan import Place, Target, open_engine, plan_on
 from reelray.cluster.render_session import RenderSession
@@ -39,6 +40,7 @@ class RenderArguments(TypedDict, total=False):
     negative: str
     image: Picture
     fps: float
+    at: Times
     device: str
     engine: EngineKind
     gpus: int

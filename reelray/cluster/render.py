@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from numbers import Integral, Real
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from reelray.cluster.first_frame import Picture, fit_picture, load_picture, size_for_picture
 from reelray.cluster.model_catalog import ModelEntry
+from reelray.cluster.prompt_changes import Times, choose_changes
 from reelray.proto.errors import InputError, PromptError, SizeError, UnsupportedError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Recipe
@@ -52,6 +54,8 @@ class RenderOptions:
         negative: What to avoid.
         image: First frame: a file, a PIL image or a uint8 array (H, W, 3).
         fps: Frames per second of the video.
+        at: Prompts that follow the first, each with the time from which it holds; see `reelray.cluster.prompt_changes`.
+        stream: Refuse models that make whole clips.
 
     Raises:
         InputError: A value is of another kind, such as ``frames="81"``.
@@ -67,8 +71,14 @@ class RenderOptions:
     negative: str | None = None
     image: Picture | None = None
     fps: float | None = None
+    at: Times | None = None
+    stream: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.at, Sequence | None) or any(not is_change(change) for change in self.at or ()):
+            raise InputError(
+                f"at is {self.at!r}; it must be pairs of a time and a prompt, such as [('6s', 'it rains')]"
+            )
         for names, kind, told in OPTION_KINDS:
             for name in names:
                 value = getattr(self, name)
@@ -78,6 +88,13 @@ class RenderOptions:
             raise InputError("prompt is None; it must be text")
         if not isinstance(self.size, str | None) and not is_pair(self.size):
             raise InputError(f"size is {self.size!r}; it must be text such as '832x480', or two whole numbers")
+
+
+def is_change(value: object) -> bool:
+    """Whether `value` holds a time and a prompt."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        return False
+    return isinstance(value[0], str | Real) and isinstance(value[1], str)
 
 
 def is_pair(value: object) -> bool:
@@ -114,16 +131,25 @@ def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
     fps = choose_fps(options.fps, recipe)
     picture = load_first_frame(options, model)
     width, height = choose_size(options.size, recipe, facts, picture_size=picture.size if picture else None)
+    if options.stream and recipe.chunking.latent_frames is None:
+        raise UnsupportedError(
+            f"model '{model.name}' makes whole clips; a stream needs a model that makes its video chunk by chunk; "
+            "for a clip take reelray render"
+        )
+    frames = choose_frames(options, recipe, facts, fps)
     request = RenderRequest(
         request_id=RequestId(f"r-{uuid4().hex[:12]}"),
         prompt=prompt,
         negative_prompt=check_text("negative prompt", negative, facts),
         width=width,
         height=height,
-        frames=choose_frames(options, recipe, facts, fps),
+        frames=frames,
         seed=choose_seed(options.seed),
         recipe=choose_recipe(options, recipe),
         image=fit_picture(picture, width, height) if picture else None,
+        changes=choose_changes(
+            options.at, recipe, facts, frames=frames, fps=fps, check=partial(check_text, "prompt", facts=facts)
+        ),
     )
     return RenderJob(request=request, model=model, fps=fps)
 
@@ -180,7 +206,7 @@ def choose_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps
             raise InputError(f"seconds is {options.seconds:g}; it must be greater than 0")
         wanted = math.ceil(Fraction(str(float(options.seconds))) * fps)
         frames = facts.frames(math.ceil((wanted - 1) / facts.temporal_stride) + 1)
-    facts.latent_frames(frames)
+    facts.latent_frames(frames, endless=recipe.is_endless)
     return int(frames)
 
 

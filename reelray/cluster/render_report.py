@@ -36,6 +36,7 @@ def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
     request = job.request
     patching = request.patching
     approximate = {} if patching is None else {"approximate": True, **asdict(patching)}
+    later = [{"latent_frame": change.latent_frame, "prompt": change.prompt} for change in request.changes]
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -49,6 +50,7 @@ def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
         "steps": request.recipe.schedule.length,
         "guidance": request.recipe.guidance.scale,
         "reelray": reelray.__version__,
+        **({"later_prompts": later} if later else {}),
         **approximate,
     }
 

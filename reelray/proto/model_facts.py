@@ -37,8 +37,12 @@ class ModelFacts:
     positions: int | None = None
     decode_pixels: int = 1_600_000
 
-    def latent_frames(self, frames: int) -> int:
+    def latent_frames(self, frames: int, *, endless: bool = False) -> int:
         """Latent frames of a clip of `frames` pixel frames.
+
+        Args:
+            frames: Pixel frames.
+            endless: Whether positions do not grow with the video.
 
         Raises:
             SizeError: `frames` is not a multiple of the temporal stride plus one, or is more than the model can place.
@@ -50,7 +54,7 @@ class ModelFacts:
                 f"such as {lower} or {lower + self.temporal_stride}"
             )
         latent_frames = (frames - 1) // self.temporal_stride + 1
-        if self.positions is not None and latent_frames > self.positions:
+        if self.positions is not None and latent_frames > self.positions and not endless:
             raise SizeError(
                 f"{frames} frames are too many for this model; it makes at most {self.frames(self.positions)}"
             )

@@ -249,6 +249,11 @@ class Recipe:
     decoder: str = "wan_exact_stream"
     licence: str = "unknown"
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether its positions never run out: what is attended is counted anew for every chunk."""
+        return self.memory is not None and self.memory.placement is Placement.RELATIVE
+
     def __post_init__(self) -> None:
         if self.memory is None:
             return

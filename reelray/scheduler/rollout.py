@@ -81,7 +81,9 @@ class Rollout:
         self.is_shared = True  # whether ranks that only decode hold the chunk in work too
         self._facts = facts
         self._limits = limits
-        self._chunks = cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))
+        self._chunks = cut_chunks(
+            request.recipe.chunking, facts.latent_frames(request.frames, endless=request.recipe.is_endless)
+        )
         self._steps = ChunkSteps(request.recipe, self._chunks, request.changes)
         self._pieces = cut_pieces(
             self._chunks,

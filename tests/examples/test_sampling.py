@@ -9,6 +9,7 @@ from examples.train_sprites.sampling import sample_requests
 from reelray.proto.recipe import Guidance, Schedule, Solver
 from reelray.proto.step_plan import WindowStep
 from reelray.workers.engine.held_request import HeldRequest
+from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.requests import make_recipe, make_request
@@ -18,7 +19,7 @@ PROMPTS = ["a red circle", "the green square moves left on a blue background", "
 
 def engine_latents(model, prompt, seed, recipe, latent_frames):
     request = make_request("a", prompt=prompt, negative_prompt="blue", recipe=recipe, latent_frames=latent_frames)
-    held = HeldRequest(replace(request, seed=seed), model, Station())
+    held = HeldRequest(replace(request, seed=seed), model, Station(), MemoryRooms(model))
     steps = recipe.schedule.length
     for step in range(steps):
         held.move(

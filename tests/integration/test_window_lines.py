@@ -98,13 +98,13 @@ def led():
     def start(load=OPEN, **changes):
         gang = Gang(LocalLauncher(), GangSpec(load=load, layout=PIPE, start_s=120, **changes))
         gang.start()
-        plans, execute = [], gang.execute
+        plans, issue = [], gang.issue
 
         def listen(plan):
             plans.append(plan)
-            return execute(plan)
+            issue(plan)
 
-        gang.execute = listen
+        gang.issue = listen
         core = EngineCore(EngineLimits(commit_s=600), layouts=(PIPE,))
         leader = Leader(core, gang, gang.description)
         opened.append((gang, leader))

@@ -13,6 +13,7 @@ from reelray.cluster.cli.plan import PLAN_EPILOG, plan
 from reelray.cluster.cli.render import RENDER_EPILOG, render
 from reelray.cluster.cli.session import session_of
 from reelray.cluster.cli.settings import settings
+from reelray.cluster.cli.stream import STREAM_EPILOG, StreamCommand, stream
 
 USAGE_EXIT_CODE = 2
 
@@ -46,6 +47,7 @@ def _main(
 
 
 app.command(epilog=RENDER_EPILOG)(render)
+app.command(epilog=STREAM_EPILOG, cls=StreamCommand)(stream)
 app.command(epilog=PLAN_EPILOG)(plan)
 app.add_typer(bench, name="bench")
 app.command()(models)

@@ -22,6 +22,12 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="NAME|DIR", help="A model's name or its folder. Default: sprites."),
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at", metavar="TIME PROMPT", help="Another prompt from this time on, such as 6s; may be given again."
+    ),
+]
 Seconds = Annotated[float | None, typer.Option(metavar="S", help="Length; rounded up to what the model can make.")]
 FrameCount = Annotated[int | None, typer.Option(metavar="N", help="Length in frames (4n+1 for Wan).")]
 Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels.")]

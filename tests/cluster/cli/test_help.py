@@ -18,7 +18,19 @@ from reelray.cluster.services import default_services
 
 FOLDER = Path(__file__).parents[1] / "help"
 WRITTEN_WITH = FOLDER / "typer-version"
-COMMANDS = ("", "render", "plan", "bench", "bench parallel", "models", "doctor", "info", "settings", "version")
+COMMANDS = (
+    "",
+    "render",
+    "stream",
+    "plan",
+    "bench",
+    "bench parallel",
+    "models",
+    "doctor",
+    "info",
+    "settings",
+    "version",
+)
 
 
 def help_of(command):

@@ -12,6 +12,7 @@ from reelray.proto.step_plan import StepPlan, WindowStep
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.held_request import HeldRequest
+from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.samplers.guidance import SequentialBranches
@@ -78,9 +79,9 @@ def test_a_chunk_that_goes_on_from_a_commit_has_branches_of_its_own_too():
         WindowStep(request_id="a", chunk=0, first_latent_frame=0, latent_frames=5, step=step, last=False)
         for step in range(2)
     ]
-    held = HeldRequest(request, FakeModel(), station)
+    held = HeldRequest(request, FakeModel(), station, MemoryRooms(FakeModel()))
     held.move(steps[0])
-    resumed = HeldRequest(request, FakeModel(), station)
+    resumed = HeldRequest(request, FakeModel(), station, MemoryRooms(FakeModel()))
     resumed.restore(held.save())
     resumed.move(steps[1])
     assert (station.branches.steps, [chunk.steps for chunk in station.branches.begun]) == (0, [1, 1])

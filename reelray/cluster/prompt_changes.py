@@ -1,0 +1,82 @@
+"""Prompts that follow each other in one video: from times in seconds to latent frames."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import TypeAlias
+
+from reelray.proto.errors import InputError, PromptError, UnsupportedError
+from reelray.proto.model_facts import ModelFacts
+from reelray.proto.recipe import Recipe
+from reelray.proto.request import PromptChange
+
+Times: TypeAlias = Sequence[tuple[str | float, str]]
+"""Seconds of video, as a number or as text such as ``6``, ``6.5s`` or ``1:30``, and the prompt from then on."""
+_SECONDS = re.compile(r"(?:(\d+):)?(\d+(?:\.\d*)?|\.\d+)s?")
+
+
+def choose_changes(
+    wanted: Times | None, recipe: Recipe, facts: ModelFacts, *, frames: int, fps: Fraction, check: Callable[[str], str]
+) -> tuple[PromptChange, ...]:
+    """Check later prompts and find the latent frames they hold from.
+
+    Args:
+        wanted: What was asked for.
+        recipe: Of the model.
+        facts: Of the model.
+        frames: Pixel frames of the video.
+        fps: Frames per second of the video.
+        check: Refuses texts that no prompt may be, and returns the others.
+
+    Raises:
+        InputError: A time is none, or not after the one before, or so late that no chunk begins afterwards.
+        PromptError: A prompt is empty.
+        UnsupportedError: The model makes whole clips.
+    """
+    if not wanted:
+        return ()
+    chunk = recipe.chunking.latent_frames
+    total = facts.latent_frames(frames, endless=recipe.is_endless)
+    first = recipe.chunking.first_latent_frames or chunk
+    if chunk is None or first is None:
+        raise UnsupportedError(
+            f"model '{recipe.name}' makes whole clips of one prompt; prompts that follow each other need a model that "
+            "makes its video chunk by chunk"
+        )
+    last_begin = 0 if total <= first else first + (total - first - 1) // chunk * chunk
+    changes: list[PromptChange] = []
+    for time, text in wanted:
+        seconds, prompt = read_seconds(time), check(text)
+        if not prompt:
+            raise PromptError(f"the prompt at {seconds:g} s is empty; say what the video shows from then on")
+        frame = math.ceil(Fraction(str(seconds)) * fps)
+        latent_frame = math.ceil(max(0, frame - 1) / facts.temporal_stride) + 1
+        if latent_frame > last_begin:
+            latest = Fraction(facts.frames(last_begin) if last_begin else 0) / fps
+            raise InputError(
+                f"a prompt is to hold from {seconds:g} s on, and no chunk of this video begins then: it has "
+                f"{float(frames / fps):.1f} s, and its last chunk begins at {float(latest):.1f} s"
+            )
+        if changes and latent_frame <= changes[-1].latent_frame:
+            raise InputError(f"a prompt is to hold from {seconds:g} s on, which is not after the one before it")
+        changes.append(PromptChange(latent_frame=latent_frame, prompt=prompt))
+    return tuple(changes)
+
+
+def read_seconds(time: str | float) -> float:
+    """Read ``6``, ``6.5s`` or ``1:30``.
+
+    Raises:
+        InputError: It is something else, or not after the beginning.
+    """
+    seconds = math.nan
+    if not isinstance(time, str):
+        seconds = float(time)
+    elif found := _SECONDS.fullmatch(time.strip()):
+        seconds = 60 * int(found[1] or 0) + float(found[2])
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise InputError(
+            f"the time of a prompt is {time!r}; write seconds after the beginning, such as 6, 6.5s or 1:30"
+        )
+    return seconds

@@ -1,0 +1,96 @@
+"""`reelray stream`: prompts that follow each other in one video, from the command line into the file."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from reelray.cluster.cli.entry import main
+
+SMALL = (
+    "--size",
+    "48x32",
+    "--fps",
+    "16",
+    "--frames",
+    "41",
+    "--engine",
+    "local",
+    "--device",
+    "cpu",
+    "--seed",
+    "3",
+    "--json",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_t2v, tmp_path_factory):
+    """A tiny model that makes its video two latent frames at a time."""
+    folder = tmp_path_factory.mktemp("streams") / "tiny-stream"
+    shutil.copytree(tiny_t2v, folder)
+    path = folder / "manifest.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["chunking"] = {"latent_frames": 2}
+    manifest["schedule"] = {"solver": "x0_renoise", "timesteps": [1000, 500], "shift": 5.0}
+    manifest["guidance"] = {"scale": 1.0}
+    manifest["memory"] = {"local": 4, "sink": 1, "switch": "recache", "switch_frames": 4}
+    path.write_text(yaml.safe_dump(manifest))
+    return folder
+
+
+@pytest.fixture
+def stream(folder, tmp_path, capfd):
+    def run(*arguments, output="out.npy", model=folder):
+        code = main(["stream", "a red circle", "-m", str(model), "-o", str(tmp_path / output), *SMALL, *arguments])
+        said = capfd.readouterr()
+        return code, (json.loads(said.out) if said.out else None), said.err, tmp_path / output
+
+    return run
+
+
+def test_prompts_follow_each_other_into_the_file(stream):
+    code, plain, _, path = stream(output="plain.npy")
+    assert code == 0
+    assert "later_prompts" not in plain
+    alone = np.load(path)
+    code, summary, _, path = stream("--at", "1s", "a blue star spins", "--at=1.6s", "a pink heart")
+    assert code == 0
+    changed = np.load(path)
+    assert summary["later_prompts"] == [
+        {"latent_frame": 5, "prompt": "a blue star spins"},
+        {"latent_frame": 8, "prompt": "a pink heart"},
+    ]
+    assert changed.shape == alone.shape == (41, 32, 48, 3)
+    # Latent frame 6 begins the first chunk that goes by the second prompt: pixel frame 21.
+    assert np.array_equal(changed[:21], alone[:21])
+    assert not np.array_equal(changed[21:29], alone[21:29])
+    # Two changes, and each remembers frames anew.
+    assert summary["forwards"] == plain["forwards"] + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--at", "1s"), 2, "the prompt at 1 s is empty"),
+        (("--at", "later", "x"), 2, "the time of a prompt is 'later'"),
+        (("--at", "40s", "x"), 2, "no chunk of this video begins then"),
+        (("--at", "2s", "x", "--at", "1s", "y"), 2, "not after the one before it"),
+        (("--layout", "ring=2"), 2, "ulysses"),
+    ],
+)
+def test_wrong_streams_are_one_line(stream, arguments, code, said):
+    found, summary, error, path = stream(*arguments)
+    assert found == code
+    assert summary is None
+    assert said in error
+    assert error.count("\n") == 1
+    assert not path.exists()
+
+
+def test_a_model_of_whole_clips_is_refused(stream, tiny_t2v):
+    code, _, error, _ = stream(model=tiny_t2v)
+    assert code == 2
+    assert "makes whole clips" in error
