@@ -99,7 +99,7 @@ class Case:
         return PlanJob(
             facts=self.loader.source.facts, sizes=self.loader.source.sizes, width=width, height=height,
             frames=self.frames, steps=self.steps, chunking=Chunking(latent_frames=CHUNK),
-            memory_latent_frames=CHUNK, value_bytes=4 if self.loader.device == "cpu" else 2,
+            value_bytes=4 if self.loader.device == "cpu" else 2,
         )  # fmt: skip
 
 

@@ -68,6 +68,7 @@ def choose_lanes(load: CheckpointLoader, ranks: int) -> LaneChoice:
         steps=recipe.schedule.length,
         guided_steps=count_guided_steps(recipe),
         chunking=recipe.chunking,
+        memory=recipe.memory,
         value_bytes=2 if on_gpus else 4,
     )
     machine = describe_machine(ranks, on_gpus=on_gpus)

@@ -20,7 +20,7 @@ from reelray.cluster.plan_request import count_guided_steps
 from reelray.cluster.render import RenderJob
 from reelray.cluster.residency_choice import check_host, check_possible, choose_residency, explain_residency
 from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
-from reelray.proto.layout import Layout, check_remembering_layout
+from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching, check_patched_layout
 from reelray.proto.placement import Lending
 from reelray.proto.residency import Blocks, Residency
@@ -77,9 +77,6 @@ def choose_layout(
     wished, beside = _read_layout(layout), read_decode_ranks(decode_ranks)
     ranks, patching = _count_ranks(gpus, wished, beside), job.request.patching
     check_room(beside, ranks, wished)
-    remembers = job.request.recipe.memory is not None
-    if remembers and wished is not None:
-        check_remembering_layout(wished)
     if patching is not None:
         wish = _close_for_patches(wish)
         if wished is not None:
@@ -94,7 +91,7 @@ def choose_layout(
     work, machine = _describe_work(job, on_gpus=on_gpus), describe_machine(ranks, on_gpus=on_gpus)
     wish = wish if on_gpus else wish.closed()
     place = "GPUs" if on_gpus else "CPU processes"
-    search = _Search(work=work, machine=machine, place=place, wish=wish, patching=patching, remembers=remembers)
+    search = _Search(work=work, machine=machine, place=place, wish=wish, patching=patching)
     if wished is not None:
         _check_wish(wished, work, machine, patching)
         check_possible(wished, wish)
@@ -163,6 +160,7 @@ def _describe_work(job: RenderJob, *, on_gpus: bool) -> PlanJob:
         steps=request.recipe.schedule.length,
         guided_steps=count_guided_steps(request.recipe),
         chunking=request.recipe.chunking,
+        memory=request.recipe.memory,
         value_bytes=2 if on_gpus else 4,
     )
 
@@ -207,7 +205,6 @@ class _Search:
         place: What they are, in words.
         wish: Where the weights are.
         patching: How the clip is cut, where it is.
-        remembers: Whether chunks attend those before them.
     """
 
     work: PlanJob
@@ -215,7 +212,6 @@ class _Search:
     place: str
     wish: ResidencyWish
     patching: Patching | None = None
-    remembers: bool = False
 
     def run(self, wished: Layout | None, decode_ranks: int | None) -> ChosenLayout:
         """The fastest for one video, as the plan predicts it, each layout with its fastest residency that fits."""
@@ -249,8 +245,7 @@ class _Search:
         if wished is not None:
             return [wished]
         if self.patching is None:
-            lanes = _possible(self.work, denoising)
-            return [lane for lane in lanes if lane.ring == 1] if self.remembers else lanes
+            return _possible(self.work, denoising)
         return list_patched_lanes(self.patching, self.work, denoising)
 
     def _plan_lending(self, row: Prediction) -> Lending | None:

@@ -148,6 +148,7 @@ def plan_job(options: PlanOptions, model: KnownModel) -> PlanJob:
         steps=recipe.schedule.length,
         guided_steps=count_guided_steps(recipe),
         chunking=recipe.chunking,
+        memory=recipe.memory,
     )
 
 

@@ -180,6 +180,16 @@ class MemoryRule:
     switch: PromptSwitch = PromptSwitch.KEEP
     switch_frames: int = 0
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether positions never run out: what is attended is counted anew for every chunk."""
+        return self.placement is Placement.RELATIVE
+
+    @property
+    def attended(self) -> int:
+        """Most latent frames that a chunk attends, its own included."""
+        return self.sink + len(self.means) + self.local
+
     def __post_init__(self) -> None:
         if self.switch is not PromptSwitch.KEEP and self.switch_frames < 1:
             raise ValueError(f"switch_frames is {self.switch_frames}; for {self.switch} it must be at least 1")
@@ -251,8 +261,8 @@ class Recipe:
 
     @property
     def is_endless(self) -> bool:
-        """Whether its positions never run out: what is attended is counted anew for every chunk."""
-        return self.memory is not None and self.memory.placement is Placement.RELATIVE
+        """Whether its positions never run out."""
+        return self.memory is not None and self.memory.is_endless
 
     def __post_init__(self) -> None:
         if self.memory is None:

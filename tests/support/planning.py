@@ -4,7 +4,7 @@ from functools import cache
 
 from reelray.cluster.calibration import load_calibration
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import Chunking
+from reelray.proto.recipe import Chunking, Commit, MemoryRule
 from reelray.proto.residency import Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob
@@ -44,10 +44,9 @@ def make_job(model="14b", size="720p", *, frames=81, steps=50, guided=True, **ch
 
 def make_stream(model="1.3b", *, steps=2, frames=81, size="480p", memory=12) -> PlanJob:
     """A causal few-step model: chunks of three latent frames."""
+    rule = None if memory is None else MemoryRule(local=memory, commit=Commit.LAST_STEP)
     chunking = Chunking(latent_frames=3)
-    return make_job(
-        model, size, frames=frames, steps=steps, guided=False, chunking=chunking, memory_latent_frames=memory
-    )
+    return make_job(model, size, frames=frames, steps=steps, guided=False, chunking=chunking, memory=rule)
 
 
 def make_machine(gpus=1, gib=139, link="nvlink") -> Machine:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from reelray.proto.errors import InputError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.model_sizes import ModelSizes
-from reelray.proto.recipe import Chunking
+from reelray.proto.recipe import Chunking, Commit, MemoryRule
 from reelray.scheduler.chunks import Span, cut_chunks
 
 
@@ -30,7 +30,7 @@ class PlanJob:
         steps: Denoise steps per chunk.
         guided_steps: Those of them that need the second branch of guidance.
         chunking: Chunks in latent frames.
-        memory_latent_frames: Latent frames that a chunk attends at most, its own included; None attends all so far.
+        memory: What a chunk attends of those before it; None lets every chunk stand alone.
         value_bytes: Bytes of a weight and of an activation.
 
     Raises:
@@ -46,12 +46,12 @@ class PlanJob:
     steps: int
     guided_steps: int = 0
     chunking: Chunking = field(default_factory=Chunking)
-    memory_latent_frames: int | None = None
+    memory: MemoryRule | None = None
     value_bytes: int = 2
 
     def __post_init__(self) -> None:
         self.facts.latent_size(self.width, self.height)
-        self.facts.latent_frames(self.frames)
+        assert self.latent_frames
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}; it must be at least 1")
         if not 0 <= self.guided_steps <= self.steps:
@@ -60,7 +60,8 @@ class PlanJob:
     @property
     def latent_frames(self) -> int:
         """Latent frames of the clip."""
-        return self.facts.latent_frames(self.frames)
+        endless = self.memory is not None and self.memory.is_endless
+        return self.facts.latent_frames(self.frames, endless=endless)
 
     @property
     def chunks(self) -> tuple[Span, ...]:
@@ -70,11 +71,16 @@ class PlanJob:
     @property
     def windows(self) -> tuple[Window, ...]:
         """One window per chunk."""
-        most = self.memory_latent_frames or self.latent_frames
+        most = 0 if self.memory is None else self.memory.attended
         return tuple(
             Window(tokens=self._tokens(chunk.length), attended=self._tokens(max(chunk.length, min(chunk.end, most))))
             for chunk in self.chunks
         )
+
+    @property
+    def clean_passes(self) -> int:
+        """Chunks that are evaluated once more to be remembered."""
+        return len(self.chunks) - 1 if self.memory is not None and self.memory.commit is Commit.CLEAN else 0
 
     @property
     def branches(self) -> int:
@@ -84,7 +90,7 @@ class PlanJob:
     @property
     def forwards(self) -> int:
         """Transformer evaluations of the clip."""
-        return (self.steps + self.guided_steps) * len(self.chunks)
+        return (self.steps + self.guided_steps) * len(self.chunks) + self.branches * self.clean_passes
 
     @property
     def latent_cells(self) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from reelray.proto.errors import InputError, ReelrayError, SizeError, UnsupportedError
-from reelray.proto.layout import Layout
+from reelray.proto.layout import Layout, check_remembering_layout
 from reelray.proto.patching import NO_STREAMS, Patching, check_patched_layout
 from reelray.scheduler.plan.job import PlanJob
 from reelray.scheduler.plan.machine import Link, Machine
@@ -17,6 +17,7 @@ def check_layout(layout: Layout, job: PlanJob, machine: Machine) -> None:
     Raises:
         InputError: Too few GPUs, no link, no second branch for `cfg`, more `pipe` ranks than layers, or more
             `ulysses` ranks than heads.
+        UnsupportedError: Chunks remember, and the layout splits what they do.
         SizeError: The shortest window has fewer tokens than ranks that share it.
     """
     if layout.ranks > machine.gpus:
@@ -33,6 +34,8 @@ def check_layout(layout: Layout, job: PlanJob, machine: Machine) -> None:
         raise InputError(
             f"layout {layout} splits the heads over {layout.ulysses} ranks; the model has {job.sizes.heads}"
         )
+    if job.memory is not None:
+        check_remembering_layout(layout)
     shortest = min(window.tokens for window in job.windows)
     if layout.sequence > shortest:
         raise SizeError(f"layout {layout} splits the tokens over {layout.sequence} ranks; a window has {shortest}")

@@ -158,12 +158,19 @@ def stale_bytes(setting: Setting) -> float:
 
 
 def kept_bytes(setting: Setting) -> float:
-    """Bytes of keys and values that outlive a forward: of the text, and of earlier chunks."""
+    """Bytes of keys and values that outlive a forward: of the text, in pages, and in the workspace of one window.
+
+    A workspace holds what a window attends, and what it leaves stands beside it until pages take it.
+    """
     job, layout = setting.job, setting.layout
     branches = math.ceil(job.branches / layout.cfg)
     context = job.facts.text_tokens + job.sizes.image_tokens
-    earlier = max(w.attended for w in job.windows) / layout.sequence if len(job.windows) > 1 else 0.0
-    return 2 * setting.stage_layers * branches * (context + earlier) * job.facts.dim * job.value_bytes
+    pages = workspace = 0.0
+    if job.memory is not None:
+        attended, own = (max(getattr(w, name) for w in job.windows) for name in ("attended", "tokens"))
+        pages, workspace = attended / layout.ulysses, (attended + own) / layout.ulysses
+    tokens = branches * (context + pages) + workspace
+    return 2 * setting.stage_layers * tokens * job.facts.dim * job.value_bytes
 
 
 def ring_bytes(setting: Setting) -> float:

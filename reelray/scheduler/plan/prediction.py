@@ -134,6 +134,8 @@ def predict_denoise(setting: Setting, *, together: int = 1) -> StepTime:
             for window in job.windows if steps > 0 else ():
                 step = predict_step(setting, window, guided=guided, patched=patched, together=together)
                 total = total.plus(step, steps)
+    for window in job.windows[: job.clean_passes]:
+        total = total.plus(predict_step(setting, window, guided=job.branches > 1, patched=False, together=together), 1)
     return total
 
 

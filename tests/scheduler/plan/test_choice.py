@@ -1,15 +1,18 @@
 """What is chosen, and what is said of it."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from reelray.proto.errors import InputError
+from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
+from reelray.proto.recipe import Commit
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
 from reelray.scheduler.plan.explain import explain
+from reelray.scheduler.plan.legality import check_layout, list_lanes
 from reelray.scheduler.plan.prediction import predict
 from tests.support.planning import GIB, make_job, make_machine, make_stream, table
 
@@ -201,7 +204,11 @@ def test_patches_are_taken_where_they_are_asked_for():
             plan_layout(make_job(), make_machine(4), table(), layout, patching=patching)
     with pytest.raises(InputError, match="chunk by chunk"):
         plan_layout(
-            make_stream(), make_machine(2), table(), Layout(pipe=2), patching=Patching(patches=2, exact_steps=1)
+            make_stream(memory=None),
+            make_machine(2),
+            table(),
+            Layout(pipe=2),
+            patching=Patching(patches=2, exact_steps=1),
         )
 
 
@@ -217,3 +224,22 @@ def test_bytes_that_do_not_fit_are_told_of_a_forced_layout():
     plan = plan_layout(make_job(), make_machine(2, 8), table(), Layout(ulysses=2))
     assert plan.chosen is None
     assert "Nothing fits: ulysses=2" in explain(plan, table())
+
+
+def test_streams_that_remember_take_cfg_and_ulysses_and_a_clean_pass():
+    stream = make_stream(steps=4, memory=9)
+    clean = replace(stream, memory=replace(stream.memory, commit=Commit.CLEAN))
+    machine = make_machine(4)
+    assert (
+        {lane.ring for lane in list_lanes(stream, machine)}
+        == {lane.pipe for lane in list_lanes(stream, machine)}
+        == {1}
+    )
+    with pytest.raises(UnsupportedError, match="take cfg and ulysses"):
+        check_layout(Layout(ring=2), stream, machine)
+    assert (stream.forwards, clean.forwards, clean.clean_passes) == (28, 34, 6)
+    short, long = (predict(job, machine, table(), Layout(ulysses=4), Residency()).denoise_s for job in (stream, clean))
+    assert 1 + 6 / 28 * 0.8 < long / short < 1 + 6 / 28 * 1.2
+    alone = make_stream(memory=None)
+    assert all(window.attended == window.tokens for window in alone.windows)
+    assert [window.attended // 1560 for window in clean.windows] == [3, 6, 9, 9, 9, 9, 9]
