@@ -100,7 +100,7 @@ def test_fifty_steps_do_not_deserve_a_decode_gpu():
     assert (shared.decode_ranks, alone.decode_ranks, two.decode_ranks) == (0, 1, 2)
     assert shared.clips_per_hour > 1.2 * alone.clips_per_hour
     assert "Decode runs on the GPUs that denoise: " in said
-    assert "on a GPU of its own; decode is 0.8% of the work" in said
+    assert "on a GPU of its own; decode is 0.3% of the work" in said
 
 
 def test_a_few_step_stream_deserves_decode_gpus():
@@ -129,11 +129,11 @@ def test_lanes_multiply_throughput_not_speed():
 
 
 def test_decode_gpus_follow_as_many_lanes_as_they_can():
-    # Three lanes of one GPU take 3.9 s each, decode on its own takes 1.8 s: two lanes per decode GPU.
-    slow = predict(make_stream(steps=12), make_machine(8), table(), Layout(), Residency(), decode_ranks=1)
+    # A lane of one GPU takes 1.9 s, decode on its own 0.71 s: two lanes per decode GPU.
+    slow = predict(make_stream(steps=6), make_machine(8), table(), Layout(), Residency(), decode_ranks=1)
     assert (slow.layout.replica, slow.engines) == (2, 2)
     assert slow.interval_s == pytest.approx((slow.text_s + slow.denoise_s) / 4)
-    fast = predict(make_stream(steps=2), make_machine(8), table(), Layout(ulysses=2), Residency(), decode_ranks=2)
+    fast = predict(make_stream(steps=1), make_machine(8), table(), Layout(ulysses=2), Residency(), decode_ranks=2)
     assert (fast.layout.replica, fast.engines) == (1, 2)
     assert fast.interval_s == pytest.approx(fast.decode_s / 2)
 

@@ -19,4 +19,5 @@ def test_the_mean_error_is_below_four_percent():
 
 def test_decode_is_predicted():
     job = make_job("1.3b", "480p")
-    assert 1.714 < predict_decode_s(job, table(), 1) < 1.826
+    assert predict_decode_s(job, table(), 1) == pytest.approx(0.714, rel=0.01)
+    assert predict_decode_s(job, table(), 2) == pytest.approx(0.388, rel=0.01)
