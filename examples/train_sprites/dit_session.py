@@ -1,6 +1,7 @@
 """One process of the transformer's training: model, optimisers, pool, clock and measurements."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,11 +256,17 @@ class DitSession:
         trainer.log(event="text", **known)
 
     @torch.no_grad()
-    def begin_with(self, transformer: WanTransformer) -> None:
-        """Take the weights of another run's transformer; the text encoder keeps its own."""
+    def begin_with(self, transformer: WanTransformer, text: Mapping[str, Tensor]) -> None:
+        """Take the weights of another run.
+
+        Args:
+            transformer: Its transformer.
+            text: Its text encoder, by our names.
+        """
         for module in (self.trainer.module, self.trainer.average):
             for own, other in zip(module.transformer.parameters(), transformer.parameters(), strict=True):
                 own.copy_(other)
+            module.text_encoder.load_state_dict(text)
 
     def _step(self, batch: int, frames: int) -> None:
         trainer = self.trainer

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from examples.train_sprites.sprites_model import SpritesModel
 from examples.train_sprites.state_parts import read_parts
 from examples.train_sprites.tokenizer import build_tokenizer
 from examples.train_sprites.train_vae import load_vae
+from reelray.proto.errors import WeightsError
 from reelray.workers.models.wan.key_map import checkpoint_views
 from reelray.workers.models.wan.umt5 import rename_tensor
 from reelray.workers.models.wan.vae import WanVae
@@ -78,6 +79,18 @@ def export_text(model: SpritesModel, words: list[str], out: Path) -> None:
     encoder.load_state_dict({name: ours[str(rename_tensor(name))] for name in encoder.state_dict()})
     encoder.half().save_pretrained(out / "text_encoder")
     build_tokenizer(words).save_pretrained(out / "tokenizer")
+
+
+def read_text(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the text encoder of a folder that `export` wrote, by our names.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    file = checkpoint / "text_encoder" / "model.safetensors"
+    if not file.is_file():
+        raise WeightsError(f"{file}: missing; name a folder that was exported whole")
+    return {str(rename_tensor(name)): tensor.float() for name, tensor in load_file(file).items()}
 
 
 def scheduler_config(shift: float) -> dict[str, Any]:

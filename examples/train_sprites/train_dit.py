@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from examples.train_sprites.dit_session import DitSession, Settings
+from examples.train_sprites.export import read_text
 from examples.train_sprites.ranks import Ranks
 from examples.train_sprites.state_parts import read_parts
 from reelray.workers.models.wan.weights import load_transformer
@@ -30,14 +31,14 @@ class Session:
         stop_after: Seconds after which the process saves and ends; None means when the budget is spent.
         resume: Go on from the state in `out`.
         started: `time.monotonic()` at the start of the process.
-        transformer_from: Exported checkpoint, whose transformer a new run begins with.
+        begin_from: Exported checkpoint, with whose transformer and text encoder a new run begins.
     """
 
     out: Path
     stop_after: float | None
     resume: bool
     started: float
-    transformer_from: Path | None = None
+    begin_from: Path | None = None
 
     def is_over(self) -> bool:
         """Whether this process should save and end."""
@@ -64,10 +65,11 @@ def train(settings: Settings, session: Session, vae_folder: Path, ranks: Ranks) 
             if state is None:
                 raise ValueError(f"there is no state.json in {session.out}; run once without --resume")
             run.restore(state)
-        else:
+        elif session.begin_from is None:
             run.teach_text()
-        if session.transformer_from is not None and not session.resume:
-            run.begin_with(load_transformer(session.transformer_from / "transformer", "cpu", torch.float32))
+        else:
+            transformer = load_transformer(session.begin_from / "transformer", "cpu", torch.float32)
+            run.begin_with(transformer, read_text(session.begin_from))
         run.start()
         over = False
         while not over and run.clock.progress < 1:
@@ -112,7 +114,7 @@ def parse() -> argparse.Namespace:
         "--text-steps", type=int, default=standard.text_steps, help="steps of the text encoder on captions alone, first"
     )
     parser.add_argument(
-        "--transformer-from", type=Path, metavar="FOLDER", help="begin with the transformer of an exported checkpoint"
+        "--begin-from", type=Path, metavar="FOLDER", help="begin with the weights of an exported checkpoint"
     )
     parser.add_argument("--stop-after", type=float, help="seconds until this process saves its state and ends")
     parser.add_argument("--resume", action="store_true")
@@ -149,7 +151,7 @@ def main() -> None:
         stop_after=options.stop_after,
         resume=options.resume,
         started=started,
-        transformer_from=options.transformer_from,
+        begin_from=options.begin_from,
     )
     try:
         complete = train(settings, session, options.vae, ranks)

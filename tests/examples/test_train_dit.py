@@ -17,7 +17,6 @@ from examples.train_sprites.train_dit import Session, train
 from reelray.proto.errors import WeightsError
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.umt5 import Umt5Config
-from reelray.workers.models.wan.weights import load_transformer
 
 
 def tiny_model(vocabulary=76):
@@ -52,13 +51,13 @@ def settings(**changes):
     )
 
 
-def session(out, *, resume=False, stop_after=None, transformer_from=None):
+def session(out, *, resume=False, stop_after=None, begin_from=None):
     return Session(
         out=out,
         stop_after=stop_after,
         resume=resume,
         started=time.monotonic(),
-        transformer_from=transformer_from,
+        begin_from=begin_from,
     )
 
 
@@ -91,7 +90,7 @@ def test_nothing_to_resume_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"no state\.json"):
         train(settings(), session(tmp_path, resume=True), tmp_path, Ranks())
     with pytest.raises(WeightsError, match="other"):
-        train(settings(), session(tmp_path, transformer_from=tmp_path / "other"), tmp_path, Ranks())
+        train(settings(), session(tmp_path, begin_from=tmp_path / "other"), tmp_path, Ranks())
 
 
 @pytest.mark.usefixtures("small_world")
@@ -113,24 +112,19 @@ def test_a_new_run_teaches_the_words_first_and_a_resumed_one_does_not(tmp_path, 
 
 
 @pytest.mark.usefixtures("small_world")
-def test_a_run_begins_with_the_transformer_of_another_and_a_text_encoder_of_its_own(tmp_path):
-    model = tiny_model()
-    other = model.transformer
+def test_a_run_begins_with_the_weights_of_another(tmp_path):
+    words = list_words()
+    model = tiny_model(len(build_tokenizer(words)))
     with torch.no_grad():
-        for weight in other.parameters():
+        for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight)).copy_(weight.half())
     export.export_transformer(model, tmp_path / "other" / "transformer")
-    begun = dit_session.DitSession(settings(seed=5), tmp_path, tmp_path / "first", Ranks())
-    text = begun.trainer.module.text_encoder.embedding.weight.clone()
-    begun.begin_with(load_transformer(tmp_path / "other" / "transformer", "cpu", torch.float32))
-    begun.judge.__exit__(None, None, None)
-    for name, weight in begun.trainer.module.transformer.named_parameters():
-        assert torch.equal(weight, other.get_parameter(name))
-    assert torch.equal(begun.trainer.module.text_encoder.embedding.weight, text)
-    whole = session(tmp_path / "second", transformer_from=tmp_path / "other")
-    assert train(settings(learning_rate=0.0, matrix_rate=0.0), whole, tmp_path, Ranks())
+    export.export_text(model, words, tmp_path / "other")
+    whole = session(tmp_path / "second", begin_from=tmp_path / "other")
+    assert train(settings(learning_rate=0.0, matrix_rate=0.0, text_rate=0.0), whole, tmp_path, Ranks())
     trained, _ = export.load_average(tmp_path / "second")
-    assert torch.equal(trained.transformer.proj_out.weight, other.proj_out.weight)
+    for name, weight in trained.named_parameters():
+        assert torch.equal(weight, model.get_parameter(name)), name
 
 
 def test_muon_leaves_the_text_encoder_alone():
