@@ -46,6 +46,10 @@ def choose_changes(
         )
     last_begin = 0 if total <= first else first + (total - first - 1) // chunk * chunk
     changes: list[PromptChange] = []
+
+    def next_chunk(latent_frame: int) -> int:
+        return max(0, math.ceil((latent_frame - first) / chunk))
+
     for time, text in wanted:
         seconds, prompt = read_seconds(time), check(text)
         if not prompt:
@@ -60,6 +64,11 @@ def choose_changes(
             )
         if changes and latent_frame <= changes[-1].latent_frame:
             raise InputError(f"a prompt is to hold from {seconds:g} s on, which is not after the one before it")
+        if changes and next_chunk(latent_frame) == next_chunk(changes[-1].latent_frame):
+            raise InputError(
+                f"a prompt is to hold from {seconds:g} s on, and no chunk begins between it and the one before it, "
+                "which nobody would see"
+            )
         changes.append(PromptChange(latent_frame=latent_frame, prompt=prompt))
     return tuple(changes)
 

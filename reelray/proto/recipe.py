@@ -197,6 +197,9 @@ class MemoryRule:
             raise ValueError(
                 f"switch_frames is {self.switch_frames}; sink and local frames are {self.sink + self.local} in all"
             )
+        moves = self.sink_kind is Sink.MOVING or bool(self.means)
+        if self.switch is PromptSwitch.RECACHE and (moves or self.switch_frames <= self.sink):
+            raise ValueError("switch is recache; it takes more switch_frames than the sink has, and no means of frames")
         if self.local < 1 or self.sink < 0:
             raise ValueError(f"local is {self.local} and sink is {self.sink}; they must be at least 1 and 0")
         if not 0 <= self.sink_kept <= 1:
@@ -205,7 +208,6 @@ class MemoryRule:
             raise ValueError(f"means holds {list(self.means)}; every share must lie in 0..1 and not be 0")
         if not 0 <= self.commit_timestep <= 1000:
             raise ValueError(f"commit_timestep is {self.commit_timestep}; it must lie in 0..1000")
-        moves = self.sink_kind is Sink.MOVING or bool(self.means)
         if moves and self.placement is Placement.ABSOLUTE:
             raise ValueError("placement is absolute, and means of frames have no place in the video; use relative")
 
@@ -265,6 +267,11 @@ class Recipe:
         return self.memory is not None and self.memory.is_endless
 
     def __post_init__(self) -> None:
+        lengths = {len(listed) for listed in (*self.schedule.first_chunks, self.schedule.timesteps)}
+        if self.guidance.per_step and self.schedule.first_chunks and len(lengths) > 1:
+            raise ValueError(
+                "guidance.per_step has a weight for every step, and first_chunks have other numbers of steps"
+            )
         if self.memory is None:
             return
         chunk = self.chunking.latent_frames
@@ -272,3 +279,7 @@ class Recipe:
             raise ValueError("memory needs chunking.latent_frames; a whole clip has no chunk before it")
         if self.memory.local < max(chunk, self.chunking.first_latent_frames or 0):
             raise ValueError(f"memory.local is {self.memory.local}; a chunk's own frames count too, and are {chunk}")
+        if self.task == "i2v" and self.is_endless:
+            raise ValueError(
+                "memory.placement is relative, and an i2v model looks for its picture by absolute positions"
+            )

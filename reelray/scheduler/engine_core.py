@@ -216,7 +216,7 @@ class EngineCore:
             return
         moves = self._lanes.arrange(at_work)
         layout, places = self._lanes.named, self._lanes.places()
-        windows, decodes = self._roster.pick_windows(places), self._roster.pick_decodes(places)
+        windows, decodes = self._roster.pick_windows(places, decodes=True), self._roster.pick_decodes(places)
         commits = self._roster.list_commits(windows, now_s)
         self._issue(line, now_s=now_s, layout=layout, moves=moves, windows=windows, decodes=decodes, commits=commits)
 
@@ -225,7 +225,7 @@ class EngineCore:
             return
         if denoise.is_free:
             self._lanes.arrange(self._roster.at_work())
-        windows = self._roster.pick_windows(self._lanes.places()) if denoise.is_free else ()
+        windows = self._roster.pick_windows(self._lanes.places(), decodes=False) if denoise.is_free else ()
         both = denoise.is_free and decode.is_free
         if both and self._lend(denoise, decode, windows, now_s):
             return

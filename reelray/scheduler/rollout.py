@@ -128,6 +128,11 @@ class Rollout:
             lane=self._lane,
         )
 
+    def next_window_after_frames(self) -> WindowStep | None:
+        """The same, but a clean pass waits for frames that may leave: ranks report a step when all of it is done."""
+        window = self.next_window()
+        return None if window is not None and window.is_clean_pass and self.next_decode() is not None else window
+
     def next_decode(self) -> DecodeStep | None:
         """The piece that is clean and for which the client has room, or None.
 

@@ -49,9 +49,15 @@ class Roster:
                 rollout.worked_at = self.plans
         return [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
 
-    def pick_windows(self, places: Sequence[Place]) -> tuple[WindowStep, ...]:
-        """For every lane, the window of that request of its own whose turn it is; of several where layers are split."""
-        return self._pick(places, Rollout.next_window, "window_turn", most=max(place.layout.pipe for place in places))
+    def pick_windows(self, places: Sequence[Place], *, decodes: bool) -> tuple[WindowStep, ...]:
+        """For every lane, the window of that request of its own whose turn it is; of several where layers are split.
+
+        Args:
+            places: The lanes.
+            decodes: Whether their ranks decode too, in the same steps.
+        """
+        next_of = Rollout.next_window_after_frames if decodes else Rollout.next_window
+        return self._pick(places, next_of, "window_turn", most=max(place.layout.pipe for place in places))
 
     def pick_decodes(self, places: Sequence[Place]) -> tuple[DecodeStep, ...]:
         """For every lane, the piece of that request of its own whose turn it is."""

@@ -57,6 +57,7 @@ def test_prompts_follow_each_other():
     [
         ([("2s", "a"), ("1s", "b")], InputError, "from 1 s on, which is not after the one before it"),
         ([("1s", "a"), ("1.01s", "b")], InputError, "not after the one before"),
+        ([("1.6s", "a"), ("1.9s", "b")], InputError, "no chunk begins between it and the one before"),
         ([("4.9s", "a")], InputError, r"it has 5\.1 s, and its last chunk begins at 4\.3 s"),
         ([("90s", "a")], InputError, "no chunk of this video begins then"),
         ([("1s", "  ")], PromptError, "the prompt at 1 s is empty"),

@@ -2,7 +2,6 @@
 
 import torch
 
-from reelray.kernels.norm_rope.reference import rotate
 from reelray.proto.layout import Layout
 from reelray.proto.recipe import MemoryRule, Placement
 from reelray.workers.memory.pool import KeyShape
@@ -28,12 +27,13 @@ def roll(model, rule, *, sharding=None, ranks=1, index=0):
     own = split_evenly(config.num_attention_heads, ranks)[index]
     shape = KeyShape(layers=config.num_layers, heads=len(own), width=config.attention_head_dim, dtype=model.dtype)
 
-    def turn(keys, positions, grid):
-        turned = model.rope(Positions(frames=torch.tensor(positions, device=keys.device)), grid.rows, grid.columns)
-        return rotate(keys[None], turned.cos, turned.sin)[0]
-
     device = model.device
-    room = MemoryRoom(shape, budget_bytes=1 << 22, device=device, turn=turn, first_head=own.start, rows=4)
+
+    def angles(positions, grid):
+        turned = model.rope(Positions(frames=torch.tensor(positions, device=device)), grid.rows, grid.columns)
+        return turned.cos, turned.sin
+
+    room = MemoryRoom(shape, budget_bytes=1 << 22, device=device, angles=angles, first_head=own.start, rows=4)
     memory = room.open(rule, chunk=CHUNK, grid=GRID)
     generator = torch.Generator().manual_seed(3)
     text = model.prepare_text(torch.randn(1, 12, config.text_dim, generator=generator).to(device))

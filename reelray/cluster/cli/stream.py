@@ -61,7 +61,7 @@ def stream(
 
     For models that make their video chunk by chunk and remember what was. A prompt of --at holds from the first chunk
     that begins at its time or later; what the change does to memory is the model's recipe. 60 seconds, if nothing else
-    is said; memory does not grow with the length.
+    is said. What chunks attend is bounded; of a video only its latents are kept, to come by lost memory again.
     """
     session = session_of(context)
     session.set_debug(wanted=debug)

@@ -169,7 +169,8 @@ def kept_bytes(setting: Setting) -> float:
     if job.memory is not None:
         attended, own = (max(getattr(w, name) for w in job.windows) for name in ("attended", "tokens"))
         pages, workspace = attended / layout.ulysses, (attended + own) / layout.ulysses
-    tokens = branches * (context + pages) + workspace
+    # Every rank remembers both branches of guidance, whichever it evaluates in a step.
+    tokens = branches * context + job.branches * (pages + workspace)
     return 2 * setting.stage_layers * tokens * job.facts.dim * job.value_bytes
 
 

@@ -48,6 +48,7 @@ class Forwards:
     _saved: int = field(default=0, init=False)  # how much of the history was written down
     _clean: dict[int, Tensor] = field(default_factory=dict, init=False)  # clean chunks that may yet be remembered
     _prompt: int = field(default=0, init=False)  # the prompt in force
+    _remembered: set[Branch] = field(default_factory=set, init=False)  # branches of the forward in work
     _flushes: int | None = field(default=None, init=False)  # what its coming has kept, until that is noted
 
     def begin(self, station: Station) -> None:
@@ -102,9 +103,23 @@ class Forwards:
             )
             if memory is not None and commits:
                 memory.commit(branch, first, length)
+                self._remembered.add(branch)
             return prediction_1CTHW
 
         return evaluate
+
+    def remember_others(self, evaluate: Evaluate) -> int:
+        """Evaluate the branches that a committing step did not need: each must remember every chunk.
+
+        Returns:
+            Evaluations it took.
+        """
+        assert self._memory is not None
+        others = [branch for branch in self._memory.branches if branch not in self._remembered]
+        for branch in others:
+            evaluate(branch)
+        self._remembered.clear()
+        return len(others)
 
     def note(self, first: int, timestep: float, latents_1CTHW: Tensor, *, rewinds: bool = False) -> None:
         """Keep the input of a forward that was remembered, so that it can be repeated."""
@@ -141,10 +156,9 @@ class Forwards:
         if window.recaches:
             memory.rewind(first)
         evaluate = self.run(latents_1CTHW, rule.commit_timestep, first, commits=True)
-        for branch in memory.branches:
-            evaluate(branch)
+        count = self.remember_others(evaluate)
         self.note(first, rule.commit_timestep, latents_1CTHW, rewinds=window.recaches)
-        return len(memory.branches)
+        return count
 
     def give(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Facts and tensors of all that is remembered, for another lane; it is not remembered here any more."""
@@ -205,6 +219,7 @@ class Forwards:
             self.rooms.on_progress()
 
         self._memory.replay(self._past, evaluate)
+        self._remembered.clear()
         self._past, self._prompt = [], prompt
         if self._flushes is not None:
             self._memory.flush(self._flushes)

@@ -176,6 +176,11 @@ class Gang:
             done = self._find_done()
         if done is None:
             return None
+        if done.failure is not None and done.plan.joint:
+            # Ranks of the other crew are not in this step: whose peer has died looks like one that failed.
+            asked = self._members[done.ranks[0]]
+            if (dead := find_dead(self._members, asked, self._clock)) is not asked:
+                raise self._lost(dead, dead.process.last_words())
         self._losses = 0
         return self._steps.pop(done.plan.crew).merge()
 
@@ -281,14 +286,9 @@ class Gang:
             raise EngineError(f"ranks hold different weights ({', '.join(sorted(digests))}); copy the same checkpoint")
 
     def _ranks_of(self, crew: Crew | None) -> range:
-        denoise = self._spec.layout.ranks
-        match crew:
-            case Crew.DENOISE:
-                return range(denoise)
-            case Crew.DECODE:
-                return range(denoise, self._spec.ranks)
-            case _:
-                return range(self._spec.ranks)
+        denoise, everyone = self._spec.layout.ranks, self._spec.ranks
+        crews: dict[Crew | None, range] = {Crew.DENOISE: range(denoise), Crew.DECODE: range(denoise, everyone)}
+        return crews.get(crew, range(everyone))
 
     def _find_done(self) -> GangStep | None:
         return next((step for step in self._steps.values() if step.is_done), None)

@@ -162,10 +162,12 @@ class HeldRequest:
         chunk = self._start(window)
         input_1CTHW = chunk.latents_1CTHW
         weight, shape = chunk.weight(window.step), input_1CTHW.shape
-        prediction = self._chunk_branches.predict(self._evaluate(chunk, window), weight, shape=shape)
+        evaluate, more = self._evaluate(chunk, window), 0
+        prediction = self._chunk_branches.predict(evaluate, weight, shape=shape)
         if window.commits:
+            more = self._forwards.remember_others(evaluate)
             self._forwards.note(window.first_latent_frame, chunk.timestep(window.step), input_1CTHW)
-        return self._end(window, prediction)
+        return self._end(window, prediction) + more
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""

@@ -1,6 +1,6 @@
 """Opens the memories of a rank's streams, in a room for each share of the heads that the rank ever has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -13,8 +13,9 @@ from reelray.workers.models.api import VideoModel
 from reelray.workers.models.free_memory import free_bytes
 from reelray.workers.parallel.token_split import split_evenly
 
-SHARE = {"cuda": 0.6, "cpu": 0.25}
-"""Part of the memory that is free when the first stream comes; the rest is for workspaces, decoders and forwards."""
+SHARE = {"cuda": 0.4, "cpu": 0.25}
+"""Part of the memory that is free when the first stream comes and becomes pages. A stream's workspace, with what waits
+beside it to be remembered, is somewhat larger than its pages; decoders and forwards need the rest."""
 
 
 class MemoryRooms:
@@ -22,12 +23,17 @@ class MemoryRooms:
 
     Args:
         model: Whose keys and values are remembered.
+        stations: Of the rank: layouts that share the heads in another way have rooms of their own.
         on_progress: Called for every forward that is repeated to come by a lost memory again.
     """
 
-    def __init__(self, model: VideoModel, on_progress: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, model: VideoModel, stations: Iterable[Station] = (), on_progress: Callable[[], None] = lambda: None
+    ) -> None:
         self.on_progress = on_progress
         self._model = model
+        self._shares = max(1, len({station.heads_of for station in stations if station.role.denoises}))
+        self._budget: int | None = None
         self._rooms: dict[tuple[int, int], MemoryRoom] = {}
 
     def open(self, request: RenderRequest, station: Station) -> StreamMemory | None:
@@ -62,14 +68,14 @@ class MemoryRooms:
         if station.heads_of not in self._rooms:
             model, (index, ranks) = self._model, station.heads_of
             heads = split_evenly(model.heads, ranks)[index]
-            # Gangs that change their layout have a room for each; all live in what one may take.
-            others = sum(room.pool.pages * room.pool.page_bytes for room in self._rooms.values())
-            free = free_bytes(model.device) + others
+            if self._budget is None:
+                self._budget = int(free_bytes(model.device) * SHARE[model.device.type] / self._shares)
             self._rooms[station.heads_of] = MemoryRoom(
                 model.key_shape(len(heads)),
-                budget_bytes=max(0, int(free * SHARE[model.device.type]) - others),
+                # Every rank of a lane promises the same, so that all refuse a stream or none.
+                budget_bytes=station.least(self._budget),
                 device=torch.device(model.device),
-                turn=model.turn_keys,
+                angles=model.angles,
                 first_head=heads.start,
                 rows=PAGE_ROWS,
             )

@@ -68,7 +68,7 @@ class Rank:
         self._generation = generation
         self._sequence = 0
         self._held: dict[RequestId, HeldRequest] = {}
-        self._rooms = MemoryRooms(model, on_progress)
+        self._rooms = MemoryRooms(model, self._stations.values(), on_progress)
         self._issued: deque[StepPlan] = deque()
 
     def describe(self) -> EngineDescription:

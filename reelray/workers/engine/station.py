@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reelray.proto.errors import UnsupportedError
@@ -14,7 +15,7 @@ from reelray.workers.parallel.attention_choice import load_choice
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.handover import BroadcastHandover
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
-from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh
+from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh, find_least
 from reelray.workers.parallel.patch_pipeline import PatchBranches
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
@@ -37,6 +38,7 @@ class Station:
         pictures: With whom it decodes; None means alone.
         pipeline: Through which forwards go where the ranks of the lane split the layers.
         heads_of: Which of how many equal shares of the heads this rank attends; a memory keeps those.
+        least: Of a number that each rank of the lane gives, the least; all of them must call it.
         patched: Makes the branches of a request that asks for patches; None where the lane has no place for them.
     """
 
@@ -47,6 +49,7 @@ class Station:
     pictures: PictureSharing | None = None
     pipeline: LayerPipeline | None = None
     heads_of: tuple[int, int] = (0, 1)
+    least: Callable[[int], int] = int
     patched: Callable[[Patching], Branches] | None = None
 
     def branches_for(self, request: RenderRequest) -> Branches:
@@ -95,6 +98,7 @@ def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
     role, pictures = _share_pictures(model, mesh, lane.everyone, denoises=True)
     heads_of = (lane.ulysses.index, lane.ulysses.size)
     station = Station(lane=lane.replica, role=role, sharding=_share_tokens(lane), pictures=pictures, heads_of=heads_of)
+    station = replace(station, least=partial(find_least, lane.everyone, model.device))
     return _share_branches(station, model, lane)
 
 

@@ -57,8 +57,8 @@ class StreamMemory:
     def __init__(self, rule: MemoryRule, *, chunk: int, grid: Grid, room: MemoryRoom, branches: int) -> None:
         self._memories = []
         try:
-            for _ in range(branches):
-                self._memories.append(room.open(rule, chunk=chunk, grid=grid))
+            for branch in range(branches):
+                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=branch))
         except Exception:
             self.close()
             raise

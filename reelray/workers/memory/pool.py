@@ -3,11 +3,12 @@
 Shape suffixes: P pages, L layers, 2 keys and values, R rows of a page, N heads, D head width, S tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from reelray.proto.errors import ResourceError
 
@@ -138,32 +139,59 @@ class PagePool:
                 if self._poison:
                     self._storage_PL2RND[page] = torch.nan
 
-    def write(self, pages: Sequence[int], layer: int, keys_SND: Tensor, values_SND: Tensor) -> None:
-        """Fill pages with the tokens of one layer.
+    def writer(self, frames: Sequence[Sequence[int]], tokens: int) -> Callable[[int, Tensor, Tensor], None]:
+        """What fills the pages of some latent frames, layer by layer.
 
         Args:
-            pages: As many as `pages_for` the tokens.
-            layer: Counted from 0 among those that are here.
-            keys_SND: RMS-normed and not rotated.
-            values_SND: Beside them.
-        """
-        for number, page in enumerate(pages):
-            tokens = slice(number * self.rows, (number + 1) * self.rows)
-            for part, source_SND in enumerate((keys_SND, values_SND)):
-                rows_RND = source_SND[tokens]
-                self._storage_PL2RND[page, layer, part, : len(rows_RND)].copy_(rows_RND)
+            frames: Pages of each, as many as `pages_for` its tokens.
+            tokens: Of each.
 
-    def read(self, pages: Sequence[int], layer: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Copy the tokens of one layer out of pages; keys and values [S, N, D].
+        Returns:
+            Takes a layer, counted from 0 among those that are here, its keys, not rotated, and its values [S, N, D].
+        """
+        index, rows = self._index(frames), self._rows_of(tokens)
+
+        def write(layer: int, keys_SND: Tensor, values_SND: Tensor) -> None:
+            for part, source_SND in enumerate((keys_SND, values_SND)):
+                padded = F.pad(torch.unflatten(source_SND, 0, (len(frames), tokens)), (0, 0, 0, 0, 0, rows - tokens))
+                pages_PRND = torch.unflatten(padded.flatten(0, 1), 0, (len(index), self.rows)).to(self.shape.dtype)
+                self._storage_PL2RND[:, layer, part].index_copy_(0, index, pages_PRND)
+
+        return write
+
+    def reader(self, frames: Sequence[Sequence[int]], tokens: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """What copies the tokens of some latent frames out of their pages, layer by layer.
+
+        Args:
+            frames: Pages of each.
+            tokens: Of each.
+
+        Returns:
+            Takes a layer and gives its keys and values [S, N, D].
 
         Raises:
             ValueError: A page is free.
         """
-        self._check_held(pages)
-        index = torch.tensor(pages, device=self._storage_PL2RND.device)
-        picked_P2RND = self._storage_PL2RND[:, layer].index_select(0, index)
-        keys_PRND, values_PRND = picked_P2RND.unbind(1)
-        return keys_PRND.flatten(0, 1)[:tokens], values_PRND.flatten(0, 1)[:tokens]
+        index, rows = self._index(frames), self._rows_of(tokens)
+
+        def read(layer: int) -> tuple[Tensor, Tensor]:
+            picked = self._storage_PL2RND[:, layer].index_select(0, index)
+            keys_PRND, values_PRND = picked.unbind(1)
+            keys_SND, values_SND = (
+                torch.unflatten(part.flatten(0, 1), 0, (len(frames), rows))[:, :tokens].flatten(0, 1)
+                for part in (keys_PRND, values_PRND)
+            )
+            return keys_SND, values_SND
+
+        return read
+
+    def _index(self, frames: Sequence[Sequence[int]]) -> Tensor:
+        for pages in frames:
+            self._check_held(pages)
+        return torch.tensor([page for pages in frames for page in pages], device=self._storage_PL2RND.device)
+
+    def _rows_of(self, tokens: int) -> int:
+        return self.pages_for(tokens) * self.rows
 
     def _check_held(self, pages: Sequence[int]) -> None:
         loose = [page for page in pages if not self._holders[page]]

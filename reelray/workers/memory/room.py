@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from weakref import ref
 
 import torch
-from torch import Tensor
 
-from reelray.proto.recipe import MemoryRule
+from reelray.proto.recipe import MemoryRule, PromptSwitch
 from reelray.workers.memory.pool import KeyShape, PagePool
 from reelray.workers.memory.regions import Regions
-from reelray.workers.memory.video_memory import VideoMemory
+from reelray.workers.memory.video_memory import Angles, VideoMemory
 from reelray.workers.memory.workspace import Staging, Workspace
 from reelray.workers.models.attention_op import View
 
@@ -42,14 +41,14 @@ class Grid:
 class MemoryRoom:
     """Opens the memories of videos and shows windows what they attend.
 
-    A workspace belongs to windows of one size. It holds the memory whose window ran last; another one's is laid out
-    anew, which takes a small part of a forward's time.
+    A workspace belongs to videos of one kind: picture size, rule, and branch of guidance. It holds the memory whose
+    window ran last, and another one's is laid out anew; it goes with the last video of its kind.
 
     Args:
         shape: What a token leaves here.
         budget_bytes: Of all pages.
         device: Where they lie.
-        turn: Rotates keys [S, N, D] of latent frames to temporal positions on a grid.
+        angles: Of latent frames at temporal positions on a grid.
         first_head: Number of the first of these heads in the model.
         rows: Tokens of a page.
         poison: See `PagePool`.
@@ -61,50 +60,79 @@ class MemoryRoom:
         *,
         budget_bytes: int,
         device: torch.device,
-        turn: Callable[[Tensor, Sequence[int], Grid], Tensor],
+        angles: Callable[[Sequence[int], Grid], Angles],
         first_head: int = 0,
         rows: int = PAGE_ROWS,
         poison: bool = False,
     ) -> None:
         pages = max(1, budget_bytes // (rows * shape.token_bytes))
         self.pool = PagePool(shape, pages=pages, rows=rows, device=device, poison=poison)
-        self._shape, self._device, self._turn, self._first_head = shape, device, turn, first_head
-        self._desks: dict[tuple[int, int], _Desk] = {}
+        self._shape, self._device, self._angles, self._first_head = shape, device, angles, first_head
+        self._desks: dict[_Kind, _Desk] = {}
 
-    def open(self, rule: MemoryRule, *, chunk: int, grid: Grid) -> "OpenMemory":
+    def open(self, rule: MemoryRule, *, chunk: int, grid: Grid, branch: int = 0) -> "OpenMemory":
         """Begin to remember a video.
 
         Args:
             rule: The recipe's.
             chunk: Latent frames of its chunks.
             grid: Tokens of its latent frames.
+            branch: Which of the branches of guidance; they run in turn, and each has a workspace.
 
         Raises:
             ResourceError: The pool cannot promise what it may need.
         """
-        regions = Regions(rule=rule, chunk=chunk)
-        return OpenMemory(self, VideoMemory(regions, self.pool, grid.places), grid)
+        memory = VideoMemory(Regions(rule=rule, chunk=chunk), self.pool, grid.places)
+        return self._seat(OpenMemory(self, memory, grid, branch))
 
     def view(self, opened: "OpenMemory", first: int, length: int, *, records: bool) -> View:
         """See `OpenMemory.view`."""
-        memory = opened.memory
-        places, rule = opened.grid.places, memory.regions.rule
-        remembered = (rule.sink + len(rule.means) + memory.regions.room) * places
-        key = (remembered, max(length, memory.regions.chunk) * places)
-        if key not in self._desks:
-            self._desks[key] = _Desk.make(self._shape, key, self._device, self._first_head)
-        desk = self._desks[key]
+        memory, desk = opened.memory, self._desks[opened.kind]
         if not desk.shows(memory):
-            desk.tokens = memory.lay_out(
-                desk.workspace, lambda keys, positions: self._turn(keys, positions, opened.grid), first, length
-            )
+            desk.owner = None  # until all of it lies there, nobody's does
+            positions, _ = memory.regions.positions(first, length)
+            desk.tokens = memory.lay_out(desk.workspace, self._angles(positions, opened.grid) if positions else None)
             desk.owner, desk.version = ref(memory), memory.version
         opened.staging = desk.staging
         return desk.view(records=records)
 
-    def close(self) -> None:
-        """Free the workspaces; memories keep their pages."""
-        self._desks.clear()
+    def fork(self, opened: "OpenMemory") -> "OpenMemory":
+        """See `OpenMemory.fork`."""
+        return self._seat(OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch))
+
+    def leave(self, kind: "_Kind") -> None:
+        """Free a workspace when nobody is left who uses it."""
+        self._desks[kind].users -= 1
+        if not self._desks[kind].users:
+            del self._desks[kind]
+
+    def _seat(self, opened: "OpenMemory") -> "OpenMemory":
+        """Have a workspace for it."""
+        if opened.kind not in self._desks:
+            try:
+                self._desks[opened.kind] = _Desk.make(self._shape, opened.kind, self._device, self._first_head)
+            except BaseException:
+                opened.memory.close()
+                raise
+        self._desks[opened.kind].users += 1
+        return opened
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kind:
+    """Videos that may use one workspace.
+
+    Args:
+        remembered: Most tokens that a window attends besides its own.
+        window: Most tokens of a window, those that are remembered anew included.
+        places: Tokens of a latent frame.
+        branch: Of guidance.
+    """
+
+    remembered: int
+    window: int
+    places: int
+    branch: int
 
 
 @dataclass(kw_only=True, eq=False)
@@ -118,6 +146,7 @@ class _Desk:
         owner: Whose memory lies here.
         version: Of that memory.
         tokens: How many tokens of it.
+        users: Videos that are not over.
     """
 
     workspace: Workspace
@@ -126,12 +155,14 @@ class _Desk:
     owner: "ref[VideoMemory] | None" = None
     version: int = -1
     tokens: int = 0
+    users: int = 0
 
     @classmethod
-    def make(cls, shape: KeyShape, key: tuple[int, int], device: torch.device, first_head: int) -> "_Desk":
-        remembered, window = key
-        workspace = Workspace(shape, remembered=remembered, window=window, device=device, first_head=first_head)
-        staging = Staging(shape, window=window, device=device, first_head=first_head)
+    def make(cls, shape: KeyShape, kind: _Kind, device: torch.device, first_head: int) -> "_Desk":
+        workspace = Workspace(
+            shape, remembered=kind.remembered, window=kind.window, device=device, first_head=first_head
+        )
+        staging = Staging(shape, window=kind.window, device=device, first_head=first_head)
         return cls(workspace=workspace, staging=staging, views={})
 
     def shows(self, memory: VideoMemory) -> bool:
@@ -152,12 +183,19 @@ class OpenMemory:
         room: Where it lies.
         memory: What is remembered.
         grid: Tokens of a latent frame.
+        branch: Of guidance.
     """
 
-    def __init__(self, room: MemoryRoom, memory: VideoMemory, grid: Grid) -> None:
-        self.memory, self.grid = memory, grid
+    def __init__(self, room: MemoryRoom, memory: VideoMemory, grid: Grid, branch: int) -> None:
+        self.memory, self.grid, self.branch = memory, grid, branch
+        rule, regions, places = memory.regions.rule, memory.regions, grid.places
+        remembered = rule.sink + len(rule.means) + regions.room
+        anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
+        window = max(regions.chunk, anew)
+        self.kind = _Kind(remembered=remembered * places, window=window * places, places=places, branch=branch)
         self.staging: Staging | None = None
         self._room = room
+        self._is_open = True
 
     def positions(self, first: int, length: int) -> tuple[int, ...]:
         """Temporal positions of a window's own frames."""
@@ -188,8 +226,11 @@ class OpenMemory:
 
     def fork(self) -> "OpenMemory":
         """See `VideoMemory.fork`."""
-        return OpenMemory(self._room, self.memory.fork(), self.grid)
+        return self._room.fork(self)
 
     def close(self) -> None:
         """Forget it; may be called twice."""
         self.memory.close()
+        if self._is_open:
+            self._is_open = False
+            self._room.leave(self.kind)

@@ -1,20 +1,21 @@
 """The memory of one video: what its regions name, in pages of a shared pool.
 
-Shape suffixes: S tokens, N heads, D head width.
+Shape suffixes: S tokens, N heads, D head width, P rotated pairs of a head.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
 
+from reelray.kernels.norm_rope.reference import rotate
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Change, Drop, Entry, Fold, Frame, Regions
 from reelray.workers.memory.workspace import Staging, Workspace
 
-Turn: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
-"""Rotates the keys [S, N, D] of some latent frames to their temporal positions."""
+Angles: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and sines [1, S, P] of the tokens of some latent frames."""
 
 
 class VideoMemory:
@@ -43,35 +44,35 @@ class VideoMemory:
         """Bytes of the pages that are held now."""
         return sum(map(len, self._held.values())) * self._pool.page_bytes
 
-    def lay_out(self, workspace: Workspace, turn: Turn, first: int, length: int) -> int:
+    def lay_out(self, workspace: Workspace, angles: Angles | None) -> int:
         """Fill a workspace with what the next window attends.
 
         Args:
             workspace: Is overwritten.
-            turn: Of the model.
-            first: First latent frame of the window.
-            length: Its latent frames.
+            angles: Of the entries' tokens, in their order; None where there are none.
 
         Returns:
             Tokens laid down.
         """
         entries = self.regions.attended
-        positions, _ = self.regions.positions(first, length)
+        if angles is None:
+            return 0
+        cos_1SP, sin_1SP = angles
+        reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
         for layer in range(self._pool.shape.layers):
-            parts = [self._pool.read(self._held[entry], layer, self._places) for entry in entries]
-            if parts:
-                keys_SND, values_SND = (torch.cat(part) for part in zip(*parts, strict=True))
-                workspace.put(layer, 0, turn(keys_SND, positions), values_SND)
+            keys_SND, values_SND = reader(layer)
+            workspace.put(layer, 0, rotate(keys_SND[None], cos_1SP, sin_1SP)[0], values_SND)
         return len(entries) * self._places
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
         """Take in a window's frames from what its forward left."""
-        for number in range(length):
-            pages = self._pool.take(self._pool.pages_for(self._places))
-            tokens = slice(number * self._places, (number + 1) * self._places)
-            for layer in range(self._pool.shape.layers):
-                self._pool.write(pages, layer, *staging.tokens(layer, tokens))
-            self._held[Frame(index=first + number)] = pages
+        count = self._pool.pages_for(self._places)
+        frames = [Frame(index=first + number) for number in range(length)]
+        for frame in frames:
+            self._held[frame] = self._pool.take(count)  # held at once: whatever fails from here on, they are given back
+        writer = self._pool.writer([self._held[frame] for frame in frames], self._places)
+        for layer in range(self._pool.shape.layers):
+            writer(layer, *staging.tokens(layer, slice(0, length * self._places)))
         for change in self.regions.commit(first, length):
             self._carry_out(change)
         self.version += 1
@@ -125,16 +126,15 @@ class VideoMemory:
             self._pool.hold(new)
             self._held[fold.into] = new
             return
-        old = self._held.pop(fold.old)
-        # The old pages may be shared, and the new ones come from what was promised for the frame that leaves.
-        pages = self._pool.take(len(new))
+        # The old pages may be shared, so the result needs others; they come from what was promised for one fold more.
+        old, pages = self._held[fold.old], self._pool.take(len(new))
+        self._held[fold.into] = pages
+        writer = self._pool.writer([pages], self._places)
+        readers = [self._pool.reader([part], self._places) for part in (old, new)]
         for layer in range(self._pool.shape.layers):
             mixed = [
                 torch.lerp(new_SND.float(), old_SND.float(), fold.kept)
-                for old_SND, new_SND in zip(
-                    self._pool.read(old, layer, self._places), self._pool.read(new, layer, self._places), strict=True
-                )
+                for old_SND, new_SND in zip(*(reader(layer) for reader in readers), strict=True)
             ]
-            self._pool.write(pages, layer, *mixed)
-        self._pool.drop(old)
-        self._held[fold.into] = pages
+            writer(layer, *mixed)
+        self._pool.drop(self._held.pop(fold.old))

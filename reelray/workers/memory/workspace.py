@@ -33,11 +33,6 @@ class Workspace:
         self._layers = [torch.zeros(room, dtype=shape.dtype, device=device) for _ in range(shape.layers)]
         self._pasts: dict[int, RememberedPast] = {}
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of all buffers."""
-        return (self.most_remembered + self.most_window) * self.shape.token_bytes
-
     def put(self, layer: int, first: int, keys_SND: Tensor, values_SND: Tensor) -> None:
         """Lay down remembered tokens.
 

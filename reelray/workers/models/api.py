@@ -13,6 +13,7 @@ from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Residency
 from reelray.workers.memory.pool import KeyShape
 from reelray.workers.memory.room import Grid
+from reelray.workers.memory.video_memory import Angles
 from reelray.workers.models.attention_op import View
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding
 from reelray.workers.models.stages import Stages
@@ -73,8 +74,8 @@ class VideoModel(Protocol):
         """What a token leaves in a memory that keeps so many heads."""
         ...
 
-    def turn_keys(self, keys_SND: Tensor, positions: Sequence[int], grid: Grid) -> Tensor:
-        """Rotate remembered keys of whole latent frames, one temporal position for each.
+    def angles(self, positions: Sequence[int], grid: Grid) -> Angles:
+        """Angles by which keys of whole latent frames are rotated, one temporal position for each frame.
 
         Raises:
             IndexError: A position lies beyond what the model can tell apart.

@@ -69,23 +69,25 @@ class WholeWindow:
 
     Args:
         attention: Of the window; dense by default.
+        maker: The shard of the same ranks of which this one is a view.
     """
 
-    def __init__(self, attention: AttentionOp | None = None) -> None:
+    def __init__(self, attention: AttentionOp | None = None, *, maker: "WholeWindow | None" = None) -> None:
         self.attention: AttentionOp = attention or DenseAttention()
+        self._maker = maker
 
     def shard(self, frames: int, places: int, view: View | None = None) -> TokenShard:
         """See `Sharding`."""
         del frames, places
         if view is None:
             return self
-        shard: TokenShard = view.made.setdefault(WholeWindow, WholeWindow(DenseAttention(view)))
+        shard: TokenShard = view.made.setdefault(WholeWindow, WholeWindow(DenseAttention(view), maker=self))
         return shard
 
     @property
     def peers(self) -> Hashable:
         """See `TokenShard`."""
-        return self
+        return self._maker or self
 
     def agree(self, *, own: bool) -> bool:
         """See `TokenShard`."""

@@ -357,3 +357,12 @@ def _weights_group(layout: Layout, pool: GroupPool) -> AxisGroup:
     rank = dist.get_rank()
     ranks = next(ranks for ranks in _sharing_groups(layout) if rank in ranks)
     return AxisGroup(axis=WEIGHTS, ranks=ranks, index=ranks.index(rank), pool=pool, channel=WEIGHTS)
+
+
+def find_least(group: AxisGroup, device: torch.device, number: int) -> int:
+    """The least of the numbers that the ranks of a group give; all of them must call this."""
+    if group.size == 1:
+        return number
+    least = torch.tensor([number], device=device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN, group=group.process_group)
+    return int(least.item())

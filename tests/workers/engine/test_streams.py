@@ -24,7 +24,11 @@ from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine import memory_rooms
+from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.station import Station
+from reelray.workers.memory.pool import PagePool
+from reelray.workers.memory.workspace import Workspace
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.memory_oracle import latest, moving_sink
 from tests.support.plain_stream import stream_plainly
@@ -203,6 +207,112 @@ def interrupted(model, request, *, after):
             core.rewind(generation, [0])
             rank = Rank(model, generation=generation)
     return video
+
+
+def test_frames_leave_before_the_clean_pass(model):
+    core, rank = EngineCore(EngineLimits()), Rank(model)
+    request = request_of("sink and latest", latent_frames=4)
+    core.submit(request, model.facts)
+    plans = []
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+        plans.append(
+            (*("clean" if w.is_clean_pass else "step" for w in plan.windows), *("decode" for _ in plan.decodes))
+        )
+        for frames in report.frames:
+            core.acknowledge(request.request_id, frames.count)
+    assert plans[1:-1] == [("step",), ("step",), ("decode",), ("clean",), ("step",), ("step",), ("decode",)]
+
+
+def test_guidance_that_ends_before_the_last_step_remembers_both_branches(model):
+    request = request_of("last step")
+    recipe = replace(request.recipe, schedule=FEW, guidance=Guidance(per_step=(3.0, 1.0)))
+    request = replace(request, recipe=recipe)
+    rank, attended = Rank(model), []
+    core = EngineCore(EngineLimits())
+    core.submit(request, model.facts)
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+        attended += [
+            [len(one.memory.regions.attended) for one in held._forwards._memory._memories]
+            for held in rank._held.values()
+        ]
+        for frames in report.frames:
+            core.acknowledge(request.request_id, frames.count)
+    assert all(one == other for one, other in attended)
+    assert max(one for one, _ in attended) == 4
+    whole = render_on(Rank(model), request)
+    for steps in (3, 6, 9):
+        assert interrupted(model, request, after=steps) == whole
+
+
+@pytest.mark.parametrize("call", [2, 4, 7])
+def test_a_stream_that_fails_while_its_memory_is_laid_out_leaves_the_others_theirs(model, monkeypatch, call):
+    """One workspace serves both; the third layer of b's memory cannot be written."""
+    alone = render_on(Rank(model), request_of("sink and latest", "a", seed=1))
+    rank, core = Rank(model), EngineCore(EngineLimits())
+    for name, seed in (("a", 1), ("b", 2)):
+        core.submit(request_of("sink and latest", name, seed=seed), model.facts)
+    put, calls = Workspace.put, []
+
+    def put_or_fail(workspace, *arguments):
+        if rank_works_on == ["b"]:
+            calls.append(arguments)
+            if len(calls) == call:
+                raise torch.OutOfMemoryError("no memory is left")
+        return put(workspace, *arguments)
+
+    monkeypatch.setattr(Workspace, "put", put_or_fail)
+    videos, failures, rank_works_on = {"a": b"", "b": b""}, set(), []
+    while (plan := core.next_step(0.0)) is not None:
+        rank_works_on[:] = [window.request_id for window in plan.windows]
+        report = rank.execute(plan)
+        core.report(report)
+        failures |= {failure.request_id for failure in report.failures}
+        for frames in report.frames:
+            videos[frames.request_id] += frames.data
+            core.acknowledge(frames.request_id, frames.count)
+    assert failures == {"b"}
+    assert videos["a"] == alone
+    assert_nothing_stays(rank)
+
+
+def test_what_fails_in_the_middle_of_a_commit_gives_its_pages_back(model, monkeypatch):
+    for case in ("sink and latest", "moving sink, guided"):
+        rank, core = Rank(model), EngineCore(EngineLimits())
+        core.submit(request_of(case, "a"), model.facts)
+        index, left = PagePool.writer, [9]
+
+        def fail_late(pool, *arguments, index=index, left=left):
+            left[0] -= 1
+            if not left[0]:
+                raise torch.OutOfMemoryError("no memory is left")
+            return index(pool, *arguments)
+
+        monkeypatch.setattr(PagePool, "writer", fail_late)
+        while (plan := core.next_step(0.0)) is not None:
+            report = rank.execute(plan)
+            core.report(report)
+            for frames in report.frames:
+                core.acknowledge(frames.request_id, frames.count)
+        monkeypatch.setattr(PagePool, "writer", index)
+        assert (left[0] <= 0) is (case != "sink and latest")
+        assert_nothing_stays(rank)
+
+
+def test_layouts_that_share_heads_in_another_way_have_room_too(model, monkeypatch):
+    """What counts as free on a GPU shrinks by what the first room takes."""
+    frame_bytes = memory_rooms.PAGE_ROWS * model.key_shape(model.heads).token_bytes
+    monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 24 * frame_bytes)
+    monkeypatch.setitem(memory_rooms.SHARE, "cpu", 1.0)
+    stations = [Station(heads_of=(0, ranks)) for ranks in (1, 2)]
+    rooms = MemoryRooms(model, stations)
+    request = request_of("sink and latest")
+    for station in stations:
+        assert rooms.open(request, station) is not None
+    assert [room.pool.pages for room in rooms._rooms.values()] == [12, 24]  # of all heads, and of half of them
 
 
 def test_streams_side_by_side_do_not_disturb_each_other(model):

@@ -29,20 +29,23 @@ def test_bytes_are_those_of_the_formula():
 
 def test_what_was_written_is_read_and_what_was_freed_is_poison():
     pool = make_pool()
-    pages = pool.take(2)
-    keys, values = torch.randn(2, 6, 2, 4)
-    pool.write(pages, 1, keys, values)
-    found = pool.read(pages, 1, 6)
-    assert torch.equal(found[0], keys)
-    assert torch.equal(found[1], values)
-    pool.hold(pages[:1])
-    pool.drop(pages)
+    frames = [pool.take(2), pool.take(2)]
+    keys, values = torch.randn(2, 12, 2, 4)
+    pool.writer(frames, 6)(1, keys, values)
+    for first, pages in enumerate(frames):
+        found = pool.reader([pages], 6)(1)
+        assert torch.equal(found[0], keys[6 * first : 6 * first + 6])
+        assert torch.equal(found[1], values[6 * first : 6 * first + 6])
+    both = pool.reader(frames[::-1], 6)(1)
+    assert torch.equal(both[0], torch.cat([keys[6:], keys[:6]]))
+    pool.hold(frames[0][:1])
+    pool.drop(frames[0])
     with pytest.raises(ValueError, match="free"):
-        pool.read(pages, 1, 6)
-    assert torch.equal(pool.read(pages[:1], 1, 4)[0], keys[:4])
+        pool.reader(frames[:1], 6)
+    assert torch.equal(pool.reader([frames[0][:1]], 4)(1)[0], keys[:4])
     again = {pool.take(1)[0] for _ in range(pool.free)}
-    assert pages[1] in again
-    assert pool.read([pages[1]], 1, 4)[0].isnan().all()
+    assert frames[0][1] in again
+    assert pool.reader([frames[0][1:]], 4)(1)[0].isnan().all()
 
 
 def test_a_page_is_given_back_once():

@@ -41,7 +41,7 @@ def make_room(model, *, budget_bytes=1 << 24, rows=4):
         model.key_shape(heads),
         budget_bytes=budget_bytes,
         device=model.device,
-        turn=model.turn_keys,
+        angles=model.angles,
         rows=rows,
         poison=True,
     )
@@ -116,18 +116,18 @@ def test_clean_chunks_one_after_the_other_equal_one_causal_forward(model):
     assert (torch.cat(found, 2) - wanted).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("mistake", ["no commit", "a place too far", "another prompt's text", "keys rotated twice"])
+@pytest.mark.parametrize("mistake", ["no commit", "a place too far", "another prompt's text", "keys elsewhere"])
 def test_mistakes_are_seen(model, mistake):
     """The comparison above would notice each of these."""
     text, other = model.encode_text(["a red circle", "a blue star"])
     rule, plainly = RULES["sink, relative"]
     room = make_room(model)
-    if mistake == "keys rotated twice":
+    if mistake == "keys elsewhere":
         room = MemoryRoom(
             model.key_shape(2),
             budget_bytes=1 << 24,
             device=model.device,
-            turn=lambda keys, places, grid: model.turn_keys(model.turn_keys(keys, places, grid), places, grid),
+            angles=lambda places, grid: model.angles([2 * place for place in places], grid),
         )
     memory, oracle = room.open(rule, chunk=CHUNK, grid=GRID), make_oracle(model, plainly)
     worst = 0.0
@@ -154,16 +154,14 @@ def test_two_videos_take_turns_at_one_workspace(model):
     def run(memories):
         found = {name: [] for name in memories}
         for chunk in range(5):
-            for number, (name, memory) in enumerate(memories.items()):
+            for name, memory in memories.items():
                 first = chunk * CHUNK
                 for commits in (False, True):
                     view = memory.view(first, CHUNK, records=commits)
-                    latents = draw(chunk + 50 * (name == "b"), number + commits)
                     places = memory.positions(first, CHUNK)
                     found[name].append(
                         predict(model, text, draw(chunk + 50 * (name == "b"), commits), 0.0, places, view=view)
                     )
-                    del latents
                 memory.commit(first, CHUNK)
         return found
 

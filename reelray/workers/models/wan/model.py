@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reelray.kernels.norm_rope.reference import rotate
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Blocks, Residency
 from reelray.workers.memory.pool import KeyShape
 from reelray.workers.memory.room import Grid
+from reelray.workers.memory.video_memory import Angles
 from reelray.workers.models.attention_op import View
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.free_memory import free_bytes
@@ -184,11 +184,11 @@ class WanModel:
         return KeyShape(layers=len(layers), heads=heads, width=config.attention_head_dim, dtype=self.dtype)
 
     @torch.no_grad()
-    def turn_keys(self, keys_SND: Tensor, positions: Sequence[int], grid: Grid) -> Tensor:
-        """See `VideoModel.turn_keys`."""
-        frames_T = torch.tensor(positions, device=keys_SND.device)
+    def angles(self, positions: Sequence[int], grid: Grid) -> Angles:
+        """See `VideoModel.angles`."""
+        frames_T = torch.tensor(positions, device=self.device)
         rotation = self.parts.transformer.rope(Positions(frames=frames_T), grid.rows, grid.columns)
-        return rotate(keys_SND[None], rotation.cos, rotation.sin)[0]
+        return rotation.cos, rotation.sin
 
     def new_decode_state(self) -> DecodeState:
         """See `VideoModel.new_decode_state`."""
