@@ -325,14 +325,14 @@ def clips(*, quick: bool) -> Sequence[Clip]:
     ]
     if quick:
         return short
-    defaults = Schedule(steps=20, shift=3.0)
+    recipe = read_manifest(SPRITES / "manifest.yaml")
     full = Clip(
         what="clip, the manifest's defaults, 192x128, 81 frames",
-        width=192,
-        height=128,
-        frames=81,
-        schedule=defaults,
-        guidance=Guidance(scale=4.0),
+        width=recipe.defaults.width,
+        height=recipe.defaults.height,
+        frames=recipe.defaults.frames,
+        schedule=recipe.schedule,
+        guidance=recipe.guidance,
     )
     return [*short, full]
 

@@ -15,6 +15,8 @@ PROMPTS = (
     "a white heart bounces in front of a dark green background",
     "an orange square grows on a gray background",
     "a pink cross moves in a circle on a black background",
+    "a pink heart moves right and a blue triangle moves left on a purple background",
+    "an orange circle bounces and a white star spins on a black background",
 )
 
 

@@ -24,7 +24,7 @@ from reelray.workers.models.wan.umt5 import rename_tensor
 from reelray.workers.models.wan.vae import WanVae
 
 VERSION = "0.42.1"
-GUIDANCE, STEPS, SHIFT = 4.0, 20, 12.0
+GUIDANCE, STEPS, SHIFT = 2.0, 20, 12.0
 
 
 def write_weights(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype, name: str) -> None:

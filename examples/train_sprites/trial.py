@@ -19,7 +19,7 @@ from reelray.workers.models.wan.vae import WanVae
 if TYPE_CHECKING:
     from reelray.quality.sprites.scene import Scene
 
-STEPS, SHIFT, GUIDANCE = 20, 12.0, 4.0
+STEPS, SHIFT, GUIDANCE = 20, 12.0, 2.0
 ROWS, DECODED = 64, 8
 
 
