@@ -88,6 +88,14 @@ class TestOnCpus:
         )
         assert opened[0][2] == Layout(ring=2, ulysses=2)
 
+    def test_ranks_of_their_own_decode_if_asked_for(self, render, opened):
+        said = render(*SMALL, "--gpus", 2, "--decode-ranks", 1).err
+        render(*SMALL, "--gpus", 2, "--decode-ranks", 0)
+        render(*SMALL, "--gpus", 2, "--decode-ranks", "auto")
+        assert opened.decode_ranks == [1, 0, 0]
+        assert [layout.ranks for _, _, layout in opened] == [1, 2, 2]
+        assert "decode on a rank of its own, as asked" in said
+
     def test_settings_ask_too_and_either_option_sets_both_aside(self, cli, render, opened):
         cli.services = replace(
             cli.services, load_settings=lambda: Settings(device="cpu", gpus=4, layout="cfg=2,ulysses=2")
@@ -108,6 +116,9 @@ class TestOnCpus:
             (("--layout", "cfg=2,ulysses=2", "--gpus", 2), "needs 4 GPUs; the machine has 2"),
             (("--gpus", 0), "gpus is 0; it must lie in 1..64"),
             (("--gpus", 65), "gpus is 65"),
+            (("--gpus", 2, "--decode-ranks", 2), "decode_ranks is 2 of 2 ranks in all, and somebody must denoise too"),
+            (("--decode-ranks", 1), "take --gpus 2"),
+            (("--gpus", 2, "--decode-ranks", "few"), "decode_ranks is 'few'; it must be 'auto' or a whole number"),
         ],
     )
     def test_what_cannot_be_is_refused_at_once(self, render, opened, arguments, word):
