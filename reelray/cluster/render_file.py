@@ -44,7 +44,7 @@ class FileOptions:
 
 
 def render_file(options: RenderOptions, file_options: FileOptions, services: Services) -> None:
-    """Run `reelray render`.
+    """Run `reelray render` or `reelray stream`.
 
     Raises:
         ReelrayError: Anything failed; no file has appeared or changed.

@@ -11,7 +11,7 @@ from reelray.proto.step_plan import Crew, StepReport
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from tests.support.crew_trace import Crews
-from tests.support.requests import make_recipe, make_request
+from tests.support.requests import make_recipe, make_request, random_request
 
 ROOMY = EngineLimits(frame_credit=999)
 
@@ -212,8 +212,7 @@ def test_any_schedule_keeps_every_invariant(seed):
     for _ in range(300):
         action = rng.random()
         if waiting and action < 0.1:
-            recipe = make_recipe(steps=rng.randint(1, 4), chunk=rng.choice([None, 1, 2, 3]))
-            crews.submit(make_request(waiting.pop(), latent_frames=rng.randint(1, 7), recipe=recipe))
+            crews.submit(random_request(rng, waiting.pop()))
         elif action < 0.12:
             crews.cancel(rng.choice(names))
         elif action < 0.25:

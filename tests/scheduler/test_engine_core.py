@@ -15,7 +15,7 @@ from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import Phase
 from tests.support.core_trace import ALONE, FACTS, LANES, PIPES, Trace
-from tests.support.requests import make_recipe, make_request
+from tests.support.requests import make_recipe, make_request, random_request
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 7])
@@ -367,8 +367,7 @@ def test_random_traffic_keeps_every_invariant(seed):
     for _ in range(400):
         action = rng.random()
         if waiting and action < 0.1:
-            recipe = make_recipe(steps=rng.randint(1, 4), chunk=rng.choice([None, 1, 2, 3]))
-            trace.submit(make_request(waiting.pop(), latent_frames=rng.randint(1, 7), recipe=recipe))
+            trace.submit(random_request(rng, waiting.pop()))
         elif action < 0.12:
             trace.cancel(rng.choice(names))
         elif action < 0.3:

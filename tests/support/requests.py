@@ -45,3 +45,9 @@ def make_request(name="a", *, latent_frames=5, seed=7, recipe=None, **changes) -
         "recipe": recipe or make_recipe(),
     }
     return RenderRequest(**{**values, **changes})
+
+
+def random_request(rng, name) -> RenderRequest:
+    """A request of up to seven latent frames, whole or in chunks of one to three."""
+    recipe = make_recipe(steps=rng.randint(1, 4), chunk=rng.choice([None, 1, 2, 3]))
+    return make_request(name, latent_frames=rng.randint(1, 7), recipe=recipe)

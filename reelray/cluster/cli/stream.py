@@ -23,13 +23,15 @@ class StreamCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See click's `Command.parse_args`."""
-        words = iter([part for word in args for part in (word.split("=", 1) if word.startswith("--at=") else (word,))])
+        end = args.index("--") if "--" in args else len(args)
+        split = (word.split("=", 1) if word.startswith("--at=") else (word,) for word in args[:end])
+        words = iter([part for parts in split for part in parts])
         joined: list[str] = []
         for word in words:
             joined.append(word)
             if word == "--at":
                 joined += ["\n".join(pair)] if len(pair := [*islice(words, 2)]) == 2 else pair
-        return super().parse_args(ctx, joined)
+        return super().parse_args(ctx, [*joined, *args[end:]])
 
 
 def stream(
@@ -61,7 +63,7 @@ def stream(
 
     For models that make their video chunk by chunk and remember what was. A prompt of --at holds from the first chunk
     that begins at its time or later; what the change does to memory is the model's recipe. 60 seconds, if nothing else
-    is said. What chunks attend is bounded; of a video only its latents are kept, to come by lost memory again.
+    is said. Memory does not grow with the video's length; only its latents are kept, to build lost memory anew.
     """
     session = session_of(context)
     session.set_debug(wanted=debug)

@@ -94,3 +94,9 @@ def test_a_model_of_whole_clips_is_refused(stream, tiny_t2v):
     code, _, error, _ = stream(model=tiny_t2v)
     assert code == 2
     assert "makes whole clips" in error
+
+
+def test_after_two_dashes_everything_is_a_prompt(folder, tmp_path, capfd):
+    output = tmp_path / "out.npy"
+    assert main(["stream", "-m", str(folder), "-o", str(output), *SMALL, "--", "--at=1s"]) == 0
+    assert json.loads(capfd.readouterr().out)["prompt"] == "--at=1s"
