@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from reelray.proto.recipe import Chunking, Commit, MemoryRule, Recipe, Schedule, Solver
+from reelray.proto.recipe import Chunking, Commit, MemoryRule, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.request import PromptChange
 from reelray.scheduler.chunk_steps import ChunkSteps
 from reelray.scheduler.chunks import cut_chunks
 
@@ -48,3 +49,13 @@ def test_one_chunk_has_its_denoise_steps_only(memory):
     steps, found = steps_of(memory, replace(LISTED, first_chunks=()), latent_frames=2)
     assert found == [(0, 0, False, False), (0, 1, True, False)]
     assert [steps.clean_chunks(done) for done in range(3)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("latent_frame", "wanted"), [(4, (0, 4)), (8, (5, 3))])
+def test_a_recache_leaves_the_sink_of_a_longer_video_alone(latent_frame, wanted):
+    memory = MemoryRule(local=4, sink=1, switch=PromptSwitch.RECACHE, switch_frames=4)
+    recipe = Recipe(name="x", schedule=LISTED, chunking=Chunking(latent_frames=2), memory=memory)
+    chunks = cut_chunks(recipe.chunking, 12)
+    steps = ChunkSteps(recipe, chunks, [PromptChange(latent_frame=latent_frame, prompt="y")])
+    (recache,) = [step for step in map(steps.find, range(len(steps))) if step.recaches]
+    assert (recache.span.first, recache.span.length) == wanted

@@ -7,6 +7,7 @@ import pytest
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending, Placement
+from reelray.proto.recipe import MemoryRule
 from reelray.proto.step_plan import Crew
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.lending import pays_to_lend
@@ -55,6 +56,13 @@ def test_branches_are_shared_only_where_there_are_two():
     split = replace(WINS, layout=Layout(cfg=2))
     assert pays_to_lend(split, a_request(), steps_left=5, joins=False)
     assert not pays_to_lend(split, a_request(guidance=1.0), steps_left=5, joins=False)
+
+
+def test_who_remembers_is_helped_by_nobody():
+    request = a_request(chunk=2, guidance=1.0)
+    remembers = replace(request, recipe=replace(request.recipe, memory=MemoryRule(local=4)))
+    assert pays_to_lend(WINS, request, steps_left=9, joins=False)
+    assert not pays_to_lend(WINS, remembers, steps_left=9, joins=False)
 
 
 def test_a_whole_clip_is_denoised_by_all_where_that_wins_and_only_there():
