@@ -12,6 +12,7 @@ class Stage(StrEnum):
     LOAD = "load"
     TEXT = "text"
     DENOISE = "denoise"
+    REMEMBER = "remember"  # forwards whose prediction is not used: clean passes, and frames remembered anew
     DECODE = "decode"
     REGROUP = "regroup"
 

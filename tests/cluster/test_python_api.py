@@ -25,7 +25,7 @@ def test_render_returns_frames_and_summary(engine):
     assert video.frames.dtype == np.uint8
     assert np.array_equal(video.frames, draw_frames(engine.requests[0]))
     assert (video.summary.seed, video.fps) == (7, 16.0)
-    assert {progress.stage for progress in seen} == set(Stage) - {Stage.REGROUP}
+    assert {progress.stage for progress in seen} == set(Stage) - {Stage.REGROUP, Stage.REMEMBER}
     assert engine.closed == 1
 
 

@@ -203,7 +203,7 @@ class Rank:
             self._move_in_line(record, windows, pipeline)
             return
         for window in windows:
-            self._on_held(record, window, Stage.DENOISE, partial(HeldRequest.move, window=window))
+            self._on_held(record, window, _stage_of(window), partial(HeldRequest.move, window=window))
 
     def _move_in_line(self, record: StepRecord, windows: Sequence[WindowStep], pipeline: LayerPipeline) -> None:
         """Let the forwards of all windows follow each other through the ranks of the lane."""
@@ -285,3 +285,7 @@ class Rank:
         # a report means done: stage times are honest and an error is blamed on its own request
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
+
+
+def _stage_of(window: WindowStep) -> Stage:
+    return Stage.REMEMBER if window.is_clean_pass or window.recaches else Stage.DENOISE

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reelray.cluster.local_engine import LocalEngine
 from reelray.proto.errors import ResourceError, UnsupportedError
+from reelray.proto.events import Done
 from reelray.proto.layout import Layout
 from reelray.proto.recipe import (
     Chunking,
@@ -378,3 +380,10 @@ def test_ranks_that_split_layers_remember_nothing_and_say_so(model):
     core = EngineCore(EngineLimits(), layouts=(Layout(ring=2),))
     with pytest.raises(UnsupportedError, match="ulysses"):
         core.submit(request, model.facts)
+
+
+def test_the_summary_tells_denoise_steps_from_what_is_only_remembered(model):
+    with LocalEngine.of_model(model) as engine:
+        (done,) = [event for event in engine.render(request_of("sink and latest")) if isinstance(event, Done)]
+    assert (done.summary.steps, done.summary.forwards) == (6 * 2, 6 * 2 + 5)
+    assert done.summary.stage_s["remember"] > 0
