@@ -24,3 +24,13 @@ def norm_heads(
 
     heads_BSND: Tensor = kernels.norm_heads(x_BSC, weight_C, heads, eps, cos_BSP, sin_BSP)
     return heads_BSND
+
+
+def rotate(x_BSND: Tensor, cos_BSP: Tensor, sin_BSP: Tensor) -> Tensor:
+    """Rotate neighbouring channels of each head by the token's angles; see `reference.rotate`."""
+    if x_BSND.device.type != "cuda" or not x_BSND.numel():
+        return reference.rotate(x_BSND, cos_BSP, sin_BSP)
+    from reelray.kernels.norm_rope import triton as kernels  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    turned_BSND: Tensor = kernels.rotate(x_BSND, cos_BSP, sin_BSP)
+    return turned_BSND

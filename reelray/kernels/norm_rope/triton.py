@@ -1,4 +1,4 @@
-"""RMSNorm over the full width and rotation of pairs in one pass over a token, as a Triton kernel.
+"""RMSNorm over the full width and rotation of pairs in one pass over a token, and rotation alone, as Triton kernels.
 
 n = x / sqrt(mean(x^2) + eps) * weight, rounded to the dtype of x; pairs of n turn by the token's angles in float32.
 One program goes over one token twice, some heads at a time. Reference: reference.py; tolerance 1e-5 in float32, one
@@ -102,6 +102,67 @@ def norm_heads(
         cos_BSP.stride(0) if rotates and cos_BSP.shape[0] > 1 else 0,
         eps,
         ROTATES=rotates,
+        HEADS=heads,
+        WIDTH=width,
+        GROUP=group,
+        BLOCK=block,
+        num_warps=max(1, min(8, group * block // ELEMENTS_PER_WARP)),
+    )
+    return out_BSND
+
+
+@triton.jit
+def _rotate_kernel(
+    x_ptr,
+    cos_ptr,
+    sin_ptr,
+    out_ptr,
+    tokens,
+    x_batch,
+    x_token,
+    x_head,
+    angle_batch,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    batch = row // tokens
+    token = row % tokens
+    head = tl.arange(0, GROUP)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    inside = (column < WIDTH) & (head < GROUP)
+    pair = tl.arange(0, BLOCK // 2)[None, :]
+    angle = batch * angle_batch + token * (WIDTH // 2) + pair
+    cos = tl.load(cos_ptr + angle, mask=pair < WIDTH // 2, other=0.0)
+    sin = tl.load(sin_ptr + angle, mask=pair < WIDTH // 2, other=0.0)
+    x_here = x_ptr + batch * x_batch + token * x_token + head * x_head + column
+    out_here = out_ptr + row * (HEADS * WIDTH) + head * WIDTH + column
+    for group in tl.static_range(HEADS // GROUP):
+        x = tl.load(x_here + group * GROUP * x_head, mask=inside, other=0.0).to(tl.float32)
+        even, odd = tl.split(tl.reshape(x, (GROUP, BLOCK // 2, 2)))
+        turned = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (GROUP, BLOCK))
+        tl.store(out_here + group * GROUP * WIDTH, turned.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton_op("reelray::rotate", mutates_args={})
+def rotate(x_BSND: Tensor, cos_BSP: Tensor, sin_BSP: Tensor) -> Tensor:
+    """Compute what `reference.rotate` computes."""
+    batch, tokens, heads, width = x_BSND.shape
+    if x_BSND.stride(3) != 1:
+        raise ValueError("the channels of x must be contiguous")
+    out_BSND = torch.empty((batch, tokens, heads, width), dtype=x_BSND.dtype, device=x_BSND.device)
+    kernel = wrap_triton(_rotate_kernel) if isinstance(_rotate_kernel, triton.JITFunction) else _rotate_kernel
+    group, block = math.gcd(heads, GROUPED), triton.next_power_of_2(width)
+    kernel[(batch * tokens,)](
+        x_BSND,
+        cos_BSP.contiguous(),
+        sin_BSP.contiguous(),
+        out_BSND,
+        tokens,
+        *x_BSND.stride()[:3],
+        cos_BSP.shape[1] * cos_BSP.shape[2] if cos_BSP.shape[0] > 1 else 0,
         HEADS=heads,
         WIDTH=width,
         GROUP=group,

@@ -9,7 +9,7 @@ from typing import Self, TypeAlias
 import torch
 from torch import Tensor
 
-from reelray.kernels.norm_rope.reference import rotate
+from reelray.kernels.norm_rope.api import rotate
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Change, Drop, Entry, Fold, Frame, Regions
 from reelray.workers.memory.workspace import Staging, Workspace

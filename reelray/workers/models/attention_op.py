@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from reelray.kernels.attention.api import attend
-from reelray.kernels.norm_rope.reference import rotate
+from reelray.kernels.norm_rope.api import rotate
 
 
 class AttentionOp(Protocol):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reelray.kernels.attention.api import attend
-from reelray.kernels.norm_rope.reference import rotate
+from reelray.kernels.norm_rope.api import rotate
 from reelray.proto.errors import UnsupportedError
 from reelray.workers.models.attention_op import View
 from reelray.workers.parallel.exchange import Exchange, ToHeads, ToTokens, plan_heads

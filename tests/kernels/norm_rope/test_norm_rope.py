@@ -42,6 +42,7 @@ def test_interpreted_kernel_equals_reference(monkeypatch, dtype, size) -> None:
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
     check(kernels, *draw(size, dtype), heads=size[2])
+    check_rotation(kernels, *draw(size, dtype), heads=size[2])
 
 
 @pytest.mark.gpu
@@ -51,6 +52,7 @@ def test_cuda_kernel_equals_reference(dtype, size) -> None:
     from reelray.kernels.norm_rope import triton as kernels
 
     check(kernels, *draw(size, dtype, "cuda"), heads=size[2])
+    check_rotation(kernels, *draw(size, dtype, "cuda"), heads=size[2])
 
 
 def check(kernels, x, weight, angles, *, heads) -> None:
@@ -65,8 +67,23 @@ def check(kernels, x, weight, angles, *, heads) -> None:
     assert (found - reference.norm_heads(x, weight, heads, eps=1e-6)).abs().max() <= TOLERANCE[x.dtype]
 
 
+def check_rotation(kernels, x, _, angles, *, heads) -> None:
+    """Of strided heads, as a slice of a fused projection and as heads of a workspace."""
+    for rows in (angles, angles[:1]):
+        for heads_BSND in (x.unflatten(-1, (heads, -1)), x.unflatten(-1, (heads, -1)).transpose(0, 1)[:, :1]):
+            cos, sin = (part[:, : heads_BSND.shape[1]] for part in (rows.cos(), rows.sin()))
+            if cos.shape[0] not in {1, heads_BSND.shape[0]}:
+                continue
+            wanted = reference.rotate(heads_BSND, cos, sin)
+            found = kernels.rotate(heads_BSND, cos, sin)
+            assert found.shape == wanted.shape
+            assert (found - wanted).abs().max() <= TOLERANCE[x.dtype]
+
+
 def test_cpu_takes_the_reference() -> None:
     x, weight, angles = draw((2, 5, 3, 16), torch.float32)
     cos, sin = angles.cos(), angles.sin()
     found = api.norm_heads(x, weight, 3, eps=1e-6, cos_BSP=cos, sin_BSP=sin)
     assert torch.equal(found, reference.norm_heads(x, weight, 3, eps=1e-6, cos_BSP=cos, sin_BSP=sin))
+    heads = x.unflatten(-1, (3, -1))
+    assert torch.equal(api.rotate(heads, cos, sin), reference.rotate(heads, cos, sin))
