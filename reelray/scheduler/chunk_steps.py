@@ -83,6 +83,10 @@ class ChunkSteps:
             return chunk
         return chunk + (done - self._begins[chunk] >= self._before[chunk] + self._denoises[chunk])
 
+    def is_amid_chunk(self, done: int) -> bool:
+        """Whether `done` steps end within a chunk: it was begun, and steps of it are left."""
+        return done < len(self) and done not in self._begins
+
     def _recaches(self, chunk: int) -> bool:
         changes = chunk > 0 and self._prompts[chunk] != self._prompts[chunk - 1]
         return changes and self._rule is not None and self._rule.switch is PromptSwitch.RECACHE

@@ -108,6 +108,12 @@ class Rollout:
         """Windows to be moved and pieces to be decoded until the end."""
         return len(self._steps) - self._windows_done + len(self._pieces) - self._pieces_done
 
+    @property
+    def keeps_turn(self) -> bool:
+        """Whether a chunk is in work for which memory was laid out; another stream's would take its place."""
+        remembers = self.request.recipe.memory is not None
+        return remembers and self.phase is Phase.RUNNING and self._steps.is_amid_chunk(self._windows_done)
+
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
         step = self._steps.find(self._windows_done)

@@ -52,6 +52,9 @@ class Roster:
     def pick_windows(self, places: Sequence[Place], *, decodes: bool) -> tuple[WindowStep, ...]:
         """For every lane, the window of that request of its own whose turn it is; of several where layers are split.
 
+        A stream that remembers keeps its turn until its chunk is over: its memory is laid out once per chunk so, not for
+        every step.
+
         Args:
             places: The lanes.
             decodes: Whether their ranks decode too, in the same steps.
@@ -93,16 +96,21 @@ class Roster:
         picked: list[Work] = []
         for place in places:
             here = [rollout for rollout in self.rollouts.values() if rollout.place == place]
-            ready = [
-                (rollout, work)
-                for rollout in sorted(here, key=attrgetter(turn))
-                if (work := next_of(rollout)) is not None
-            ]
+            ordered = sorted(here, key=attrgetter(turn))
+            if turn == "window_turn":
+                ordered = _before_others(ordered)
+            ready = [(rollout, work) for rollout in ordered if (work := next_of(rollout)) is not None]
             for rollout, work in _who_goes_together(ready, most):
                 self._turn += 1
                 setattr(rollout, turn, self._turn)
                 picked.append(work)
         return tuple(picked)
+
+
+def _before_others(ordered: Sequence[Rollout]) -> Sequence[Rollout]:
+    """Whoever keeps his turn alone, while he can go on or waits for frames of his own to be decoded first."""
+    keeps = next((rollout for rollout in ordered if rollout.keeps_turn), None)
+    return ordered if keeps is None or keeps.next_window() is None else [keeps]
 
 
 def _who_goes_together(ready: Sequence[tuple[Rollout, Work]], most: int) -> Sequence[tuple[Rollout, Work]]:

@@ -10,6 +10,7 @@ from reelray.proto.errors import EngineError, InputError, SizeError, Unsupported
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
+from reelray.proto.recipe import MemoryRule
 from reelray.proto.step_plan import Commit, StepReport
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -387,3 +388,42 @@ def test_random_traffic_keeps_every_invariant(seed):
             trace.assert_complete(name)
         else:
             assert name in trace.ended
+
+
+def stream(name, *, latent_frames=6):
+    recipe = replace(make_recipe(steps=2, chunk=2, guidance=1.0), memory=MemoryRule(local=4))
+    return make_request(name, latent_frames=latent_frames, recipe=recipe)
+
+
+def test_streams_take_turns_chunk_by_chunk_and_others_step_by_step():
+    """What a chunk attends is laid out once; its clean pass waits for its frames, and nobody slips in between."""
+    trace = Trace(EngineLimits(frame_credit=999))
+    for request in (stream("a"), stream("b"), make_request("c", recipe=make_recipe(steps=20))):
+        trace.submit(request)
+    order = []
+    while (plan := trace.step()) is not None:
+        order += [(w.request_id, w.chunk if w.request_id != "c" else None) for w in plan.windows]
+        trace.acknowledge("c")
+    groups = [(key, len(list(found))) for key, found in itertools.groupby(order)]
+    assert groups[:6] == [
+        (("a", 0), 3),
+        (("b", 0), 3),
+        (("c", None), 1),
+        (("a", 1), 3),
+        (("b", 1), 3),
+        (("c", None), 1),
+    ]
+    assert groups[6:] == [(("a", 2), 2), (("b", 2), 2), (("c", None), 18)]
+
+
+def test_a_stream_whose_client_takes_nothing_lets_others_go_on():
+    trace = Trace(EngineLimits(frame_credit=1, chunks_ahead=1))
+    for request in (stream("a", latent_frames=12), make_request("c", recipe=make_recipe(steps=20))):
+        trace.submit(request)
+    while trace.step() is not None:
+        trace.acknowledge("c")
+    assert trace.finished == ["c"]
+    assert trace.core.phase("a") is Phase.RUNNING
+    trace.acknowledge("a")
+    trace.run()
+    assert trace.finished == ["c", "a"]
