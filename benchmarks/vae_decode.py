@@ -3,7 +3,7 @@
     python -m benchmarks.vae_decode --out benchmarks/results/vae_decode.json
 
 Ours streams: a few latent frames per call with carried state, as in serving. Correctness first, against diffusers in
-float32 on a smaller picture and against diffusers in bf16 on the timed one.
+float32 on a smaller picture, both in float32 and in bf16.
 """
 
 import argparse
