@@ -13,6 +13,7 @@ from reelray.workers.models.api import VideoModel
 from reelray.workers.models.registry import preset_source
 from reelray.workers.models.wan.bench_model import draw_transformer, draw_vae
 from reelray.workers.models.wan.block_ops import choose_ops
+from reelray.workers.models.wan.checkpoint import GPU_DECODE_PIXELS
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.dtypes import choose_dtypes
 from reelray.workers.models.wan.model import WanModel, WanParts
@@ -83,4 +84,5 @@ class DrawnLoader:
         text_BSC = torch.randn(1, source.facts.text_tokens, config.text_dim, generator=generator)
         text = cast("TextEncoder", DrawnText(text_BSC.to(device, dtypes.text)))
         parts = WanParts(transformer=transformer, vae=vae, text_encoder=text, clip=None)
-        return WanModel(facts=source.facts, parts=parts, digest=f"drawn {self.preset}", residency=Residency())
+        facts = replace(source.facts, decode_pixels=GPU_DECODE_PIXELS) if device.type == "cuda" else source.facts
+        return WanModel(facts=facts, parts=parts, digest=f"drawn {self.preset}", residency=Residency())

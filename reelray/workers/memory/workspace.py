@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reelray.kernels.put_tokens.api import put_tokens
 from reelray.workers.memory.pool import KeyShape
 
 
@@ -77,8 +78,7 @@ class RememberedPast:
         begin, first = self._remembered, self.workspace.first_head
         end, own = begin + k_BSND.shape[1], slice(heads.start - first, heads.stop - first)
         keys_1MND, values_1MND = self._layers[layer][:, :, :end, own]
-        keys_1MND[:, begin:].copy_(k_BSND)
-        values_1MND[:, begin:].copy_(v_BSND)
+        put_tokens(k_BSND[0], v_BSND[0], keys_1MND[0, begin:], values_1MND[0, begin:])
         return keys_1MND, values_1MND
 
 
@@ -100,8 +100,8 @@ class Staging:
     def write(self, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> None:
         """See `Recorder`."""
         own = slice(heads.start - self._first_head, heads.stop - self._first_head)
-        for part_SND, source_BSND in zip(self._room_L2SND[layer], (k_BSND, v_BSND), strict=True):
-            part_SND[: source_BSND.shape[1], own].copy_(source_BSND[0])
+        keys_SND, values_SND = self._room_L2SND[layer][:, : k_BSND.shape[1], own]
+        put_tokens(k_BSND[0], v_BSND[0], keys_SND, values_SND)
 
     def tokens(self, layer: int, span: slice) -> tuple[Tensor, Tensor]:
         """Keys, not rotated, and values of some tokens of the window [S, N, D]."""
