@@ -52,8 +52,8 @@ class Roster:
     def pick_windows(self, places: Sequence[Place], *, decodes: bool) -> tuple[WindowStep, ...]:
         """For every lane, the window of that request of its own whose turn it is; of several where layers are split.
 
-        A stream that remembers keeps its turn until its chunk is over: its memory is laid out once per chunk so, not for
-        every step.
+        A stream that remembers keeps its turn until its chunk is over, so that its memory is laid out once per chunk
+        and not for every step.
 
         Args:
             places: The lanes.
