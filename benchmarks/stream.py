@@ -154,15 +154,16 @@ def play_together(engine: LocalEngine, requests: Sequence[RenderRequest]) -> lis
 def request_of(recipe: Recipe, name: str, chunks: int, *, seed: int = 0, tiny: bool = False) -> RenderRequest:
     """A stream of so many chunks."""
     latent_frames = chunks * (recipe.chunking.latent_frames or 1)
-    size = {"width": 64, "height": 64} if tiny else {"width": 832, "height": 480}
+    width, height = (64, 64) if tiny else (832, 480)
     return RenderRequest(
         request_id=RequestId(name),
         prompt="drawn",
         negative_prompt="",
         frames=4 * (latent_frames - 1) + 1,
         seed=seed,
+        width=width,
+        height=height,
         recipe=replace(recipe, text_tokens=TINY_TEXT_TOKENS) if tiny else recipe,
-        **size,
     )
 
 

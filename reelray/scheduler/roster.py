@@ -96,7 +96,7 @@ class Roster:
         picked: list[Work] = []
         for place in places:
             here = [rollout for rollout in self.rollouts.values() if rollout.place == place]
-            ordered = sorted(here, key=attrgetter(turn))
+            ordered: Sequence[Rollout] = sorted(here, key=attrgetter(turn))
             if turn == "window_turn":
                 ordered = _before_others(ordered)
             ready = [(rollout, work) for rollout in ordered if (work := next_of(rollout)) is not None]
