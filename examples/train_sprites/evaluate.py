@@ -27,6 +27,7 @@ from reelray.proto.request import RenderRequest, RequestId
 from reelray.workers.models.registry import describe_checkpoint, open_checkpoint
 
 SHOWN = 12
+EVERY = 16
 
 
 def request_for(number: int, caption: str, checkpoint: Path) -> RenderRequest:
@@ -90,6 +91,8 @@ def evaluate(checkpoint: Path, count: int, seed: int, device: str) -> tuple[dict
                 shown.append(clip)
             right.append((scenes[number], judge.submit(clip, scenes[number])))
             wrong.append(judge.submit(clip, scenes[(number + 1) % count]))
+            if number % EVERY == EVERY - 1:
+                print(f"{number + 1} of {count} clips after {time.monotonic() - started:.0f} s", flush=True)
         rendered_s = time.monotonic() - started
         verdicts = [future.result().to_dict() for _, future in right]
         shuffled = [future.result().to_dict() for future in wrong]

@@ -24,6 +24,9 @@ class Judge:
     """
 
     def __init__(self, workers: int | None = None) -> None:
+        # The processes are the parallelism: with a thread per core in each of them they stand in each other's way.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
         # Spawned: a fork would copy torch's threads, and the GPU's context, in mid-air.
         count = workers or max(1, min(WORKERS, (os.cpu_count() or 1) - 2))
         self._pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
