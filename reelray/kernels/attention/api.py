@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from reelray.kernels.attention.halves import attend_in_parts, has_uneven_waves
+
 CUDA_BACKENDS = (
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -23,10 +25,10 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 def attend(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, *, bias_BK: Tensor | None = None) -> Tensor:
     """Compute softmax(q k^T / sqrt(D) + bias) v.
 
-    On CUDA, half precision over few keys without gradients, such as a prompt's, goes to a kernel of ours. Everything
-    else goes to torch, where backends read the [B, S, N, D] layout through strides: nothing is copied. On CUDA they
-    are asked in the order cuDNN, flash, memory-efficient, plain; cuDNN is the fastest one on Hopper (1.6 to 1.8 times
-    flash).
+    On CUDA without gradients, half precision over few keys, such as a prompt's, goes to a kernel of ours, and few queries
+    over many keys, such as a chunk's over its memory, to cuDNN with the keys cut in two. Everything else goes to torch,
+    where backends read the [B, S, N, D] layout through strides: nothing is copied. On CUDA they are asked in the order
+    cuDNN, flash, memory-efficient, plain; cuDNN is the fastest one on Hopper (1.6 to 1.8 times flash).
 
     Args:
         q_BSND: Queries; the last dim must be contiguous.
@@ -44,6 +46,8 @@ def attend(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, *, bias_BK: Tensor | 
 
         few_BSND: Tensor = kernels.attend_few_keys(q_BSND, k_BKND, v_BKND, bias_BK)
         return few_BSND
+    if bias_BK is None and _infers(q_BSND, k_BKND, v_BKND) and HAS_TRITON and has_uneven_waves(q_BSND, k_BKND):
+        return attend_in_parts(q_BSND, k_BKND, v_BKND)
     with sdpa_kernel(list(CUDA_BACKENDS), set_priority=True):
         return _call_sdpa(q_BSND, k_BKND, v_BKND, bias_BK)
 
@@ -55,8 +59,13 @@ def _has_few_keys(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor) -> bool:
         and k_BKND.shape[1] <= FEW_KEYS
         and q_BSND.dtype in {torch.bfloat16, torch.float16}
         and width in {32, 64, 128}
-        and not (torch.is_grad_enabled() and any(part.requires_grad for part in (q_BSND, k_BKND, v_BKND)))
+        and _infers(q_BSND, k_BKND, v_BKND)
     )
+
+
+def _infers(*parts: Tensor) -> bool:
+    """Whether nobody will ask for gradients."""
+    return not (torch.is_grad_enabled() and any(part.requires_grad for part in parts))
 
 
 def _call_sdpa(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, bias_BK: Tensor | None) -> Tensor:
