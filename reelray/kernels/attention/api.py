@@ -25,10 +25,10 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 def attend(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, *, bias_BK: Tensor | None = None) -> Tensor:
     """Compute softmax(q k^T / sqrt(D) + bias) v.
 
-    On CUDA without gradients, half precision over few keys, such as a prompt's, goes to a kernel of ours, and few queries
-    over many keys, such as a chunk's over its memory, to cuDNN with the keys cut in two. Everything else goes to torch,
-    where backends read the [B, S, N, D] layout through strides: nothing is copied. On CUDA they are asked in the order
-    cuDNN, flash, memory-efficient, plain; cuDNN is the fastest one on Hopper (1.6 to 1.8 times flash).
+    On CUDA without gradients, half precision over few keys, such as a prompt's, goes to a kernel of ours, and few
+    queries over many keys, such as a chunk's over its memory, to cuDNN with the keys cut in two. Everything else goes
+    to torch, where backends read the [B, S, N, D] layout through strides: nothing is copied. On CUDA they are asked in
+    the order cuDNN, flash, memory-efficient, plain; cuDNN is the fastest one on Hopper (1.6 to 1.8 times flash).
 
     Args:
         q_BSND: Queries; the last dim must be contiguous.
