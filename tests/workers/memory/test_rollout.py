@@ -1,5 +1,8 @@
 """Windows over a memory of pages against a rollout in plain torch, recipe by recipe."""
 
+import gc
+from weakref import ref
+
 import pytest
 import torch
 
@@ -207,3 +210,35 @@ def test_what_cannot_fit_is_refused_before_anything_is_taken(model):
         room.open(MemoryRule(local=2), chunk=CHUNK, grid=GRID)
     held.close()
     room.open(MemoryRule(local=2), chunk=CHUNK, grid=GRID)
+
+
+def test_a_workspace_goes_with_the_last_of_those_who_use_it(model):
+    """Three of a kind, one of them forked, and one of another kind."""
+    (text,) = model.encode_text(["a red circle"])
+    room = make_room(model)
+
+    def see(memory):
+        view = memory.view(0, CHUNK, records=True)
+        predict(model, text, draw(0), 0.0, memory.positions(0, CHUNK), view=view)
+        memory.commit(0, CHUNK)
+        return [ref(part) for part in (memory.view(CHUNK, CHUNK, records=True).past.workspace, memory.staging)]
+
+    memories = [room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID) for _ in range(2)]
+    shared = see(memories[0])
+    other = room.open(RULES["sink"][0], chunk=CHUNK, grid=GRID)
+    apart = see(other)
+    memories.append(memories[0].fork())
+    for memory in memories:
+        assert all(part() is not None for part in shared)
+        memory.staging = None
+        memory.close()
+        memory.close()
+    gc.collect()
+    assert [part() for part in shared] == [None, None]
+    assert all(part() is not None for part in apart)
+    again = room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID)
+    again.view(0, CHUNK, records=True)
+    other.staging = None
+    other.close()
+    gc.collect()
+    assert [part() for part in apart] == [None, None]
