@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
 
+from reelray.proto.storage import Storage
+
 
 class Solver(StrEnum):
     """How one denoise step moves the latents."""
@@ -167,6 +169,7 @@ class MemoryRule:
         switch: What a change of the prompt does.
         switch_frames: Latest latent frames that a change of the prompt remembers anew, the sink's counted in, or those
             that it keeps besides the sink.
+        storage: How keys and values are kept; 8 bits take about half the room and are not exact.
     """
 
     local: int
@@ -179,6 +182,7 @@ class MemoryRule:
     commit_timestep: float = 0.0
     switch: PromptSwitch = PromptSwitch.KEEP
     switch_frames: int = 0
+    storage: Storage = Storage.EXACT
 
     @property
     def is_endless(self) -> bool:
@@ -208,6 +212,8 @@ class MemoryRule:
             raise ValueError(f"means holds {list(self.means)}; every share must lie in 0..1 and not be 0")
         if not 0 <= self.commit_timestep <= 1000:
             raise ValueError(f"commit_timestep is {self.commit_timestep}; it must lie in 0..1000")
+        if moves and self.storage is not Storage.EXACT:
+            raise ValueError(f"storage is {self.storage}, in which a mean of frames loses what is folded in; use exact")
         if moves and self.placement is Placement.ABSOLUTE:
             raise ValueError("placement is absolute, and means of frames have no place in the video; use relative")
 

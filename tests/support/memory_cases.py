@@ -4,7 +4,7 @@ import torch
 
 from reelray.proto.layout import Layout
 from reelray.proto.recipe import MemoryRule, Placement
-from reelray.workers.memory.pool import KeyShape
+from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.room import Grid, MemoryRoom
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.wan.rope import Positions

@@ -67,6 +67,21 @@ class Forwards:
             self._memory.close()
         self._memory = None
 
+    def park(self) -> None:
+        """Let what is remembered rest in host memory until `wake`; see `StreamMemory.park`."""
+        if self._memory is not None:
+            self._memory.park()
+
+    def prefetch(self) -> None:
+        """Begin to bring it back; see `StreamMemory.prefetch`."""
+        if self._memory is not None:
+            self._memory.prefetch()
+
+    def wake(self) -> None:
+        """Have it back, before anything else is asked for; see `StreamMemory.wake`."""
+        if self._memory is not None:
+            self._memory.wake()
+
     def turn_to(self, prompt: int) -> None:
         """Go by another prompt from here on, if it is another."""
         rule = self.request.recipe.memory

@@ -13,9 +13,12 @@ from reelray.workers.models.api import VideoModel
 from reelray.workers.models.free_memory import free_bytes
 from reelray.workers.parallel.token_split import split_evenly
 
-SHARE = {"cuda": 0.4, "cpu": 0.25}
-"""Part of the memory that is free when the first stream comes and becomes pages. A stream's workspace, with what waits
-beside it to be remembered, is somewhat larger than its pages; decoders and forwards need the rest."""
+SHARE = {"cuda": 0.6, "cpu": 0.25}
+"""Part of the memory that is free when the first stream comes and becomes pages and workspaces; decoders and forwards
+need the rest."""
+
+HOST_SHARE = 0.5
+"""Part of the free memory of the host that videos which rest may fill, shared by the ranks of a lane."""
 
 
 class MemoryRooms:
@@ -52,13 +55,10 @@ class MemoryRooms:
         assert chunk is not None
         rows, columns = model.facts.latent_size(request.width, request.height)
         _, patch_rows, patch_columns = model.facts.patch
-        return StreamMemory(
-            rule,
-            chunk=chunk,
-            grid=Grid(rows=rows // patch_rows, columns=columns // patch_columns),
-            room=self._room(station),
-            branches=2 if request.recipe.guidance.needs_unconditional else 1,
-        )
+        grid, room = Grid(rows=rows // patch_rows, columns=columns // patch_columns), self._room(station)
+        branches = 2 if request.recipe.guidance.needs_unconditional else 1
+        room.check(rule, chunk=chunk, grid=grid, branches=branches)
+        return StreamMemory(rule, chunk=chunk, grid=grid, room=room, branches=branches)
 
     def close(self) -> None:
         """Free all of it."""
@@ -78,5 +78,6 @@ class MemoryRooms:
                 angles=model.angles,
                 first_head=heads.start,
                 rows=PAGE_ROWS,
+                host_bytes=station.least(int(free_bytes(torch.device("cpu")) * HOST_SHARE / ranks)),
             )
         return self._rooms[station.heads_of]

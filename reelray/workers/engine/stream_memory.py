@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from reelray.proto.errors import ResourceError
 from reelray.proto.recipe import MemoryRule
-from reelray.workers.memory.room import Grid, MemoryRoom
+from reelray.workers.memory.room import Grid, MemoryRoom, OpenMemory
 from reelray.workers.models.attention_op import View
 from reelray.workers.samplers.guidance import Branch
 
@@ -55,7 +56,8 @@ class StreamMemory:
     """
 
     def __init__(self, rule: MemoryRule, *, chunk: int, grid: Grid, room: MemoryRoom, branches: int) -> None:
-        self._memories = []
+        self._room = room
+        self._memories: list[OpenMemory] = []
         try:
             for branch in range(branches):
                 self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=branch))
@@ -110,6 +112,43 @@ class StreamMemory:
             for branch in self.branches:
                 evaluate(committed, branch)
             self.note(committed)
+
+    def park(self) -> None:
+        """Let it rest in host memory, so that others may have its pages; it may rest already.
+
+        Raises:
+            ResourceError: There is no host memory for it; it stays awake.
+        """
+        try:
+            for memory in self._memories:
+                memory.park()
+        except ResourceError:
+            self.wake()
+            raise
+
+    def prefetch(self) -> None:
+        """Have its pages again and begin to fill them beside other work; it may be awake already.
+
+        Raises:
+            ResourceError: Others have them; it goes on resting, and may be asked again.
+        """
+        self._room.check_return([memory for memory in self._memories if memory.rests])
+        try:
+            for memory in self._memories:
+                memory.prefetch()
+        except ResourceError:
+            self.park()
+            raise
+
+    def wake(self) -> None:
+        """Be as it was before `park`; to be called before anything else but `close`.
+
+        Raises:
+            ResourceError: See `prefetch`.
+        """
+        self.prefetch()
+        for memory in self._memories:
+            memory.wake()
 
     def close(self) -> None:
         """Give all pages back; may be called twice."""

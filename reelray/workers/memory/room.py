@@ -1,20 +1,28 @@
-"""All memory of one rank: the pool of pages, and the workspaces through which attention reads them.
+"""All memory of one rank: pages, and the workspaces through which attention reads them, on one arena.
 
 Shape suffixes: S tokens, N heads, D head width.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import ref
 
 import torch
 
-from reelray.proto.recipe import MemoryRule, PromptSwitch
-from reelray.workers.memory.pool import KeyShape, PagePool
+from reelray.proto.recipe import MemoryRule
+from reelray.proto.storage import Storage
+from reelray.workers.memory.arena import POISON, Arena, round_up
+from reelray.workers.memory.desk import Desks, Kind
+from reelray.workers.memory.host_pages import HostPages
+from reelray.workers.memory.page_format import KeyShape
+from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Regions
 from reelray.workers.memory.video_memory import Angles, VideoMemory
-from reelray.workers.memory.workspace import Staging, Workspace
 from reelray.workers.models.attention_op import View
+
+if TYPE_CHECKING:
+    from reelray.workers.memory.workspace import Staging
 
 PAGE_ROWS = 128
 """Tokens of a page: small enough to waste little of a latent frame, large enough to be copied at full speed."""
@@ -42,16 +50,18 @@ class MemoryRoom:
     """Opens the memories of videos and shows windows what they attend.
 
     A workspace belongs to videos of one kind: picture size, rule, and branch of guidance. It holds the memory whose
-    window ran last, and another one's is laid out anew; it goes with the last video of its kind.
+    window ran last, and another one's is laid out anew; it goes with the last video of its kind that is awake. It lies
+    on pages like everything else, so whoever is admitted has all that he may ever need, and nothing is allocated later.
 
     Args:
         shape: What a token leaves here.
-        budget_bytes: Of all pages.
+        budget_bytes: Of pages and workspaces together.
         device: Where they lie.
         angles: Of latent frames at temporal positions on a grid.
         first_head: Number of the first of these heads in the model.
-        rows: Tokens of a page.
-        poison: See `PagePool`.
+        rows: Tokens of a page that holds them as they are.
+        poison: See `Arena`.
+        host_bytes: Host memory for videos that rest.
     """
 
     def __init__(
@@ -64,11 +74,35 @@ class MemoryRoom:
         first_head: int = 0,
         rows: int = PAGE_ROWS,
         poison: bool = False,
+        host_bytes: int = 0,
     ) -> None:
-        pages = max(1, budget_bytes // (rows * shape.token_bytes))
-        self.pool = PagePool(shape, pages=pages, rows=rows, device=device, poison=poison)
-        self._shape, self._device, self._angles, self._first_head = shape, device, angles, first_head
-        self._desks: dict[_Kind, _Desk] = {}
+        page_bytes = round_up(rows * shape.token_bytes)
+        pages = max(1, budget_bytes // page_bytes)
+        self.arena = Arena(page_bytes=page_bytes, pages=pages, device=device, poison=poison)
+        fill = POISON if poison else None
+        self.host = HostPages(page_bytes=page_bytes, budget_bytes=host_bytes, device=device, poison=fill)
+        self._shape, self._angles = shape, angles
+        self._pools = {storage: PagePool(self.arena, shape, storage) for storage in Storage}
+        self._desks = Desks(shape, self.arena, first_head)
+
+    @property
+    def pool(self) -> PagePool:
+        """The pages of videos that are kept exactly; all formats have them in common."""
+        return self._pools[Storage.EXACT]
+
+    def check(self, rule: MemoryRule, *, chunk: int, grid: Grid, branches: int = 1) -> None:
+        """Refuse a video whose branches cannot all be opened now.
+
+        Args:
+            rule: The recipe's.
+            chunk: Latent frames of its chunks.
+            grid: Tokens of its latent frames.
+            branches: Branches of guidance that remember.
+
+        Raises:
+            ResourceError: There is too little memory for it: at present, or even if it were alone.
+        """
+        self._check(Regions(rule=rule, chunk=chunk), grid.places, range(branches))
 
     def open(self, rule: MemoryRule, *, chunk: int, grid: Grid, branch: int = 0) -> "OpenMemory":
         """Begin to remember a video.
@@ -80,9 +114,11 @@ class MemoryRoom:
             branch: Which of the branches of guidance; they run in turn, and each has a workspace.
 
         Raises:
-            ResourceError: The pool cannot promise what it may need.
+            ResourceError: The arena cannot promise what it may need.
         """
-        memory = VideoMemory(Regions(rule=rule, chunk=chunk), self.pool, grid.places)
+        regions = Regions(rule=rule, chunk=chunk)
+        self._check(regions, grid.places, (branch,))
+        memory = VideoMemory(regions, self._pools[rule.storage], grid.places)
         return self._seat(OpenMemory(self, memory, grid, branch))
 
     def view(self, opened: "OpenMemory", first: int, length: int, *, records: bool) -> View:
@@ -100,80 +136,43 @@ class MemoryRoom:
         """See `OpenMemory.fork`."""
         return self._seat(OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch))
 
-    def leave(self, kind: "_Kind") -> None:
+    def park(self, opened: "OpenMemory") -> None:
+        """See `OpenMemory.park`."""
+        opened.memory.park(self.host)
+        self._desks.leave(opened.kind)
+
+    def prefetch(self, opened: "OpenMemory") -> None:
+        """See `OpenMemory.prefetch`."""
+        self.check_return([opened])
+        self._desks.join(opened.kind)
+        opened.memory.prefetch()
+
+    def check_return(self, resting: "Sequence[OpenMemory]") -> None:
+        """Refuse videos that cannot all go on now.
+
+        Raises:
+            ResourceError: Others have the pages.
+        """
+        own = sum(opened.memory.most_pages for opened in resting)
+        self.arena.check(own + sum(map(self._desks.pages_for, {opened.kind for opened in resting})))
+
+    def leave(self, kind: Kind) -> None:
         """Free a workspace when nobody is left who uses it."""
-        self._desks[kind].users -= 1
-        if not self._desks[kind].users:
-            del self._desks[kind]
+        self._desks.leave(kind)
+
+    def _check(self, regions: Regions, places: int, branches: Sequence[int]) -> None:
+        own = self._pools[regions.rule.storage].pages_for(places) * regions.most * len(branches)
+        kinds = [Kind.of(regions, places=places, branch=branch) for branch in branches]
+        self.arena.check(own + sum(map(self._desks.pages_for, kinds)))
 
     def _seat(self, opened: "OpenMemory") -> "OpenMemory":
         """Have a workspace for it."""
-        if opened.kind not in self._desks:
-            try:
-                self._desks[opened.kind] = _Desk.make(self._shape, opened.kind, self._device, self._first_head)
-            except BaseException:
-                opened.memory.close()
-                raise
-        self._desks[opened.kind].users += 1
+        try:
+            self._desks.join(opened.kind)
+        except BaseException:
+            opened.memory.close()
+            raise
         return opened
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Kind:
-    """Videos that may use one workspace.
-
-    Args:
-        remembered: Most tokens that a window attends besides its own.
-        window: Most tokens of a window, those that are remembered anew included.
-        places: Tokens of a latent frame.
-        branch: Of guidance.
-    """
-
-    remembered: int
-    window: int
-    places: int
-    branch: int
-
-
-@dataclass(kw_only=True, eq=False)
-class _Desk:
-    """A workspace and whose memory it shows.
-
-    Args:
-        workspace: What windows attend.
-        staging: What they leave.
-        views: Handed out, by remembered tokens and whether they record.
-        owner: Whose memory lies here.
-        version: Of that memory.
-        tokens: How many tokens of it.
-        users: Videos that are not over.
-    """
-
-    workspace: Workspace
-    staging: Staging
-    views: dict[tuple[int, bool], View]
-    owner: "ref[VideoMemory] | None" = None
-    version: int = -1
-    tokens: int = 0
-    users: int = 0
-
-    @classmethod
-    def make(cls, shape: KeyShape, kind: _Kind, device: torch.device, first_head: int) -> "_Desk":
-        workspace = Workspace(
-            shape, remembered=kind.remembered, window=kind.window, device=device, first_head=first_head
-        )
-        staging = Staging(shape, window=kind.window, device=device, first_head=first_head)
-        return cls(workspace=workspace, staging=staging, views={})
-
-    def shows(self, memory: VideoMemory) -> bool:
-        return self.owner is not None and self.owner() is memory and self.version == memory.version
-
-    def view(self, *, records: bool) -> View:
-        kind = (self.tokens, records)
-        if kind not in self.views:
-            past = self.workspace.past(self.tokens) if self.tokens else None
-            self.views[kind] = View(past=past, recorder=self.staging if records else None)
-        return self.views[kind]
 
 
 class OpenMemory:
@@ -188,14 +187,15 @@ class OpenMemory:
 
     def __init__(self, room: MemoryRoom, memory: VideoMemory, grid: Grid, branch: int) -> None:
         self.memory, self.grid, self.branch = memory, grid, branch
-        rule, regions, places = memory.regions.rule, memory.regions, grid.places
-        remembered = rule.sink + len(rule.means) + regions.room
-        anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
-        window = max(regions.chunk, anew)
-        self.kind = _Kind(remembered=remembered * places, window=window * places, places=places, branch=branch)
+        self.kind = Kind.of(memory.regions, places=grid.places, branch=branch)
         self.staging: Staging | None = None
         self._room = room
-        self._is_open = True
+        self._sits = True  # at a workspace; it rests, or is closed, when it does not
+
+    @property
+    def rests(self) -> bool:
+        """Whether it lies in host memory."""
+        return self.memory.is_parked
 
     def positions(self, first: int, length: int) -> tuple[int, ...]:
         """Temporal positions of a window's own frames."""
@@ -228,9 +228,39 @@ class OpenMemory:
         """See `VideoMemory.fork`."""
         return self._room.fork(self)
 
+    def park(self) -> None:
+        """Let it rest in host memory: others get its pages, and its place at a workspace. It may rest already.
+
+        Raises:
+            ResourceError: There is no host memory for it; it stays awake.
+        """
+        if self._sits:
+            self._room.park(self)
+            self.staging, self._sits = None, False
+
+    def prefetch(self) -> None:
+        """Have its pages again and begin to fill them, beside other work; it may be awake already.
+
+        Raises:
+            ResourceError: Others have them; it goes on resting, and may be asked again.
+        """
+        if self.rests:
+            self._room.prefetch(self)
+            self._sits = True
+
+    def wake(self) -> None:
+        """Be as it was before `park`, for all later work of the device.
+
+        Raises:
+            ResourceError: See `prefetch`.
+        """
+        self.prefetch()
+        self.memory.wake()
+
     def close(self) -> None:
         """Forget it; may be called twice."""
         self.memory.close()
-        if self._is_open:
-            self._is_open = False
+        self.staging = None
+        if self._sits:
+            self._sits = False
             self._room.leave(self.kind)

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from reelray.kernels.norm_rope.api import rotate
+from reelray.workers.memory.host_pages import HostPages
+from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Change, Drop, Entry, Fold, Frame, Regions
+from reelray.workers.memory.transfers import Transfer
 from reelray.workers.memory.workspace import Staging, Workspace
 
 Angles: TypeAlias = tuple[Tensor, Tensor]
@@ -36,13 +39,20 @@ class VideoMemory:
         self._pool = pool
         self._places = places
         self._held: dict[Entry, tuple[int, ...]] = {}
-        self._promised = pool.pages_for(places) * regions.most
+        self._parked: Parked[Entry] | None = None
+        self._arrival = Transfer()
+        self.most_pages = self._promised = pool.pages_for(places) * regions.most
         pool.promise(self._promised)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the pages that are held now."""
         return sum(map(len, self._held.values())) * self._pool.page_bytes
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it lies in host memory."""
+        return self._parked is not None
 
     def lay_out(self, workspace: Workspace, angles: Angles | None) -> int:
         """Fill a workspace with what the next window attends.
@@ -101,8 +111,42 @@ class VideoMemory:
             self._pool.hold(pages)
             self._held[entry] = pages
 
+    def park(self, host: HostPages) -> None:
+        """Bring everything to host memory and give back pages and promise; `wake` comes before anything else.
+
+        Raises:
+            ResourceError: There is no room for it there; nothing has changed.
+        """
+        self._arrival.wait()  # it may have come back just now
+        self._parked = Parked(self._held, self._pool.arena, host)
+        self._give_back()
+
+    def prefetch(self) -> None:
+        """Have pages again and begin to fill them.
+
+        Raises:
+            ResourceError: The pool cannot promise so many; nothing has changed.
+        """
+        assert self._parked is not None
+        self._pool.promise(self.most_pages)
+        self._promised = self.most_pages
+        self._held, self._arrival = self._parked.fetch(self._pool.take)
+        self._parked = None
+
+    def wake(self) -> None:
+        """Let later work of the device find what `prefetch` has begun to bring."""
+        assert self._parked is None
+        self._arrival.wait()
+        self._arrival = Transfer()
+
     def close(self) -> None:
         """Give everything back; may be called twice."""
+        self._give_back()
+        if self._parked is not None:
+            self._parked.close()
+        self._parked = None
+
+    def _give_back(self) -> None:
         for pages in self._held.values():
             self._pool.drop(pages)
         self._held.clear()

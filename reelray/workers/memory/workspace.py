@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reelray.kernels.put_tokens.api import put_tokens
-from reelray.workers.memory.pool import KeyShape
+from reelray.workers.memory.page_format import KeyShape
 
 
 class Workspace:
@@ -23,15 +23,24 @@ class Workspace:
         window: Most tokens of a window.
         device: Where it lies.
         first_head: Number of the first of these heads in the model.
+        room: Values on which it is laid, as many as it takes; None allocates them.
     """
 
     def __init__(
-        self, shape: KeyShape, *, remembered: int, window: int, device: torch.device, first_head: int = 0
+        self,
+        shape: KeyShape,
+        *,
+        remembered: int,
+        window: int,
+        device: torch.device,
+        first_head: int = 0,
+        room: Tensor | None = None,
     ) -> None:
         self.shape, self.first_head = shape, first_head
         self.most_remembered, self.most_window = remembered, window
-        room = (2, 1, remembered + window, shape.heads, shape.width)
-        self._layers = [torch.zeros(room, dtype=shape.dtype, device=device) for _ in range(shape.layers)]
+        size = (shape.layers, 2, 1, remembered + window, shape.heads, shape.width)
+        values = torch.zeros(size, dtype=shape.dtype, device=device) if room is None else room.view(size)
+        self._layers = list(values.unbind(0))
         self._pasts: dict[int, RememberedPast] = {}
 
     def put(self, layer: int, first: int, keys_SND: Tensor, values_SND: Tensor) -> None:
@@ -57,6 +66,10 @@ class Workspace:
         if remembered not in self._pasts:
             self._pasts[remembered] = RememberedPast(self, self._layers, remembered)
         return self._pasts[remembered]
+
+    def close(self) -> None:
+        """Let go of its values, whoever still holds a past of it."""
+        self._layers.clear()
 
 
 class RememberedPast:
@@ -90,12 +103,21 @@ class Staging:
         window: Most tokens of a window.
         device: Where it lies.
         first_head: Number of the first of these heads in the model.
+        room: See `Workspace`.
     """
 
-    def __init__(self, shape: KeyShape, *, window: int, device: torch.device, first_head: int = 0) -> None:
+    def __init__(
+        self,
+        shape: KeyShape,
+        *,
+        window: int,
+        device: torch.device,
+        first_head: int = 0,
+        room: Tensor | None = None,
+    ) -> None:
         self._first_head = first_head
-        room = (shape.layers, 2, window, shape.heads, shape.width)
-        self._room_L2SND = torch.zeros(room, dtype=shape.dtype, device=device)
+        size = (shape.layers, 2, window, shape.heads, shape.width)
+        self._room_L2SND = torch.zeros(size, dtype=shape.dtype, device=device) if room is None else room.view(size)
 
     def write(self, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> None:
         """See `Recorder`."""
@@ -107,6 +129,10 @@ class Staging:
         """Keys, not rotated, and values of some tokens of the window [S, N, D]."""
         keys_SND, values_SND = self._room_L2SND[layer]
         return keys_SND[span], values_SND[span]
+
+    def close(self) -> None:
+        """Let go of its values."""
+        self._room_L2SND = self._room_L2SND.new_empty(0)
 
 
 def fill_workspace(

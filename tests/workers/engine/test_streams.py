@@ -23,6 +23,7 @@ from reelray.proto.recipe import (
 )
 from reelray.proto.request import PromptChange, RequestId
 from reelray.proto.step_plan import StepPlan
+from reelray.proto.storage import Storage
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine import memory_rooms
@@ -30,6 +31,7 @@ from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.memory.pool import PagePool
+from reelray.workers.memory.regions import Frame
 from reelray.workers.memory.workspace import Workspace
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.memory_oracle import latest, moving_sink
@@ -350,6 +352,79 @@ def test_cancelled_and_failed_streams_give_their_pages_back(model):
         core.report(report)
     assert not rank._held
     assert_nothing_stays(rank)
+
+
+@pytest.mark.parametrize("storage", [Storage.FP8, Storage.INT8])
+def test_a_stream_in_eight_bits_is_near_the_exact_one_and_goes_on_bit_by_bit(model, storage):
+    exact, kept = Watched(model), Watched(model)
+    request = request_of("sink and latest")
+    render_on(Rank(exact), request)
+    rule = replace(request.recipe.memory, storage=storage)
+    request = replace(request, recipe=replace(request.recipe, memory=rule))
+    whole = render_on(Rank(kept), request)
+    wanted, found = torch.cat(exact.latents, 2), torch.cat(kept.latents, 2)
+    assert torch.equal(wanted[:, :, :2], found[:, :, :2])  # the first chunk attends nothing
+    gap = (found - wanted).abs().max() / wanted.abs().max()
+    assert 1e-5 < gap < (0.05 if storage is Storage.FP8 else 0.01)
+    for steps in (4, 8, 11):
+        assert interrupted(model, request, after=steps) == whole
+
+
+@pytest.mark.parametrize("case", [*CASES, "recached, sink kept", "flushed"])
+def test_a_stream_that_rests_after_every_step_is_the_same(model, case):
+    """Another one has its pages meanwhile; guidance has two memories, which rest and wake together."""
+    request = request_of(case) if case in CASES else switched_request(case)
+    core, rank, video = EngineCore(EngineLimits()), Rank(model), b""
+    core.submit(request, model.facts)
+    rests = 0
+    while (plan := core.next_step(0.0)) is not None:
+        for held in rank._held.values():
+            held._forwards.prefetch()
+            held._forwards.wake()
+        report = rank.execute(plan)
+        core.report(report)
+        for held in rank._held.values():
+            with torch.inference_mode():
+                held._forwards.park()
+                for room in rank._rooms._rooms.values():
+                    assert room.arena.free == room.arena.unpromised == room.arena.pages
+                    room.arena.storage_PX[:64].fill_(255)
+            rests += 1
+        for frames in report.frames:
+            video += frames.data
+            core.acknowledge(request.request_id, frames.count)
+    assert rests > 12
+    assert video == render_on(Rank(model), request)
+    assert_nothing_stays(rank)
+    assert all(room.host.free == room.host.pages for room in rank._rooms._rooms.values())
+
+
+def test_both_memories_of_guidance_wake_or_neither(model, monkeypatch):
+    frame_bytes = memory_rooms.PAGE_ROWS * model.key_shape(model.heads).token_bytes
+    monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 16 * frame_bytes)
+    monkeypatch.setitem(memory_rooms.SHARE, "cpu", 1.0)
+    rooms = MemoryRooms(model)
+    first = rooms.open(request_of("moving sink, guided"), Station())
+    (room,) = rooms._rooms.values()
+    whole = room.arena.pages - room.arena.unpromised
+    assert whole == 16  # two branches: seven frames, and a workspace
+    first.park()
+    second = rooms.open(request_of("sink and latest"), Station())
+    free = room.arena.unpromised
+    assert free >= whole // 2
+    with pytest.raises(ResourceError, match="not promised"):
+        first.wake()
+    assert room.arena.unpromised == free
+    second.close()
+    first.wake()
+    assert room.arena.unpromised == 0
+    for memory in first._memories:
+        memory.memory._held[Frame(index=0)] = room.arena.take(1)
+    monkeypatch.setattr(room.host, "pages", 1)
+    with pytest.raises(ResourceError, match="host memory"):
+        first.park()
+    assert room.arena.unpromised == 0
+    assert room.host.free == 1
 
 
 def test_a_stream_that_does_not_fit_is_refused_and_others_go_on(model, monkeypatch):

@@ -7,7 +7,9 @@ import torch
 
 from reelray.proto.errors import ResourceError
 from reelray.proto.recipe import MemoryRule, Placement, Sink
-from reelray.workers.memory.pool import KeyShape, PagePool
+from reelray.proto.storage import Storage
+from reelray.workers.memory.page_format import KeyShape
+from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Drop, Fold, Frame, Mean, Regions
 from reelray.workers.memory.video_memory import VideoMemory
 from reelray.workers.memory.workspace import Staging
@@ -17,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def make_pool(pages=12, rows=4):
-    return PagePool(SHAPE, pages=pages, rows=rows, device=CPU, poison=True)
+    return PagePool.make(SHAPE, pages=pages, rows=rows, device=CPU, poison=True)
 
 
 def test_bytes_are_those_of_the_formula():
@@ -76,7 +78,7 @@ RULES = (
 def test_ten_thousand_operations_leave_nothing_behind(seed):
     """Videos begin, commit, fork and end in any order; promises keep `take` from ever failing."""
     rng = random.Random(seed)
-    pool = PagePool(SHAPE, pages=90, rows=4, device=CPU, poison=True)
+    pool = PagePool.make(SHAPE, pages=90, rows=4, device=CPU, poison=True)
     staging = Staging(SHAPE, window=2 * 6, device=CPU)
     videos: list[VideoMemory] = []
     refused = forks = 0
@@ -134,6 +136,7 @@ def test_absolute_places_are_those_in_the_video():
         ({"local": 4, "sink_kind": Sink.MOVING}, "use relative"),
         ({"local": 4, "sink_kept": 1.5}, "sink_kept is 1.5"),
         ({"local": 4, "commit_timestep": 1001}, "commit_timestep"),
+        ({"local": 4, "means": (0.1,), "placement": Placement.RELATIVE, "storage": Storage.INT8}, "storage is int8"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(wrong, said):

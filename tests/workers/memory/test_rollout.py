@@ -1,10 +1,13 @@
 """Windows over a memory of pages against a rollout in plain torch, recipe by recipe."""
 
+import gc
+from weakref import ref
+
 import pytest
 import torch
 
 from reelray.proto.errors import ResourceError
-from reelray.proto.recipe import MemoryRule, Placement, Sink
+from reelray.proto.recipe import MemoryRule, Placement, PromptSwitch, Sink
 from reelray.workers.memory.room import Grid, MemoryRoom
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.memory_oracle import PlainMemory, latest, moving_sink, running_means
@@ -198,12 +201,91 @@ def test_a_fork_goes_its_own_way_and_shares_what_was(model):
     assert room.pool.free == room.pool.unpromised == room.pool.pages
 
 
-def test_what_cannot_fit_is_refused_before_anything_is_taken(model):
-    rule, pages = MemoryRule(local=6), 6 * 2
-    room = make_room(model, budget_bytes=pages * 4 * model.key_shape(2).token_bytes)
-    assert room.pool.pages == pages
-    held = room.open(rule, chunk=CHUNK, grid=GRID)
-    with pytest.raises(ResourceError, match="not promised"):
+TOKEN_BYTES = 2 * 2 * 2 * 16 * 4
+"""Keys and values, two layers, two heads of sixteen values in four bytes."""
+
+
+def desk_bytes(*, attended, window):
+    """A workspace of what is attended and the window, and the window once more while it waits to be remembered."""
+    return (attended + 2 * window) * GRID.places * TOKEN_BYTES
+
+
+def test_a_video_is_refused_by_exactly_the_bytes_it_may_ever_take(model):
+    """Six frames of two pages; its workspace shows four of them and the window."""
+    rule, page_bytes = MemoryRule(local=6), 4 * TOKEN_BYTES
+    workspace_pages = desk_bytes(attended=4, window=2) // page_bytes
+    assert workspace_pages == 12
+    needed = (6 * 2 + workspace_pages) * page_bytes
+    small = make_room(model, budget_bytes=needed - 1)
+    with pytest.raises(ResourceError, match=f"takes {needed} bytes, more than the {needed - page_bytes} that there"):
+        small.open(rule, chunk=CHUNK, grid=GRID)
+    assert small.pool.free == small.pool.unpromised == small.pool.pages
+    room = make_room(model, budget_bytes=needed)
+    room.open(rule, chunk=CHUNK, grid=GRID)
+    assert room.pool.unpromised == 0
+
+
+def test_videos_of_a_kind_share_a_workspace_and_others_take_one_more(model):
+    rule, page_bytes = MemoryRule(local=6), 4 * TOKEN_BYTES
+    room = make_room(model, budget_bytes=(2 * 12 + 12 + 5) * page_bytes)
+    first = room.open(rule, chunk=CHUNK, grid=GRID)
+    second = room.open(rule, chunk=CHUNK, grid=GRID)
+    assert room.pool.unpromised == 5
+    needed = 2 * 2 * page_bytes + desk_bytes(attended=0, window=2)
+    with pytest.raises(ResourceError, match=f"takes {needed} bytes; {5 * page_bytes} of .* are not promised"):
         room.open(MemoryRule(local=2), chunk=CHUNK, grid=GRID)
-    held.close()
+    second.close()
     room.open(MemoryRule(local=2), chunk=CHUNK, grid=GRID)
+    with pytest.raises(ResourceError, match="not promised"):
+        first.fork()
+    assert room.pool.unpromised == 5 + 12 - 4 - 6
+
+
+def test_both_branches_are_counted_before_one_is_opened(model):
+    rule, page_bytes = MemoryRule(local=6), 4 * TOKEN_BYTES
+    room = make_room(model, budget_bytes=2 * 24 * page_bytes - 1)
+    room.check(rule, chunk=CHUNK, grid=GRID)
+    with pytest.raises(ResourceError, match=f"takes {2 * 24 * page_bytes} bytes"):
+        room.check(rule, chunk=CHUNK, grid=GRID, branches=2)
+    assert room.pool.unpromised == 47
+    make_room(model, budget_bytes=2 * 24 * page_bytes).check(rule, chunk=CHUNK, grid=GRID, branches=2)
+
+
+def test_what_is_remembered_anew_widens_the_window(model):
+    rule = MemoryRule(local=6, sink=1, switch=PromptSwitch.RECACHE, switch_frames=5)
+    room, page_bytes = make_room(model), 4 * TOKEN_BYTES
+    room.open(rule, chunk=CHUNK, grid=GRID)
+    pages = 7 * 2 + -(-desk_bytes(attended=5, window=5) // page_bytes)
+    assert room.pool.pages - room.pool.unpromised == pages
+
+
+def test_a_workspace_goes_with_the_last_of_those_who_use_it(model):
+    """Three of a kind, one of them forked, and one of another kind."""
+    (text,) = model.encode_text(["a red circle"])
+    room = make_room(model)
+
+    def see(memory):
+        view = memory.view(0, CHUNK, records=True)
+        predict(model, text, draw(0), 0.0, memory.positions(0, CHUNK), view=view)
+        memory.commit(0, CHUNK)
+        return [ref(part) for part in (memory.view(CHUNK, CHUNK, records=True).past.workspace, memory.staging)]
+
+    memories = [room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID) for _ in range(2)]
+    shared = see(memories[0])
+    other = room.open(RULES["sink"][0], chunk=CHUNK, grid=GRID)
+    apart = see(other)
+    memories.append(memories[0].fork())
+    for memory in memories:
+        assert all(part() is not None for part in shared)
+        memory.staging = None
+        memory.close()
+        memory.close()
+    gc.collect()
+    assert [part() for part in shared] == [None, None]
+    assert all(part() is not None for part in apart)
+    again = room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID)
+    again.view(0, CHUNK, records=True)
+    other.staging = None
+    other.close()
+    gc.collect()
+    assert [part() for part in apart] == [None, None]

@@ -12,7 +12,7 @@ from torch import Tensor
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Blocks, Residency
-from reelray.workers.memory.pool import KeyShape
+from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.room import Grid
 from reelray.workers.memory.video_memory import Angles
 from reelray.workers.models.attention_op import View

@@ -1,0 +1,154 @@
+"""Workspaces on an arena, one for each kind of videos, and whose memory each of them shows."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reelray.proto.recipe import PromptSwitch
+from reelray.workers.memory.arena import Arena, Run
+from reelray.workers.memory.page_format import KeyShape
+from reelray.workers.memory.regions import Regions
+from reelray.workers.memory.video_memory import VideoMemory
+from reelray.workers.memory.workspace import Staging, Workspace
+from reelray.workers.models.attention_op import View
+
+if TYPE_CHECKING:
+    from weakref import ref
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """Videos that may use one workspace.
+
+    Args:
+        remembered: Most tokens that a window attends besides its own.
+        window: Most tokens of a window, those that are remembered anew included.
+        places: Tokens of a latent frame.
+        branch: Of guidance.
+    """
+
+    remembered: int
+    window: int
+    places: int
+    branch: int
+
+    @classmethod
+    def of(cls, regions: Regions, *, places: int, branch: int) -> "Kind":
+        """The kind of a video.
+
+        Args:
+            regions: Its own.
+            places: Tokens of a latent frame.
+            branch: Of guidance.
+        """
+        rule = regions.rule
+        remembered = rule.sink + len(rule.means) + regions.room
+        anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
+        window = max(regions.chunk, anew)
+        return cls(remembered=remembered * places, window=window * places, places=places, branch=branch)
+
+    def desk_bytes(self, shape: KeyShape) -> int:
+        """Bytes of its workspace, and of what waits beside it to be remembered."""
+        return (self.remembered + 2 * self.window) * shape.token_bytes
+
+
+@dataclass(kw_only=True, eq=False)
+class Desk:
+    """A workspace and whose memory it shows.
+
+    Args:
+        run: Where it lies.
+        workspace: What windows attend.
+        staging: What they leave.
+        views: Handed out, by remembered tokens and whether they record.
+        owner: Whose memory lies here.
+        version: Of that memory.
+        tokens: How many tokens of it.
+        users: Videos that are awake.
+    """
+
+    run: Run
+    workspace: Workspace
+    staging: Staging
+    views: dict[tuple[int, bool], View]
+    owner: "ref[VideoMemory] | None" = None
+    version: int = -1
+    tokens: int = 0
+    users: int = 0
+
+    def shows(self, memory: VideoMemory) -> bool:
+        """Whether this memory lies here, as it is now."""
+        return self.owner is not None and self.owner() is memory and self.version == memory.version
+
+    def view(self, *, records: bool) -> View:
+        """What a window has to do with what lies here."""
+        kind = (self.tokens, records)
+        if kind not in self.views:
+            past = self.workspace.past(self.tokens) if self.tokens else None
+            self.views[kind] = View(past=past, recorder=self.staging if records else None)
+        return self.views[kind]
+
+
+class Desks:
+    """The workspaces of a room.
+
+    Args:
+        shape: What a token leaves.
+        arena: Where they lie.
+        first_head: Number of the first of these heads in the model.
+    """
+
+    def __init__(self, shape: KeyShape, arena: Arena, first_head: int) -> None:
+        self._shape, self._arena, self._first_head = shape, arena, first_head
+        self._desks: dict[Kind, Desk] = {}
+
+    def __getitem__(self, kind: Kind) -> Desk:
+        return self._desks[kind]
+
+    def pages_for(self, kind: Kind) -> int:
+        """Pages that one more video of a kind takes here; none where it finds a desk."""
+        return 0 if kind in self._desks else self._arena.pages_of(kind.desk_bytes(self._shape))
+
+    def join(self, kind: Kind) -> None:
+        """Have a desk for one more video.
+
+        Raises:
+            ResourceError: The arena cannot promise it, or has no place for it; nothing is taken.
+        """
+        if kind not in self._desks:
+            self._desks[kind] = self._make(kind)
+        self._desks[kind].users += 1
+
+    def leave(self, kind: Kind) -> None:
+        """Free a desk when nobody is left who uses it."""
+        desk = self._desks[kind]
+        desk.users -= 1
+        if not desk.users:
+            del self._desks[kind]
+            # Recordings of its forwards may outlive it; they must not keep the arena.
+            desk.workspace.close()
+            desk.staging.close()
+            self._arena.drop_run(desk.run)
+            self._arena.promise(-len(desk.run.pages))
+
+    def _make(self, kind: Kind) -> Desk:
+        shape, nbytes = self._shape, kind.desk_bytes(self._shape)
+        pages = self._arena.pages_of(nbytes)
+        self._arena.promise(pages)
+        try:
+            run = self._arena.take_run(nbytes)
+        except BaseException:
+            self._arena.promise(-pages)
+            raise
+        split = (kind.remembered + kind.window) * shape.token_bytes
+        device, rooms = run.room_X.device, (run.room_X[:split], run.room_X[split:])
+        lie, wait = (room_X.view(shape.dtype) for room_X in rooms)
+        workspace = Workspace(
+            shape,
+            remembered=kind.remembered,
+            window=kind.window,
+            device=device,
+            first_head=self._first_head,
+            room=lie,
+        )
+        staging = Staging(shape, window=kind.window, device=device, first_head=self._first_head, room=wait)
+        return Desk(run=run, workspace=workspace, staging=staging, views={})

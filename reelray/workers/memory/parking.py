@@ -1,0 +1,55 @@
+"""Videos that rest: what they remember lies in host memory until they go on."""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Generic, TypeVar
+
+from reelray.workers.memory.arena import Arena
+from reelray.workers.memory.host_pages import HostPages
+from reelray.workers.memory.transfers import Transfer
+
+Name = TypeVar("Name", bound=Hashable)
+Pages = tuple[int, ...]
+
+
+class Parked(Generic[Name]):
+    """Copies of pages in host memory.
+
+    Args:
+        held: Pages by name; they may be dropped as soon as this is made.
+        arena: Where they lie.
+        host: Where the copies go.
+
+    Raises:
+        ResourceError: There is no host memory for them; nothing is copied.
+    """
+
+    def __init__(self, held: Mapping[Name, Pages], arena: Arena, host: HostPages) -> None:
+        taken = list(host.take(sum(map(len, held.values()))))
+        self._arena, self._host = arena, host
+        self._copies: dict[Name, Pages] = {}
+        for name, pages in held.items():
+            self._copies[name] = tuple(taken.pop() for _ in pages)
+        copies = [page for name in held for page in self._copies[name]]
+        places = [place for pages in held.values() for place in arena.places(pages)]
+        sources = [arena.storage_PX[place] for place in places]
+        arena.transfers.begin(zip(host.rows(copies), sources, strict=True))
+
+    def fetch(self, take: Callable[[int], Pages]) -> tuple[dict[Name, Pages], Transfer]:
+        """Begin to bring all of it back, once; the host's copies are given up.
+
+        Args:
+            take: Takes pages, which were promised.
+        """
+        held = {name: take(len(copies)) for name, copies in self._copies.items()}
+        places = [place for pages in held.values() for place in self._arena.places(pages)]
+        copies = [page for pages in self._copies.values() for page in pages]
+        targets = [self._arena.storage_PX[place] for place in places]
+        arrival = self._arena.transfers.begin(zip(targets, self._host.rows(copies), strict=True))
+        self.close()
+        return held, arrival
+
+    def close(self) -> None:
+        """Give the host's memory back; may be called twice."""
+        for copies in self._copies.values():
+            self._host.drop(copies)
+        self._copies.clear()
