@@ -62,6 +62,8 @@ class MemoryRooms:
 
     def close(self) -> None:
         """Free all of it."""
+        for room in self._rooms.values():
+            room.close()
         self._rooms.clear()
 
     def _room(self, station: Station) -> MemoryRoom:

@@ -26,10 +26,12 @@ class Run:
 
     Args:
         pages: Their numbers.
+        first: Place of the first of them.
         room_X: Their bytes as one tensor.
     """
 
     pages: tuple[int, ...]
+    first: int
     room_X: Tensor
 
 
@@ -164,18 +166,40 @@ class Arena:
             )
         places = range(first, first + count)
         self._vacate(places)
-        pages = tuple(self._page_at[place] for place in places)
-        taken = set(pages)
-        self._free = [page for page in self._free if page not in taken]
-        for page, place in zip(pages, places, strict=True):
-            self._holders[page], self._fixed[place] = 1, True
-        return Run(pages=pages, room_X=self.storage_PX[first : first + count].flatten()[:nbytes])
+        run = Run(
+            pages=tuple(self._page_at[place] for place in places),
+            first=first,
+            room_X=self.storage_PX[first : first + count].flatten()[:nbytes],
+        )
+        self._fix(run)
+        return run
+
+    def retake_run(self, run: Run) -> bool:
+        """Take a run again that was given back, unless others have taken or moved pages of it since.
+
+        Args:
+            run: As it was; so many pages must have been promised to whoever asks.
+
+        Returns:
+            Whether it is as it was, but for what lies in it.
+        """
+        self._gather(self.free)
+        free = set(self._free)
+        there = all(
+            page in free and self._page_at[place] == page and not self._fixed[place]
+            for place, page in enumerate(run.pages, run.first)
+        )
+        if there:
+            self._fix(run)
+        return there
 
     def drop_run(self, run: Run) -> None:
-        """Give a run back."""
-        self.drop(run.pages)
+        """Give a run back. Its pages are the last that others are given, so that it may be taken again."""
         for page in run.pages:
             self._fixed[self._place[page]] = False
+        self.drop(run.pages)
+        mine = set(run.pages)
+        self._free.sort(key=lambda page: page not in mine)
 
     def places(self, pages: Sequence[int]) -> list[int]:
         """Rows of `storage_PX` in which pages lie until the next run is taken.
@@ -185,6 +209,12 @@ class Arena:
         """
         self._check_held(pages)
         return [self._place[page] for page in pages]
+
+    def _fix(self, run: Run) -> None:
+        taken = set(run.pages)
+        self._free = [page for page in self._free if page not in taken]
+        for place, page in enumerate(run.pages, run.first):
+            self._holders[page], self._fixed[place] = 1, True
 
     def _refuse(self, count: int) -> str:
         needed, whole = count * self.page_bytes, self.pages * self.page_bytes

@@ -1,5 +1,6 @@
 """Workspaces on an arena, one for each kind of videos, and whose memory each of them shows."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from reelray.workers.models.attention_op import View
 
 if TYPE_CHECKING:
     from weakref import ref
+
+MOST_LEFT = 8
+"""Desks that everybody has left, of kinds apart; the one left longest ago is forgotten first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +95,9 @@ class Desk:
 class Desks:
     """The workspaces of a room.
 
+    A desk that everybody has left gives its pages back. Until others need them it can be had again at the same address,
+    and with it everything that was recorded of forwards at it: the next stream of a kind begins warm.
+
     Args:
         shape: What a token leaves.
         arena: Where they lie.
@@ -100,6 +107,7 @@ class Desks:
     def __init__(self, shape: KeyShape, arena: Arena, first_head: int) -> None:
         self._shape, self._arena, self._first_head = shape, arena, first_head
         self._desks: dict[Kind, Desk] = {}
+        self._left: OrderedDict[Kind, Desk] = OrderedDict()  # may be taken again as they were
 
     def __getitem__(self, kind: Kind) -> Desk:
         return self._desks[kind]
@@ -119,26 +127,39 @@ class Desks:
         self._desks[kind].users += 1
 
     def leave(self, kind: Kind) -> None:
-        """Free a desk when nobody is left who uses it."""
+        """Give a desk's pages back when nobody is left who uses it."""
         desk = self._desks[kind]
         desk.users -= 1
         if not desk.users:
-            del self._desks[kind]
-            # Recordings of its forwards may outlive it; they must not keep the arena.
-            desk.workspace.close()
-            desk.staging.close()
+            self._left[kind] = self._desks.pop(kind)
             self._arena.drop_run(desk.run)
             self._arena.promise(-len(desk.run.pages))
+            if len(self._left) > MOST_LEFT:
+                _close(self._left.popitem(last=False)[1])
+
+    def close(self) -> None:
+        """Forget the desks that everybody has left."""
+        while self._left:
+            _close(self._left.popitem()[1])
 
     def _make(self, kind: Kind) -> Desk:
-        shape, nbytes = self._shape, kind.desk_bytes(self._shape)
+        nbytes = kind.desk_bytes(self._shape)
         pages = self._arena.pages_of(nbytes)
         self._arena.promise(pages)
+        left = self._left.pop(kind, None)
+        if left is not None:
+            if self._arena.retake_run(left.run):
+                return left
+            _close(left)
         try:
             run = self._arena.take_run(nbytes)
         except BaseException:
             self._arena.promise(-pages)
             raise
+        return self._furnish(kind, run)
+
+    def _furnish(self, kind: Kind, run: Run) -> Desk:
+        shape = self._shape
         split = (kind.remembered + kind.window) * shape.token_bytes
         device, rooms = run.room_X.device, (run.room_X[:split], run.room_X[split:])
         lie, wait = (room_X.view(shape.dtype) for room_X in rooms)
@@ -152,3 +173,9 @@ class Desks:
         )
         staging = Staging(shape, window=kind.window, device=device, first_head=self._first_head, room=wait)
         return Desk(run=run, workspace=workspace, staging=staging, views={})
+
+
+def _close(desk: Desk) -> None:
+    """Recordings of forwards at a desk may outlive it; they must not keep the arena."""
+    desk.workspace.close()
+    desk.staging.close()

@@ -160,6 +160,10 @@ class MemoryRoom:
         """Free a workspace when nobody is left who uses it."""
         self._desks.leave(kind)
 
+    def close(self) -> None:
+        """Forget what could be used again; call when every video is closed."""
+        self._desks.close()
+
     def _check(self, regions: Regions, places: int, branches: Sequence[int]) -> None:
         own = self._pools[regions.rule.storage].pages_for(places) * regions.most * len(branches)
         kinds = [Kind.of(regions, places=places, branch=branch) for branch in branches]

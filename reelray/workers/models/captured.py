@@ -20,7 +20,7 @@ from reelray.workers.models.sharding import TokenShard
 from reelray.workers.models.stages import Forward, Stages, WholeModel
 
 _LOG = logging.getLogger(__name__)
-GRAPHS = 16
+GRAPHS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -150,3 +150,27 @@ def test_any_order_of_runs_and_pages_keeps_every_byte(seed):
     assert arena.free == 24
     assert set(arena.storage_PX.flatten().tolist()) == {255}
     arena.take_run(24 * 32)
+
+
+def test_a_run_is_taken_again_only_as_it_was():
+    arena = make_arena(pages=8)
+    run = arena.take_run(3 * 32)
+    address = run.room_X.data_ptr()
+    arena.drop_run(run)
+    others = arena.take(5)
+    assert not set(others) & set(run.pages)  # the last that others are given
+    assert arena.retake_run(run)
+    assert arena.free == 0
+    assert arena.places(run.pages) == list(range(run.first, run.first + 3))
+    arena.drop_run(run)
+    one = arena.take(1)
+    assert not arena.retake_run(run)
+    arena.drop(one)
+    assert arena.retake_run(run)
+    assert run.room_X.data_ptr() == address
+    arena.drop_run(run)
+    arena.drop(others)
+    larger = arena.take_run(7 * 32)
+    assert not arena.retake_run(run)
+    arena.drop_run(larger)
+    assert arena.free == 8

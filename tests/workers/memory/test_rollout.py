@@ -260,7 +260,7 @@ def test_what_is_remembered_anew_widens_the_window(model):
 
 
 def test_a_workspace_goes_with_the_last_of_those_who_use_it(model):
-    """Three of a kind, one of them forked, and one of another kind."""
+    """Three of a kind, one of them forked, and one of another kind. Its pages are free at once, it is gone with the room."""
     (text,) = model.encode_text(["a red circle"])
     room = make_room(model)
 
@@ -270,22 +270,51 @@ def test_a_workspace_goes_with_the_last_of_those_who_use_it(model):
         memory.commit(0, CHUNK)
         return [ref(part) for part in (memory.view(CHUNK, CHUNK, records=True).past.workspace, memory.staging)]
 
+    other = room.open(RULES["sink"][0], chunk=CHUNK, grid=GRID)
+    apart, free = see(other), room.pool.free
     memories = [room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID) for _ in range(2)]
     shared = see(memories[0])
-    other = room.open(RULES["sink"][0], chunk=CHUNK, grid=GRID)
-    apart = see(other)
     memories.append(memories[0].fork())
     for memory in memories:
-        assert all(part() is not None for part in shared)
+        assert room.pool.free < free
         memory.staging = None
         memory.close()
         memory.close()
+    assert room.pool.free == free
     gc.collect()
-    assert [part() for part in shared] == [None, None]
     assert all(part() is not None for part in apart)
-    again = room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID)
-    again.view(0, CHUNK, records=True)
-    other.staging = None
     other.close()
+    assert room.pool.free == room.pool.unpromised == room.pool.pages
+    room.close()
     gc.collect()
-    assert [part() for part in apart] == [None, None]
+    assert [part() for part in shared + apart] == [None] * 4
+
+
+def test_the_next_of_a_kind_finds_the_workspace_as_it_was_unless_others_took_its_pages(model):
+    """What was recorded of forwards at it serves again; what lay in it does not."""
+    (text,) = model.encode_text(["a red circle"])
+    room = make_room(model)
+
+    def stream(seed, *, keep=False):
+        memory, views, found = room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID), [], []
+        for chunk in range(3):
+            first = chunk * CHUNK
+            views.append(memory.view(first, CHUNK, records=True))
+            found.append(predict(model, text, draw(seed + chunk), 0.0, memory.positions(first, CHUNK), view=views[-1]))
+            memory.commit(first, CHUNK)
+        if not keep:
+            memory.close()
+        return views, found
+
+    views, wanted = stream(0)
+    stream(50)
+    again, found = stream(0)
+    assert all(a is b for a, b in zip(views, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+    hogs = room.arena.take(room.pool.free)
+    room.arena.drop(hogs[:-1])
+    another, found = stream(0)
+    assert another[0] is not views[0]
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+    room.arena.drop(hogs[-1:])
+    assert room.pool.free == room.pool.unpromised == room.pool.pages
