@@ -260,7 +260,7 @@ def test_what_is_remembered_anew_widens_the_window(model):
 
 
 def test_a_workspace_goes_with_the_last_of_those_who_use_it(model):
-    """Three of a kind, one of them forked, and one of another kind. Its pages are free at once, it is gone with the room."""
+    """Three of a kind, one of them forked, and one of another. Its pages are free at once, it goes with the room."""
     (text,) = model.encode_text(["a red circle"])
     room = make_room(model)
 
