@@ -51,7 +51,7 @@ def test_memory_of_streams_is_a_number_above_zero(monkeypatch):
     monkeypatch.setenv("REELRAY_MEMORY_GB", "1.5")
     assert load_settings().memory_gb == 1.5
     monkeypatch.setenv("REELRAY_MEMORY_GB", "0")
-    with pytest.raises(InputError, match="REELRAY_MEMORY_GB is '0'.*greater than 0"):
+    with pytest.raises(InputError, match=r"REELRAY_MEMORY_GB is '0'.*greater than 0"):
         load_settings()
 
 
