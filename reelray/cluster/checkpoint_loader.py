@@ -41,12 +41,14 @@ class CheckpointLoader:
         device: ``auto``, ``cpu`` or ``cuda``.
         residency: Where the weights are while they do not compute.
         share: What the process keeps of sharded weights.
+        page_bytes: What streams may take of the memory of a device; None lets the engine find out.
     """
 
     path: Path
     device: str
     residency: Residency = RESIDENT
     share: WeightShare | None = None
+    page_bytes: int | None = None
 
     @property
     def shares(self) -> bool:
@@ -65,7 +67,10 @@ class CheckpointLoader:
             ResourceError: The device is not there.
             InputError: Weights are to be sharded, and no other rank has them.
         """
-        return open_checkpoint(self.path, device=choose_device(self.device), residency=self.residency, share=self.share)
+        device = choose_device(self.device)
+        model = open_checkpoint(self.path, device=device, residency=self.residency, share=self.share)
+        model.page_bytes = self.page_bytes
+        return model
 
 
 def choose_device(device: str) -> str:

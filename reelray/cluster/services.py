@@ -56,7 +56,9 @@ def _open_engine(
 ) -> "Engine":
     from reelray.cluster.checkpoint_loader import CheckpointLoader  # noqa: PLC0415
 
-    loader = CheckpointLoader(path=model.path.absolute(), device=device, residency=residency)
+    memory_gb = _load_settings().memory_gb
+    page_bytes = None if memory_gb is None else int(memory_gb * 1e9)
+    loader = CheckpointLoader(path=model.path.absolute(), device=device, residency=residency, page_bytes=page_bytes)
     if kind == "local":
         return _open_local(loader, placement)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray

@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     encoder: Literal["auto", "resident", "released"] = Field(
         default="auto", description="Whether the encoders of text and image stay on the GPU."
     )
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="What streams may remember on each GPU, in GB (10^9 bytes). Default: what all else leaves.",
+    )
 
     @field_validator("model_path", mode="before")
     @classmethod

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from reelray.cluster.services import default_services
 from reelray.cluster.settings import Settings, load_settings, variable_name
 from reelray.proto.errors import InputError
+from reelray.proto.placement import Placement
+from reelray.proto.residency import Residency
 from tests.test_floors import PACKAGE, sources
 
 
@@ -41,6 +44,24 @@ def test_wrong_value_names_variable_and_allowed_values(monkeypatch):
     monkeypatch.setenv("REELRAY_DEVICE", "tpu")
     with pytest.raises(InputError, match=r"REELRAY_DEVICE is 'tpu'.*'auto', 'cpu' or 'cuda'"):
         load_settings()
+
+
+def test_memory_of_streams_is_a_number_above_zero(monkeypatch):
+    assert load_settings().memory_gb is None
+    monkeypatch.setenv("REELRAY_MEMORY_GB", "1.5")
+    assert load_settings().memory_gb == 1.5
+    monkeypatch.setenv("REELRAY_MEMORY_GB", "0")
+    with pytest.raises(InputError, match=r"REELRAY_MEMORY_GB is '0'.*greater than 0"):
+        load_settings()
+
+
+def test_memory_of_streams_reaches_the_model(monkeypatch):
+    monkeypatch.setenv("REELRAY_MEMORY_GB", "0.25")
+    monkeypatch.setattr("reelray.cluster.local_engine.LocalEngine.open", lambda loader: loader())
+    services = default_services()
+    entry = services.open_catalog(load_settings()).find("sprites")
+    model = services.open_engine("local", entry, "cpu", Placement(), Residency())
+    assert model.page_bytes == 250_000_000
 
 
 def test_every_setting_is_described():

@@ -16,8 +16,9 @@ from dataclasses import dataclass, fields
 
 from reelray.proto.graphs import GRAPH_TOKENS
 from reelray.proto.residency import Blocks, Encoder
+from reelray.proto.storage import SCALE_BYTES, Storage
 from reelray.scheduler.limits import EngineLimits
-from reelray.scheduler.plan.job import Window
+from reelray.scheduler.plan.job import PlanJob, Window
 from reelray.scheduler.plan.residency import BLOCKS_IN_FLIGHT, sharing_ranks
 from reelray.scheduler.plan.step_time import FP32_BYTES, Setting, window_share
 
@@ -168,10 +169,17 @@ def kept_bytes(setting: Setting) -> float:
     pages = workspace = 0.0
     if job.memory is not None:
         attended, own = (max(getattr(w, name) for w in job.windows) for name in ("attended", "tokens"))
-        pages, workspace = attended / layout.ulysses, (attended + own) / layout.ulysses
+        stored = stored_share(job, job.memory.storage)
+        pages, workspace = stored * attended / layout.ulysses, (attended + own) / layout.ulysses
     # Every rank remembers both branches of guidance, whichever it evaluates in a step.
     tokens = branches * context + job.branches * (pages + workspace)
     return 2 * setting.stage_layers * tokens * job.facts.dim * job.value_bytes
+
+
+def stored_share(job: PlanJob, storage: Storage) -> float:
+    """Bytes that pages take of a token, as a share of those that the model made."""
+    width = job.facts.dim / job.sizes.heads
+    return 1.0 if storage is Storage.EXACT else (width + SCALE_BYTES) / (width * job.value_bytes)
 
 
 def ring_bytes(setting: Setting) -> float:

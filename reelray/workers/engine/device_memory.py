@@ -29,3 +29,33 @@ def check_device(device: torch.device) -> None:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
     torch.ones(1, device=device).add_(1).item()
+
+
+class DeviceMeter:
+    """Reads what torch uses of a GPU. What `peak_bytes` tells counts from the last `restart`.
+
+    Args:
+        device: The GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def restart(self) -> None:
+        """Forget the peak."""
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def used(self) -> int:
+        """Bytes in use."""
+        return torch.cuda.memory_allocated(self._device)
+
+    def peak(self) -> int:
+        """Most bytes in use since `restart`."""
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_allocated(self._device)
+
+    def settle(self) -> None:
+        """Give back what nobody uses."""
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()

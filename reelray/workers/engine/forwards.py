@@ -73,13 +73,14 @@ class Forwards:
             self._memory.park()
 
     def prefetch(self) -> None:
-        """Begin to bring it back; see `StreamMemory.prefetch`."""
+        """Begin to bring it back; see `MemoryRooms.prefetch`."""
         if self._memory is not None:
-            self._memory.prefetch()
+            self.rooms.prefetch(self._memory)
 
     def wake(self) -> None:
         """Have it back, before anything else is asked for; see `StreamMemory.wake`."""
         if self._memory is not None:
+            self.rooms.prefetch(self._memory)
             self._memory.wake()
 
     def turn_to(self, prompt: int) -> None:

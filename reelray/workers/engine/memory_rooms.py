@@ -1,43 +1,103 @@
-"""Opens the memories of a rank's streams, in a room for each share of the heads that the rank ever has."""
+"""Opens the memories of a rank's streams, and gives pages what nothing else needs."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from weakref import ref
 
 import torch
 
 from reelray.proto.errors import UnsupportedError
+from reelray.proto.recipe import MemoryRule
 from reelray.proto.request import RenderRequest
+from reelray.workers.engine.footprint import Gauge, ShapeClass, find_gauge
+from reelray.workers.engine.page_budget import Need, PageBudget
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.stream_memory import StreamMemory
-from reelray.workers.memory.room import PAGE_ROWS, Grid, MemoryRoom
+from reelray.workers.memory.room import PAGE_ROWS, Grid, MemoryRoom, find_need
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.free_memory import free_bytes
 from reelray.workers.parallel.token_split import split_evenly
 
-SHARE = {"cuda": 0.6, "cpu": 0.25}
-"""Part of the memory that is free when the first stream comes and becomes pages and workspaces; decoders and forwards
-need the rest."""
-
+SHARE = 0.25
+"""Part of the memory of a machine that is free when the first stream comes and becomes pages, where nothing says how
+much a stream needs besides: others have that memory too."""
 HOST_SHARE = 0.5
 """Part of the free memory of the host that videos which rest may fill, shared by the ranks of a lane."""
 
 
-class MemoryRooms:
-    """The memory of all streams of one rank.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wish:
+    """What a request has to be remembered.
 
     Args:
-        model: Whose keys and values are remembered.
-        stations: Of the rank: layouts that share the heads in another way have rooms of their own.
+        rule: Of its recipe.
+        chunk: Latent frames of a chunk.
+        grid: Tokens of a latent frame.
+        branches: Of guidance.
+        shape: Of its forwards and decodes.
+    """
+
+    rule: MemoryRule
+    chunk: int
+    grid: Grid
+    branches: int
+    shape: ShapeClass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    """A stream that was opened.
+
+    Args:
+        stream: Gone or closed when it is over.
+        station: Where.
+        shape: Of its forwards and decodes.
+    """
+
+    stream: ref[StreamMemory]
+    station: Station
+    shape: ShapeClass
+
+    @property
+    def is_open(self) -> bool:
+        stream = self.stream()
+        return stream is not None and stream.is_open
+
+    @property
+    def is_awake(self) -> bool:
+        stream = self.stream()
+        return stream is not None and stream.is_open and not stream.rests
+
+
+class MemoryRooms:
+    """The memory of all streams of one rank, in a room for each of its stations: a gang is in one layout at a time.
+
+    On a GPU the first stream of a class is preceded by a dry run, which says what forwards and decoders of the class
+    need; pages get the rest. When no stream is left, a class that needs more has it divided anew. All ranks of a lane
+    come to the same: they open the same streams in the same order, and agree on every number.
+
+    Args:
+        model: Whose keys and values are remembered; its `page_bytes`, if any, are the bytes of all pages.
+        stations: Of the rank.
         on_progress: Called for every forward that is repeated to come by a lost memory again.
+        gauge: Says what streams need; by default a dry run on a GPU, and nothing on a CPU.
     """
 
     def __init__(
-        self, model: VideoModel, stations: Iterable[Station] = (), on_progress: Callable[[], None] = lambda: None
+        self,
+        model: VideoModel,
+        stations: Iterable[Station] = (),
+        on_progress: Callable[[], None] = lambda: None,
+        gauge: Gauge | None = None,
     ) -> None:
         self.on_progress = on_progress
         self._model = model
+        self._gauge = gauge or find_gauge(model, on_progress)
         self._shares = max(1, len({station.heads_of for station in stations if station.role.denoises}))
-        self._budget: int | None = None
-        self._rooms: dict[tuple[int, int], MemoryRoom] = {}
+        self._fixed: int | None = None
+        self._budgets: dict[Station, PageBudget] = {}
+        self._rooms: dict[Station, MemoryRoom] = {}
+        self._entries: list[_Entry] = []
 
     def open(self, request: RenderRequest, station: Station) -> StreamMemory | None:
         """Begin to remember a request; None where its recipe remembers nothing.
@@ -46,19 +106,31 @@ class MemoryRooms:
             ResourceError: There is no room for it.
             UnsupportedError: The ranks split what would have to be remembered whole.
         """
-        rule, model = request.recipe.memory, self._model
-        if rule is None:
+        if request.recipe.memory is None:
             return None
         if station.pipeline is not None:
             raise UnsupportedError("ranks that split the layers remember nothing; use ulysses for streams of chunks")
-        chunk = request.recipe.chunking.latent_frames
-        assert chunk is not None
-        rows, columns = model.facts.latent_size(request.width, request.height)
-        _, patch_rows, patch_columns = model.facts.patch
-        grid, room = Grid(rows=rows // patch_rows, columns=columns // patch_columns), self._room(station)
-        branches = 2 if request.recipe.guidance.needs_unconditional else 1
-        room.check(rule, chunk=chunk, grid=grid, branches=branches)
-        return StreamMemory(rule, chunk=chunk, grid=grid, room=room, branches=branches)
+        wish = self._read(request, request.recipe.memory)
+        self._entries = [entry for entry in self._entries if entry.is_open]
+        if self._gauge is not None and self._model.page_bytes is None:
+            self._divide(wish, station, self._gauge)
+        room = self._room(station)
+        room.check(wish.rule, chunk=wish.chunk, grid=wish.grid, branches=wish.branches)
+        stream = StreamMemory(wish.rule, chunk=wish.chunk, grid=wish.grid, room=room, branches=wish.branches)
+        self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
+        return stream
+
+    def prefetch(self, stream: StreamMemory) -> None:
+        """Let a stream that rests begin to come back; one that is awake is.
+
+        Raises:
+            ResourceError: There is no room for it at present.
+        """
+        if stream.rests:
+            (entry,) = (entry for entry in self._entries if entry.stream() is stream)
+            if entry.station in self._budgets:
+                self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
+        stream.prefetch()
 
     def close(self) -> None:
         """Free all of it."""
@@ -66,20 +138,70 @@ class MemoryRooms:
             room.close()
         self._rooms.clear()
 
+    def _read(self, request: RenderRequest, rule: MemoryRule) -> _Wish:
+        facts, chunk = self._model.facts, request.recipe.chunking.latent_frames
+        assert chunk is not None
+        rows, columns = facts.latent_size(request.width, request.height)
+        _, patch_rows, patch_columns = facts.patch
+        return _Wish(
+            rule=rule,
+            chunk=chunk,
+            grid=Grid(rows=rows // patch_rows, columns=columns // patch_columns),
+            branches=2 if request.recipe.guidance.needs_unconditional else 1,
+            shape=ShapeClass.of(request, facts),
+        )
+
+    def _awake(self, station: Station) -> list[ShapeClass]:
+        return [entry.shape for entry in self._entries if entry.station is station and entry.is_awake]
+
+    def _divide(self, wish: _Wish, station: Station, gauge: Gauge) -> None:
+        """Have a division of the memory that serves this stream.
+
+        Raises:
+            ResourceError: There is one for streams that go on, and it does not.
+        """
+        known, goes_on = self._budgets.get(station), any(entry.station is station for entry in self._entries)
+        if known is not None and (goes_on or wish.shape.needs_no_more_than(known.shape)):
+            known.check(wish.shape, self._awake(station))
+            return
+        self._rooms.pop(station, None)
+        footprint = gauge.measure(wish.shape, decodes=station.role.decodes)
+        key_shape = self._model.key_shape(len(self._heads(station)))
+        own, shared = find_need(key_shape, wish.rule, chunk=wish.chunk, grid=wish.grid)
+        need = Need(own_bytes=wish.branches * own, shared_bytes=wish.branches * shared)
+        budget = PageBudget.divide(gauge.free(), wish.shape, footprint, need, station.least)
+        self._budgets[station] = replace(budget, page_bytes=budget.page_bytes // self._rooms_to_come)
+
+    @property
+    def _rooms_to_come(self) -> int:
+        """Layouts that share the heads in another way will want rooms of their own."""
+        return max(1, self._shares - len(self._rooms))
+
+    def _heads(self, station: Station) -> range:
+        index, ranks = station.heads_of
+        return split_evenly(self._model.heads, ranks)[index]
+
     def _room(self, station: Station) -> MemoryRoom:
-        if station.heads_of not in self._rooms:
-            model, (index, ranks) = self._model, station.heads_of
-            heads = split_evenly(model.heads, ranks)[index]
-            if self._budget is None:
-                self._budget = int(free_bytes(model.device) * SHARE[model.device.type] / self._shares)
-            self._rooms[station.heads_of] = MemoryRoom(
+        if station not in self._rooms:
+            model, heads = self._model, self._heads(station)
+            self._rooms[station] = MemoryRoom(
                 model.key_shape(len(heads)),
-                # Every rank of a lane promises the same, so that all refuse a stream or none.
-                budget_bytes=station.least(self._budget),
+                budget_bytes=self._page_bytes(station),
                 device=torch.device(model.device),
                 angles=model.angles,
                 first_head=heads.start,
                 rows=PAGE_ROWS,
-                host_bytes=station.least(int(free_bytes(torch.device("cpu")) * HOST_SHARE / ranks)),
+                host_bytes=station.least(self._host_bytes(station)),
             )
-        return self._rooms[station.heads_of]
+        return self._rooms[station]
+
+    def _page_bytes(self, station: Station) -> int:
+        if station in self._budgets:
+            return self._budgets[station].page_bytes
+        if self._fixed is None:
+            self._fixed = self._model.page_bytes or int(free_bytes(self._model.device) * SHARE)
+        taken = sum(room.arena.pages * room.arena.page_bytes for room in self._rooms.values())
+        return station.least(max(0, self._fixed - taken) // self._rooms_to_come)
+
+    def _host_bytes(self, station: Station) -> int:
+        return int(free_bytes(torch.device("cpu")) * HOST_SHARE / station.heads_of[1] / self._shares)

@@ -56,6 +56,7 @@ class StreamMemory:
     """
 
     def __init__(self, rule: MemoryRule, *, chunk: int, grid: Grid, room: MemoryRoom, branches: int) -> None:
+        self.is_open = True
         self._room = room
         self._memories: list[OpenMemory] = []
         try:
@@ -70,6 +71,11 @@ class StreamMemory:
     def branches(self) -> Sequence[Branch]:
         """Those that remember."""
         return [Branch(number) for number in range(len(self._memories))]
+
+    @property
+    def rests(self) -> bool:
+        """Whether it lies in host memory."""
+        return any(memory.rests for memory in self._memories)
 
     def positions(self, branch: Branch, first: int, length: int) -> tuple[int, ...]:
         """Temporal positions of a window's own frames."""
@@ -152,5 +158,6 @@ class StreamMemory:
 
     def close(self) -> None:
         """Give all pages back; may be called twice."""
+        self.is_open = False
         for memory in self._memories:
             memory.close()

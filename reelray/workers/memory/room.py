@@ -179,6 +179,25 @@ class MemoryRoom:
         return opened
 
 
+def find_need(shape: KeyShape, rule: MemoryRule, *, chunk: int, grid: Grid, rows: int = PAGE_ROWS) -> tuple[int, int]:
+    """Bytes that pages of a video take at most, and those that all videos of its kind have in common.
+
+    Args:
+        shape: What a token leaves.
+        rule: The recipe's.
+        chunk: Latent frames of its chunks.
+        grid: Tokens of its latent frames.
+        rows: Tokens of a page that holds them as they are.
+    """
+    page_bytes = round_up(rows * shape.token_bytes)
+    # A page of 8 bits may hold one token less than its bytes do.
+    per_page = rows if rule.storage is Storage.EXACT else page_bytes // shape.stored_bytes(rule.storage) - 1
+    regions = Regions(rule=rule, chunk=chunk)
+    kind = Kind.of(regions, places=grid.places, branch=0)
+    own = -(-grid.places // max(1, per_page)) * regions.most * page_bytes
+    return own, -(-kind.desk_bytes(shape) // page_bytes) * page_bytes
+
+
 class OpenMemory:
     """The memory of one video, as the engine handles it.
 

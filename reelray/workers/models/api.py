@@ -24,6 +24,9 @@ class VideoModel(Protocol):
     """A loaded checkpoint: text encoder, transformer and latent decoder, computing on one device.
 
     Text and image contexts are opaque to the engine: it keeps them per request and hands them back.
+
+    Attributes:
+        page_bytes: What streams may take of the device's memory; None lets the engine find out.
     """
 
     facts: ModelFacts
@@ -31,6 +34,7 @@ class VideoModel(Protocol):
     dtype: torch.dtype
     digest: str
     residency: Residency
+    page_bytes: int | None
 
     def encode_text(self, prompts: Sequence[str]) -> list[Any]:
         """Encode prompts into one text context each, cached by content."""

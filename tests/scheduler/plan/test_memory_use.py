@@ -6,6 +6,7 @@ import pytest
 
 from reelray.proto.patching import Patching
 from reelray.proto.residency import Blocks, Encoder, Residency
+from reelray.proto.storage import Storage
 from reelray.scheduler.plan.memory_use import predict_memory
 from reelray.scheduler.plan.residency import RESIDENCIES
 from tests.support.planning import GIB, make_job, make_setting, make_stream, table
@@ -51,6 +52,15 @@ def test_streams_keep_what_later_chunks_attend():
     assert use(make_stream(), "ulysses=2").memory == pytest.approx((1 + 3 / 24) * 3.45e9 + 94e6, rel=0.01)
     assert use(make_job("1.3b", "480p")).memory == pytest.approx(2 * 94e6, rel=0.01)
     assert use(make_job("1.3b", "480p"), "cfg=2").memory == pytest.approx(94e6, rel=0.01)
+
+
+def test_pages_of_eight_bits_take_half_and_their_scales():
+    """3.45 GB in pages become 132 bytes of 256 of each token and head; the workspace stays."""
+    exact = use(make_stream()).memory
+    for storage in (Storage.FP8, Storage.INT8):
+        stream = make_stream()
+        stream = replace(stream, memory=replace(stream.memory, storage=storage))
+        assert exact - use(stream).memory == pytest.approx(3.45e9 * (1 - 132 / 256), rel=0.01)
 
 
 def test_decode_elsewhere_is_not_counted_here():

@@ -310,7 +310,7 @@ def test_layouts_that_share_heads_in_another_way_have_room_too(model, monkeypatc
     """What counts as free on a GPU shrinks by what the first room takes."""
     frame_bytes = memory_rooms.PAGE_ROWS * model.key_shape(model.heads).token_bytes
     monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 24 * frame_bytes)
-    monkeypatch.setitem(memory_rooms.SHARE, "cpu", 1.0)
+    monkeypatch.setattr(memory_rooms, "SHARE", 1.0)
     stations = [Station(heads_of=(0, ranks)) for ranks in (1, 2)]
     rooms = MemoryRooms(model, stations)
     request = request_of("sink and latest")
@@ -402,14 +402,14 @@ def test_a_stream_that_rests_after_every_step_is_the_same(model, case):
 def test_both_memories_of_guidance_wake_or_neither(model, monkeypatch):
     frame_bytes = memory_rooms.PAGE_ROWS * model.key_shape(model.heads).token_bytes
     monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 16 * frame_bytes)
-    monkeypatch.setitem(memory_rooms.SHARE, "cpu", 1.0)
-    rooms = MemoryRooms(model)
-    first = rooms.open(request_of("moving sink, guided"), Station())
+    monkeypatch.setattr(memory_rooms, "SHARE", 1.0)
+    rooms, station = MemoryRooms(model), Station()
+    first = rooms.open(request_of("moving sink, guided"), station)
     (room,) = rooms._rooms.values()
     whole = room.arena.pages - room.arena.unpromised
     assert whole == 16  # two branches: seven frames, and a workspace
     first.park()
-    second = rooms.open(request_of("sink and latest"), Station())
+    second = rooms.open(request_of("sink and latest"), station)
     free = room.arena.unpromised
     assert free >= whole // 2
     with pytest.raises(ResourceError, match="not promised"):
@@ -430,7 +430,7 @@ def test_both_memories_of_guidance_wake_or_neither(model, monkeypatch):
 def test_a_stream_that_does_not_fit_is_refused_and_others_go_on(model, monkeypatch):
     frame_bytes = memory_rooms.PAGE_ROWS * model.key_shape(model.heads).token_bytes  # six tokens take a page
     monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 6 * frame_bytes)
-    monkeypatch.setitem(memory_rooms.SHARE, "cpu", 1.0)
+    monkeypatch.setattr(memory_rooms, "SHARE", 1.0)
     rank, core = Rank(model), EngineCore(EngineLimits())
     core.submit(request_of("sink and latest", "a"), model.facts)
     core.submit(request_of("sink and latest", "b"), model.facts)

@@ -79,6 +79,7 @@ class WanModel:
     def __init__(self, *, facts: ModelFacts, parts: WanParts, digest: str, residency: Residency | None = None) -> None:
         self.facts = facts
         self.residency = residency or Residency()
+        self.page_bytes: int | None = None
         self.parts = parts
         self.digest = digest
         self.device = parts.transformer.device

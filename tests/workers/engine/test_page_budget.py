@@ -1,0 +1,273 @@
+"""What pages get of a device's memory, and who is refused for what runs beside them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reelray.proto.errors import ResourceError
+from reelray.proto.recipe import Chunking, Guidance, MemoryRule, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.storage import Storage
+from reelray.workers.engine.footprint import DryRun, Footprint, ShapeClass
+from reelray.workers.engine.memory_rooms import MemoryRooms
+from reelray.workers.engine.page_budget import MARGIN, Need, PageBudget
+from reelray.workers.engine.station import Station
+from reelray.workers.memory.page_format import KeyShape
+from reelray.workers.memory.room import Grid, MemoryRoom, find_need
+from reelray.workers.models.registry import open_checkpoint
+from tests.support.requests import make_facts, make_request
+
+MB = 1_000_000
+SMALL = ShapeClass(width=48, height=32, window=2, piece=2)
+LARGE = replace(SMALL, width=96)
+RULE = MemoryRule(local=4, sink=1)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_t2v):
+    return open_checkpoint(tiny_t2v, device="cpu")
+
+
+def request_of(name="a", *, memory=RULE, chunk=2, guidance=1.0, **changes):
+    recipe = Recipe(
+        name="stream",
+        schedule=Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 500.0)),
+        guidance=Guidance(scale=guidance),
+        chunking=Chunking(latent_frames=chunk),
+        memory=memory,
+    )
+    return make_request(name, recipe=recipe, latent_frames=8, **({"width": 48, "height": 32} | changes))
+
+
+class Gauge:
+    """A device of 100 MB, of which pages may have taken some; a window of 48x32 needs 10 MB, its decoder 2 MB."""
+
+    def __init__(self):
+        self.measured, self.rooms = [], None
+
+    def free(self):
+        taken = sum(room.arena.pages * room.arena.page_bytes for room in self.rooms._rooms.values())
+        return 100 * MB - taken
+
+    def measure(self, shape, *, decodes):
+        self.measured.append((shape, decodes))
+        times = shape.area // SMALL.area
+        return Footprint(peak_bytes=10 * MB * times, stream_bytes=2 * MB * times if decodes else 0)
+
+
+def make_rooms(model, **options):
+    gauge = Gauge()
+    gauge.rooms = rooms = MemoryRooms(model, gauge=gauge, **options)
+    return rooms, gauge
+
+
+def test_a_class_is_its_picture_its_widest_window_and_its_pieces():
+    facts = make_facts(decode_pixels=4 * 48 * 32 * 3)
+    assert ShapeClass.of(request_of(chunk=2), facts) == SMALL
+    wider = MemoryRule(local=5, switch=PromptSwitch.RECACHE, switch_frames=5)
+    assert ShapeClass.of(request_of(chunk=4, memory=wider), facts) == replace(SMALL, window=5, piece=3)
+    assert ShapeClass.of(request_of(width=96), facts) == replace(LARGE, piece=1)
+    assert SMALL.needs_no_more_than(LARGE)
+    assert not LARGE.needs_no_more_than(SMALL)
+    assert not replace(SMALL, window=5).needs_no_more_than(LARGE)
+    assert not replace(SMALL, piece=5).needs_no_more_than(LARGE)
+
+
+def test_pages_get_what_windows_and_decoders_leave():
+    """Of 100: 3 are left alone, 10 are for what runs, and 17 streams take 3 of pages and 2 of decoder; 1 is shared."""
+    footprint, need = Footprint(peak_bytes=10 * MB, stream_bytes=2 * MB), Need(own_bytes=3 * MB, shared_bytes=MB)
+    budget = PageBudget.divide(100 * MB, SMALL, footprint, need, int)
+    assert MARGIN == 0.03
+    assert budget.streams == (97 - 10 - 1) // 5 == 17
+    assert budget.page_bytes == (97 - 10 - 17 * 2) * MB >= 17 * need.own_bytes + need.shared_bytes
+    decoders = budget.streams * footprint.stream_bytes
+    assert budget.page_bytes + decoders + footprint.peak_bytes <= 97 * MB
+
+
+def test_ranks_of_a_lane_go_by_the_least_of_each_number():
+    footprint, need = Footprint(peak_bytes=10 * MB, stream_bytes=2 * MB), Need(own_bytes=3 * MB, shared_bytes=MB)
+    asked = []
+
+    def least(number):
+        asked.append(number)
+        return number - 1
+
+    budget = PageBudget.divide(100 * MB, SMALL, footprint, need, least)
+    assert asked == [17, (97 - 10 - 16 * 2) * MB]
+    assert (budget.streams, budget.page_bytes) == (16, asked[1] - 1)
+
+
+def test_what_cannot_run_at_all_leaves_no_bytes_for_pages():
+    footprint = Footprint(peak_bytes=200 * MB, stream_bytes=2 * MB)
+    budget = PageBudget.divide(100 * MB, SMALL, footprint, Need(own_bytes=MB, shared_bytes=MB), int)
+    assert (budget.streams, budget.page_bytes) == (1, 0)
+
+
+def test_one_decoder_too_many_is_refused_in_bytes():
+    footprint = Footprint(peak_bytes=MB, stream_bytes=2 * MB)
+    budget = PageBudget(shape=LARGE, footprint=footprint, page_bytes=MB, streams=2)
+    budget.check(LARGE, [LARGE])
+    budget.check(SMALL, [LARGE, SMALL])
+    with pytest.raises(ResourceError, match="keeps 2000000 bytes; 1000000 of 4000000 are not promised"):
+        budget.check(LARGE, [LARGE, SMALL])
+
+
+def test_what_a_room_promises_is_what_the_budget_counts_on():
+    grid = Grid(rows=30, columns=52)
+    for storage in Storage:
+        rule = replace(RULE, storage=storage)
+        for dtype in (torch.bfloat16, torch.float32):
+            shape = KeyShape(layers=1, heads=2, width=16, dtype=dtype)
+            own, shared = find_need(shape, rule, chunk=2, grid=grid)
+            room = MemoryRoom(shape, budget_bytes=own + shared, device=torch.device("cpu"), angles=None)
+            room.open(rule, chunk=2, grid=grid)
+            assert 0 <= room.arena.unpromised <= 5 * (storage is not Storage.EXACT)
+
+
+def test_the_first_stream_of_a_class_is_measured_and_pages_are_made_for_it(model):
+    rooms, gauge = make_rooms(model)
+    station = Station()
+    held = [rooms.open(request_of("a"), station)]
+    (room,) = rooms._rooms.values()
+    budget = rooms._budgets[station]
+    whole = room.arena.pages * room.arena.page_bytes
+    assert budget.page_bytes - room.arena.page_bytes < whole <= budget.page_bytes
+    assert whole + budget.streams * 2 * MB + 10 * MB <= 97 * MB
+    while True:
+        try:
+            held.append(rooms.open(request_of(str(len(held))), station))
+        except ResourceError:
+            break
+    assert len(held) == budget.streams
+    assert gauge.measured == [(SMALL, True)]
+    held.pop().close()
+    held.append(rooms.open(request_of("z"), station))
+
+
+def test_a_stream_that_rests_leaves_its_decoder_to_others_and_asks_for_it_again(model):
+    rooms, _ = make_rooms(model)
+    station = Station()
+    rooms.open(request_of("a"), station).close()
+    rooms._budgets[station] = replace(rooms._budgets[station], streams=1)
+    first = rooms.open(request_of("a"), station)
+    with pytest.raises(ResourceError, match="decoder"):
+        rooms.open(request_of("b"), station)
+    first.park()
+    second = rooms.open(request_of("b"), station)
+    with pytest.raises(ResourceError, match="decoder"):
+        rooms.prefetch(first)
+    assert first.rests
+    second.close()
+    rooms.prefetch(first)
+    rooms.prefetch(first)
+    assert not first.rests
+
+
+def test_a_larger_class_waits_until_nobody_is_left_and_then_memory_is_divided_anew(model):
+    rooms, gauge = make_rooms(model)
+    station = Station()
+    small = rooms.open(request_of("a"), station)
+    small_pages = rooms._budgets[station].page_bytes
+    with pytest.raises(ResourceError, match=r"48x32 with windows of 2 latent frames .* 96x32 with 2 takes more"):
+        rooms.open(request_of("b", width=96), station)
+    small.park()
+    with pytest.raises(ResourceError, match="takes more"):
+        rooms.open(request_of("b", width=96), station)
+    small.close()
+    large = rooms.open(request_of("b", width=96), station)
+    assert gauge.measured == [(SMALL, True), (LARGE, True)]
+    assert rooms._budgets[station].page_bytes < small_pages
+    rooms.open(request_of("c"), station)
+    large.close()
+    assert len(gauge.measured) == 2
+
+
+def test_a_rank_that_does_not_decode_keeps_nothing_for_decoders(model):
+    rooms, gauge = make_rooms(model)
+    station = replace(Station(), role=replace(Station().role, decodes=False))
+    rooms.open(request_of("a"), station)
+    assert gauge.measured == [(SMALL, False)]
+    assert rooms._budgets[station].footprint.stream_bytes == 0
+
+
+def test_bytes_that_were_set_are_taken_as_they_are(model, monkeypatch):
+    monkeypatch.setattr(model, "page_bytes", 7 * MB)
+    rooms, gauge = make_rooms(model)
+    rooms.open(request_of("a"), Station())
+    (room,) = rooms._rooms.values()
+    assert 7 * MB - room.arena.page_bytes < room.arena.pages * room.arena.page_bytes <= 7 * MB
+    assert gauge.measured == []
+    monkeypatch.setattr(model, "page_bytes", 100)
+    with pytest.raises(ResourceError, match="more than the 65536 that there are for all videos"):
+        MemoryRooms(model).open(request_of("b"), Station())
+
+
+class Meter:
+    """Counts what forwards and decodes of a `Heavy` model would take."""
+
+    def __init__(self):
+        self.now = self.most = 1000
+        self.settled = 0
+
+    def restart(self):
+        self.most = self.now
+
+    def used(self):
+        return self.now
+
+    def peak(self):
+        return self.most
+
+    def settle(self):
+        self.settled += 1
+
+    def take(self, transient, kept=0):
+        self.most = max(self.most, self.now + transient)
+        self.now += kept
+
+
+class Heavy:
+    """The tiny model: a forward takes 70, the second one keeps 30 of 50; decodes take 40, and keep 5 and 2."""
+
+    def __init__(self, model, meter):
+        self._model, self._meter, self.calls = model, meter, []
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def denoise(self, latents, *inputs, **options):
+        self._meter.take(*((50, 30) if self.calls else (70, 0)))
+        self.calls.append(("denoise", tuple(latents.shape)))
+        return self._model.denoise(latents, *inputs, **options)
+
+    def decode(self, latents, state):
+        self._meter.take(40 + state.latent_frames, 5 if not state.latent_frames else 2)
+        self.calls.append(("decode", tuple(latents.shape)))
+        return self._model.decode(latents, state)
+
+
+@pytest.mark.parametrize("decodes", [True, False])
+def test_a_dry_run_finds_the_peak_and_what_a_decoder_keeps(model, decodes):
+    meter, told = Meter(), []
+    heavy = Heavy(model, meter)
+    shape = ShapeClass(width=48, height=32, window=3, piece=2)
+    found = DryRun(heavy, meter, lambda: told.append(1)).measure(shape, decodes=decodes)
+    assert found == Footprint(peak_bytes=70, stream_bytes=7 if decodes else 0)
+    window, piece = ("denoise", (1, 16, 3, 4, 6)), ("decode", (1, 16, 2, 4, 6))
+    assert heavy.calls == [window, window, *([piece, piece] if decodes else [])]
+    assert len(told) == len(heavy.calls)
+    assert meter.settled
+
+
+def test_a_decode_may_be_the_peak(model):
+    meter = Meter()
+    heavy = Heavy(model, meter)
+    heavy.decode = lambda _latents, _state: meter.take(500, 5)
+    assert DryRun(heavy, meter).measure(SMALL, decodes=True) == Footprint(peak_bytes=495, stream_bytes=10)
+
+
+def test_a_dry_run_of_a_model_that_goes_on_from_an_image_gives_it_one(tiny_i2v):
+    meter = Meter()
+    heavy = Heavy(open_checkpoint(tiny_i2v, device="cpu"), meter)
+    found = DryRun(heavy, meter).measure(SMALL, decodes=True)
+    assert found.peak_bytes == 70
