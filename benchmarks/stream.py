@@ -219,8 +219,7 @@ def run_case(case: Case, model: Any, chunks: int, *, tiny: bool, profile: bool) 
     rank = Rank(model)
     watched = Watched(rank=rank)
     with LocalEngine(watched, rank.describe(), limits=EngineLimits(requests=max(4, case.sessions))) as engine:
-        cold = play(engine, request_of(recipe, "cold", chunks, tiny=tiny), keep=True)
-        warm = play(engine, request_of(recipe, "warm", chunks, tiny=tiny), keep=True)
+        cold, warm = (play(engine, request_of(recipe, name, chunks, tiny=tiny), keep=True) for name in ("cold", "warm"))
         differs = largest_change(cold.frames, warm.frames)
         row: dict[str, Any] = {"recipe": case.recipe, "model": case.model, "sessions": case.sessions}
         row |= {"chunks": chunks, "same_stream_again_differs_by": differs}
