@@ -112,16 +112,50 @@ class Chunking:
     Args:
         latent_frames: Latent frames generated together; None means the whole clip is one chunk.
         first_latent_frames: Size of the first chunk; None means the same as the others.
+        stagger: Denoise steps that a chunk is ahead of the next one; those in flight share every forward. None makes
+            one chunk after the other.
+        round_latent_frames: Chunks are made in rounds of so many latent frames, counted from 0 in each. All of a round
+            are in all its forwards: those that wait as noise, those that are done as they are. None means no rounds.
+        overlap: Latent frames of one round that begin the next one, as its given past.
+        overlap_timestep: At which these are noised anew for every forward.
     """
 
     latent_frames: int | None = None
     first_latent_frames: int | None = None
+    stagger: int | None = None
+    round_latent_frames: int | None = None
+    overlap: int = 0
+    overlap_timestep: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("latent_frames", "first_latent_frames"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or null for the whole clip")
+        if self.stagger is not None:
+            self._check_stagger(self.stagger)
+        if self.round_latent_frames is not None:
+            self._check_rounds(self.round_latent_frames)
+        elif self.overlap:
+            raise ValueError(f"overlap is {self.overlap}; it is a part of a round, and needs round_latent_frames")
+
+    def _check_stagger(self, stagger: int) -> None:
+        if self.latent_frames is None:
+            raise ValueError("stagger needs latent_frames; a whole clip has no next chunk")
+        if stagger < (self.round_latent_frames is None):
+            raise ValueError(f"stagger is {stagger}; it must be at least 1, or 0 where there are rounds")
+
+    def _check_rounds(self, frames: int) -> None:
+        size = self.latent_frames
+        if size is None or self.stagger is None or self.first_latent_frames is not None:
+            raise ValueError("round_latent_frames needs latent_frames and stagger, and no first_latent_frames")
+        if frames < 1 or frames % size or self.overlap % size or not 0 <= self.overlap < frames:
+            raise ValueError(
+                f"round_latent_frames is {frames} and overlap is {self.overlap}; they must be multiples of "
+                f"latent_frames, which is {size}, and the overlap the smaller one"
+            )
+        if not 0 <= self.overlap_timestep <= 1000:
+            raise ValueError(f"overlap_timestep is {self.overlap_timestep}; it must lie in 0..1000")
 
 
 class Sink(StrEnum):
@@ -136,6 +170,9 @@ class Placement(StrEnum):
 
     ABSOLUTE = "absolute"  # where they stand in the video
     RELATIVE = "relative"  # 0, 1, ... in the order of the regions, the window last
+    # The sink right before the latest frames, which stand where they stand in the video. A clean pass attends the
+    # latest frames only, as many as sink and local are in all.
+    ANCHORED = "anchored"
 
 
 class Commit(StrEnum):
@@ -214,8 +251,10 @@ class MemoryRule:
             raise ValueError(f"commit_timestep is {self.commit_timestep}; it must lie in 0..1000")
         if moves and self.storage is not Storage.EXACT:
             raise ValueError(f"storage is {self.storage}, in which a mean of frames loses what is folded in; use exact")
-        if moves and self.placement is Placement.ABSOLUTE:
-            raise ValueError("placement is absolute, and means of frames have no place in the video; use relative")
+        if moves and self.placement is not Placement.RELATIVE:
+            raise ValueError(
+                f"placement is {self.placement}, and means of frames have no place in the video; use relative"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -270,9 +309,23 @@ class Recipe:
     @property
     def is_endless(self) -> bool:
         """Whether its positions never run out."""
+        if self.chunking.round_latent_frames is not None:
+            return True
         return self.memory is not None and self.memory.is_endless
 
+    @property
+    def in_flight(self) -> int:
+        """Most chunks that share a forward."""
+        chunking = self.chunking
+        if chunking.stagger is None or chunking.latent_frames is None:
+            return 1
+        if chunking.round_latent_frames is not None:
+            return chunking.round_latent_frames // chunking.latent_frames
+        return -(-self.schedule.length // chunking.stagger)
+
     def __post_init__(self) -> None:
+        if self.chunking.stagger is not None:
+            self._check_flight(self.chunking.stagger)
         lengths = {len(listed) for listed in (*self.schedule.first_chunks, self.schedule.timesteps)}
         if self.guidance.per_step and self.schedule.first_chunks and len(lengths) > 1:
             raise ValueError(
@@ -285,7 +338,32 @@ class Recipe:
             raise ValueError("memory needs chunking.latent_frames; a whole clip has no chunk before it")
         if self.memory.local < max(chunk, self.chunking.first_latent_frames or 0):
             raise ValueError(f"memory.local is {self.memory.local}; a chunk's own frames count too, and are {chunk}")
+        if self.memory.local < chunk * self.in_flight:
+            raise ValueError(
+                f"memory.local is {self.memory.local}; frames of all chunks in flight count too, and are "
+                f"{chunk * self.in_flight}"
+            )
         if self.task == "i2v" and self.is_endless:
             raise ValueError(
                 "memory.placement is relative, and an i2v model looks for its picture by absolute positions"
             )
+
+    def _check_flight(self, stagger: int) -> None:
+        """What chunks in flight cannot have."""
+        if self.schedule.first_chunks:
+            raise ValueError("chunking.stagger needs the same steps for all chunks, and schedule.first_chunks differ")
+        if stagger > self.schedule.length:
+            raise ValueError(f"chunking.stagger is {stagger}; a chunk has {self.schedule.length} steps")
+        if self.guidance.per_step or self.guidance.interval != (0.0, 1.0):
+            raise ValueError("chunking.stagger needs one guidance scale: chunks in a forward are at different steps")
+        if self.task != "t2v":
+            raise ValueError("chunking.stagger needs task t2v")
+        rounds = self.chunking.round_latent_frames is not None
+        if rounds is (self.memory is not None):
+            raise ValueError("chunking.stagger needs memory or chunking.round_latent_frames, and takes not both")
+        if self.memory is None:
+            return
+        if self.memory.commit is not Commit.CLEAN:
+            raise ValueError("chunking.stagger needs memory.commit clean_pass: other forwards are of several chunks")
+        if self.memory.switch is not PromptSwitch.KEEP:
+            raise ValueError("chunking.stagger needs memory.switch keep: chunks in flight are of both prompts")

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from reelray.proto.recipe import Commit, PromptSwitch, Recipe
 from reelray.proto.request import PromptChange
+from reelray.proto.step_plan import Slot
 from reelray.scheduler.chunks import Span
 
 
@@ -22,6 +23,7 @@ class ChunkStep:
         commits: Whether its forward is remembered.
         prompt: Which prompt it goes by.
         recaches: Whether frames before the chunk are remembered anew.
+        slots: Chunks of its window, where several share it; `chunk` and `step` are then of the first that moves.
     """
 
     chunk: int
@@ -31,10 +33,11 @@ class ChunkStep:
     commits: bool
     prompt: int = 0
     recaches: bool = False
+    slots: tuple[Slot, ...] = ()
 
 
 class ChunkSteps:
-    """All steps of a video, in order.
+    """All steps of a video whose chunks follow each other, in order; implements `Steps`.
 
     Nothing comes after the last chunk that could attend it, so it is not remembered.
 

@@ -19,9 +19,9 @@ from reelray.proto.step_plan import (
     clean_part,
     find_history,
 )
-from reelray.scheduler.chunk_steps import ChunkSteps
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.steps import plan_steps
 
 if TYPE_CHECKING:
     from reelray.proto.layout import Place
@@ -84,7 +84,7 @@ class Rollout:
         self._chunks = cut_chunks(
             request.recipe.chunking, facts.latent_frames(request.frames, endless=request.recipe.is_endless)
         )
-        self._steps = ChunkSteps(request.recipe, self._chunks, request.changes)
+        self._steps = plan_steps(request.recipe, self._chunks, request.changes)
         self._pieces = cut_pieces(
             self._chunks,
             limits.piece_latent_frames(facts, width=request.width, height=request.height),
@@ -132,6 +132,7 @@ class Rollout:
             prompt=step.prompt,
             recaches=step.recaches,
             lane=self._lane,
+            slots=step.slots,
         )
 
     def next_window_after_frames(self) -> WindowStep | None:

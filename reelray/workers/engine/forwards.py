@@ -92,26 +92,27 @@ class Forwards:
             self._flushes = rule.switch_frames
         self._prompt = prompt
 
-    def run(self, latents_1CTHW: Tensor, timestep: float, first: int, *, commits: bool) -> Evaluate:
+    def run(self, latents_1CTHW: Tensor, timesteps: Sequence[float], first: int, *, commits: bool) -> Evaluate:
         """What evaluates a branch on a window by the prompt in force, and remembers the window if it commits.
 
         Args:
             latents_1CTHW: Of the window.
-            timestep: Of all its latent frames.
+            timesteps: Of each of its latent frames.
             first: Its first latent frame.
             commits: Whether the forward is remembered.
         """
 
         def evaluate(branch: Branch) -> Tensor:
             model, memory, length = self.model, self._memory, latents_1CTHW.shape[2]
-            positions: Sequence[int] = range(first, first + length)
+            begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
+            positions: Sequence[int] = range(begin, begin + length)
             view = None
             if memory is not None:
                 positions = memory.positions(branch, first, length)
                 view = memory.view(branch, first, length, records=commits)
             prediction_1CTHW = model.denoise(
                 latents_1CTHW,
-                torch.full((1, length), timestep, dtype=torch.float32, device=model.device),
+                torch.tensor([timesteps], dtype=torch.float32, device=model.device),
                 [self.prompts[self._prompt] if branch is Branch.CONDITIONAL else self.negative],
                 positions_BT=torch.tensor([positions], device=model.device),
                 image=self.image,
@@ -171,7 +172,8 @@ class Forwards:
         latents_1CTHW = self._find_clean(first, window.latent_frames)
         if window.recaches:
             memory.rewind(first)
-        evaluate = self.run(latents_1CTHW, rule.commit_timestep, first, commits=True)
+        timesteps = (rule.commit_timestep,) * window.latent_frames
+        evaluate = self.run(latents_1CTHW, timesteps, first, commits=True)
         count = self.remember_others(evaluate)
         self.note(first, rule.commit_timestep, latents_1CTHW, rewinds=window.recaches)
         return count
@@ -231,7 +233,7 @@ class Forwards:
         def evaluate(past: Committed, branch: Branch) -> None:
             self._prompt = past.prompt
             latents_1CTHW = past.latents_1CTHW.to(self.model.device)
-            self.run(latents_1CTHW, past.timestep, past.first, commits=True)(branch)
+            self.run(latents_1CTHW, (past.timestep,) * past.length, past.first, commits=True)(branch)
             self.rooms.on_progress()
 
         self._memory.replay(self._past, evaluate)

@@ -21,7 +21,7 @@ from reelray.proto.step_plan import (
     WindowStep,
     clean_part,
 )
-from reelray.workers.engine.chunk_in_work import ChunkInWork
+from reelray.workers.engine.flight import Flight
 from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
@@ -30,17 +30,15 @@ from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
 from reelray.workers.parallel.layer_pipeline import LineBranches, OpenStep
 
-_SOLVER = "solver."
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldState:
     """What a rank holds of a request besides its text, ready to go to another rank.
 
     Args:
-        facts: Index of the chunk in work (``chunk``) and what is no tensor of the decoder's state (``decoder``); None
-            where there is none. What is no tensor of memory (``memory``).
-        denoise: Latents and solver history of that chunk, a clean chunk that is yet to be remembered, and what memory
+        facts: Indices of the chunks in work (``chunks``), and what is no tensor of the decoder's state (``decoder``; None
+            where there is none) and of memory (``memory``).
+        denoise: Latents and solver history of those chunks, a clean chunk that is yet to be remembered, and what memory
             was made from; the same on every rank of a lane.
         decode: Clean latents that are not decoded, by first latent frame; the same on every rank that decodes.
         slots: Tensors of the decoder's state, of this rank.
@@ -80,8 +78,8 @@ class HeldRequest:
             texts = model.encode_text([*prompts, request.negative_prompt] if guided else prompts)
             self._forwards.prompts, self._forwards.negative = texts[: len(prompts)], texts[-1]
             self._forwards.image = None if request.image is None else [self._encode_image(request.image)]
-        self.latent_rows, _ = model.facts.latent_size(request.width, request.height)
-        self._chunk: ChunkInWork | None = None
+        self.latent_rows, columns = model.facts.latent_size(request.width, request.height)
+        self.flight = Flight(request, (model.facts.latent_channels, self.latent_rows, columns), model.device)
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
         self.settle(station, here=here)
@@ -100,7 +98,7 @@ class HeldRequest:
         """Go on at a station, after what belongs there was taken."""
         self.here = here
         self._role, self._branches = station.role, station.branches_for(self.request)
-        self._chunk_branches = self._branches if self._chunk is None else self._branches.begin()
+        self._chunk_branches = self._branches.begin() if self.flight.numbers else self._branches
 
     def release(self) -> None:
         """Give back what others share."""
@@ -112,93 +110,79 @@ class HeldRequest:
         facts, remembered = self._forwards.give()
         state = HeldState(
             facts={
-                "chunk": self.chunk_index,
+                "chunks": self.flight.numbers,
                 "decoder": parts and parts.facts,
                 "memory": facts,
             },
-            denoise=self.show_chunk() | remembered,
+            denoise=self.flight.show() | remembered,
             decode={str(first): latents for first, latents in self._clean_1CTHW.items()},
             slots=[] if parts is None else list(parts.slots),
             splits=parts is not None and parts.splits,
         )
-        self._chunk, self._clean_1CTHW, self._decode_state = None, {}, None
+        self.flight.clear()
+        self._clean_1CTHW, self._decode_state = {}, None
         return state
 
     def take(self, state: HeldState) -> None:
         """Go on from what other ranks gave, cut for this one."""
         facts = state.facts
-        if facts["chunk"] is not None:
-            self.take_chunk(facts["chunk"], state.denoise)
+        self.take_flight(facts["chunks"], state.denoise)
         self._forwards.take(facts["memory"], state.denoise)
         self._clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
         if facts["decoder"] is not None:
             parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
             self._decode_state = self._model.put_together(parts)
 
-    @property
-    def chunk_index(self) -> int | None:
-        """Which chunk is in work; None between two."""
-        return None if self._chunk is None else int(self._chunk.state()["chunk"])
-
-    def show_chunk(self) -> dict[str, Tensor]:
-        """Latents and solver history of the chunk in work; nothing between two."""
-        if self._chunk is None:
-            return {}
-        state = self._chunk.state()
-        return {"latents": state["latents"]} | {f"{_SOLVER}{name}": value for name, value in state["solver"].items()}
-
-    def take_chunk(self, index: int, tensors: Mapping[str, Tensor]) -> None:
-        """Go on with the chunk that another rank has shown."""
-        solver = {name.removeprefix(_SOLVER): value for name, value in tensors.items() if name.startswith(_SOLVER)}
-        chunk = {"chunk": index, "latents": tensors["latents"], "solver": solver}
-        self._chunk = ChunkInWork.from_state(self.request, chunk, self._model.device)
-        self._chunk_branches = self._branches.begin()
+    def take_flight(self, numbers: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
+        """Go on with the chunks that another rank has shown."""
+        self.flight.take(numbers, tensors)
+        self._chunk_branches = self._branches.begin() if numbers else self._branches
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
         self._forwards.turn_to(window.prompt)
         if window.is_clean_pass or window.recaches:
             return self._forwards.remember(window)
-        chunk = self._start(window)
-        input_1CTHW = chunk.latents_1CTHW
-        weight, shape = chunk.weight(window.step), input_1CTHW.shape
-        evaluate, more = self._evaluate(chunk, window), 0
-        prediction = self._chunk_branches.predict(evaluate, weight, shape=shape)
+        self._start(window)
+        flight = self.flight
+        input_1CTHW = flight.latents(window)
+        timesteps, weight = flight.timesteps(window), flight.weight(window)
+        evaluate, more = self._evaluate(input_1CTHW, timesteps, window), 0
+        prediction = self._chunk_branches.predict(evaluate, weight, shape=input_1CTHW.shape)
         if window.commits:
             more = self._forwards.remember_others(evaluate)
-            self._forwards.note(window.first_latent_frame, chunk.timestep(window.step), input_1CTHW)
+            self._forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW)
         return self._end(window, prediction) + more
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
         self._forwards.turn_to(window.prompt)
-        chunk, branches = self._start(window), self._chunk_branches
+        self._start(window)
+        branches, flight = self._chunk_branches, self.flight
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
-        weight, shape = chunk.weight(window.step), chunk.latents_1CTHW.shape
-        return branches.open(self._evaluate(chunk, window), weight, shape=shape)
+        input_1CTHW = flight.latents(window)
+        evaluate = self._evaluate(input_1CTHW, flight.timesteps(window), window)
+        return branches.open(evaluate, flight.weight(window), shape=input_1CTHW.shape)
 
     def close(self, window: WindowStep, step: OpenStep, predicted: Sequence[Tensor]) -> int:
         """End what `open` began; returns the transformer evaluations it took."""
         return self._end(window, step.finish(predicted))
 
-    def _start(self, window: WindowStep) -> ChunkInWork:
-        if window.step == 0:
-            self._chunk = self._begin(window)
+    def _start(self, window: WindowStep) -> None:
+        begins = not self.flight.numbers or (window.step == 0 and not window.slots)
+        self.flight.enter(window)
+        if begins:
             self._chunk_branches = self._branches.begin()
-        assert self._chunk is not None
-        return self._chunk
 
     def _end(self, window: WindowStep, prediction_1CTHW: Tensor) -> int:
-        chunk = self._chunk
-        assert chunk is not None
-        chunk.advance(window.step, prediction_1CTHW)
-        if window.last:
-            check_finite(chunk.latents_1CTHW, self._model.digest)
-            self._hand_on(window, chunk.latents_1CTHW)
-            self._forwards.keep_clean(window.first_latent_frame, chunk.latents_1CTHW)
-            self._chunk = None
+        evaluations = 1 if self.flight.weight(window) == 1.0 else 2
+        for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
+            check_finite(latents_1CTHW, self._model.digest)
+            self._hand_on(first, latents_1CTHW)
+            self._forwards.keep_clean(first, latents_1CTHW)
+        if not self.flight.numbers:
             self._chunk_branches = self._branches
-        return 1 if chunk.weight(window.step) == 1.0 else 2
+        return evaluations
 
     def decode(self, step: DecodeStep) -> Frames:
         """Decode the next clean latent frames."""
@@ -232,7 +216,7 @@ class HeldRequest:
         parts: dict[str, bytes] = {}
         role = self._role
         if role.denoises:
-            work = None if self._chunk is None else on_cpu(self._chunk.state())
+            work = {"chunks": self.flight.numbers, "tensors": on_cpu(self.flight.show())}
             memory, history = self._forwards.save()
             parts |= {CHUNK_PART: pack({"work": work, "memory": memory}), **history}
         if role.decodes:
@@ -248,9 +232,7 @@ class HeldRequest:
         device = self._model.device
         if self._role.denoises or self._role.helps:
             state = unpack(parts[CHUNK_PART])
-            if state["work"] is not None:
-                self._chunk = ChunkInWork.from_state(self.request, state["work"], device)
-                self._chunk_branches = self._branches.begin()
+            self.take_flight(state["work"]["chunks"], state["work"]["tensors"])
             if self._role.denoises:
                 self._forwards.restore(state["memory"], parts)
         if self._role.denoises and self._role.handover is not None:
@@ -269,22 +251,18 @@ class HeldRequest:
         data = self._model.pack_decode_state(self._decode_state, latent_rows=self.latent_rows)
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
 
-    def _hand_on(self, window: WindowStep, latents_1CTHW: Tensor) -> None:
+    def _hand_on(self, first_latent_frame: int, latents_1CTHW: Tensor) -> None:
         if self._role.decodes or self._role.handover is not None:
-            self._clean_1CTHW[window.first_latent_frame] = latents_1CTHW
+            self._clean_1CTHW[first_latent_frame] = latents_1CTHW
 
-    def _shape(self, window: WindowStep | Delivery) -> tuple[int, int, int, int]:
+    def _shape(self, delivery: Delivery) -> tuple[int, int, int, int]:
         height, width = self._model.facts.latent_size(self.request.width, self.request.height)
-        return (self._model.facts.latent_channels, window.latent_frames, height, width)
+        return (self._model.facts.latent_channels, delivery.latent_frames, height, width)
 
-    def _begin(self, window: WindowStep) -> ChunkInWork:
-        return ChunkInWork(self.request, window.chunk, self._shape(window), self._model.device)
-
-    def _evaluate(self, chunk: ChunkInWork, window: WindowStep) -> Evaluate:
+    def _evaluate(self, latents_1CTHW: Tensor, timesteps: Sequence[float], window: WindowStep) -> Evaluate:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
         # 7 to 15 % on a CPU.
-        timestep, first = chunk.timestep(window.step), window.first_latent_frame
-        return self._forwards.run(chunk.latents_1CTHW, timestep, first, commits=window.commits)
+        return self._forwards.run(latents_1CTHW, timesteps, window.first_latent_frame, commits=window.commits)
 
     def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
         count, height, width, _ = frames_FHWC.shape

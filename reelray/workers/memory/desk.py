@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from reelray.proto.recipe import PromptSwitch
 from reelray.workers.memory.arena import Arena, Run
 from reelray.workers.memory.page_format import KeyShape
-from reelray.workers.memory.regions import Regions
+from reelray.workers.memory.regions import Entry, Regions
 from reelray.workers.memory.video_memory import VideoMemory
 from reelray.workers.memory.workspace import Staging, Workspace
 from reelray.workers.models.attention_op import View
@@ -66,6 +66,7 @@ class Desk:
         views: Handed out, by remembered tokens and whether they record.
         owner: Whose memory lies here.
         version: Of that memory.
+        attended: What of it, and where that stands.
         tokens: How many tokens of it.
         users: Videos that are awake.
     """
@@ -76,12 +77,14 @@ class Desk:
     views: dict[tuple[int, bool], View]
     owner: "ref[VideoMemory] | None" = None
     version: int = -1
+    attended: tuple[tuple[Entry, ...], tuple[int, ...]] = ((), ())
     tokens: int = 0
     users: int = 0
 
-    def shows(self, memory: VideoMemory) -> bool:
-        """Whether this memory lies here, as it is now."""
-        return self.owner is not None and self.owner() is memory and self.version == memory.version
+    def shows(self, memory: VideoMemory, attended: tuple[tuple[Entry, ...], tuple[int, ...]]) -> bool:
+        """Whether this part of this memory lies here, as it is now."""
+        mine = self.owner is not None and self.owner() is memory and self.version == memory.version
+        return mine and self.attended == attended
 
     def view(self, *, records: bool) -> View:
         """What a window has to do with what lies here."""

@@ -124,11 +124,12 @@ class MemoryRoom:
     def view(self, opened: "OpenMemory", first: int, length: int, *, records: bool) -> View:
         """See `OpenMemory.view`."""
         memory, desk = opened.memory, self._desks[opened.kind]
-        if not desk.shows(memory):
+        attended = entries, places = memory.regions.attend(first, length, records=records)
+        if not desk.shows(memory, attended):
             desk.owner = None  # until all of it lies there, nobody's does
-            positions, _ = memory.regions.positions(first, length)
-            desk.tokens = memory.lay_out(desk.workspace, self._angles(positions, opened.grid) if positions else None)
-            desk.owner, desk.version = ref(memory), memory.version
+            angles = self._angles(places, opened.grid) if places else None
+            desk.tokens = memory.lay_out(desk.workspace, entries, angles)
+            desk.owner, desk.version, desk.attended = ref(memory), memory.version, attended
         opened.staging = desk.staging
         return desk.view(records=records)
 

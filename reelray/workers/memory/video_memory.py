@@ -54,17 +54,17 @@ class VideoMemory:
         """Whether it lies in host memory."""
         return self._parked is not None
 
-    def lay_out(self, workspace: Workspace, angles: Angles | None) -> int:
+    def lay_out(self, workspace: Workspace, entries: Sequence[Entry], angles: Angles | None) -> int:
         """Fill a workspace with what the next window attends.
 
         Args:
             workspace: Is overwritten.
+            entries: Of those that are held.
             angles: Of the entries' tokens, in their order; None where there are none.
 
         Returns:
             Tokens laid down.
         """
-        entries = self.regions.attended
         if angles is None:
             return 0
         cos_1SP, sin_1SP = angles

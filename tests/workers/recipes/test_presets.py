@@ -12,6 +12,7 @@ from reelray.workers.recipes.scheduler_config import adapt_schedule
 
 WAN_1B = {"num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30, "in_channels": 16, "image_dim": None}
 WAN_14B = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "in_channels": 16}
+LICENCES = {"rolling-forcing-1.3b": "Tencent RollingForcing (academic use only)"}
 I2V = {"in_channels": 36, "image_dim": 1280}
 
 
@@ -49,7 +50,7 @@ def test_presets_hold_the_published_values() -> None:
     assert found["wan2.1-i2v-14b-720p"].schedule.shift == 5.0
     for name, recipe in found.items():
         assert recipe.name == name
-        assert recipe.licence == "Apache-2.0"
+        assert recipe.licence == LICENCES.get(name, "Apache-2.0")
         assert recipe.text_tokens == 512
         assert (len(recipe.defaults.negative_prompt) > 100) is recipe.guidance.needs_unconditional
         assert recipe.task == ("i2v" if "i2v" in name else "t2v")

@@ -1,0 +1,136 @@
+"""Presets whose chunks share forwards against their published recipes: windows, levels, what is attended, commits."""
+
+import pytest
+
+from reelray.proto.errors import ManifestError
+from reelray.proto.recipe import Commit, PromptSwitch, Solver
+from reelray.scheduler.chunks import cut_chunks
+from reelray.scheduler.steps import plan_steps
+from reelray.workers.memory.regions import Drop, Frame, Regions
+from reelray.workers.recipes.manifest import parse_manifest
+from reelray.workers.recipes.presets import find_preset_for, presets
+from reelray.workers.samplers.sigmas import plan_noise_levels
+from tests.support.joint_stream import anchored, newest
+
+CHUNK, CHUNKS = 3, 40
+# Timesteps, largest first; what a window attends; what a clean pass attends.
+ROLLED = {
+    "rolling-forcing-1.3b": (
+        [1000.0, 952.381, 882.353, 769.2308, 555.5556],
+        anchored(21, anchor=3),
+        newest(21, chunk=CHUNK),
+    ),
+    "block-cascading-1.3b": (
+        [1000.0, 937.5, 833.3333, 625.0],
+        newest(21, chunk=CHUNK),
+        newest(21, chunk=CHUNK),
+    ),
+}
+
+
+def joint():
+    found = presets().items()
+    return {name: recipe for name, recipe in found if recipe.chunking.stagger is not None}
+
+
+def test_every_preset_of_chunks_in_flight_is_held_here():
+    assert set(joint()) == set(ROLLED)
+
+
+@pytest.mark.parametrize("name", ROLLED)
+def test_noise_levels_are_the_published_ones(name):
+    recipe, (timesteps, _, _) = presets()[name], ROLLED[name]
+    levels = plan_noise_levels(recipe.schedule)
+    assert list(levels.timesteps) == pytest.approx(timesteps, abs=1e-3)
+    # What a chunk is noised to again is the level it is at next.
+    assert list(levels.sigmas) == pytest.approx([*(t / 1000 for t in timesteps), 0.0], abs=1e-6)
+    assert recipe.schedule.solver is Solver.X0_RENOISE
+    assert recipe.chunking.latent_frames == CHUNK
+    assert recipe.memory.commit is Commit.CLEAN
+    assert recipe.memory.commit_timestep == 0
+    assert recipe.memory.switch is PromptSwitch.KEEP
+    assert not recipe.guidance.needs_unconditional
+
+
+@pytest.mark.parametrize("name", ROLLED)
+@pytest.mark.parametrize("chunks", [1, 3, CHUNKS])
+def test_windows_hold_the_published_chunks_at_the_published_levels(name, chunks):
+    """Also where there are fewer chunks than levels."""
+    recipe, levels = presets()[name], len(ROLLED[name][0])
+    steps = plan_steps(recipe, cut_chunks(recipe.chunking, CHUNK * chunks))
+    found = [steps.find(done) for done in range(len(steps))]
+    windows = [step for step in found if step.slots]
+    assert len(windows) == chunks + levels - 1
+    for number, window in enumerate(windows):
+        held = range(max(0, number - levels + 1), min(chunks - 1, number) + 1)
+        assert [(slot.chunk, slot.step) for slot in window.slots] == [(chunk, number - chunk) for chunk in held]
+        assert (window.span.first, window.span.length) == (CHUNK * held[0], CHUNK * len(held))
+        assert not window.commits
+    after = {done: steps.clean_chunks(done + 1) for done, step in enumerate(found) if step.slots}
+    assert list(after.values()) == [max(0, number - levels + 2) for number in range(len(windows))]
+    commits = [(done, step) for done, step in enumerate(found) if step.commits]
+    assert [step.chunk for _, step in commits] == [*range(chunks - 1)]
+    for done, step in commits:
+        assert (step.span.first, step.span.length) == (CHUNK * step.chunk, CHUNK)
+        assert found[done - 1].slots[0].chunk == step.chunk
+        assert found[done - 1].last
+
+
+@pytest.mark.parametrize("name", ROLLED)
+def test_what_windows_attend_is_what_was_published(name):
+    """Frames and their places, window by window, over forty chunks."""
+    recipe, (_, rule, clean_rule) = presets()[name], ROLLED[name]
+    regions, held, most = Regions(rule=recipe.memory, chunk=CHUNK), set(), 0
+    steps = plan_steps(recipe, cut_chunks(recipe.chunking, CHUNK * CHUNKS))
+    for step in map(steps.find, range(len(steps))):
+        first, length = step.span.first, step.span.length
+        wanted = (clean_rule if step.commits else rule)(first, length)
+        entries, places = regions.attend(first, length, records=step.commits)
+        assert [(place, entry.index) for place, entry in zip(places, entries, strict=True)] == [
+            (place, frame) for place, weights in wanted.entries for frame in weights
+        ]
+        assert list(regions.positions(first, length)[1]) == wanted.own
+        assert held >= set(entries)
+        most = max(most, len(entries) + length)
+        if step.commits:
+            held |= {Frame(index=index) for index in range(first, first + length)}
+            held -= {change.entry for change in regions.commit(first, length) if isinstance(change, Drop)}
+            assert len(held) <= regions.most
+    assert most == 21
+
+
+def test_folders_find_their_own_preset(tmp_path):
+    config = '{"_class_name": "CausalWanModel", "dim": 1536, "num_layers": 30}'
+    for folder, name in (
+        ("RollingForcing", "rolling-forcing-1.3b"),
+        ("rolling_forcing_dmd", "rolling-forcing-1.3b"),
+        ("self-forcing-block-cascading", "block-cascading-1.3b"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(config)
+        assert find_preset_for(tmp_path / folder).name == name
+
+
+SEVERAL = {"chunking": {"latent_frames": 3, "stagger": 1}, "memory": {"local": 9}, "guidance": {"scale": 1.0}}
+LISTED = {"solver": "x0_renoise", "timesteps": [1000, 750, 500]}
+WRONG = [
+    ({"memory": {"local": 8}}, "memory.local is 8; frames of all chunks in flight count too, and are 9"),
+    ({"memory": {"local": 9, "commit": "last_step"}}, "needs memory.commit clean_pass"),
+    ({"memory": {"local": 9, "switch": "flush", "switch_frames": 3}}, "needs memory.switch keep"),
+    ({"memory": None}, "needs memory or chunking.round_latent_frames"),
+    ({"guidance": {"per_step": [3.0, 1.0, 1.0]}}, "needs one guidance scale"),
+    ({"guidance": {"interval": [0.0, 0.5]}}, "needs one guidance scale"),
+    ({"schedule": {**LISTED, "first_chunks": [[1000]]}}, "needs the same steps for all chunks"),
+    ({"chunking": {"latent_frames": 3, "stagger": 4}}, "chunking.stagger is 4; a chunk has 3 steps"),
+    ({"chunking": {"latent_frames": 3, "stagger": 0}}, "stagger is 0; it must be at least 1"),
+    ({"chunking": {"stagger": 1}, "memory": None}, "stagger needs latent_frames"),
+    ({"task": "i2v"}, "needs task t2v"),
+]
+
+
+@pytest.mark.parametrize(("part", "said"), WRONG)
+def test_what_chunks_in_flight_cannot_have_is_named(part, said):
+    recipe = {"name": "x", "schedule": LISTED, **SEVERAL}
+    parse_manifest(recipe, source="manifest.yaml")
+    with pytest.raises(ManifestError, match=said.replace("(", r"\(")):
+        parse_manifest({**recipe, **part}, source="manifest.yaml")
