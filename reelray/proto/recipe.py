@@ -42,6 +42,8 @@ class Schedule:
         warp: Map each entry v of `timesteps` through the shifted 1000-entry table (entry 1000 - v).
         prediction: What the network predicts.
         first_chunks: Timestep lists of the first chunks of a video, one for each; the others go by `timesteps`.
+        loses_start: Correct the first step of UniPC from where it led, not from where it began. The published loop of
+            SkyReels-V2 does, by writing over the latents that its solver keeps.
     """
 
     solver: Solver = Solver.UNIPC
@@ -51,8 +53,11 @@ class Schedule:
     warp: bool = False
     prediction: Prediction = Prediction.FLOW
     first_chunks: tuple[tuple[float, ...], ...] = ()
+    loses_start: bool = False
 
     def __post_init__(self) -> None:
+        if self.loses_start and self.solver is not Solver.UNIPC:
+            raise ValueError(f"loses_start is a fault of unipc, and the solver is {self.solver}")
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if self.shift <= 0:
@@ -138,6 +143,15 @@ class Chunking:
             self._check_rounds(self.round_latent_frames)
         elif self.overlap:
             raise ValueError(f"overlap is {self.overlap}; it is a part of a round, and needs round_latent_frames")
+
+    @property
+    def text_frames(self) -> tuple[int, int] | None:
+        """Latent frames that go by one prompt at least: the first ones, and those that follow; None for whole clips."""
+        if self.latent_frames is None:
+            return None
+        if self.round_latent_frames is not None:
+            return self.round_latent_frames, self.round_latent_frames - self.overlap
+        return self.first_latent_frames or self.latent_frames, self.latent_frames
 
     def _check_stagger(self, stagger: int) -> None:
         if self.latent_frames is None:

@@ -21,8 +21,9 @@ from reelray.scheduler.chunks import Span, cut_rounds
 class JointSteps:
     """All steps of a video, in order; implements `Steps`.
 
-    A window goes by the prompt of the newest chunk that moves in it, and so does the clean pass after it. A clean pass
-    follows the window that a chunk leaves; nothing comes after the last chunk that could attend it.
+    A window goes by the prompt of the newest chunk in it, and so does the clean pass after it; where chunks are made in
+    rounds, a round goes by that of its first. A clean pass follows the window that a chunk leaves; nothing comes after
+    the last chunk that could attend it.
 
     Args:
         recipe: Its chunking says how far chunks are apart.
@@ -69,7 +70,7 @@ class JointSteps:
                 Slot(chunk=chunk, latent_frames=self._chunks[chunk].length, part=Part.GIVEN, step=turn)
                 for chunk in given
             ]
-            prompt = self._prompts[moving[-1].chunk]
+            prompt = self._prompts[own[0] if self._shows_round else moving[-1].chunk]
             yield ChunkStep(
                 chunk=moving[0].chunk,
                 step=moving[0].step,

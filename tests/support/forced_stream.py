@@ -1,4 +1,4 @@
-"""SkyReels-V2's diffusion forcing as one plain loop, on diffusers' own table of steps and one of its solvers a frame."""
+"""SkyReels-V2's diffusion forcing as one plain loop, on diffusers' own table of steps, one of its solvers a frame."""
 
 from copy import deepcopy
 
@@ -56,14 +56,14 @@ def force_plainly(
             the second step is then corrected from where it was, not from where it began.
     """
     studio, recipe = PlainStudio(model=model, request=request), request.recipe
-    size, memory, texts = recipe.chunking.latent_frames, studio.memory(whole_window), studio.texts[0][1]
+    size, memory = recipe.chunking.latent_frames, studio.memory(whole_window)
 
     def noise(first, end, step):
         chunks = range(first // size, -(-end // size))
         drawn = [studio.noise(chunk, step, min(size, studio.total - chunk * size)) for chunk in chunks]
         return torch.cat(drawn, 2)[:, :, first - chunks[0] * size :][:, :, : end - first]
 
-    def predict(x, times):
+    def predict(x, times, texts):
         memory.window = (0, x.shape[2])
         found = [studio.transformer(x, times, text, attention=memory).float() for text in texts]
         return found[1] + recipe.guidance.scale * (found[0] - found[1])
@@ -76,6 +76,7 @@ def force_plainly(
         x = torch.cat([done[:, :, begin:], noise(done.shape[2], end, -1)], 2)
         scheduler = make_scheduler(recipe.schedule.steps, recipe.schedule.shift)
         solvers = [deepcopy(scheduler) for _ in range(end - begin)]
+        texts = studio.text_from(done.shape[2])
         table, moves = step_table(end - begin, scheduler, given=given, ar_step=ar_step, block=block)
         for turn, (row, moving) in enumerate(zip(table, moves, strict=True)):
             shown, times = x.clone(), row[None].float()
@@ -83,7 +84,7 @@ def force_plainly(
                 past = noise(begin, begin + given, (1 << 20) + turn)
                 shown[:, :, :given] = x[:, :, :given] * (1 - addnoise / 1000) + past * (addnoise / 1000)
                 times[:, :given] = addnoise
-            prediction = predict(shown, times)
+            prediction = predict(shown, times, texts)
             for frame in range(end - begin):
                 if moving[frame]:
                     here = slice(frame, frame + 1)

@@ -36,8 +36,8 @@ class HeldState:
     """What a rank holds of a request besides its text, ready to go to another rank.
 
     Args:
-        facts: Indices of the chunks in work (``chunks``), and what is no tensor of the decoder's state (``decoder``; None
-            where there is none) and of memory (``memory``).
+        facts: Indices of the chunks in work (``chunks``), and what is no tensor of the decoder's state (``decoder``;
+            None where there is none) and of memory (``memory``).
         denoise: Latents and solver history of those chunks, a clean chunk that is yet to be remembered, and what memory
             was made from; the same on every rank of a lane.
         decode: Clean latents that are not decoded, by first latent frame; the same on every rank that decodes.

@@ -1,9 +1,12 @@
 """Rounds of chunks that share every forward, against diffusers' steps and solvers, latent by latent."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from reelray.proto.recipe import Chunking, Guidance, Recipe, Schedule, Solver
+from reelray.proto.request import PromptChange
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.forced_stream import force_plainly
@@ -63,6 +66,33 @@ def test_rounds_go_on_from_any_commit_bit_by_bit(model, case):
     whole = render_on(Rank(model), request)
     for steps in (2, 4, 6, 8, 10, 12):
         assert interrupted(model, request, after=steps) == whole, steps
+
+
+@pytest.mark.parametrize("case", ["together", "staggered"])
+def test_a_new_prompt_holds_from_the_next_round(model, case):
+    """Said in the first frames of the second round, which goes by the prompt of its beginning."""
+    watched = Watched(model)
+    request = replace(request_of(case), changes=(PromptChange(latent_frame=7, prompt="the blue square moves right"),))
+    render_on(Rank(watched), request)
+    found = torch.cat(watched.latents, 2)
+    wanted = force_plainly(model, request, **CASES[case][1])
+    unchanged = force_plainly(model, request_of(case), **CASES[case][1])
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    gap = (found - unchanged).abs().amax((0, 1, 3, 4))
+    assert (gap[:10] < 1e-4).all()
+    assert (gap[10:] > 1e-3).all()
+
+
+def test_the_published_fault_of_the_solver_can_be_had(model):
+    watched, request = Watched(model), request_of("staggered")
+    schedule = replace(request.recipe.schedule, loses_start=True)
+    faulty = replace(request, recipe=replace(request.recipe, schedule=schedule))
+    render_on(Rank(watched), faulty)
+    found = torch.cat(watched.latents, 2)
+    wanted = force_plainly(model, request, **CASES["staggered"][1], overwrites=True)
+    right = force_plainly(model, request, **CASES["staggered"][1])
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert (found - right).abs().max() > 1e-2
 
 
 def test_the_past_of_a_round_matters(model):

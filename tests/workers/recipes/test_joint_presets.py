@@ -4,12 +4,14 @@ import pytest
 
 from reelray.proto.errors import ManifestError
 from reelray.proto.recipe import Commit, PromptSwitch, Solver
+from reelray.proto.step_plan import Part
 from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.steps import plan_steps
 from reelray.workers.memory.regions import Drop, Frame, Regions
 from reelray.workers.recipes.manifest import parse_manifest
 from reelray.workers.recipes.presets import find_preset_for, presets
 from reelray.workers.samplers.sigmas import plan_noise_levels
+from tests.support.forced_stream import make_scheduler, step_table
 from tests.support.joint_stream import anchored, newest
 
 CHUNK, CHUNKS = 3, 40
@@ -26,6 +28,7 @@ ROLLED = {
         newest(21, chunk=CHUNK),
     ),
 }
+FORCED = {"skyreels-v2-df-14b": (0, 1), "skyreels-v2-df-async-14b": (5, 5)}  # `ar_step` and `causal_block_size`
 
 
 def joint():
@@ -34,7 +37,7 @@ def joint():
 
 
 def test_every_preset_of_chunks_in_flight_is_held_here():
-    assert set(joint()) == set(ROLLED)
+    assert set(joint()) == {*ROLLED, *FORCED}
 
 
 @pytest.mark.parametrize("name", ROLLED)
@@ -99,21 +102,70 @@ def test_what_windows_attend_is_what_was_published(name):
     assert most == 21
 
 
+@pytest.mark.parametrize("name", FORCED)
+def test_rounds_take_the_published_table_of_steps(name):
+    """Of four rounds: who moves in each forward, which timestep each frame is told, which frames the window has."""
+    recipe, (ar_step, block) = presets()[name], FORCED[name]
+    scheduler = make_scheduler(30, 8.0)
+    levels = plan_noise_levels(recipe.schedule)
+    assert list(levels.timesteps) == scheduler.timesteps.tolist()
+    assert list(levels.sigmas) == pytest.approx(scheduler.sigmas.tolist(), abs=2e-6)
+    steps = plan_steps(recipe, cut_chunks(recipe.chunking, 85))
+    found = [steps.find(done) for done in range(len(steps))]
+    assert not any(step.commits for step in found)
+    for first in (0, 25, 45, 65):
+        given = 5 if first else 0
+        table, moves = step_table(25, scheduler, given=given, ar_step=ar_step, block=block)
+        mine, found = found[: len(table)], found[len(table) :]
+        for step, row, moving in zip(mine, table, moves, strict=True):
+            assert (step.span.first, step.span.length) == (first - given, 25)
+            told = [_told(slot, levels.timesteps) for slot in step.slots for _ in range(slot.latent_frames)]
+            assert told == [20.0] * given + row[given:].tolist()
+            moved = [slot.part is Part.MOVES for slot in step.slots for _ in range(slot.latent_frames)]
+            assert moved == moving.tolist()
+        assert steps.clean_chunks(len(steps) - len(found)) == (first - given + 25) // 5
+    assert not found
+
+
+def _told(slot, timesteps):
+    return {Part.GIVEN: 20.0, Part.RESTS: 0.0}.get(slot.part, timesteps[slot.step if slot.part is Part.MOVES else 0])
+
+
+@pytest.mark.parametrize("name", FORCED)
+def test_what_rounds_go_by_is_what_was_published(name):
+    recipe = presets()[name]
+    assert (recipe.guidance.scale, recipe.defaults.fps, recipe.defaults.frames) == (6.0, 24, 97)
+    assert recipe.chunking.overlap_timestep == 20.0
+    assert recipe.is_endless
+    assert recipe.schedule.loses_start
+
+
 def test_folders_find_their_own_preset(tmp_path):
     config = '{"_class_name": "CausalWanModel", "dim": 1536, "num_layers": 30}'
+    large = '{"_class_name": "WanModel", "dim": 5120, "num_layers": 40, "in_dim": 16}'
     for folder, name in (
         ("RollingForcing", "rolling-forcing-1.3b"),
         ("rolling_forcing_dmd", "rolling-forcing-1.3b"),
         ("self-forcing-block-cascading", "block-cascading-1.3b"),
+        ("SkyReels-V2-DF-14B-540P", "skyreels-v2-df-14b"),
+        ("SkyReels-V2-DF-async", "skyreels-v2-df-async-14b"),
     ):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "config.json").write_text(config)
+        (tmp_path / folder / "config.json").write_text(large if "14b" in name else config)
         assert find_preset_for(tmp_path / folder).name == name
 
 
 SEVERAL = {"chunking": {"latent_frames": 3, "stagger": 1}, "memory": {"local": 9}, "guidance": {"scale": 1.0}}
 LISTED = {"solver": "x0_renoise", "timesteps": [1000, 750, 500]}
+ROUNDS = {"latent_frames": 3, "stagger": 0, "round_latent_frames": 9}
 WRONG = [
+    ({"chunking": ROUNDS}, "needs memory or chunking.round_latent_frames, and takes not both"),
+    ({"chunking": {**ROUNDS, "overlap": 2}, "memory": None}, "overlap is 2; they must be multiples"),
+    ({"chunking": {**ROUNDS, "overlap": 9}, "memory": None}, "overlap is 9; they must be multiples"),
+    ({"chunking": {**ROUNDS, "stagger": None}, "memory": None}, "round_latent_frames needs latent_frames and stagger"),
+    ({"chunking": {"latent_frames": 3, "overlap": 3}}, "overlap is 3; it is a part of a round"),
+    ({"chunking": {**ROUNDS, "overlap_timestep": 2000.0}, "memory": None}, "overlap_timestep is 2000.0"),
+    ({"schedule": {**LISTED, "loses_start": True}}, "loses_start is a fault of unipc"),
     ({"memory": {"local": 8}}, "memory.local is 8; frames of all chunks in flight count too, and are 9"),
     ({"memory": {"local": 9, "commit": "last_step"}}, "needs memory.commit clean_pass"),
     ({"memory": {"local": 9, "switch": "flush", "switch_frames": 3}}, "needs memory.switch keep"),

@@ -12,7 +12,11 @@ from reelray.workers.recipes.scheduler_config import adapt_schedule
 
 WAN_1B = {"num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30, "in_channels": 16, "image_dim": None}
 WAN_14B = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "in_channels": 16}
-LICENCES = {"rolling-forcing-1.3b": "Tencent RollingForcing (academic use only)"}
+LICENCES = {
+    "rolling-forcing-1.3b": "Tencent RollingForcing (academic use only)",
+    "skyreels-v2-df-14b": "Skywork Community License",
+    "skyreels-v2-df-async-14b": "Skywork Community License",
+}
 I2V = {"in_channels": 36, "image_dim": 1280}
 
 
@@ -37,6 +41,8 @@ def test_presets_hold_the_published_values() -> None:
         "wan2.1-t2v-14b",
         "wan2.1-i2v-14b-480p",
         "wan2.1-i2v-14b-720p",
+        "skyreels-v2-df-14b",
+        "skyreels-v2-df-async-14b",
     }
     small = found["wan2.1-t2v-1.3b"]
     assert (small.schedule.solver, small.schedule.steps, small.guidance.scale) == (Solver.UNIPC, 50, 6.0)
