@@ -245,6 +245,12 @@ class MemoryRule:
         """Most latent frames that a chunk attends, its own included."""
         return self.sink + len(self.means) + self.local
 
+    @property
+    def held(self) -> int:
+        """Most latent frames that are remembered at once, those of a chunk that is being remembered included."""
+        unseen = self.sink if self.placement is Placement.ANCHORED else 0  # clean passes reach farther back
+        return self.attended + unseen
+
     def __post_init__(self) -> None:
         if self.switch is not PromptSwitch.KEEP and self.switch_frames < 1:
             raise ValueError(f"switch_frames is {self.switch_frames}; for {self.switch} it must be at least 1")

@@ -14,14 +14,17 @@ from reelray.workers.samplers.noise import draw_noise
 from tests.support.memory_oracle import Attended, PlainMemory, Rule
 
 
-def anchored(total: int, *, anchor: int) -> Rule:
-    """Rolling Forcing's denoise steps: with the window `total` frames, the anchor moved up to right before the rest."""
+def anchored(total: int, *, anchor: int, chunk: int) -> Rule:
+    """Rolling Forcing's denoise steps: with the window `total` frames, the anchor moved up to right before the rest.
+
+    A short last chunk, which the published code does not have, attends no more than others.
+    """
 
     def attend(first: int, length: int) -> Attended:
         own = list(range(first, first + length))
         if first == 0:
             return Attended(entries=[], own=own)
-        working = list(range(max(anchor, first - (total - length - anchor)), first))
+        working = list(range(max(anchor, first - (total - max(length, chunk) - anchor)), first))
         moved = first - len(working) - anchor
         entries = [(moved + frame, {frame: 1.0}) for frame in range(anchor)]
         return Attended(entries=entries + [(frame, {frame: 1.0}) for frame in working], own=own)

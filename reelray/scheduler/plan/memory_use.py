@@ -168,9 +168,11 @@ def kept_bytes(setting: Setting) -> float:
     context = job.facts.text_tokens + job.sizes.image_tokens
     pages = workspace = 0.0
     if job.memory is not None:
-        attended, own = (max(getattr(w, name) for w in job.windows) for name in ("attended", "tokens"))
+        attended = max(window.attended for window in job.windows)
+        own = max(window.tokens for window in job.chunk_windows)  # whatever shares its forwards, it is remembered alone
+        held = job.facts.tokens(min(job.latent_frames, job.memory.held), job.width, job.height)
         stored = stored_share(job, job.memory.storage)
-        pages, workspace = stored * attended / layout.ulysses, (attended + own) / layout.ulysses
+        pages, workspace = stored * held / layout.ulysses, (attended + own) / layout.ulysses
     # Every rank remembers both branches of guidance, whichever it evaluates in a step.
     tokens = branches * context + job.branches * (pages + workspace)
     return 2 * setting.stage_layers * tokens * job.facts.dim * job.value_bytes

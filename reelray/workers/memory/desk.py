@@ -45,10 +45,9 @@ class Kind:
             branch: Of guidance.
         """
         rule = regions.rule
-        remembered = rule.sink + len(rule.means) + regions.room
         anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
         window = max(regions.chunk, anew)
-        return cls(remembered=remembered * places, window=window * places, places=places, branch=branch)
+        return cls(remembered=regions.most_attended * places, window=window * places, places=places, branch=branch)
 
     def desk_bytes(self, shape: KeyShape) -> int:
         """Bytes of its workspace, and of what waits beside it to be remembered."""

@@ -95,6 +95,12 @@ class Regions:
         return self.rule.local - self.chunk + (self.rule.sink if anchored else 0)
 
     @property
+    def most_attended(self) -> int:
+        """Most entries that a window attends besides its own frames."""
+        sink = 0 if self.rule.placement is Placement.ANCHORED else self.rule.sink
+        return sink + len(self.rule.means) + self.room
+
+    @property
     def attended(self) -> tuple[Entry, ...]:
         """What the next window attends besides its own frames, if it is one chunk."""
         return (*self.sink, *self.means, *self.local)
@@ -112,7 +118,8 @@ class Regions:
     def attend(self, first: int, length: int, *, records: bool = False) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
         """What a window attends besides its own frames, and the temporal positions of that.
 
-        The latest frames are the fewer the longer the window is: those of all its chunks count too.
+        The latest frames are the fewer the longer the window is: those of all its chunks count too. A short last chunk
+        attends no more than others.
 
         Args:
             first: First latent frame of the window.
@@ -122,10 +129,13 @@ class Regions:
         Raises:
             UnsupportedError: The recipe counts from the beginning of the video, and an entry is no frame of it.
         """
+        reach = self.rule.local - max(length, self.chunk)
         if self.rule.placement is Placement.ANCHORED:
-            place, sink = forget_anchor if records else anchor, [e for e in self.sink if isinstance(e, Frame)]
-            return place(self.rule, sink, self.local, first, length)
-        latest = self.local[max(0, len(self.local) - max(0, self.rule.local - length)) :]
+            sink = [entry for entry in self.sink if isinstance(entry, Frame)]
+            if records:
+                return forget_anchor(sink, self.local, first, self.rule.sink + reach)
+            return anchor(sink, self.local, first, reach)
+        latest = self.local[max(0, len(self.local) - max(0, reach)) :]
         entries = (*self.sink, *self.means, *latest)
         if self.rule.placement is Placement.RELATIVE:
             return entries, tuple(range(len(entries)))

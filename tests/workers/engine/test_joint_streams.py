@@ -21,11 +21,15 @@ THREE = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 600.0, 300.0), war
 LEVELS = [shifted(step) for step in THREE.timesteps]
 ROLLING = MemoryRule(local=8, sink=2, placement=Placement.ANCHORED)
 CASES = {
-    "rolling": (ROLLING, Guidance(scale=1.0), {"rule": anchored(10, anchor=2), "clean_rule": newest(10, chunk=2)}),
+    "rolling": (
+        ROLLING,
+        Guidance(scale=1.0),
+        {"rule": anchored(10, anchor=2, chunk=2), "clean_rule": newest(10, chunk=2)},
+    ),
     "rolling, guided": (
         ROLLING,
         Guidance(scale=3.0),
-        {"rule": anchored(10, anchor=2), "clean_rule": newest(10, chunk=2)},
+        {"rule": anchored(10, anchor=2, chunk=2), "clean_rule": newest(10, chunk=2)},
     ),
     "cascading": (
         MemoryRule(local=8),

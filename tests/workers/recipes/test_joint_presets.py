@@ -19,7 +19,7 @@ CHUNK, CHUNKS = 3, 40
 ROLLED = {
     "rolling-forcing-1.3b": (
         [1000.0, 952.381, 882.353, 769.2308, 555.5556],
-        anchored(21, anchor=3),
+        anchored(21, anchor=3, chunk=CHUNK),
         newest(21, chunk=CHUNK),
     ),
     "block-cascading-1.3b": (
