@@ -5,16 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reelray.proto.layout import Layout
+from reelray.proto.placement import Lending
 from reelray.proto.recipe import Chunking, Guidance, MemoryRule, Placement, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore
+from reelray.scheduler.lending import pays_to_lend
 from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.joint_stream import anchored, newest, roll_plainly, shifted
 from tests.support.render_on import render_on
-from tests.support.requests import make_request
+from tests.support.requests import make_recipe, make_request
 from tests.workers.engine.test_streams import Watched, assert_nothing_stays, interrupted
 
 THREE = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 600.0, 300.0), warp=True, shift=5.0)
@@ -143,3 +148,36 @@ def test_frames_leave_as_soon_as_a_chunk_has_left_its_last_level(model):
             core.acknowledge(request.request_id, frames.count)
     ramp_up, steady, ramp_down = [1, 2, 3, "decode", "clean"], [3, "decode", "clean"], [2, "decode", "clean"]
     assert seen == [*ramp_up, *steady * 6, *ramp_down, 1, "decode"]
+
+
+@pytest.mark.parametrize("after", [2, 7, 8])
+def test_chunks_in_flight_go_to_another_lane_bit_by_bit(model, after):
+    """What one rank gives another one takes: between windows, and before a clean pass."""
+    request = request_of("rolling")
+    whole, ranks = render_on(Rank(model), request), [Rank(model), Rank(model)]
+    core, video, done, rank = EngineCore(EngineLimits()), b"", 0, ranks[0]
+    core.submit(request, model.facts)
+    while (plan := core.next_step(0.0)) is not None:
+        report = rank.execute(plan)
+        core.report(report)
+        done += 1
+        for frames in report.frames:
+            video += frames.data
+            core.acknowledge(request.request_id, frames.count)
+        if done == after:
+            old, rank = rank, ranks[1]
+            held = HeldRequest(request, model, Station(), rank._rooms, here=False)
+            held.take(old._held[request.request_id].give())
+            held.settle(Station(), here=True)
+            held.begin_memory(Station())
+            assert_nothing_stays(old)
+            rank._held[request.request_id], rank._sequence = held, old._sequence
+    assert video == whole
+
+
+def test_chunks_in_flight_are_not_lent_to_ranks_that_decode():
+    request = request_of("rolling")
+    rounds = Chunking(latent_frames=2, stagger=0, round_latent_frames=4)
+    lending = Lending(layout=Layout(ulysses=2), apart_step_s=9.0, lent_step_s=1.0, switch_s=0.0)
+    for recipe, lent in ((replace(request.recipe, memory=None, chunking=rounds), False), (make_recipe(chunk=2), True)):
+        assert pays_to_lend(lending, replace(request, recipe=recipe), steps_left=3, joins=False) is lent
