@@ -62,6 +62,14 @@ def test_chunks_move_as_soon_as_the_one_before_is_far_enough(seed):
     assert sum(step.commits for step in found) == len(chunks) - 1
 
 
+@pytest.mark.parametrize(("stagger", "wanted"), [(1, [3]), (2, [1, 3, 6, 9])])
+def test_a_turn_is_kept_while_the_same_chunks_are_in_flight(stagger, wanted):
+    """Three chunks of four steps. One apart, all three share two windows; two apart, every window comes twice."""
+    recipe = make_recipe(4, stagger)
+    steps = plan_steps(recipe, cut_chunks(recipe.chunking, 6))
+    assert [done for done in range(len(steps) + 1) if steps.is_amid_chunk(done)] == wanted
+
+
 def test_the_newest_chunk_of_a_window_says_by_which_prompt_it_goes():
     recipe = make_recipe(3, 1)
     steps = plan_steps(recipe, cut_chunks(recipe.chunking, 10), [PromptChange(latent_frame=3, prompt="y")])
