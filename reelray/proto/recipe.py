@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.storage import Storage
 
 
@@ -110,68 +111,6 @@ class Guidance:
         return any(weight != 1.0 for weight in self.per_step or (self.scale,))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunking:
-    """How a video is cut in time.
-
-    Args:
-        latent_frames: Latent frames generated together; None means the whole clip is one chunk.
-        first_latent_frames: Size of the first chunk; None means the same as the others.
-        stagger: Denoise steps that a chunk is ahead of the next one; those in flight share every forward. None makes
-            one chunk after the other.
-        round_latent_frames: Chunks are made in rounds of so many latent frames, counted from 0 in each. All of a round
-            are in all its forwards: those that wait as noise, those that are done as they are. None means no rounds.
-        overlap: Latent frames of one round that begin the next one, as its given past.
-        overlap_timestep: At which these are noised anew for every forward.
-    """
-
-    latent_frames: int | None = None
-    first_latent_frames: int | None = None
-    stagger: int | None = None
-    round_latent_frames: int | None = None
-    overlap: int = 0
-    overlap_timestep: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("latent_frames", "first_latent_frames"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1, or null for the whole clip")
-        if self.stagger is not None:
-            self._check_stagger(self.stagger)
-        if self.round_latent_frames is not None:
-            self._check_rounds(self.round_latent_frames)
-        elif self.overlap:
-            raise ValueError(f"overlap is {self.overlap}; it is a part of a round, and needs round_latent_frames")
-
-    @property
-    def text_frames(self) -> tuple[int, int] | None:
-        """Latent frames that go by one prompt at least: the first ones, and those that follow; None for whole clips."""
-        if self.latent_frames is None:
-            return None
-        if self.round_latent_frames is not None:
-            return self.round_latent_frames, self.round_latent_frames - self.overlap
-        return self.first_latent_frames or self.latent_frames, self.latent_frames
-
-    def _check_stagger(self, stagger: int) -> None:
-        if self.latent_frames is None:
-            raise ValueError("stagger needs latent_frames; a whole clip has no next chunk")
-        if stagger < (self.round_latent_frames is None):
-            raise ValueError(f"stagger is {stagger}; it must be at least 1, or 0 where there are rounds")
-
-    def _check_rounds(self, frames: int) -> None:
-        size = self.latent_frames
-        if size is None or self.stagger is None or self.first_latent_frames is not None:
-            raise ValueError("round_latent_frames needs latent_frames and stagger, and no first_latent_frames")
-        if frames < 1 or frames % size or self.overlap % size or not 0 <= self.overlap < frames:
-            raise ValueError(
-                f"round_latent_frames is {frames} and overlap is {self.overlap}; they must be multiples of "
-                f"latent_frames, which is {size}, and the overlap the smaller one"
-            )
-        if not 0 <= self.overlap_timestep <= 1000:
-            raise ValueError(f"overlap_timestep is {self.overlap_timestep}; it must lie in 0..1000")
-
-
 class Sink(StrEnum):
     """What becomes of the first frames of a video."""
 
@@ -187,6 +126,9 @@ class Placement(StrEnum):
     # The sink right before the latest frames, which stand where they stand in the video. A clean pass attends the
     # latest frames only, as many as sink and local are in all.
     ANCHORED = "anchored"
+    WRAPPED = (
+        "wrapped"  # where they stand in the video, until that is `wrap`: then from the last attended place on again
+    )
 
 
 class Commit(StrEnum):
@@ -194,6 +136,7 @@ class Commit(StrEnum):
 
     CLEAN = "clean_pass"  # one more, of the clean chunk
     LAST_STEP = "last_step"  # that of the last denoise step
+    EVERY_STEP = "every_step"  # each, in a memory of its own for each noise level; of the first chunk the last, in all
 
 
 class PromptSwitch(StrEnum):
@@ -215,6 +158,7 @@ class MemoryRule:
         sink_kept: Share of a moving sink that stays when a frame is folded into it.
         means: For each running mean of frames that have left, the share of the newest one.
         placement: Positions of what is attended.
+        wrap: Temporal position that no frame has where places are wrapped.
         commit: Which forward is remembered.
         commit_timestep: Timestep of the clean pass.
         switch: What a change of the prompt does.
@@ -229,6 +173,7 @@ class MemoryRule:
     sink_kept: float = 0.999
     means: tuple[float, ...] = ()
     placement: Placement = Placement.ABSOLUTE
+    wrap: int = 0
     commit: Commit = Commit.CLEAN
     commit_timestep: float = 0.0
     switch: PromptSwitch = PromptSwitch.KEEP
@@ -237,8 +182,8 @@ class MemoryRule:
 
     @property
     def is_endless(self) -> bool:
-        """Whether positions never run out: what is attended is counted anew for every chunk."""
-        return self.placement is Placement.RELATIVE
+        """Whether positions never run out: what is attended is counted anew for every chunk, or places come again."""
+        return self.placement in {Placement.RELATIVE, Placement.WRAPPED}
 
     @property
     def attended(self) -> int:
@@ -251,7 +196,17 @@ class MemoryRule:
         unseen = self.sink if self.placement is Placement.ANCHORED else 0  # clean passes reach farther back
         return self.attended + unseen
 
+    def place(self, latent_frame: int) -> int:
+        """Where a frame of the video stands in time when places are absolute, or wrapped."""
+        begin = self.attended - 1
+        if self.placement is not Placement.WRAPPED or latent_frame < begin:
+            return latent_frame
+        return begin + (latent_frame - begin) % (self.wrap - begin)
+
     def __post_init__(self) -> None:
+        self._check_places()
+        if self.commit is Commit.EVERY_STEP and self.switch is PromptSwitch.RECACHE:
+            raise ValueError("switch is recache; it remembers clean frames, and with commit every_step none are")
         if self.switch is not PromptSwitch.KEEP and self.switch_frames < 1:
             raise ValueError(f"switch_frames is {self.switch_frames}; for {self.switch} it must be at least 1")
         if self.switch is PromptSwitch.RECACHE and self.switch_frames > self.sink + self.local:
@@ -269,6 +224,15 @@ class MemoryRule:
             raise ValueError(f"means holds {list(self.means)}; every share must lie in 0..1 and not be 0")
         if not 0 <= self.commit_timestep <= 1000:
             raise ValueError(f"commit_timestep is {self.commit_timestep}; it must lie in 0..1000")
+
+    def _check_places(self) -> None:
+        wraps = self.placement is Placement.WRAPPED
+        if self.wrap < self.attended if wraps else self.wrap:
+            raise ValueError(
+                f"wrap is {self.wrap}; with placement wrapped it must be at least {self.attended}, as many frames as "
+                "are attended, and 0 with others"
+            )
+        moves = self.sink_kind is Sink.MOVING or bool(self.means)
         if moves and self.storage is not Storage.EXACT:
             raise ValueError(f"storage is {self.storage}, in which a mean of frames loses what is folded in; use exact")
         if moves and self.placement is not Placement.RELATIVE:
@@ -365,7 +329,12 @@ class Recipe:
             )
         if self.task == "i2v" and self.is_endless:
             raise ValueError(
-                "memory.placement is relative, and an i2v model looks for its picture by absolute positions"
+                f"memory.placement is {self.memory.placement}, and an i2v model looks for its picture by absolute "
+                "positions"
+            )
+        if self.memory.commit is Commit.EVERY_STEP and self.schedule.first_chunks:
+            raise ValueError(
+                "memory.commit is every_step; all chunks must have the same steps, and first_chunks differ"
             )
 
     def _check_flight(self, stagger: int) -> None:

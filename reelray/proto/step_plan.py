@@ -101,6 +101,8 @@ class WindowStep:
         commits: True when the keys and values of this step's forward are remembered for the chunks that follow.
         prompt: Which of the request's prompts it goes by, 0 first.
         recaches: True when clean frames before the chunk are remembered anew under its prompt: they are the window.
+        level: Which of its memories it attends, where there is one for each noise level, and is remembered in; None
+            where there is one for all.
         lane: Lane of the plan's layout that does it.
         slots: What it is made of, in the order of time, where chunks share it.
     """
@@ -114,6 +116,7 @@ class WindowStep:
     commits: bool = False
     prompt: int = 0
     recaches: bool = False
+    level: int | None = None
     lane: int = 0
     slots: tuple[Slot, ...] = ()
 
@@ -125,7 +128,7 @@ class WindowStep:
     @property
     def is_clean_pass(self) -> bool:
         """Whether the chunk was clean before: its forward is remembered, and what it predicts is not used."""
-        return self.commits and not self.last and not self.recaches
+        return self.commits and not self.last and not self.recaches and self.level is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,7 @@ class ChunkStep:
         commits: Whether its forward is remembered.
         prompt: Which prompt it goes by.
         recaches: Whether frames before the chunk are remembered anew.
+        level: Which memory is its own, where each noise level has one.
         slots: Chunks of its window, where several share it; `chunk` and `step` are then of the first that moves.
     """
 
@@ -33,6 +34,7 @@ class ChunkStep:
     commits: bool
     prompt: int = 0
     recaches: bool = False
+    level: int | None = None
     slots: tuple[Slot, ...] = ()
 
 
@@ -67,8 +69,9 @@ class ChunkSteps:
             return None
         chunk = bisect_right(self._begins, done) - 1
         step, denoises = done - self._begins[chunk] - self._before[chunk], self._denoises[chunk]
-        last = step == denoises - 1
-        remembered = last and chunk < len(self._chunks) - 1 and self._commit is Commit.LAST_STEP
+        last, each = step == denoises - 1, self._commit is Commit.EVERY_STEP
+        remembers = (last and self._commit is Commit.LAST_STEP) or (each and (last or chunk > 0))
+        remembered = remembers and chunk < len(self._chunks) - 1
         return ChunkStep(
             chunk=chunk,
             step=step,
@@ -77,6 +80,7 @@ class ChunkSteps:
             commits=step in {-1, denoises} or remembered,
             prompt=self._prompts[chunk],
             recaches=step < 0,
+            level=step if each else None,
         )
 
     def clean_chunks(self, done: int) -> int:

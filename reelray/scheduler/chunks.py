@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reelray.proto.recipe import Chunking
+from reelray.proto.chunking import Chunking
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -131,6 +131,7 @@ class Rollout:
             commits=step.commits,
             prompt=step.prompt,
             recaches=step.recaches,
+            level=step.level,
             lane=self._lane,
             slots=step.slots,
         )

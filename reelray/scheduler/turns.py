@@ -11,7 +11,7 @@ Sources: Rolling Forcing, arXiv 2509.25161; Block Cascading, arXiv 2511.20426; S
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from reelray.proto.recipe import Chunking
+from reelray.proto.chunking import Chunking
 from reelray.proto.step_plan import Part, Slot
 from reelray.scheduler.chunks import Span, cut_rounds
 

@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import Chunking, Commit, Guidance, MemoryRule, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.recipe import Commit, Guidance, MemoryRule, PromptSwitch, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits

@@ -135,3 +135,70 @@ def roll_plainly(
             oldest = x0[:, :, : spans[start][1]]
             predict(oldest, torch.zeros(1, spans[start][1]), first, text, commits=True)
     return torch.cat([clean[chunk] for chunk in sorted(clean)], 2)
+
+
+def wrapped(frames: int, *, sink: int, wrap: int, first: int) -> Rule:
+    """StreamDiffusionV2: a window of `frames`, the first `sink` of the video among them; its counter goes back.
+
+    Args:
+        frames: Attended, the chunk's own one included.
+        sink: First frames of the video.
+        wrap: The counter that is not reached: there it goes back to the last place of the window.
+        first: Latent frames of the first chunk; all others have one.
+    """
+    places, counter = [*range(first)], first
+    for _ in range(1000):
+        counter = frames - 1 if counter >= wrap else counter
+        places.append(counter)
+        counter += 1
+
+    def attend(begin: int, length: int) -> Attended:
+        held = [frame for frame in range(begin) if frame < sink or frame > begin - (frames - sink)]
+        entries = [(places[frame], {frame: 1.0}) for frame in held]
+        return Attended(entries=entries, own=places[begin : begin + length])
+
+    return attend
+
+
+@torch.no_grad()
+def stream_by_levels(model: object, request: object, *, levels: list[float], timesteps: list[float], rule: Rule):
+    """Clean latents of a stream in which each noise level remembers its own forwards, and nothing else does.
+
+    The first chunk has one memory for all its steps, of which the last one's forward stays; all levels begin with it.
+
+    Args:
+        model: Loaded checkpoint.
+        request: Its chunks and guidance are followed.
+        levels: Noise levels, largest first.
+        timesteps: What the network is told of each.
+        rule: What a chunk attends.
+    """
+    studio, chunking = PlainStudio(model=model, request=request), request.recipe.chunking
+    scale, ends = request.recipe.guidance.scale, [chunking.first_latent_frames]
+    while ends[-1] < studio.total:
+        ends.append(min(studio.total, ends[-1] + chunking.latent_frames))
+    branches = range(1 if scale == 1 else 2)
+    memories = [[studio.memory(rule) for _ in branches] for _ in levels]
+    clean, begin = [], 0
+    for chunk, end in enumerate(ends):
+        x = studio.noise(chunk, -1, end - begin)
+        for step, level in enumerate(levels):
+            found = []
+            for branch in branches:
+                memory = memories[step if chunk else 0][branch]
+                memory.window, memory.commits = (begin, end - begin), True
+                times = torch.full((1, end - begin), timesteps[step])
+                text = studio.text_from(begin)[branch]
+                found.append(studio.transformer(x, times, text, attention=memory).float())
+            flow = found[0] if len(found) == 1 else found[1] + scale * (found[0] - found[1])
+            x = x - level * flow
+            if step < len(levels) - 1:
+                following = levels[step + 1]
+                x = (1 - following) * x + following * studio.noise(chunk, step, end - begin)
+        if chunk == 0:
+            for others in memories[1:]:
+                for branch in branches:
+                    others[branch].kept = dict(memories[0][branch].kept)
+        clean.append(x)
+        begin = end
+    return torch.cat(clean, 2)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.model_sizes import ModelSizes
-from reelray.proto.recipe import Chunking, Commit, MemoryRule
+from reelray.proto.recipe import Commit, MemoryRule
 from reelray.scheduler.chunks import Span, cut_chunks
 from reelray.scheduler.turns import list_turns
 

@@ -92,7 +92,9 @@ class Forwards:
             self._flushes = rule.switch_frames
         self._prompt = prompt
 
-    def run(self, latents_1CTHW: Tensor, timesteps: Sequence[float], first: int, *, commits: bool) -> Evaluate:
+    def run(
+        self, latents_1CTHW: Tensor, timesteps: Sequence[float], first: int, *, commits: bool, level: int = 0
+    ) -> Evaluate:
         """What evaluates a branch on a window by the prompt in force, and remembers the window if it commits.
 
         Args:
@@ -100,6 +102,7 @@ class Forwards:
             timesteps: Of each of its latent frames.
             first: Its first latent frame.
             commits: Whether the forward is remembered.
+            level: Which memory it has to do with, where each noise level has one.
         """
 
         def evaluate(branch: Branch) -> Tensor:
@@ -108,6 +111,7 @@ class Forwards:
             positions: Sequence[int] = range(begin, begin + length)
             view = None
             if memory is not None:
+                memory.turn_to(level)
                 positions = memory.positions(branch, first, length)
                 view = memory.view(branch, first, length, records=commits)
             prediction_1CTHW = model.denoise(
@@ -138,7 +142,9 @@ class Forwards:
         self._remembered.clear()
         return len(others)
 
-    def note(self, first: int, timestep: float, latents_1CTHW: Tensor, *, rewinds: bool = False) -> None:
+    def note(
+        self, first: int, timestep: float, latents_1CTHW: Tensor, *, rewinds: bool = False, level: int = 0
+    ) -> None:
         """Keep the input of a forward that was remembered, so that it can be repeated."""
         assert self._memory is not None
         flushes, self._flushes = self._flushes, None
@@ -148,6 +154,7 @@ class Forwards:
                 timestep=timestep,
                 latents_1CTHW=latents_1CTHW.cpu(),
                 prompt=self._prompt,
+                level=level,
                 rewinds=rewinds,
                 flushes=flushes,
             )
@@ -233,7 +240,8 @@ class Forwards:
         def evaluate(past: Committed, branch: Branch) -> None:
             self._prompt = past.prompt
             latents_1CTHW = past.latents_1CTHW.to(self.model.device)
-            self.run(latents_1CTHW, (past.timestep,) * past.length, past.first, commits=True)(branch)
+            timesteps = (past.timestep,) * past.length
+            self.run(latents_1CTHW, timesteps, past.first, commits=True, level=past.level)(branch)
             self.rooms.on_progress()
 
         self._memory.replay(self._past, evaluate)

@@ -151,7 +151,7 @@ class HeldRequest:
         prediction = self._chunk_branches.predict(evaluate, weight, shape=input_1CTHW.shape)
         if window.commits:
             more = self._forwards.remember_others(evaluate)
-            self._forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW)
+            self._forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW, level=window.level or 0)
         return self._end(window, prediction) + more
 
     def open(self, window: WindowStep) -> OpenStep:
@@ -262,7 +262,8 @@ class HeldRequest:
     def _evaluate(self, latents_1CTHW: Tensor, timesteps: Sequence[float], window: WindowStep) -> Evaluate:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
         # 7 to 15 % on a CPU.
-        return self._forwards.run(latents_1CTHW, timesteps, window.first_latent_frame, commits=window.commits)
+        first, level = window.first_latent_frame, window.level or 0
+        return self._forwards.run(latents_1CTHW, timesteps, first, commits=window.commits, level=level)
 
     def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
         count, height, width, _ = frames_FHWC.shape

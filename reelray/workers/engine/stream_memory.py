@@ -24,6 +24,7 @@ class Committed:
         timestep: What the network was told.
         latents_1CTHW: Latents, on the CPU.
         prompt: Which prompt it went by.
+        level: In which memory, where each noise level has one.
         rewinds: Whether all but the sink before `first` was forgotten before.
         flushes: How many of the latest frames were kept when the prompt changed before it; None where it did not.
     """
@@ -32,6 +33,7 @@ class Committed:
     timestep: float
     latents_1CTHW: Tensor
     prompt: int = 0
+    level: int = 0
     rewinds: bool = False
     flushes: int | None = None
 
@@ -44,24 +46,40 @@ class Committed:
 class StreamMemory:
     """The memories of a stream, one for each branch of guidance: a branch attends what it has itself remembered.
 
+    Where each noise level has its own, those of level 0 are in use until `turn_to` says otherwise. All begin with the
+    first chunk, whichever level remembers it.
+
     Args:
         rule: The recipe's.
         chunk: Latent frames of a chunk.
         grid: Tokens of a latent frame.
         room: Where they lie.
         branches: How many.
+        first: Latent frames of the first chunk, if that is longer.
+        levels: Noise levels with memories of their own.
 
     Raises:
         ResourceError: There is no room for them; none is opened.
     """
 
-    def __init__(self, rule: MemoryRule, *, chunk: int, grid: Grid, room: MemoryRoom, branches: int) -> None:
+    def __init__(
+        self,
+        rule: MemoryRule,
+        *,
+        chunk: int,
+        grid: Grid,
+        room: MemoryRoom,
+        branches: int,
+        first: int = 0,
+        levels: int = 1,
+    ) -> None:
         self.is_open = True
         self._room = room
         self._memories: list[OpenMemory] = []
+        self._branches, self._level = branches, 0
         try:
-            for branch in range(branches):
-                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=branch))
+            for number in range(branches * levels):
+                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=number, first=first))
         except Exception:
             self.close()
             raise
@@ -70,7 +88,11 @@ class StreamMemory:
     @property
     def branches(self) -> Sequence[Branch]:
         """Those that remember."""
-        return [Branch(number) for number in range(len(self._memories))]
+        return [Branch(number) for number in range(self._branches)]
+
+    def turn_to(self, level: int) -> None:
+        """Attend and remember at another noise level from here on."""
+        self._level = level
 
     @property
     def rests(self) -> bool:
@@ -79,11 +101,11 @@ class StreamMemory:
 
     def positions(self, branch: Branch, first: int, length: int) -> tuple[int, ...]:
         """Temporal positions of a window's own frames."""
-        return self._memories[branch].positions(first, length)
+        return self._of(branch).positions(first, length)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
         """What a window attends; to be used before another one is asked for."""
-        return self._memories[branch].view(first, length, records=records)
+        return self._of(branch).view(first, length, records=records)
 
     def rewind(self, first: int) -> None:
         """Forget all but the sink before `first`; from there frames are committed anew."""
@@ -97,7 +119,10 @@ class StreamMemory:
 
     def commit(self, branch: Branch, first: int, length: int) -> None:
         """Remember the window that this branch's forward has just taken down."""
-        self._memories[branch].commit(first, length)
+        recorded = self._of(branch)
+        for memory in self._memories[branch :: self._branches] if first == 0 else [recorded]:
+            memory.staging = recorded.staging
+            memory.commit(first, length)
 
     def note(self, committed: Committed) -> None:
         """Keep the input of a forward that every branch has remembered."""
@@ -155,6 +180,9 @@ class StreamMemory:
         self.prefetch()
         for memory in self._memories:
             memory.wake()
+
+    def _of(self, branch: Branch) -> OpenMemory:
+        return self._memories[self._level * self._branches + branch]
 
     def close(self) -> None:
         """Give all pages back; may be called twice."""

@@ -46,7 +46,7 @@ class Kind:
         """
         rule = regions.rule
         anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
-        window = max(regions.chunk, anew)
+        window = max(regions.chunk, regions.first, anew)
         return cls(remembered=regions.most_attended * places, window=window * places, places=places, branch=branch)
 
     def desk_bytes(self, shape: KeyShape) -> int:

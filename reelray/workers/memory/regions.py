@@ -75,6 +75,7 @@ class Regions:
     Args:
         rule: The recipe's.
         chunk: Latent frames of a chunk.
+        first: Latent frames of the first chunk, if that is longer.
         sink: The first frames, or the means that have taken their places.
         means: Folded frames.
         local: The latest frames, oldest first.
@@ -83,6 +84,7 @@ class Regions:
 
     rule: MemoryRule
     chunk: int
+    first: int = 0
     sink: list[Entry] = field(default_factory=list)
     means: list[Mean] = field(default_factory=list)
     local: list[Frame] = field(default_factory=list)
@@ -143,14 +145,15 @@ class Regions:
         for entry in entries:
             if not isinstance(entry, Frame):
                 raise UnsupportedError("positions are absolute, and a mean of frames has none; use relative positions")
-            places.append(entry.index)
+            places.append(self.rule.place(entry.index))
         return entries, tuple(places)
 
     def positions(self, first: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Temporal positions of what a window attends, and of its own frames; see `attend`."""
         entries, places = self.attend(first, length)
-        begin = len(entries) if self.rule.placement is Placement.RELATIVE else first
-        return places, tuple(range(begin, begin + length))
+        if self.rule.placement is Placement.RELATIVE:
+            return places, tuple(range(len(entries), len(entries) + length))
+        return places, tuple(self.rule.place(index) for index in range(first, first + length))
 
     def rewind(self, first: int) -> tuple[Drop, ...]:
         """Forget all but the sink, and of that what begins at `first`: from there frames are committed anew.

@@ -90,21 +90,22 @@ class MemoryRoom:
         """The pages of videos that are kept exactly; all formats have them in common."""
         return self._pools[Storage.EXACT]
 
-    def check(self, rule: MemoryRule, *, chunk: int, grid: Grid, branches: int = 1) -> None:
+    def check(self, rule: MemoryRule, *, chunk: int, grid: Grid, branches: int = 1, first: int = 0) -> None:
         """Refuse a video whose branches cannot all be opened now.
 
         Args:
             rule: The recipe's.
             chunk: Latent frames of its chunks.
             grid: Tokens of its latent frames.
-            branches: Branches of guidance that remember.
+            branches: Memories: as many as branches of guidance remember, times the noise levels that do it apart.
+            first: Latent frames of its first chunk, if that is longer.
 
         Raises:
             ResourceError: There is too little memory for it: at present, or even if it were alone.
         """
-        self._check(Regions(rule=rule, chunk=chunk), grid.places, range(branches))
+        self._check(Regions(rule=rule, chunk=chunk, first=first), grid.places, range(branches))
 
-    def open(self, rule: MemoryRule, *, chunk: int, grid: Grid, branch: int = 0) -> "OpenMemory":
+    def open(self, rule: MemoryRule, *, chunk: int, grid: Grid, branch: int = 0, first: int = 0) -> "OpenMemory":
         """Begin to remember a video.
 
         Args:
@@ -112,11 +113,12 @@ class MemoryRoom:
             chunk: Latent frames of its chunks.
             grid: Tokens of its latent frames.
             branch: Which of the branches of guidance; they run in turn, and each has a workspace.
+            first: Latent frames of its first chunk, if that is longer.
 
         Raises:
             ResourceError: The arena cannot promise what it may need.
         """
-        regions = Regions(rule=rule, chunk=chunk)
+        regions = Regions(rule=rule, chunk=chunk, first=first)
         self._check(regions, grid.places, (branch,))
         memory = VideoMemory(regions, self._pools[rule.storage], grid.places)
         return self._seat(OpenMemory(self, memory, grid, branch))
@@ -180,7 +182,9 @@ class MemoryRoom:
         return opened
 
 
-def find_need(shape: KeyShape, rule: MemoryRule, *, chunk: int, grid: Grid, rows: int = PAGE_ROWS) -> tuple[int, int]:
+def find_need(
+    shape: KeyShape, rule: MemoryRule, *, chunk: int, grid: Grid, rows: int = PAGE_ROWS, first: int = 0
+) -> tuple[int, int]:
     """Bytes that pages of a video take at most, and those that all videos of its kind have in common.
 
     Args:
@@ -189,11 +193,12 @@ def find_need(shape: KeyShape, rule: MemoryRule, *, chunk: int, grid: Grid, rows
         chunk: Latent frames of its chunks.
         grid: Tokens of its latent frames.
         rows: Tokens of a page that holds them as they are.
+        first: Latent frames of the first chunk, if that is longer.
     """
     page_bytes = round_up(rows * shape.token_bytes)
     # A page of 8 bits may hold one token less than its bytes do.
     per_page = rows if rule.storage is Storage.EXACT else page_bytes // shape.stored_bytes(rule.storage) - 1
-    regions = Regions(rule=rule, chunk=chunk)
+    regions = Regions(rule=rule, chunk=chunk, first=first)
     kind = Kind.of(regions, places=grid.places, branch=0)
     own = -(-grid.places // max(1, per_page)) * regions.most * page_bytes
     return own, -(-kind.desk_bytes(shape) // page_bytes) * page_bytes

@@ -5,10 +5,11 @@ from itertools import pairwise
 
 import pytest
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
-from reelray.proto.recipe import Chunking, Commit, Guidance, MemoryRule, Placement, Recipe, Schedule, Solver
+from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, Recipe, Schedule, Solver
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
 from reelray.scheduler.plan.explain import explain

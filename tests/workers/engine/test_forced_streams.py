@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reelray.proto.recipe import Chunking, Guidance, Recipe, Schedule, Solver
+from reelray.proto.chunking import Chunking
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
-from reelray.proto.recipe import Chunking, Guidance, MemoryRule, Placement, Recipe, Schedule, Solver
+from reelray.proto.recipe import Guidance, MemoryRule, Placement, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore

@@ -6,21 +6,11 @@ import pytest
 import torch
 
 from reelray.cluster.local_engine import LocalEngine
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.proto.events import Done
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import (
-    Chunking,
-    Commit,
-    Guidance,
-    MemoryRule,
-    Placement,
-    PromptSwitch,
-    Recipe,
-    Schedule,
-    Sink,
-    Solver,
-)
+from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, PromptSwitch, Recipe, Schedule, Sink, Solver
 from reelray.proto.request import PromptChange, RequestId
 from reelray.proto.step_plan import StepPlan
 from reelray.proto.storage import Storage

@@ -1,4 +1,4 @@
-"""Presets whose chunks share forwards against their published recipes: windows, levels, what is attended, commits."""
+"""Presets with chunks at several noise levels against their published recipes: windows, levels, memory, commits."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from reelray.workers.recipes.manifest import parse_manifest
 from reelray.workers.recipes.presets import find_preset_for, presets
 from reelray.workers.samplers.sigmas import plan_noise_levels
 from tests.support.forced_stream import make_scheduler, step_table
-from tests.support.joint_stream import anchored, newest
+from tests.support.joint_stream import anchored, newest, shifted, wrapped
 
 CHUNK, CHUNKS = 3, 40
 # Timesteps, largest first; what a window attends; what a clean pass attends.
@@ -38,6 +38,8 @@ def joint():
 
 def test_every_preset_of_chunks_in_flight_is_held_here():
     assert set(joint()) == {*ROLLED, *FORCED}
+    by_level = {n for n, recipe in presets().items() if recipe.memory and recipe.memory.commit is Commit.EVERY_STEP}
+    assert by_level == {"streamdiffusion-v2-1.3b"}
 
 
 @pytest.mark.parametrize("name", ROLLED)
@@ -140,6 +142,38 @@ def test_what_rounds_go_by_is_what_was_published(name):
     assert recipe.schedule.loses_start
 
 
+def test_levels_of_streamdiffusion_are_the_published_ones():
+    """Chunk after chunk: each step is remembered at its own level, of the first chunk only the last; no clean pass."""
+    recipe = presets()["streamdiffusion-v2-1.3b"]
+    levels = plan_noise_levels(recipe.schedule)
+    assert levels.timesteps == (700.0, 500.0, 400.0, 200.0)
+    # The nearest entries of the table of shift 8; it has one at every thousandth of the unshifted levels.
+    table = [shifted(entry, 8.0) for entry in range(1, 1001)]
+    nearest = [min(table, key=lambda sigma: abs(sigma - t / 1000)) for t in levels.timesteps]
+    assert list(levels.sigmas) == pytest.approx([*nearest, 0.0], abs=1e-6)
+    assert (recipe.chunking.first_latent_frames, recipe.chunking.latent_frames) == (2, 1)
+    chunks = cut_chunks(recipe.chunking, 200)
+    steps = plan_steps(recipe, chunks)
+    found = [steps.find(done) for done in range(len(steps))]
+    assert [(s.chunk, s.step, s.level, s.last) for s in found] == [
+        (chunk, step, step, step == 3) for chunk in range(len(chunks)) for step in range(4)
+    ]
+    assert [s.commits for s in found] == [False] * 3 + [True] * (4 * (len(chunks) - 2) + 1) + [False] * 4
+    rule, regions = wrapped(6, sink=3, wrap=50, first=2), Regions(rule=recipe.memory, chunk=1)
+    seen = []
+    for chunk in chunks:
+        wanted, (entries, places) = rule(chunk.first, chunk.length), regions.attend(chunk.first, chunk.length)
+        assert [(place, entry.index) for place, entry in zip(places, entries, strict=True)] == [
+            (place, frame) for place, weights in wanted.entries for frame in weights
+        ]
+        assert list(regions.positions(chunk.first, chunk.length)[1]) == wanted.own
+        seen += wanted.own
+        regions.commit(chunk.first, chunk.length)
+    assert seen[:52] == [*range(50), 5, 6]
+    assert max(seen) == 49
+    assert recipe.is_endless
+
+
 def test_folders_find_their_own_preset(tmp_path):
     config = '{"_class_name": "CausalWanModel", "dim": 1536, "num_layers": 30}'
     large = '{"_class_name": "WanModel", "dim": 5120, "num_layers": 40, "in_dim": 16}'
@@ -147,6 +181,7 @@ def test_folders_find_their_own_preset(tmp_path):
         ("RollingForcing", "rolling-forcing-1.3b"),
         ("rolling_forcing_dmd", "rolling-forcing-1.3b"),
         ("self-forcing-block-cascading", "block-cascading-1.3b"),
+        ("StreamDiffusionV2-1.3b", "streamdiffusion-v2-1.3b"),
         ("SkyReels-V2-DF-14B-540P", "skyreels-v2-df-14b"),
         ("SkyReels-V2-DF-async", "skyreels-v2-df-async-14b"),
     ):
@@ -158,7 +193,25 @@ def test_folders_find_their_own_preset(tmp_path):
 SEVERAL = {"chunking": {"latent_frames": 3, "stagger": 1}, "memory": {"local": 9}, "guidance": {"scale": 1.0}}
 LISTED = {"solver": "x0_renoise", "timesteps": [1000, 750, 500]}
 ROUNDS = {"latent_frames": 3, "stagger": 0, "round_latent_frames": 9}
+WRAPPED = {"local": 9, "placement": "wrapped"}
 WRONG = [
+    ({"chunking": {"latent_frames": 3}, "memory": WRAPPED}, "wrap is 0; with placement wrapped it must be at least 9"),
+    ({"chunking": {"latent_frames": 3}, "memory": {"local": 9, "wrap": 20}}, "wrap is 20; with placement wrapped"),
+    (
+        {
+            "chunking": {"latent_frames": 3},
+            "memory": {"local": 9, "commit": "every_step", "switch": "recache", "switch_frames": 6},
+        },
+        "with commit every_step none are",
+    ),
+    (
+        {
+            "chunking": {"latent_frames": 3},
+            "memory": {"local": 9, "commit": "every_step"},
+            "schedule": {**LISTED, "first_chunks": [[1000]]},
+        },
+        "all chunks must have the same steps",
+    ),
     ({"chunking": ROUNDS}, "needs memory or chunking.round_latent_frames, and takes not both"),
     ({"chunking": {**ROUNDS, "overlap": 2}, "memory": None}, "overlap is 2; they must be multiples"),
     ({"chunking": {**ROUNDS, "overlap": 9}, "memory": None}, "overlap is 9; they must be multiples"),

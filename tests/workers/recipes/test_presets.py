@@ -14,6 +14,7 @@ WAN_1B = {"num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30
 WAN_14B = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "in_channels": 16}
 LICENCES = {
     "rolling-forcing-1.3b": "Tencent RollingForcing (academic use only)",
+    "streamdiffusion-v2-1.3b": "CC-BY-NC-SA-4.0",
     "skyreels-v2-df-14b": "Skywork Community License",
     "skyreels-v2-df-async-14b": "Skywork Community License",
 }
