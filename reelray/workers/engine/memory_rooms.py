@@ -119,9 +119,11 @@ class MemoryRooms:
         if self._gauge is not None and self._model.page_bytes is None:
             self._divide(wish, station, self._gauge)
         room = self._room(station)
-        size = {"chunk": wish.chunk, "first": wish.first}
-        room.check(wish.rule, grid=wish.grid, branches=wish.branches * wish.levels, **size)
-        stream = StreamMemory(wish.rule, grid=wish.grid, room=room, branches=wish.branches, levels=wish.levels, **size)
+        chunk, first, levels = wish.chunk, wish.first, wish.levels
+        room.check(wish.rule, chunk=chunk, first=first, grid=wish.grid, branches=wish.branches * levels)
+        stream = StreamMemory(
+            wish.rule, chunk=chunk, first=first, grid=wish.grid, room=room, branches=wish.branches, levels=levels
+        )
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
 
