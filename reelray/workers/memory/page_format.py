@@ -49,9 +49,11 @@ class PageFormat(Protocol):
 
     Attributes:
         rows: Tokens of a page.
+        pages_PL2RND: All pages as the model made them; None where they are kept in another way.
     """
 
     rows: int
+    pages_PL2RND: Tensor | None
 
     def put(self, layer: int, part: int, places_P: Tensor, tokens_PRND: Tensor) -> None:
         """Write.
@@ -80,16 +82,20 @@ class ExactFormat:
     def __init__(self, shape: KeyShape, storage_PX: Tensor) -> None:
         self.rows = storage_PX.shape[1] // shape.token_bytes
         used_PX = storage_PX[:, : self.rows * shape.token_bytes].view(shape.dtype)
-        self._values_PL2RND = torch.unflatten(used_PX, 1, (shape.layers, 2, self.rows, shape.heads, shape.width))
+        self.pages_PL2RND: Tensor | None = torch.unflatten(
+            used_PX, 1, (shape.layers, 2, self.rows, shape.heads, shape.width)
+        )
         self._dtype = shape.dtype
 
     def put(self, layer: int, part: int, places_P: Tensor, tokens_PRND: Tensor) -> None:
         """See `PageFormat`."""
-        self._values_PL2RND[:, layer, part].index_copy_(0, places_P, tokens_PRND.to(self._dtype))
+        assert self.pages_PL2RND is not None
+        self.pages_PL2RND[:, layer, part].index_copy_(0, places_P, tokens_PRND.to(self._dtype))
 
     def get(self, layer: int, places_P: Tensor) -> tuple[Tensor, Tensor]:
         """See `PageFormat`."""
-        keys_PRND, values_PRND = self._values_PL2RND[:, layer].index_select(0, places_P).unbind(1)
+        assert self.pages_PL2RND is not None
+        keys_PRND, values_PRND = self.pages_PL2RND[:, layer].index_select(0, places_P).unbind(1)
         return keys_PRND, values_PRND
 
 
@@ -106,6 +112,7 @@ class ScaledFormat:
     """
 
     def __init__(self, shape: KeyShape, storage_PX: Tensor, storage: Storage) -> None:
+        self.pages_PL2RND: Tensor | None = None
         self._storage, self._dtype = storage, shape.dtype
         self.rows = storage_PX.shape[1] // shape.stored_bytes(storage)
         while self._split(shape) + self.rows * shape.layers * 2 * shape.heads * SCALE_BYTES > storage_PX.shape[1]:

@@ -9,7 +9,6 @@ from typing import Self, TypeAlias
 import torch
 from torch import Tensor
 
-from reelray.kernels.norm_rope.api import rotate
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
@@ -67,12 +66,10 @@ class VideoMemory:
         """
         if angles is None:
             return 0
-        cos_1SP, sin_1SP = angles
-        reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
-        for layer in range(self._pool.shape.layers):
-            keys_SND, values_SND = reader(layer)
-            workspace.put(layer, 0, rotate(keys_SND[None], cos_1SP, sin_1SP)[0], values_SND)
-        return len(entries) * self._places
+        count = len(entries) * self._places
+        frames = [self._held[entry] for entry in entries]
+        self._pool.lay_out(frames, self._places, workspace.tokens(count), angles)
+        return count
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
         """Take in a window's frames from what its forward left."""
@@ -80,9 +77,8 @@ class VideoMemory:
         frames = [Frame(index=first + number) for number in range(length)]
         for frame in frames:
             self._held[frame] = self._pool.take(count)  # held at once: whatever fails from here on, they are given back
-        writer = self._pool.writer([self._held[frame] for frame in frames], self._places)
-        for layer in range(self._pool.shape.layers):
-            writer(layer, *staging.tokens(layer, slice(0, length * self._places)))
+        room_L2SND = staging.tokens(slice(0, length * self._places))
+        self._pool.take_in([self._held[frame] for frame in frames], self._places, room_L2SND)
         for change in self.regions.commit(first, length):
             self._carry_out(change)
         self.version += 1
