@@ -99,12 +99,15 @@ class Watched:
         )  # fmt: skip
 
     def park(self):
+        if not self.rests:
+            self.check()  # its workspace shows what it will show again
         self.memory.park()
         self.rests = True
 
     def wake(self):
         self.memory.wake()
         self.rests = False
+        self.check()
 
 
 def assert_empty(room):
