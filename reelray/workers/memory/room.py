@@ -196,11 +196,10 @@ def find_need(
         first: Latent frames of the first chunk, if that is longer.
     """
     page_bytes = round_up(rows * shape.token_bytes)
-    # A page of 8 bits may hold one token less than its bytes do.
-    per_page = rows if rule.storage is Storage.EXACT else page_bytes // shape.stored_bytes(rule.storage) - 1
+    per_page = page_bytes // shape.stored_bytes(rule.storage)
     regions = Regions(rule=rule, chunk=chunk, first=first)
     kind = Kind.of(regions, places=grid.places, branch=0)
-    own = -(-grid.places // max(1, per_page)) * regions.most * page_bytes
+    own = -(-grid.places // per_page) * regions.most * page_bytes
     return own, -(-kind.desk_bytes(shape) // page_bytes) * page_bytes
 
 
