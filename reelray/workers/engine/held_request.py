@@ -4,7 +4,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,6 +82,7 @@ class HeldRequest:
         self.flight = Flight(request, (model.facts.latent_channels, self.latent_rows, columns), model.device)
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
+        self._resting: DecodeParts | None = None  # what is no tensor of a decoder whose tensors rest with the memory
         self.settle(station, here=here)
         self.begin_memory(station)
 
@@ -104,8 +105,44 @@ class HeldRequest:
         """Give back what others share."""
         self._forwards.release()
 
+    def park(self) -> None:
+        """Let what is remembered rest in host memory, and the decoder with it; others may have their room until `wake`.
+
+        A request that remembers nothing here stays as it is.
+
+        Raises:
+            ResourceError: There is no host memory for it; it stays awake.
+        """
+        if self._decode_state is None or not self._forwards.remembers:
+            self._forwards.park()
+            return
+        parts = self._model.take_apart(self._decode_state)
+        self._decode_state = self._model.put_together(parts)
+        self._forwards.park(parts.slots)
+        self._decode_state, self._resting = None, replace(parts, slots=())
+
+    def prefetch(self) -> None:
+        """Begin to come back beside other work.
+
+        Raises:
+            ResourceError: Others have the room; it goes on resting, and may be asked again.
+        """
+        self._forwards.prefetch()
+
+    def wake(self) -> None:
+        """Be as it was before `park`; to be called before any other work on it but `release`.
+
+        Raises:
+            ResourceError: See `prefetch`.
+        """
+        slots = self._forwards.wake()
+        if self._resting is not None:
+            self._decode_state = self._model.put_together(replace(self._resting, slots=tuple(slots)))
+        self._resting = None
+
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
+        assert self._resting is None, "a request that rests is woken before it moves"
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
         facts, remembered = self._forwards.give()
         state = HeldState(
@@ -213,6 +250,7 @@ class HeldRequest:
 
     def save(self) -> dict[str, bytes]:
         """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
+        assert self._resting is None, "a request that rests is woken before it is written down"
         parts: dict[str, bytes] = {}
         role = self._role
         if role.denoises:

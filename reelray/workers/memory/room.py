@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 import torch
+from torch import Tensor
 
 from reelray.proto.recipe import MemoryRule
 from reelray.proto.storage import Storage
@@ -16,8 +17,10 @@ from reelray.workers.memory.arena import POISON, Arena, round_up
 from reelray.workers.memory.desk import Desks, Kind
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.page_format import KeyShape
+from reelray.workers.memory.parcel import Parcel
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Regions
+from reelray.workers.memory.transfers import Transfer
 from reelray.workers.memory.video_memory import Angles, VideoMemory
 from reelray.workers.models.attention_op import View
 
@@ -158,6 +161,14 @@ class MemoryRoom:
         """
         own = sum(opened.memory.most_pages for opened in resting)
         self.arena.check(own + sum(map(self._desks.pages_for, {opened.kind for opened in resting})))
+
+    def pack(self, tensors: Sequence[Tensor]) -> Parcel:
+        """Let tensors rest in host memory; see `Parcel`."""
+        return Parcel(tensors, self.host, self.arena.transfers)
+
+    def unpack(self, parcel: Parcel) -> tuple[list[Tensor], Transfer]:
+        """Begin to bring them back; see `Parcel`."""
+        return parcel.unpack(self.arena.storage_PX.device)
 
     def leave(self, kind: Kind) -> None:
         """Free a workspace when nobody is left who uses it."""

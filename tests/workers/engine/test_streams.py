@@ -367,16 +367,19 @@ def test_a_stream_that_rests_after_every_step_is_the_same(model, monkeypatch, ca
     monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 64_000_000)
     core, rank, video = EngineCore(EngineLimits()), Rank(model), b""
     core.submit(request, model.facts)
-    rests = 0
+    rests = decoders = 0
     while (plan := core.next_step(0.0)) is not None:
         for held in rank._held.values():
-            held._forwards.prefetch()
-            held._forwards.wake()
+            held.prefetch()
+            held.wake()
         report = rank.execute(plan)
         core.report(report)
         for held in rank._held.values():
             with torch.inference_mode():
-                held._forwards.park()
+                held.park()
+                held.park()
+                assert held._decode_state is None
+                decoders += held._resting is not None
                 for room in rank._rooms._rooms.values():
                     assert room.arena.free == room.arena.unpromised == room.arena.pages
                     room.arena.storage_PX.fill_(255)
@@ -385,6 +388,7 @@ def test_a_stream_that_rests_after_every_step_is_the_same(model, monkeypatch, ca
             video += frames.data
             core.acknowledge(request.request_id, frames.count)
     assert rests > 12
+    assert decoders > 6
     assert video == render_on(Rank(model), request)
     assert_nothing_stays(rank)
     assert all(room.host.free == room.host.pages for room in rank._rooms._rooms.values())
