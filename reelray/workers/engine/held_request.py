@@ -4,7 +4,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from reelray.workers.engine.flight import Flight
 from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
+from reelray.workers.engine.resting import put_to_rest, wake_up
 from reelray.workers.engine.station import Station
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
@@ -82,7 +83,6 @@ class HeldRequest:
         self.flight = Flight(request, (model.facts.latent_channels, self.latent_rows, columns), model.device)
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
-        self._resting: DecodeParts | None = None  # what is no tensor of a decoder whose tensors rest with the memory
         self.settle(station, here=here)
         self.begin_memory(station)
 
@@ -106,43 +106,19 @@ class HeldRequest:
         self._forwards.release()
 
     def park(self) -> None:
-        """Let what is remembered rest in host memory, and the decoder with it; others may have their room until `wake`.
-
-        A request that remembers nothing here stays as it is.
-
-        Raises:
-            ResourceError: There is no host memory for it; it stays awake.
-        """
-        if self._decode_state is None or not self._forwards.remembers:
-            self._forwards.park()
-            return
-        parts = self._model.take_apart(self._decode_state)
-        self._decode_state = self._model.put_together(parts)
-        self._forwards.park(parts.slots)
-        self._decode_state, self._resting = None, replace(parts, slots=())
+        """See `put_to_rest`."""
+        self._decode_state = put_to_rest(self._forwards, self._model, self._decode_state)
 
     def prefetch(self) -> None:
-        """Begin to come back beside other work.
-
-        Raises:
-            ResourceError: Others have the room; it goes on resting, and may be asked again.
-        """
+        """See `Forwards.prefetch`."""
         self._forwards.prefetch()
 
     def wake(self) -> None:
-        """Be as it was before `park`; to be called before any other work on it but `release`.
-
-        Raises:
-            ResourceError: See `prefetch`.
-        """
-        slots = self._forwards.wake()
-        if self._resting is not None:
-            self._decode_state = self._model.put_together(replace(self._resting, slots=tuple(slots)))
-        self._resting = None
+        """See `wake_up`."""
+        self._decode_state = wake_up(self._forwards, self._model, self._decode_state)
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
-        assert self._resting is None, "a request that rests is woken before it moves"
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
         facts, remembered = self._forwards.give()
         state = HeldState(
@@ -250,7 +226,6 @@ class HeldRequest:
 
     def save(self) -> dict[str, bytes]:
         """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
-        assert self._resting is None, "a request that rests is woken before it is written down"
         parts: dict[str, bytes] = {}
         role = self._role
         if role.denoises:

@@ -123,8 +123,8 @@ def test_one_decoder_too_many_is_refused_in_bytes():
 
 def test_what_a_room_promises_is_what_the_budget_counts_on():
     anchored = replace(RULE, placement=Placement.ANCHORED)
-    for storage, places, rule in product(Storage, (127, 128, 203, 204, 205, 408, 1560), (RULE, anchored)):
-        rule, grid = replace(rule, storage=storage), Grid(rows=1, columns=places)
+    for storage, places, whose in product(Storage, (127, 128, 203, 204, 205, 408, 1560), (RULE, anchored)):
+        rule, grid = replace(whose, storage=storage), Grid(rows=1, columns=places)
         for dtype in (torch.bfloat16, torch.float32):
             shape = KeyShape(layers=1, heads=2, width=16, dtype=dtype)
             own, shared = find_need(shape, rule, chunk=2, grid=grid)
