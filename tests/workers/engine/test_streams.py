@@ -361,9 +361,11 @@ def test_a_stream_in_eight_bits_is_near_the_exact_one_and_goes_on_bit_by_bit(mod
         assert interrupted(model, request, after=steps) == whole
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("case", [*CASES, "recached, sink kept", "flushed"])
-def test_a_stream_that_rests_after_every_step_is_the_same(model, monkeypatch, case):
+def test_a_stream_that_rests_after_every_step_is_the_same(tiny_t2v, model, monkeypatch, case, device):
     """Another one has its pages meanwhile; guidance has two memories, which rest and wake together."""
+    model = model if device == "cpu" else open_checkpoint(tiny_t2v, device=device)
     request = request_of(case) if case in CASES else switched_request(case)
     monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 64_000_000)
     core, rank, video = EngineCore(EngineLimits()), Rank(model), b""
@@ -383,6 +385,7 @@ def test_a_stream_that_rests_after_every_step_is_the_same(model, monkeypatch, ca
                 assert held._decode_state is None or not held._decode_state.parts.slots
                 for room in rank._rooms._rooms.values():
                     assert room.arena.free == room.arena.unpromised == room.arena.pages
+                    room.arena.transfers.last.wait()
                     room.arena.storage_PX.fill_(255)
             rests += 1
         for frames in report.frames:

@@ -30,12 +30,15 @@ def stand_still(positions, grid):
     return torch.ones(pairs), torch.zeros(pairs)
 
 
-def make_room(*, pages, host_pages=1000):
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def make_room(*, pages, host_pages=1000, device="cpu"):
     return MemoryRoom(
         SHAPE,
         budget_bytes=pages * PAGE_BYTES,
-        device=torch.device("cpu"),
-        angles=stand_still,
+        device=torch.device(device),
+        angles=lambda positions, grid: tuple(part.to(device) for part in stand_still(positions, grid)),
         rows=ROWS,
         poison=True,
         host_bytes=host_pages * PAGE_BYTES,
@@ -62,7 +65,8 @@ class Watched:
         view = self.memory.view(self.committed, CHUNK, records=True)
         if view.past is None:
             return view, []
-        keys, values = view.past.extend(*torch.zeros(2, 1, 0, 2, 4), layer=1, heads=range(2))
+        none = torch.zeros(2, 1, 0, 2, 4, device=self.room.arena.storage_PX.device)
+        keys, values = view.past.extend(*none, layer=1, heads=range(2))
         assert torch.equal(keys, -values)
         frames = torch.unflatten(keys[0], 0, (-1, GRID.places)).flatten(1)
         assert (frames == frames[:, :1]).all()
@@ -80,7 +84,7 @@ class Watched:
             (self.sink if len(self.sink) < self.rule.sink else self.local).append(frame)
         self.local = self.local[max(0, len(self.local) - (self.rule.local - CHUNK)) :]
         marks = torch.tensor([first_mark + number for number in range(CHUNK) for _ in range(GRID.places)])
-        keys = marks[None, :, None, None].expand(1, -1, 2, 4).float()
+        keys = marks[None, :, None, None].expand(1, -1, 2, 4).float().to(self.room.arena.storage_PX.device)
         for layer in range(SHAPE.layers):
             view.recorder.write(keys, -keys, layer=layer, heads=range(2))
         self.memory.commit(self.committed, CHUNK)
@@ -274,10 +278,11 @@ class Crowd:
             self.videos.pop().memory.close()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("seed", range(2))
-def test_ten_thousand_operations_leave_nothing_behind(seed):
+def test_ten_thousand_operations_leave_nothing_behind(seed, device):
     """Whoever shows anything shows what is his; whatever is freed is poison, so a page given away too soon is seen."""
-    room = make_room(pages=110, host_pages=50)
+    room = make_room(pages=110, host_pages=50, device=device)
     crowd = Crowd(room, seed)
     kinds = ("begin", "commit", "commit", "commit", "fork", "flush", "rewind", "park", "prefetch", "wake", "end")
     done = Counter()
