@@ -67,21 +67,27 @@ class Forwards:
             self._memory.close()
         self._memory = None
 
-    def park(self) -> None:
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a memory here."""
+        return self._memory is not None
+
+    def park(self, beside: Sequence[Tensor] = ()) -> None:
         """Let what is remembered rest in host memory until `wake`; see `StreamMemory.park`."""
         if self._memory is not None:
-            self._memory.park()
+            self._memory.park(beside)
 
     def prefetch(self) -> None:
         """Begin to bring it back; see `MemoryRooms.prefetch`."""
         if self._memory is not None:
             self.rooms.prefetch(self._memory)
 
-    def wake(self) -> None:
+    def wake(self) -> list[Tensor]:
         """Have it back, before anything else is asked for; see `StreamMemory.wake`."""
-        if self._memory is not None:
-            self.rooms.prefetch(self._memory)
-            self._memory.wake()
+        if self._memory is None:
+            return []
+        self.rooms.prefetch(self._memory)
+        return self._memory.wake()
 
     def turn_to(self, prompt: int) -> None:
         """Go by another prompt from here on, if it is another."""

@@ -25,6 +25,7 @@ from reelray.workers.engine.flight import Flight
 from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
+from reelray.workers.engine.resting import put_to_rest, wake_up
 from reelray.workers.engine.station import Station
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
@@ -103,6 +104,18 @@ class HeldRequest:
     def release(self) -> None:
         """Give back what others share."""
         self._forwards.release()
+
+    def park(self) -> None:
+        """See `put_to_rest`."""
+        self._decode_state = put_to_rest(self._forwards, self._model, self._decode_state)
+
+    def prefetch(self) -> None:
+        """See `Forwards.prefetch`."""
+        self._forwards.prefetch()
+
+    def wake(self) -> None:
+        """See `wake_up`."""
+        self._decode_state = wake_up(self._forwards, self._model, self._decode_state)
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""

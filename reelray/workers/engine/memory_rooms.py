@@ -173,7 +173,8 @@ class MemoryRooms:
         if known is not None and (goes_on or wish.shape.needs_no_more_than(known.shape)):
             known.check(wish.shape, self._awake(station))
             return
-        self._rooms.pop(station, None)
+        if station in self._rooms:
+            self._rooms.pop(station).close()
         footprint = gauge.measure(wish.shape, decodes=station.role.decodes)
         key_shape = self._model.key_shape(len(self._heads(station)))
         own, shared = find_need(key_shape, wish.rule, chunk=wish.chunk, first=wish.first, grid=wish.grid)

@@ -5,14 +5,19 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from reelray.proto.errors import ResourceError
 from reelray.proto.recipe import MemoryRule
 from reelray.workers.memory.room import Grid, MemoryRoom, OpenMemory
+from reelray.workers.memory.transfers import Transfer
 from reelray.workers.models.attention_op import View
 from reelray.workers.samplers.guidance import Branch
+
+if TYPE_CHECKING:
+    from reelray.workers.memory.parcel import Parcel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +80,9 @@ class StreamMemory:
     ) -> None:
         self.is_open = True
         self._room = room
+        self._parcel: Parcel | None = None
+        self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
+        self._arrival = Transfer()
         self._memories: list[OpenMemory] = []
         self._branches, self._level = branches, 0
         try:
@@ -144,18 +152,27 @@ class StreamMemory:
                 evaluate(committed, branch)
             self.note(committed)
 
-    def park(self) -> None:
+    def park(self, beside: Sequence[Tensor] = ()) -> None:
         """Let it rest in host memory, so that others may have its pages; it may rest already.
+
+        Args:
+            beside: Tensors that rest with it; `wake` gives them back.
 
         Raises:
             ResourceError: There is no host memory for it; it stays awake.
         """
+        if self.rests:
+            return
+        parcel = self._room.pack([*self._back, *beside])
         try:
             for memory in self._memories:
                 memory.park()
         except ResourceError:
-            self.wake()
+            parcel.close()
+            for memory in self._memories:
+                memory.wake()
             raise
+        self._parcel, self._back = parcel, []
 
     def prefetch(self) -> None:
         """Have its pages again and begin to fill them beside other work; it may be awake already.
@@ -168,11 +185,17 @@ class StreamMemory:
             for memory in self._memories:
                 memory.prefetch()
         except ResourceError:
-            self.park()
+            for memory in self._memories:
+                memory.park()
             raise
+        if self._parcel is not None:
+            (self._back, self._arrival), self._parcel = self._room.unpack(self._parcel), None
 
-    def wake(self) -> None:
+    def wake(self) -> list[Tensor]:
         """Be as it was before `park`; to be called before anything else but `close`.
+
+        Returns:
+            What has rested beside it; nothing where it was awake.
 
         Raises:
             ResourceError: See `prefetch`.
@@ -180,6 +203,9 @@ class StreamMemory:
         self.prefetch()
         for memory in self._memories:
             memory.wake()
+        self._arrival.wait()
+        back, self._back = self._back, []
+        return back
 
     def _of(self, branch: Branch) -> OpenMemory:
         return self._memories[self._level * self._branches + branch]
@@ -189,3 +215,6 @@ class StreamMemory:
         self.is_open = False
         for memory in self._memories:
             memory.close()
+        if self._parcel is not None:
+            self._parcel.close()
+        self._parcel, self._back = None, []

@@ -151,6 +151,7 @@ class Desks:
         left = self._left.pop(kind, None)
         if left is not None:
             if self._arena.retake_run(left.run):
+                left.owner = None  # others may have had its pages since
                 return left
             _close(left)
         try:

@@ -3,6 +3,7 @@
 Shape suffixes: P pages, X bytes, L layers, 2 keys and values, R rows of a page, N heads, D head width.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,13 +116,11 @@ class ScaledFormat:
         self.pages_PL2RND: Tensor | None = None
         self._storage, self._dtype = storage, shape.dtype
         self.rows = storage_PX.shape[1] // shape.stored_bytes(storage)
-        while self._split(shape) + self.rows * shape.layers * 2 * shape.heads * SCALE_BYTES > storage_PX.shape[1]:
-            self.rows -= 1  # scales begin at a multiple of their size
         heads = (shape.layers, 2, self.rows, shape.heads)
-        split, scales = self._split(shape), 2 * shape.layers * self.rows * shape.heads * SCALE_BYTES
-        values_PX = storage_PX[:, : scales // SCALE_BYTES * shape.width]
-        self._values_PL2RND = torch.unflatten(values_PX, 1, (*heads, shape.width))
-        self._scales_PL2RN = torch.unflatten(storage_PX[:, split : split + scales].view(torch.float32), 1, heads)
+        split = math.prod(heads) * shape.width  # a multiple of four: heads are rotated in pairs
+        end = split + math.prod(heads) * SCALE_BYTES
+        self._values_PL2RND = torch.unflatten(storage_PX[:, :split], 1, (*heads, shape.width))
+        self._scales_PL2RN = torch.unflatten(storage_PX[:, split:end].view(torch.float32), 1, heads)
 
     def put(self, layer: int, part: int, places_P: Tensor, tokens_PRND: Tensor) -> None:
         """See `PageFormat`."""
@@ -144,11 +143,6 @@ class ScaledFormat:
         scales_P2RN = self._scales_PL2RN[:, layer].index_select(0, places_P)
         keys_PRND, values_PRND = (bits_P2RND.float() * scales_P2RN[..., None]).to(self._dtype).unbind(1)
         return keys_PRND, values_PRND
-
-    def _split(self, shape: KeyShape) -> int:
-        """Bytes before the scales."""
-        values = 2 * shape.layers * self.rows * shape.heads * shape.width
-        return -(-values // SCALE_BYTES) * SCALE_BYTES
 
 
 def make_format(shape: KeyShape, storage_PX: Tensor, storage: Storage) -> PageFormat:

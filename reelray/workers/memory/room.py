@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 import torch
+from torch import Tensor
 
 from reelray.proto.recipe import MemoryRule
 from reelray.proto.storage import Storage
@@ -16,8 +17,10 @@ from reelray.workers.memory.arena import POISON, Arena, round_up
 from reelray.workers.memory.desk import Desks, Kind
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.page_format import KeyShape
+from reelray.workers.memory.parcel import Parcel
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Regions
+from reelray.workers.memory.transfers import Transfer
 from reelray.workers.memory.video_memory import Angles, VideoMemory
 from reelray.workers.models.attention_op import View
 
@@ -159,6 +162,14 @@ class MemoryRoom:
         own = sum(opened.memory.most_pages for opened in resting)
         self.arena.check(own + sum(map(self._desks.pages_for, {opened.kind for opened in resting})))
 
+    def pack(self, tensors: Sequence[Tensor]) -> Parcel:
+        """Let tensors rest in host memory; see `Parcel`."""
+        return Parcel(tensors, self.host, self.arena.transfers)
+
+    def unpack(self, parcel: Parcel) -> tuple[list[Tensor], Transfer]:
+        """Begin to bring them back; see `Parcel`."""
+        return parcel.unpack(self.arena.storage_PX.device)
+
     def leave(self, kind: Kind) -> None:
         """Free a workspace when nobody is left who uses it."""
         self._desks.leave(kind)
@@ -196,11 +207,10 @@ def find_need(
         first: Latent frames of the first chunk, if that is longer.
     """
     page_bytes = round_up(rows * shape.token_bytes)
-    # A page of 8 bits may hold one token less than its bytes do.
-    per_page = rows if rule.storage is Storage.EXACT else page_bytes // shape.stored_bytes(rule.storage) - 1
+    per_page = page_bytes // shape.stored_bytes(rule.storage)
     regions = Regions(rule=rule, chunk=chunk, first=first)
     kind = Kind.of(regions, places=grid.places, branch=0)
-    own = -(-grid.places // max(1, per_page)) * regions.most * page_bytes
+    own = -(-grid.places // per_page) * regions.most * page_bytes
     return own, -(-kind.desk_bytes(shape) // page_bytes) * page_bytes
 
 
