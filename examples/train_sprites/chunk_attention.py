@@ -132,7 +132,7 @@ class ChunkAttention:
         """Attend; see `AttentionOp`. Rows are seats x clips."""
         del cos_BSP, sin_BSP
         count = len(self._seats)
-        queries, keys, values = (part.unflatten(0, (count, -1)).unbind(0) for part in (q_BSND, k_BSND, v_BSND))
+        queries, keys, values = (torch.unflatten(part, 0, (count, -1)).unbind(0) for part in (q_BSND, k_BSND, v_BSND))
         held = {} if self._bank is None else self._bank.of(layer)
         for seat, key_BSND, value_BSND in zip(self._seats, keys, values, strict=True):
             if seat.clean:

@@ -1,7 +1,7 @@
 """One forward over chunks of clips, each with its own noise level, prompt and memory.
 
-Shape suffixes: B clips, R rows (seats x B, seats first), K text slots, C channels, T latent frames of a chunk, H/W
-latent height/width.
+Shape suffixes: B prompts or clips, R rows (seats x B, seats first), K text slots, N heads, D head width, C channels,
+T latent frames of a chunk, H/W latent height/width.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,21 @@ class Streaming:
     size: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """What a forward is given.
+
+    Args:
+        latents: Noisy or clean chunks [R, C, T, H, W].
+        timesteps: Timestep in [0, 1000] of each [R]; 0 for clean ones.
+        text: Prompts, a row each.
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    text: TextContext
+
+
 def select_rows(context: TextContext, index_R: Tensor) -> TextContext:
     """Rows of a context, in any order, any of them several times."""
     return replace(
@@ -41,14 +56,7 @@ def select_rows(context: TextContext, index_R: Tensor) -> TextContext:
 
 
 def evaluate_seats(
-    transformer: WanTransformer,
-    streaming: Streaming,
-    seats: Sequence[Seat],
-    latents_RCTHW: Tensor,
-    timestep_R: Tensor,
-    text: TextContext,
-    *,
-    bank: Bank | None = None,
+    transformer: WanTransformer, streaming: Streaming, seats: Sequence[Seat], rows: Rows, *, bank: Bank | None = None
 ) -> Tensor:
     """Predict the flow of every row.
 
@@ -56,19 +64,17 @@ def evaluate_seats(
         transformer: The weights.
         streaming: Chunks and memory.
         seats: Which chunks the rows are.
-        latents_RCTHW: Noisy or clean chunks.
-        timestep_R: Timestep in [0, 1000] of each; 0 for clean ones.
-        text: Prompts, a row each.
+        rows: Of all seats, one seat's after the other.
         bank: What is remembered already; clean seats are added to it.
 
     Returns:
-        Float32, shape of `latents_RCTHW`.
+        Float32, shape of the latents.
     """
-    size, clips = streaming.size, len(latents_RCTHW) // len(seats)
-    starts = torch.tensor([seat.chunk * size for seat in seats], device=latents_RCTHW.device)
+    size, clips = streaming.size, len(rows.latents) // len(seats)
+    starts = torch.tensor([seat.chunk * size for seat in seats], device=rows.latents.device)
     frames_RT = (starts[:, None] + torch.arange(size, device=starts.device)).repeat_interleave(clips, 0)
     attention = ChunkAttention(streaming.rule, size, seats, transformer.rope, bank)
     prediction: Tensor = transformer(
-        latents_RCTHW, timestep_R, text, positions=Positions(frames=frames_RT), attention=attention
+        rows.latents, rows.timesteps, rows.text, positions=Positions(frames=frames_RT), attention=attention
     )
     return prediction.float()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from examples.train_sprites.chunk_attention import Bank, Seat, check_rule, find_pieces
-from examples.train_sprites.chunk_forward import Streaming, evaluate_seats
+from examples.train_sprites.chunk_forward import Rows, Streaming, evaluate_seats
 from reelray.proto.recipe import Schedule
 from reelray.workers.models.wan.text_context import TextContext
 from reelray.workers.models.wan.transformer import WanTransformer
@@ -76,7 +76,8 @@ class Rollout:
 
     def _evaluate(self, seat: Seat, latents_BCTHW: Tensor, timestep: float, text: TextContext) -> Tensor:
         timestep_B = torch.full((len(latents_BCTHW),), timestep, device=latents_BCTHW.device)
-        return evaluate_seats(self.transformer, self.streaming, [seat], latents_BCTHW, timestep_B, text, bank=self.bank)
+        rows = Rows(latents=latents_BCTHW, timesteps=timestep_B, text=text)
+        return evaluate_seats(self.transformer, self.streaming, [seat], rows, bank=self.bank)
 
 
 def seeded_noise(seeds: list[int], shape_CTHW: tuple[int, int, int, int], device: torch.device) -> NoiseOf:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from examples.train_sprites.chunk_attention import Bank, Seat, check_rule, find_pieces
-from examples.train_sprites.chunk_forward import Streaming, evaluate_seats, select_rows
+from examples.train_sprites.chunk_forward import Rows, Streaming, evaluate_seats, select_rows
 from examples.train_sprites.chunk_rollout import Rollout, seeded_noise
 from reelray.proto.recipe import (
     Chunking,
@@ -19,10 +19,10 @@ from reelray.proto.recipe import (
     Solver,
 )
 from reelray.proto.request import PromptChange
+from reelray.workers.engine.forwards import Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
-from reelray.workers.engine.forwards import Forwards
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.wan.text_context import stack_contexts
 from reelray.workers.samplers.guidance import Branch
@@ -59,9 +59,9 @@ def request_of(number=0, *, chunks=CHUNKS, **changes):
     )  # fmt: skip
 
 
-def engine_flows(model, request, noisy, clean, timesteps, prompts):
+def engine_flows(model, noisy, clean, *, timesteps, prompts):
     """The flow of every noisy chunk over the clean ones before it, by the engine's forwards and its memory."""
-    rooms = MemoryRooms(model)
+    request, rooms = request_of(), MemoryRooms(model)
     forwards = Forwards(request=request, model=model, rooms=rooms, prompts=model.encode_text(list(PROMPTS)))
     forwards.begin(Station())
     flows = []
@@ -89,10 +89,14 @@ def test_one_forward_over_all_chunks_is_what_the_engine_streams(model):
     index = torch.cat([prompts[:, :-1].T.flatten(), prompts.T.flatten()])
     text = select_rows(stack_contexts(model.encode_text(list(PROMPTS))), index)
     with torch.no_grad():
-        flows = evaluate_seats(model.parts.transformer, STREAMING, seats, rows, times, text)
+        flows = evaluate_seats(
+            model.parts.transformer, STREAMING, seats, Rows(latents=rows, timesteps=times, text=text)
+        )
     flows = flows[clips * (CHUNKS - 1) :].unflatten(0, (CHUNKS, clips))
     for clip in range(clips):
-        wanted = engine_flows(model, request_of(), noisy[clip], clean[clip], timesteps[clip], prompts[clip].tolist())
+        wanted = engine_flows(
+            model, noisy[clip], clean[clip], timesteps=timesteps[clip], prompts=prompts[clip].tolist()
+        )
         torch.testing.assert_close(flows[:, clip], wanted, atol=1e-5, rtol=0)
 
 
@@ -149,20 +153,20 @@ def test_chunks_of_a_bank_are_those_of_one_forward(model):
     noisy = [Seat(chunk) for chunk in range(CHUNKS)]
     text = select_rows(stack_contexts(model.encode_text(list(PROMPTS))), torch.zeros(len(rows), dtype=torch.long))
     times = torch.cat([torch.zeros(len(clean)), torch.full((len(noisy),), 500.0)])
-    transformer, bank = model.parts.transformer, Bank()
+
+    def flows_of(seats, places, bank=None):
+        chosen = Rows(
+            latents=rows[places], timesteps=times[places], text=select_rows(text, torch.arange(len(rows))[places])
+        )
+        return evaluate_seats(model.parts.transformer, STREAMING, seats, chosen, bank=bank)
+
+    bank, first = Bank(), slice(0, len(clean))
     with torch.no_grad():
-        whole = evaluate_seats(transformer, STREAMING, [*clean, *noisy], rows, times, text)[len(clean) :]
-        first = slice(0, len(clean))
-        evaluate_seats(
-            transformer, STREAMING, clean, rows[first], times[first], select_rows(text, torch.arange(len(clean))),
-            bank=bank,
-        )  # fmt: skip
+        whole = flows_of([*clean, *noisy], slice(None))[len(clean) :]
+        flows_of(clean, first, bank)
         for chunk in (4, 6):
             place = slice(len(clean) + chunk, len(clean) + chunk + 1)
-            got = evaluate_seats(
-                transformer, STREAMING, [Seat(chunk)], rows[place], times[place], select_rows(text, torch.tensor([0])),
-                bank=bank,
-            )  # fmt: skip
+            got = flows_of([Seat(chunk)], place, bank)
             torch.testing.assert_close(got, whole[chunk : chunk + 1], atol=1e-5, rtol=0)
 
 
@@ -198,7 +202,7 @@ def test_gradients_reach_what_is_remembered(model):
     text = select_rows(stack_contexts(model.encode_text([PROMPTS[0]])), torch.tensor([0, 0]))
     rows, times = torch.cat([clean, noisy]), torch.tensor([0.0, 700.0])
     seats = [Seat(0, clean=True), Seat(1)]
-    flows = evaluate_seats(model.parts.transformer, STREAMING, seats, rows, times, text)
+    flows = evaluate_seats(model.parts.transformer, STREAMING, seats, Rows(latents=rows, timesteps=times, text=text))
     flows[1].sum().backward()
     assert clean.grad is not None
     assert clean.grad.abs().sum() > 0
