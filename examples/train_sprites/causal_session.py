@@ -149,7 +149,7 @@ class CausalSession:
     def open_teacher(self) -> None:
         """Let the weights that are here teach from now on."""
         strip_compiled(self.model)
-        teacher = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
+        teacher = copy.deepcopy(self.model)  # its gradients stay on: compiled regions are those of the student then
         if self.settings.compile_model:
             teacher.transformer.compile_blocks(dynamic=None)
         self.teacher = Teacher(teacher, STREAMING, self.empty_1K)
@@ -202,8 +202,9 @@ class CausalSession:
         return flow.detach(), error_BJ, norm
 
     def _drop_captions(self, ids_B2K: Tensor) -> Tensor:
-        dropped_B11 = torch.rand(len(ids_B2K), 1, 1, device=ids_B2K.device) < self.settings.caption_dropout
-        return torch.where(dropped_B11, self.empty_1K, ids_B2K)
+        """Each prompt by itself: guidance asks without one over what was remembered with another."""
+        dropped_B21 = torch.rand(*ids_B2K.shape[:2], 1, device=ids_B2K.device) < self.settings.caption_dropout
+        return torch.where(dropped_B21, self.empty_1K, ids_B2K)
 
     def _autocast(self) -> torch.autocast:
         kind = self.ranks.device.type

@@ -57,7 +57,7 @@ class CausalSettings:
         first_clips: Clips made before the first step.
         renew_every: Steps between renewals of 16 clips of the pool.
         pair_share: Share of clips with two sprites.
-        caption_dropout: Share of windows without prompts.
+        caption_dropout: Share of prompts left out.
         own_share: Share of the first stage before chunks follow what the model itself has made.
         own_times: Steps on one batch then: the first over the truth, the others over what the last one made.
         truth_every: In the second stage, every so many steps one follows the truth.

@@ -18,13 +18,12 @@ from examples.train_sprites.judging import Judge, count_right
 from examples.train_sprites.scenes import sample_held_out_captions
 from examples.train_sprites.stream_batch import StreamBatch
 from examples.train_sprites.stream_engine import run_streams
-from examples.train_sprites.window_pool import CHUNK_FRAMES, first_frame
 from reelray.cluster.checkpoint_loader import choose_device
 from reelray.proto.recipe import Recipe
 
 SECONDS, JUDGED_LATENTS = 60, 40
 """Ten seconds are 40 latent frames."""
-SWITCH_CHUNK, CHUNKS_AFTER = 9, 9
+SWITCH_LATENT, LATENTS_AFTER = 27, 27
 SWITCH_DELAY, SWITCH_JUDGED = 16, 80
 """Pixel frames after which a change has to show, and how many are looked at then."""
 
@@ -32,7 +31,7 @@ SWITCH_DELAY, SWITCH_JUDGED = 16, 80
 def judge_lasting(batch: StreamBatch, judge: Judge, *, captions: int, seconds: float, seed: int) -> dict[str, Any]:
     """Shares of right streams in their first and last ten seconds."""
     pairs = sample_held_out_captions(captions, seed)
-    chunks = -(-round(seconds * 4) // CHUNK_FRAMES)
+    chunks = -(-round(seconds * 4) // batch.streaming.size)
     latents = batch.latents([[caption for caption, _ in pairs]], [chunks])
     last = latents.shape[2] - JUDGED_LATENTS
     judged: dict[str, Any] = {}
@@ -48,11 +47,12 @@ def judge_switches(batch: StreamBatch, judge: Judge, *, captions: int, seed: int
     """Shares of streams that show the second prompt from one second after the change on."""
     before, after = (sample_held_out_captions(captions, seed + number) for number in (1, 2))
     prompts = [[caption for caption, _ in pairs] for pairs in (before, after)]
-    latents = batch.latents(prompts, [SWITCH_CHUNK, CHUNKS_AFTER])
-    begin, count = SWITCH_CHUNK * CHUNK_FRAMES, CHUNKS_AFTER * CHUNK_FRAMES
+    size = batch.streaming.size
+    begin = -(-SWITCH_LATENT // size) * size
+    latents = batch.latents(prompts, [begin // size, -(-LATENTS_AFTER // size)])
     judged = []
     for row, (_, scene) in zip(torch.split(latents, 1), after, strict=True):
-        frames = batch.frames(row, begin, count)[SWITCH_DELAY:][:SWITCH_JUDGED]
+        frames = batch.frames(row, begin, LATENTS_AFTER)[SWITCH_DELAY:][:SWITCH_JUDGED]
         judged.append((scene, judge.submit(frames, scene)))
     return count_right(judged)
 
@@ -72,7 +72,6 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             batch = StreamBatch(options.checkpoint, device)
             report |= {"captions": options.captions, "steps": list_steps(batch.recipe)}
             report |= judge_lasting(batch, judge, captions=options.captions, seconds=options.seconds, seed=options.seed)
-            report["switch_frame"] = first_frame(SWITCH_CHUNK)
             report["switched_after_1s"] = judge_switches(batch, judge, captions=options.captions, seed=options.seed)
             del batch
         if options.engine:

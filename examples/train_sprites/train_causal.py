@@ -27,7 +27,8 @@ from reelray.workers.models.wan.weights import load_transformer
 
 ADAPT = Stage(name="adapt", budget_s=190.0, learning_rate=2e-3, matrix_rate=6e-3, warmup_steps=100)
 FEW = Stage(name="few", budget_s=120.0, learning_rate=4e-4, matrix_rate=1.5e-3, warmup_steps=30)
-SAVE_EVERY_S = 60.0
+SAVE_EVERY_S, BETWEEN_S = 60.0, 60.0
+"""The second: what verdicts and compilation take between the stages."""
 WARM_STEPS, SYNC_EVERY = 2, 10
 
 
@@ -50,7 +51,7 @@ class Plan:
     @property
     def adapt_until(self) -> float:
         """Wall-clock seconds at which the first stage makes way for the second."""
-        return self.stop_after - (1.3 * self.few.budget_s if self.few and self.few.steps is None else 0.0)
+        return self.stop_after - (self.few.budget_s + BETWEEN_S if self.few and self.few.steps is None else 0.0)
 
     def is_over(self, until: float) -> bool:
         """Whether so many seconds have passed."""

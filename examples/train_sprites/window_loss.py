@@ -21,6 +21,8 @@ SHIFT, WHOLE_CLIP_FRAMES = 4.0, 21
 SERVED_SHARE = 0.35
 PLAIN_LEVEL = 0.7
 """With a past nothing is left to chance, whatever the noise level: errors are those of a whole clip at this one."""
+FRESH_WEIGHT = 2.5
+"""One chunk in seven is the first one, and all others follow what it shows."""
 NOISE, BLUR, GAIN = 0.15, 0.5, 0.04
 DISTURBED_SHARE = 0.6
 
@@ -105,14 +107,15 @@ def draw_levels(batch: int, chunks: int, served: Tensor, device: torch.device) -
 
 
 def weigh_chunks(sigma_BJ: Tensor, is_fresh_BJ: Tensor) -> Tensor:
-    """One over the loss to be expected.
+    """One over the loss to be expected, and more for fresh chunks.
 
     A fresh chunk is judged as a whole clip at the noise level where that shows as much.
     """
     ratio = sigma_BJ / (1 - sigma_BJ).clamp(min=1e-6) * (WHOLE_CLIP_FRAMES / 3) ** 0.5
     whole_BJ = (ratio / (1 + ratio)).clamp(max=1.0)
     level_BJ = torch.where(is_fresh_BJ, whole_BJ, sigma_BJ.clamp(max=PLAIN_LEVEL))
-    return weigh(level_BJ.flatten()).view_as(level_BJ)
+    weight_BJ = weigh(level_BJ.flatten()).view_as(level_BJ)
+    return torch.where(is_fresh_BJ, FRESH_WEIGHT * weight_BJ, weight_BJ)
 
 
 def disturb(chunks: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def _quick_pixels():
     """Nothing here looks at pixels, and drawing them takes long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            window_pool, "draw_batch", lambda scenes, frames, device: torch.empty(len(scenes), 3, len(frames), 1, 1)
+            window_pool, "draw_batch", lambda scenes, frames, **_: torch.empty(len(scenes), 3, len(frames), 1, 1)
         )
         yield
 
