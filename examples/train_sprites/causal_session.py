@@ -19,6 +19,7 @@ from examples.train_sprites.few_steps import (
     DIAGONAL,
     EVERY_CHUNK,
     LEVELS,
+    LONGER_START,
     Rolled,
     Teacher,
     make_step_lesson,
@@ -44,6 +45,9 @@ from examples.train_sprites.window_loss import (
 )
 from examples.train_sprites.window_pool import WINDOW_CHUNKS, WindowPool, Windows
 from reelray.workers.models.wan.transformer import REGIONS
+
+
+TRIALS = {"every_chunk": EVERY_CHUNK, "diagonal": DIAGONAL, "longer_start": LONGER_START}
 
 
 class CausalSession:
@@ -113,7 +117,7 @@ class CausalSession:
         trainer, verdicts = self.trainer, dict[str, float]()
         self.save()
         if self.trial is not None:
-            for name, schedule in (("every_chunk", EVERY_CHUNK), ("diagonal", DIAGONAL)):
+            for name, schedule in TRIALS.items():
                 with self._autocast(), torch.no_grad():
                     text = trainer.average.read(trainer.average.embed(self.trial.ids_BK))
                     right = self.trial.judge(trainer.average.transformer, text, schedule, self.judge)

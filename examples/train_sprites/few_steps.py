@@ -34,6 +34,13 @@ DIAGONAL = Schedule(
     first_chunks=(LEVELS, (1000.0, 933.0, 357.0)),
 )
 """Four steps, three, then two: the later a chunk, the more its past has decided."""
+LONGER_START = Schedule(
+    solver=Solver.X0_RENOISE,
+    timesteps=LEVELS,
+    shift=5.0,
+    first_chunks=((1000.0, 980.0, 933.0, 860.0, 733.0, 600.0, 357.0, 200.0),),
+)
+"""Eight steps for the first chunk, which decides most: what a model gains by them is what its few steps lack."""
 PATH = (1000.0, 980.0, 960.0, 933.0, 860.0, 733.0, 600.0, 480.0, 357.0, 220.0, 100.0)
 GUIDANCE = 2.0
 
