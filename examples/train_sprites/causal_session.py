@@ -46,7 +46,6 @@ from examples.train_sprites.window_loss import (
 from examples.train_sprites.window_pool import WINDOW_CHUNKS, WindowPool, Windows
 from reelray.workers.models.wan.transformer import REGIONS
 
-
 TRIALS = {"every_chunk": EVERY_CHUNK, "diagonal": DIAGONAL, "longer_start": LONGER_START}
 
 

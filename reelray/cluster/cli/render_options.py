@@ -28,7 +28,10 @@ Changes = Annotated[
         "--at", metavar="TIME PROMPT", help="Another prompt from this time on, such as 6s; may be given again."
     ),
 ]
-Seconds = Annotated[float | None, typer.Option(metavar="S", help="Length; rounded up to what the model can make.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(metavar="S", help="Length; rounded up. What is longer than a clip may be another model's (`longer`)."),
+]
 FrameCount = Annotated[int | None, typer.Option(metavar="N", help="Length in frames (4n+1 for Wan).")]
 Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Same seed, same video. Default: random.")]
