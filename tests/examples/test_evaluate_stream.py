@@ -114,14 +114,16 @@ def test_the_engine_is_watched(folder):
 
 def test_rates_and_memory_count_once_memory_is_full():
     watch = Watch(started=0.0, on_gpu=False)
-    watch.frames, watch.seconds = [9] + [12] * 39, [5.0] + [5.0 + number for number in range(1, 40)]
-    watch.memory_bytes = [10**6] * 13 + [10**8] * 26 + [101 * 10**6]
+    watch.frames, watch.seconds = [9] + [12] * 79, [5.0 + number for number in range(80)]
+    # It rises before memory is full, is looked at in the midst of a forward once, and rises by a hundredth at the end.
+    watch.memory_bytes = [10**6] * 13 + [10**8] * 16 + [2 * 10**8] + [10**8] * 17 + [101 * 10**6] * 33
     report = watch.report()
-    assert report["frames"] == 477
+    assert report["frames"] == 957
     assert report["first_frame_s"] == 5.0
     assert report["frames_per_s"] == 12.0
-    assert report["memory_mb"] == 100.0
+    assert report["memory_mb"] == 100.5
     assert report["memory_swing"] == 0.01
+    assert report["memory_peak_mb"] == 200.0
 
 
 def test_a_checkpoint_of_whole_clips_is_refused(tiny_t2v):
