@@ -60,7 +60,7 @@ class CausalSession:
         ranks: The processes that train together.
     """
 
-    BATCH = 16
+    BATCH = 8  # clips encoded at once: as many frames as 16 of 81
 
     def __init__(
         self, settings: CausalSettings, vae_folder: Path, model: SpritesModel, out: Path, ranks: Ranks

@@ -55,7 +55,7 @@ class CausalSettings:
         clips: Windows per step.
         pool: Clips whose latents are kept.
         first_clips: Clips made before the first step.
-        renew_every: Steps between renewals of 16 clips of the pool.
+        renew_every: Steps between renewals of 8 clips of the pool.
         pair_share: Share of clips with two sprites.
         caption_dropout: Share of prompts left out.
         own_share: Share of the first stage before chunks follow what the model itself has made.
@@ -71,7 +71,7 @@ class CausalSettings:
     clips: int = 40
     pool: int = 4096
     first_clips: int = 512
-    renew_every: int = 12
+    renew_every: int = 6
     pair_share: float = 0.55
     caption_dropout: float = 0.1
     own_share: float = 0.3
