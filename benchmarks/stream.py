@@ -65,6 +65,9 @@ CASES = {
     "longlive": Case(model=SMALL, recipe="longlive-1.3b", target_fps=34.0),
     "diagdistill": Case(model=SMALL, recipe="diagdistill-1.3b", target_fps=55.0),
     "self-forcing": Case(model=SMALL, recipe="self-forcing-1.3b", target_fps=24.0),
+    "rolling-forcing": Case(model=SMALL, recipe="rolling-forcing-1.3b"),
+    "block-cascading": Case(model=SMALL, recipe="block-cascading-1.3b"),
+    "streamdiffusion-v2": Case(model=SMALL, recipe="streamdiffusion-v2-1.3b"),
     "sessions": Case(model=SMALL, recipe="longlive-1.3b", sessions=SESSIONS),
     "longlive-14b": Case(model=LARGE, recipe="longlive-1.3b", target_fps=7.0),
 }

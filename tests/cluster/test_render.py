@@ -87,6 +87,14 @@ def test_distilled_models_keep_their_steps():
     assert plan(steps=4, recipe=recipe).request.recipe.schedule.timesteps == recipe.schedule.timesteps
 
 
+def test_chunks_in_flight_take_no_fewer_steps_than_they_are_apart():
+    chunking = Chunking(latent_frames=1, stagger=3, round_latent_frames=3)
+    recipe = replace(RECIPE, chunking=chunking, schedule=replace(RECIPE.schedule, steps=9))
+    with pytest.raises(InputError, match="steps is 2; chunks of model 'fake' are 3 steps apart"):
+        plan(steps=2, recipe=recipe)
+    assert plan(steps=3, recipe=recipe).request.recipe.schedule.steps == 3
+
+
 def test_guidance_per_step_gives_way_to_one_weight():
     recipe = replace(RECIPE, guidance=Guidance(per_step=(5.0, 3.0, 1.0, 1.0)))
     with pytest.raises(UnsupportedError, match="exactly 4 steps"):
