@@ -19,6 +19,7 @@ from torch import Tensor
 from reelray.kernels.attention.api import attend
 from reelray.kernels.norm_rope.reference import rotate
 from reelray.proto.recipe import Commit, MemoryRule, Placement, PromptSwitch, Sink
+from reelray.proto.storage import Storage
 from reelray.workers.memory.regions import Frame, Regions
 from reelray.workers.models.wan.rope import RotaryTable
 
@@ -60,7 +61,8 @@ def check_rule(rule: MemoryRule, size: int) -> None:
     """
     if rule.placement is not Placement.RELATIVE or rule.commit is not Commit.CLEAN or rule.commit_timestep:
         raise ValueError("the memory rule must have relative positions and a clean pass at timestep 0")
-    if rule.sink_kind is not Sink.FIRST or rule.means or rule.switch is not PromptSwitch.KEEP:
+    moves = rule.sink_kind is not Sink.FIRST or bool(rule.means)
+    if moves or rule.switch is not PromptSwitch.KEEP or rule.storage is not Storage.EXACT:
         raise ValueError("the memory rule must keep frames as they are")
     if rule.sink % size or rule.local % size:
         raise ValueError(f"sink is {rule.sink} and local {rule.local}; they must be multiples of the chunk, {size}")

@@ -19,6 +19,7 @@ from reelray.proto.recipe import (
     Solver,
 )
 from reelray.proto.request import PromptChange
+from reelray.proto.storage import Storage
 from reelray.workers.engine.forwards import Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
@@ -189,6 +190,7 @@ def test_what_is_attended_and_where_it_is_turned():
         MemoryRule(local=9, placement=Placement.RELATIVE, means=(0.1,)),
         MemoryRule(local=9, sink=3, placement=Placement.RELATIVE, sink_kind=Sink.MOVING),
         MemoryRule(local=9, placement=Placement.RELATIVE, switch=PromptSwitch.FLUSH, switch_frames=3),
+        MemoryRule(local=9, placement=Placement.RELATIVE, storage=Storage.FP8),
     ],
 )
 def test_rules_that_training_does_not_follow_are_refused(rule):
