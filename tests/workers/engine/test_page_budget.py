@@ -17,6 +17,8 @@ from reelray.workers.engine.station import Station
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.room import Grid, MemoryRoom, find_need
 from reelray.workers.models.registry import open_checkpoint
+from reelray.workers.parallel.local_ranks import run_ranks
+from tests.support.budget_cases import open_on_ranks
 from tests.support.requests import make_facts, make_request
 
 MB = 1_000_000
@@ -297,3 +299,12 @@ def test_a_dry_run_of_a_model_that_goes_on_from_an_image_gives_it_one(tiny_i2v):
     heavy = Heavy(open_checkpoint(tiny_i2v, device="cpu"), meter)
     found = DryRun(heavy, meter).measure(SMALL, decodes=True)
     assert found.peak_bytes == 70
+
+
+def test_ranks_of_different_memory_refuse_a_stream_or_none(tiny_t2v):
+    """The first one has the most memory and keeps the most for decoders; both go by the least of each number."""
+    one, other = run_ranks(open_on_ranks, tiny_t2v, RULE, ranks=2)
+    assert one == other
+    _, _, first, all_of_them, returns = one
+    assert all_of_them == first + 2 > 4
+    assert not returns

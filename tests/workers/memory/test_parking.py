@@ -14,6 +14,7 @@ from reelray.workers.engine.stream_memory import StreamMemory
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.parcel import Parcel
+from reelray.workers.memory.regions import Frame
 from reelray.workers.memory.room import Grid, MemoryRoom
 from reelray.workers.memory.transfers import Transfers
 
@@ -370,6 +371,9 @@ def test_what_rests_beside_a_stream_comes_back_with_it():
     room.host.pages = 1
     with pytest.raises(ResourceError, match="host memory"):
         stream.park([torch.zeros(1000)])
+    stream._memories[1].memory._held[Frame(index=0)] = room.arena.take(1)
+    with pytest.raises(ResourceError, match="host memory"):
+        stream.park([torch.zeros(1)])
     assert not stream.rests
     assert room.host.free == 1
     room.host.pages = 1000

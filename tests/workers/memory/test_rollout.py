@@ -334,6 +334,6 @@ def test_who_still_holds_a_view_of_a_room_that_is_closed_holds_none_of_its_memor
     gc.collect()
     assert arena() is None
     with pytest.raises(IndexError):
-        past.extend(torch.zeros(1, 1, 2, 16), torch.zeros(1, 1, 2, 16), layer=0, heads=range(2))
+        past.extend(*torch.zeros(2, 1, 1, 2, 16), layer=0, heads=range(2))
     with pytest.raises(IndexError):
-        view.recorder.tokens(slice(0, 1))
+        view.recorder.write(*torch.zeros(2, 1, 1, 2, 16), layer=0, heads=range(2))
