@@ -10,6 +10,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
 from reelray.scheduler.limits import EngineLimits
 
 
@@ -78,6 +79,10 @@ class EmbeddedEngine:
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
         return self._engine.cancel(request_id)
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """See `Engine`."""
+        return self._engine.tell(request_id, order)
 
     def close(self) -> None:
         """End the actor and Ray; harmless when called twice."""

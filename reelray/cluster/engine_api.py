@@ -5,7 +5,8 @@ from typing import Protocol
 
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.events import Event
-from reelray.proto.request import RenderRequest
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
 
 
 class Engine(Protocol):
@@ -26,6 +27,14 @@ class Engine(Protocol):
 
         Raises:
             ReelrayError: The request failed; the engine may be used again unless it is an `EngineError`.
+        """
+        ...
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs.
+
+        Raises:
+            InputError: It is not here or has ended, or the order comes too late; it goes on as it was.
         """
         ...
 

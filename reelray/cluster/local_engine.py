@@ -10,6 +10,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.cores import share_cores
@@ -124,6 +125,10 @@ class LocalEngine:
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
         return self._leader.cancel(request_id)
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """See `Engine`."""
+        return self._leader.tell(request_id, order)
 
     def close(self) -> None:
         """Stop after the step in flight."""

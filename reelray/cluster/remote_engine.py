@@ -15,6 +15,7 @@ from reelray.proto.events import Done, Event
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.actor import start_engine_actor
@@ -89,6 +90,11 @@ class RemoteEngine:
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
         return bool(_fetch(self._actor.cancel.remote(request_id)))
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """See `Engine`."""
+        standing: Standing = _fetch(self._actor.tell.remote(request_id, order))
+        return standing
 
     def close(self) -> None:
         """End the actor and whatever it runs; harmless when called twice."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout, Place
-from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.request import PromptChange, RenderRequest, RequestId
 
 
 class Crew(StrEnum):
@@ -146,8 +146,25 @@ class Admit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Amend:
+    """Take another wording of a request that is held. Every rank encodes what is new in it, as for `Admit`.
+
+    Args:
+        request_id: Which.
+        prompt: See `RenderRequest`.
+        changes: All of them; prompts of chunks that have begun are where they were.
+        frames: Pixel frames in all.
+    """
+
+    request_id: RequestId
+    prompt: str
+    changes: tuple[PromptChange, ...]
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """What the ranks do next, in this order: releases, moves, admits, joins, deliveries, windows, decodes, commits.
+    """What the ranks do next: releases, moves, admits, amends, joins, deliveries, windows, decodes, commits, in this order.
 
     Lanes work at the same time, each on its own windows and decodes; the step lasts as long as the slowest. Crews have
     plans of their own, which follow each other whatever the other crew does.
@@ -161,6 +178,7 @@ class StepPlan:
         releases: Requests to forget (finished, cancelled or failed); their memory is freed.
         moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
+        amends: Requests whose prompts or length are others from here on.
         joins: Requests whose chunk in work goes to the ranks that only decode, which help with it; in a plan of both.
         deliveries: Clean latents that go from one crew to the other; in a plan of both.
         windows: Windows to move, lane by lane: one on each at most, or as many as its layout has `pipe` ranks, which
@@ -177,6 +195,7 @@ class StepPlan:
     releases: tuple[RequestId, ...] = ()
     moves: tuple[Move, ...] = ()
     admits: tuple[Admit, ...] = ()
+    amends: tuple[Amend, ...] = ()
     joins: tuple[RequestId, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     windows: tuple[WindowStep, ...] = ()
@@ -185,7 +204,8 @@ class StepPlan:
 
     def ranks_of(self, request_id: RequestId) -> frozenset[int] | None:
         """Ranks that work on a request in this step; None means all that have the plan."""
-        if self.layout is None or self.crew is not None or any(a.request.request_id == request_id for a in self.admits):
+        reads = request_id in {admit.request.request_id for admit in self.admits} | self._amended
+        if self.layout is None or self.crew is not None or reads:
             return None
         moves = [move for move in self.moves if move.request_id == request_id]
         lanes = {window.lane for window in self.windows if window.request_id == request_id}
@@ -201,7 +221,11 @@ class StepPlan:
         decoded = (
             {decode.request_id for decode in self.decodes} | {*self.joins} | {d.request_id for d in self.deliveries}
         )
-        return frozenset(moved | decoded | {admit.request.request_id for admit in self.admits})
+        return frozenset(moved | decoded | self._amended | {admit.request.request_id for admit in self.admits})
+
+    @property
+    def _amended(self) -> frozenset[RequestId]:
+        return frozenset(amend.request_id for amend in self.amends)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,13 +42,17 @@ class ChunkSteps:
         recipe: Its schedule and memory.
         chunks: Of the video.
         changes: Of its prompt.
+        grows: Whether chunks may yet follow the last one: where that takes no forward, it is remembered too.
     """
 
-    def __init__(self, recipe: Recipe, chunks: Sequence[Span], changes: Sequence[PromptChange] = ()) -> None:
+    def __init__(
+        self, recipe: Recipe, chunks: Sequence[Span], changes: Sequence[PromptChange] = (), *, grows: bool = False
+    ) -> None:
         self._rule, self._chunks = recipe.memory, chunks
         times = [change.latent_frame for change in changes]
         self._prompts = [bisect_right(times, chunk.first) for chunk in chunks]
         self._denoises = [recipe.schedule.of_chunk(number).length for number in range(len(chunks))]
+        self._forgotten = None if grows else len(chunks) - 1
         self._commit = None if self._rule is None else self._rule.commit
         clean = [int(self._commit is Commit.CLEAN and number < len(chunks) - 1) for number in range(len(chunks))]
         self._before = [int(self._recaches(number)) for number in range(len(chunks))]
@@ -65,7 +69,7 @@ class ChunkSteps:
         chunk = bisect_right(self._begins, done) - 1
         step, denoises = done - self._begins[chunk] - self._before[chunk], self._denoises[chunk]
         last = step == denoises - 1
-        remembered = last and chunk < len(self._chunks) - 1 and self._commit is Commit.LAST_STEP
+        remembered = last and chunk != self._forgotten and self._commit is Commit.LAST_STEP
         return ChunkStep(
             chunk=chunk,
             step=step,

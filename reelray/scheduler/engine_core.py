@@ -36,12 +36,14 @@ from reelray.proto.model_facts import ModelFacts
 from reelray.proto.patching import NO_STREAMS, check_patched_layout
 from reelray.proto.placement import Lending, check_placement
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
 from reelray.proto.step_plan import Crew, StepOutcome, StepPlan, StepReport, WindowStep
 from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.lanes import Lanes
 from reelray.scheduler.lending import pays_to_lend
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.live import carry_out
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 from reelray.scheduler.roster import Roster
 
@@ -113,6 +115,25 @@ class EngineCore:
             rollout.phase = Phase.CANCELLED
             self._retire()
         return True
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs; see `reelray/scheduler/live.py`.
+
+        Raises:
+            InputError: It is not here or has ended, or the order comes too late.
+            SizeError: The model cannot place so many frames.
+            UnsupportedError: The model makes whole clips.
+        """
+        if not self._goes_on(request_id):
+            raise InputError(f"request {request_id} is not here, or it has ended", ids={"request": str(request_id)})
+        rollout = self._rollouts[request_id]
+        standing, amend = carry_out(rollout, order)
+        if amend is not None and rollout.phase is not Phase.QUEUED:
+            for line in self._lines:
+                line.amend(amend)
+        if standing.finished:
+            self._retire()
+        return standing
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
         """Give back decode credit: the client is done with `frames` frames. Ended requests are ignored."""
@@ -266,7 +287,11 @@ class EngineCore:
         return False
 
     def _issue(self, line: CrewLine, *, now_s: float, **parts: Any) -> None:
-        self._formed.append(line.issue(self._generation, now_s, **parts))
+        plan = line.issue(self._generation, now_s, **parts)
+        for window in plan.windows:
+            rollout = self._rollouts[window.request_id]
+            rollout.chunks_begun = max(rollout.chunks_begun, window.chunk + 1)
+        self._formed.append(plan)
         self._roster.plans += 1
 
     def _check_patching(self, request: RenderRequest, facts: ModelFacts) -> None:

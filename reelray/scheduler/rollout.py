@@ -72,23 +72,17 @@ class Rollout:
 
     def __init__(self, request: RenderRequest, facts: ModelFacts, limits: EngineLimits) -> None:
         facts.latent_size(request.width, request.height)
-        self.request = request
         self.phase = Phase.QUEUED
+        self.paused = False
+        self.chunks_begun = 0  # chunks of which a step was ever issued: their prompts are settled
         self.window_turn = -1  # when a window was moved last, for round robin
         self.decode_turn = -1
         self.worked_at = 0  # sequence of the last plan for which there was something to do
         self.place: Place | None = None  # where the ranks hold it
         self.is_shared = True  # whether ranks that only decode hold the chunk in work too
-        self._facts = facts
+        self.facts = facts
         self._limits = limits
-        self._chunks = cut_chunks(
-            request.recipe.chunking, facts.latent_frames(request.frames, endless=request.recipe.is_endless)
-        )
-        self._steps = ChunkSteps(request.recipe, self._chunks, request.changes)
-        self._pieces = cut_pieces(
-            self._chunks,
-            limits.piece_latent_frames(facts, width=request.width, height=request.height),
-        )
+        self.follow(request)
         self._windows_done = 0
         self._delivered = 0  # chunks whose clean latents the ranks have that only decode
         self._pieces_done = 0
@@ -97,6 +91,19 @@ class Rollout:
         self._saved = Saved()
         self.losses = 0
         self.suspect = False  # in flight when a gang was lost, and not further than that since
+
+    def follow(self, request: RenderRequest) -> None:
+        """Go by another wording of the request, which leaves alone what has begun.
+
+        Raises:
+            SizeError: The model cannot place so many frames.
+        """
+        facts, recipe = self.facts, request.recipe
+        self.request = request
+        self.chunks = cut_chunks(recipe.chunking, facts.latent_frames(request.frames, endless=recipe.is_endless))
+        self._steps = ChunkSteps(recipe, self.chunks, request.changes, grows=request.live)
+        size = self._limits.piece_latent_frames(facts, width=request.width, height=request.height)
+        self._pieces = cut_pieces(self.chunks, size)
 
     @property
     def has_work(self) -> bool:
@@ -117,7 +124,7 @@ class Rollout:
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
         step = self._steps.find(self._windows_done)
-        if self.phase is not Phase.RUNNING or step is None:
+        if not self._goes_on or step is None:
             return None
         if step.chunk - self._chunks_decoded() > self._limits.chunks_ahead:
             return None
@@ -144,7 +151,7 @@ class Rollout:
 
         A piece larger than the whole credit goes out when the client owes nothing.
         """
-        if self.phase is not Phase.RUNNING or self._pieces_done == len(self._pieces):
+        if not self._goes_on or self.is_decoded:
             return None
         piece = self._pieces[self._pieces_done]
         silent = self._pieces_done < self._pieces_sent
@@ -164,7 +171,7 @@ class Rollout:
         """The clean chunks that the ranks which only decode do not have yet; they have them from here on."""
         if self.phase is not Phase.RUNNING:
             return []
-        due = self._chunks[self._delivered : self._steps.clean_chunks(self._windows_done)]
+        due = self.chunks[self._delivered : self._steps.clean_chunks(self._windows_done)]
         self._delivered += len(due)
         return [
             Delivery(request_id=self.request.request_id, first_latent_frame=c.first, latent_frames=c.length)
@@ -172,10 +179,15 @@ class Rollout:
         ]
 
     @property
+    def is_decoded(self) -> bool:
+        """Whether every frame was decoded."""
+        return self._pieces_done == len(self._pieces)
+
+    @property
     def waits_for_decode(self) -> bool:
         """Whether there are clean latents that are not decoded."""
         decoded = self._pieces[self._pieces_done - 1].end if self._pieces_done else 0
-        return self.phase is Phase.RUNNING and decoded < self._clean_latent_frames()
+        return self._goes_on and decoded < self._clean_latent_frames()
 
     def steps_left_of(self, window: WindowStep) -> int:
         """Denoise steps until a window's chunk is clean, its own included."""
@@ -183,7 +195,7 @@ class Rollout:
 
     def is_delivered(self, step: DecodeStep) -> bool:
         """Whether the ranks that only decode have, or are about to get, what a step decodes."""
-        there = self._chunks[self._delivered - 1].end if self._delivered else 0
+        there = self.chunks[self._delivered - 1].end if self._delivered else 0
         return step.first_latent_frame + step.latent_frames <= there
 
     def admitted(self) -> Progress:
@@ -203,9 +215,9 @@ class Rollout:
         if self._pieces_done > self._pieces_sent:
             self._pieces_sent = self._pieces_done
             self._unacknowledged_frames += self._frames(piece)
-        if self._pieces_done == len(self._pieces):
+        if self.is_decoded:
             self.phase = Phase.FINISHED
-        return self._progress(Stage.DECODE, self._facts.frames(piece.end), self.request.frames)
+        return self._progress(Stage.DECODE, self.facts.frames(piece.end), self.request.frames)
 
     def wants_commit(self, window: WindowStep, now_s: float) -> bool:
         """Whether the state should be written down once `window` is moved: at a chunk's end, in long ones in between.
@@ -221,7 +233,7 @@ class Rollout:
     def wants_decode_commit(self, decode: DecodeStep) -> bool:
         """Whether ranks that only decode should write their state down once `decode` is done: at a chunk's end."""
         end = decode.first_latent_frame + decode.latent_frames
-        return self._limits.commit_s is not None and not decode.last and any(c.end == end for c in self._chunks)
+        return self._limits.commit_s is not None and not decode.last and any(c.end == end for c in self.chunks)
 
     def committed(self, parts: Mapping[str, bytes], now_s: float, crew: Crew | None = None) -> None:
         """Note the state as it is written down now.
@@ -243,7 +255,7 @@ class Rollout:
         if crew is Crew.DENOISE:
             self._saved = replace(self._saved, windows=self._windows_done, parts=known, at_s=now_s)
             return
-        past = {clean_part(chunk.first) for chunk in self._chunks[: self._chunks_decoded()]}
+        past = {clean_part(chunk.first) for chunk in self.chunks[: self._chunks_decoded()]}
         kept = {name: data for name, data in known.items() if name not in past}
         self._saved = replace(self._saved, pieces=self._pieces_done, parts=kept)
 
@@ -272,20 +284,24 @@ class Rollout:
         self._unacknowledged_frames -= frames
 
     @property
+    def _goes_on(self) -> bool:
+        return self.phase is Phase.RUNNING and not self.paused
+
+    @property
     def _lane(self) -> int:
         return 0 if self.place is None else self.place.lane
 
     def _clean_latent_frames(self) -> int:
         done = self._steps.clean_chunks(self._windows_done)
-        return self._chunks[done - 1].end if done else 0
+        return self.chunks[done - 1].end if done else 0
 
     def _chunks_decoded(self) -> int:
         decoded = self._pieces[self._pieces_done - 1].end if self._pieces_done else 0
-        return sum(chunk.end <= decoded for chunk in self._chunks)
+        return sum(chunk.end <= decoded for chunk in self.chunks)
 
     def _frames(self, piece: Span) -> int:
-        before = self._facts.frames(piece.first) if piece.first else 0
-        return self._facts.frames(piece.end) - before
+        before = self.facts.frames(piece.first) if piece.first else 0
+        return self.facts.frames(piece.end) - before
 
     def _progress(self, stage: Stage, done: int, total: int) -> Progress:
-        return Progress(request_id=self.request.request_id, stage=stage, done=done, total=total)
+        return Progress(request_id=self.request.request_id, stage=stage, done=min(done, total), total=total)

@@ -28,6 +28,7 @@ from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
 
 if TYPE_CHECKING:
     from reelray.proto.events import Event
@@ -94,6 +95,10 @@ class EngineActor:
     def cancel(self, request_id: RequestId) -> bool | ReelrayError:
         """See `EngineHost.cancel`."""
         return _value_or_error(lambda: self._running().cancel(request_id))
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing | ReelrayError:
+        """See `EngineHost.tell`."""
+        return _value_or_error(lambda: self._running().tell(request_id, order))
 
     def close(self) -> None:
         """Stop after the step in flight, end the ranks and give back their places."""

@@ -17,6 +17,7 @@ from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.stream_memory import Committed, StreamMemory
+from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.samplers.guidance import Branch
 
@@ -32,16 +33,14 @@ class Forwards:
         request: Whose.
         model: By what.
         rooms: Where streams are remembered.
-        prompts: Context of every prompt of the request.
-        negative: Context of the negative prompt, where guidance needs it.
+        texts: Contexts of its prompts.
         image: Context of a first frame.
     """
 
     request: RenderRequest
     model: VideoModel
     rooms: MemoryRooms
-    prompts: Sequence[Any] = ()
-    negative: Any = None
+    texts: Texts
     image: Sequence[Any] | None = None
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
@@ -50,6 +49,11 @@ class Forwards:
     _prompt: int = field(default=0, init=False)  # the prompt in force
     _remembered: set[Branch] = field(default_factory=set, init=False)  # branches of the forward in work
     _flushes: int | None = field(default=None, init=False)  # what its coming has kept, until that is noted
+
+    @property
+    def prompt(self) -> int:
+        """Number of the prompt in force."""
+        return self._prompt
 
     def begin(self, station: Station) -> None:
         """Remember here from now on, what was remembered elsewhere included.
@@ -90,6 +94,8 @@ class Forwards:
             assert self._memory is not None
             self._memory.flush(rule.switch_frames)
             self._flushes = rule.switch_frames
+        if prompt != self._prompt:
+            self.texts.forget_before(prompt)
         self._prompt = prompt
 
     def run(self, latents_1CTHW: Tensor, timestep: float, first: int, *, commits: bool) -> Evaluate:
@@ -112,7 +118,7 @@ class Forwards:
             prediction_1CTHW = model.denoise(
                 latents_1CTHW,
                 torch.full((1, length), timestep, dtype=torch.float32, device=model.device),
-                [self.prompts[self._prompt] if branch is Branch.CONDITIONAL else self.negative],
+                [self.texts[self._prompt] if branch is Branch.CONDITIONAL else self.texts.negative],
                 positions_BT=torch.tensor([positions], device=model.device),
                 image=self.image,
                 view=view,
@@ -229,6 +235,8 @@ class Forwards:
         prompt = self._prompt
 
         def evaluate(past: Committed, branch: Branch) -> None:
+            if past.prompt != self._prompt:
+                self.texts.forget_before(past.prompt)
             self._prompt = past.prompt
             latents_1CTHW = past.latents_1CTHW.to(self.model.device)
             self.run(latents_1CTHW, past.timestep, past.first, commits=True)(branch)

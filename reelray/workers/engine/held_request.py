@@ -4,7 +4,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import (
     CHUNK_PART,
     DECODE_PART,
+    Amend,
     DecodeStep,
     Delivery,
     WindowStep,
@@ -26,6 +27,7 @@ from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station
+from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
 from reelray.workers.parallel.layer_pipeline import LineBranches, OpenStep
@@ -63,23 +65,29 @@ class HeldRequest:
         station: What this rank does with it.
         rooms: Where streams are remembered.
         here: Whether the request lies on the lane of that station; on other lanes it is only known.
+        resumes: Whether it goes on from what was written down: of its prompts only those are encoded that it needs.
 
     Raises:
         ResourceError: There is no room to remember it.
     """
 
     def __init__(
-        self, request: RenderRequest, model: VideoModel, station: Station, rooms: MemoryRooms, *, here: bool = True
+        self,
+        request: RenderRequest,
+        model: VideoModel,
+        station: Station,
+        rooms: MemoryRooms,
+        *,
+        here: bool = True,
+        resumes: bool = False,
     ) -> None:
         self.request = request
         self._model = model
-        self._forwards = Forwards(request=request, model=model, rooms=rooms)
-        if station.role.denoises or station.role.helps:
-            prompts = [request.prompt, *(change.prompt for change in request.changes)]
-            guided = request.recipe.guidance.needs_unconditional
-            texts = model.encode_text([*prompts, request.negative_prompt] if guided else prompts)
-            self._forwards.prompts, self._forwards.negative = texts[: len(prompts)], texts[-1]
-            self._forwards.image = None if request.image is None else [self._encode_image(request.image)]
+        self._texts = Texts(model)
+        self._forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts)
+        self._reads = station.role.denoises or station.role.helps
+        if self._reads:
+            self._read(since=None if resumes else 0)
         self.latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
@@ -101,6 +109,13 @@ class HeldRequest:
         self.here = here
         self._role, self._branches = station.role, station.branches_for(self.request)
         self._chunk_branches = self._branches if self._chunk is None else self._branches.begin()
+
+    def amend(self, amend: Amend) -> None:
+        """Go by another wording of the request; what has begun is as it was."""
+        request = replace(self.request, prompt=amend.prompt, changes=amend.changes, frames=amend.frames)
+        self.request = self._forwards.request = request
+        if self._reads:
+            self._read(since=self._forwards.prompt)
 
     def release(self) -> None:
         """Give back what others share."""
@@ -296,6 +311,12 @@ class HeldRequest:
             width=width,
             data=frames_FHWC.contiguous().numpy().tobytes(),
         )
+
+    def _read(self, *, since: int | None) -> None:
+        """Take in the prompts and the picture."""
+        self._texts.follow(self.request, since=since)
+        image = self.request.image
+        self._forwards.image = None if image is None else [self._encode_image(image)]
 
     def _encode_image(self, image: bytes) -> Any:
         pixels = torch.frombuffer(bytearray(image), dtype=torch.uint8)

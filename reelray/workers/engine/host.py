@@ -8,6 +8,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.events import Event
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
 from reelray.workers.engine.cores import count_cores
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.loading import open_timed
@@ -76,6 +77,10 @@ class EngineHost:
         """Stop a request at the next step and forget it; returns whether it was still going on."""
         self._streams.pop(request_id, None)
         return self._leader.cancel(request_id)
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs; see `Leader.tell`."""
+        return self._leader.tell(request_id, order)
 
     def close(self) -> None:
         """Stop after the step in flight, and let the ranks go."""

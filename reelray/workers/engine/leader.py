@@ -12,6 +12,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import CancelledError, EngineError, RankLostError, ReelrayError
 from reelray.proto.events import Done, Progress, Stage
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
 from reelray.workers.engine.account import Account
 from reelray.workers.engine.event_stream import EventStream
@@ -98,6 +99,24 @@ class Leader:
             self._wake.notify()
             return True
 
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs.
+
+        Raises:
+            InputError: It is not here or has ended, or the order comes too late.
+            EngineError: The engine is lost.
+        """
+        with self._wake:
+            if self._ended is not None:
+                raise EngineError(f"the engine takes no orders: {self._ended.message}")
+            standing = self._core.tell(request_id, order)
+            account = self._accounts[request_id]
+            account.frames = standing.frames
+            if standing.finished:
+                self._close_stream(request_id, Done(request_id=request_id, summary=account.summary()))
+            self._wake.notify()
+            return standing
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -178,6 +197,8 @@ class Leader:
             if self._ended is not None:
                 return
             outcome = self._core.report(report)
+            for account in self._accounts.values():
+                account.peak_bytes = report.peak_bytes
             for cost in report.costs:
                 if cost.request_id in self._accounts:
                     self._accounts[cost.request_id].add(cost)
@@ -190,7 +211,7 @@ class Leader:
         for progress in outcome.progress:
             self._streams[progress.request_id].put(progress)
         for request_id in outcome.finished:
-            summary = self._accounts[request_id].summary(report.peak_bytes)
+            summary = self._accounts[request_id].summary()
             self._close_stream(request_id, Done(request_id=request_id, summary=summary))
         for failure in report.failures:
             if failure.request_id in outcome.failed:

@@ -14,6 +14,7 @@ from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import (
     Admit,
+    Amend,
     DecodeStep,
     Delivery,
     Move,
@@ -91,7 +92,7 @@ class Rank:
         return self.execute(self._issued.popleft()) if self._issued else None
 
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: releases, moves, admits, deliveries, and what it says of this rank's lane.
+        """Carry out one plan: releases, moves, admits, amends, deliveries, and what it says of this rank's lane.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
@@ -111,6 +112,8 @@ class Rank:
             for admit in plan.admits:
                 told = admit.lane == self._station.lane and self._station.role.tells_denoise
                 self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit), told=told)
+            for amend in plan.amends:
+                self._on_held(record, amend, Stage.TEXT, partial(HeldRequest.amend, amend=amend))
             self._exchange(record, plan)
             self._work(record, plan)
             for request_id in plan.commits:
@@ -192,7 +195,8 @@ class Rank:
 
     def _admit(self, admit: Admit) -> None:
         here = admit.lane == self._station.lane
-        held = HeldRequest(admit.request, self._model, self._station, self._rooms, here=here)
+        resumes = admit.resume is not None
+        held = HeldRequest(admit.request, self._model, self._station, self._rooms, here=here, resumes=resumes)
         self._held[admit.request.request_id] = held
         if here and admit.resume is not None:
             held.restore(admit.resume)
@@ -239,14 +243,14 @@ class Rank:
     def _on_held(
         self,
         record: StepRecord,
-        step: WindowStep | DecodeStep | Delivery,
+        step: WindowStep | DecodeStep | Delivery | Amend,
         stage: Stage,
         action: Callable[[HeldRequest], int | None],
     ) -> None:
         held, role = self._held.get(step.request_id), self._station.role
         told = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
         if held is not None:  # else it failed earlier in this very plan
-            self._attempt(record, held.request, stage, partial(action, held), told=told)
+            self._attempt(record, held.request, stage, partial(action, held), told=told and held.here)
 
     def _attempt(
         self,

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.residency import WeightShare
+from reelray.proto.session import Order, Standing
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
 from reelray.workers.models.api import VideoModel
 
@@ -50,6 +51,10 @@ class StepFormer(Protocol):
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
+        ...
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs."""
         ...
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:

@@ -346,7 +346,7 @@ def test_cancelled_and_failed_streams_give_their_pages_back(model):
         core.report(rank.execute(core.next_step(0.0)))
     core.cancel(RequestId("a"))
     held = rank._held[RequestId("b")]
-    held._forwards.prompts = []  # whatever breaks a forward
+    held._texts._prompts = []  # whatever breaks a forward
     while (plan := core.next_step(0.0)) is not None:
         report = rank.execute(plan)
         core.report(report)
