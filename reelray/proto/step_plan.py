@@ -164,7 +164,7 @@ class Amend:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """What the ranks do next: releases, moves, admits, amends, joins, deliveries, windows, decodes, commits, in this order.
+    """What the ranks do next, in the order of the fields: they forget, move, take in, exchange, compute and write down.
 
     Lanes work at the same time, each on its own windows and decodes; the step lasts as long as the slowest. Crews have
     plans of their own, which follow each other whatever the other crew does.

@@ -1,7 +1,7 @@
 """Where one request stands: which window comes next, which piece can be decoded, what the client still owes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -9,19 +9,17 @@ from reelray.proto.events import Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import (
-    CHUNK_PART,
-    DECODE_PART,
     Admit,
     Crew,
     DecodeStep,
     Delivery,
     WindowStep,
     clean_part,
-    find_history,
 )
 from reelray.scheduler.chunk_steps import ChunkSteps
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.saved import Saved
 
 if TYPE_CHECKING:
     from reelray.proto.layout import Place
@@ -39,23 +37,6 @@ class Phase(StrEnum):
 
 
 ENDED = frozenset({Phase.FINISHED, Phase.CANCELLED, Phase.FAILED})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Saved:
-    """What a request can go on from.
-
-    Args:
-        windows: Window steps done then.
-        pieces: Pieces decoded then.
-        parts: What the ranks wrote; None means the beginning.
-        at_s: When, on the caller's clock; None before the first step of the present gang.
-    """
-
-    windows: int = 0
-    pieces: int = 0
-    parts: Mapping[str, bytes] | None = None
-    at_s: float | None = None
 
 
 class Rollout:
@@ -88,7 +69,7 @@ class Rollout:
         self._pieces_done = 0
         self._pieces_sent = 0  # of them the client has the frames, or will get them
         self._unacknowledged_frames = 0
-        self._saved = Saved()
+        self.saved = Saved()
         self.losses = 0
         self.suspect = False  # in flight when a gang was lost, and not further than that since
 
@@ -226,9 +207,9 @@ class Rollout:
         """
         if self._limits.commit_s is None:
             return False
-        if self._saved.at_s is None:
-            self._saved = replace(self._saved, at_s=now_s)
-        return window.last or now_s - (self._saved.at_s or 0.0) >= self._limits.commit_s
+        if self.saved.at_s is None:
+            self.saved = replace(self.saved, at_s=now_s)
+        return window.last or now_s - (self.saved.at_s or 0.0) >= self._limits.commit_s
 
     def wants_decode_commit(self, decode: DecodeStep) -> bool:
         """Whether ranks that only decode should write their state down once `decode` is done: at a chunk's end."""
@@ -238,42 +219,27 @@ class Rollout:
     def committed(self, parts: Mapping[str, bytes], now_s: float, crew: Crew | None = None) -> None:
         """Note the state as it is written down now.
 
-        Crews write at different times, and their parts still fit together: of every chunk that is clean the latents are
-        a part of their own, which is kept until the decoder's state that is written down lies behind it.
-
         Args:
             parts: What was written.
             now_s: Seconds on the caller's monotonic clock.
             crew: Who wrote it; None means all ranks at once.
         """
         self.suspect = False
-        if crew is None:
-            parts = {**find_history(self._saved.parts or {}), **parts}
-            self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
-            return
-        known = {**(self._saved.parts or {}), **parts}
-        if crew is Crew.DENOISE:
-            self._saved = replace(self._saved, windows=self._windows_done, parts=known, at_s=now_s)
-            return
+        now = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
         past = {clean_part(chunk.first) for chunk in self.chunks[: self._chunks_decoded()]}
-        kept = {name: data for name, data in known.items() if name not in past}
-        self._saved = replace(self._saved, pieces=self._pieces_done, parts=kept)
+        before = self.saved
+        self.saved = before.written_by_all(now) if crew is None else before.written_by(crew, now, past)
 
     def admit(self, crew: Crew | None = None) -> Admit:
         """What the ranks of a crew are told of it: the request, and what was written down last."""
-        parts = self._saved.parts
-        if parts is not None and crew is not None:
-            # Those that only decode may be lent: they take up the chunk in work too.
-            wanted = {CHUNK_PART, DECODE_PART} if crew is Crew.DECODE else parts.keys() - {DECODE_PART}
-            parts = {name: data for name, data in parts.items() if name in wanted}
-        return Admit(request=self.request, resume=parts, lane=self._lane)
+        return Admit(request=self.request, resume=self.saved.parts_for(crew), lane=self._lane)
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
         self.phase, self.place, self.is_shared = Phase.QUEUED, None, True
-        self._windows_done, self._pieces_done = self._saved.windows, self._saved.pieces
+        self._windows_done, self._pieces_done = self.saved.windows, self.saved.pieces
         self._delivered = self._chunks_decoded()
-        self._saved = replace(self._saved, at_s=None)
+        self.saved = replace(self.saved, at_s=None)
         self.window_turn = self.decode_turn = -1
         self.worked_at = 0  # a number of a step, and these begin anew
 

@@ -34,14 +34,12 @@ class Forwards:
         model: By what.
         rooms: Where streams are remembered.
         texts: Contexts of its prompts.
-        image: Context of a first frame.
     """
 
     request: RenderRequest
     model: VideoModel
     rooms: MemoryRooms
     texts: Texts
-    image: Sequence[Any] | None = None
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
     _saved: int = field(default=0, init=False)  # how much of the history was written down
@@ -120,7 +118,7 @@ class Forwards:
                 torch.full((1, length), timestep, dtype=torch.float32, device=model.device),
                 [self.texts[self._prompt] if branch is Branch.CONDITIONAL else self.texts.negative],
                 positions_BT=torch.tensor([positions], device=model.device),
-                image=self.image,
+                image=self.texts.image,
                 view=view,
             )
             if memory is not None and commits:

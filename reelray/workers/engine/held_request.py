@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames
-from reelray.proto.request import RenderRequest
+from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import (
     CHUNK_PART,
     DECODE_PART,
@@ -87,7 +87,7 @@ class HeldRequest:
         self._forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts)
         self._reads = station.role.denoises or station.role.helps
         if self._reads:
-            self._read(since=None if resumes else 0)
+            self._texts.follow(request, since=None if resumes else 0)
         self.latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
         self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
@@ -115,7 +115,7 @@ class HeldRequest:
         request = replace(self.request, prompt=amend.prompt, changes=amend.changes, frames=amend.frames)
         self.request = self._forwards.request = request
         if self._reads:
-            self._read(since=self._forwards.prompt)
+            self._texts.follow(request, since=self._forwards.prompt)
 
     def release(self) -> None:
         """Give back what others share."""
@@ -220,7 +220,9 @@ class HeldRequest:
         latents_1CTHW = self._take_clean(step)
         if step.first_latent_frame == 0:
             self._decode_state = self._model.new_decode_state()
-        return self._pack(self._model.decode(latents_1CTHW, self._decode_state), step.first_latent_frame)
+        frames_FHWC = self._model.decode(latents_1CTHW, self._decode_state)
+        first = step.first_latent_frame
+        return _as_frames(self.request.request_id, self._model.facts.frames(first) if first else 0, frames_FHWC)
 
     def deliver(self, delivery: Delivery) -> None:
         """Give the clean latents of a chunk to the ranks that only decode, or take them there."""
@@ -301,28 +303,6 @@ class HeldRequest:
         timestep, first = chunk.timestep(window.step), window.first_latent_frame
         return self._forwards.run(chunk.latents_1CTHW, timestep, first, commits=window.commits)
 
-    def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
-        count, height, width, _ = frames_FHWC.shape
-        return Frames(
-            request_id=self.request.request_id,
-            first_frame=self._model.facts.frames(first_latent_frame) if first_latent_frame else 0,
-            count=count,
-            height=height,
-            width=width,
-            data=frames_FHWC.contiguous().numpy().tobytes(),
-        )
-
-    def _read(self, *, since: int | None) -> None:
-        """Take in the prompts and the picture."""
-        self._texts.follow(self.request, since=since)
-        image = self.request.image
-        self._forwards.image = None if image is None else [self._encode_image(image)]
-
-    def _encode_image(self, image: bytes) -> Any:
-        pixels = torch.frombuffer(bytearray(image), dtype=torch.uint8)
-        image_HWC = pixels.view(self.request.height, self.request.width, 3)
-        return self._model.encode_image(image_HWC, frames=self.request.frames)
-
 
 def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
     """Refuse latents that would decode to a black or grey video without a word.
@@ -335,6 +315,12 @@ def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
             f"the model ({digest}) produced values that are not finite; its weights may be damaged, or its number "
             "format too narrow: download it again, or choose a lower guidance"
         )
+
+
+def _as_frames(request_id: RequestId, first_frame: int, frames_FHWC: Tensor) -> Frames:
+    count, height, width, _ = frames_FHWC.shape
+    data = frames_FHWC.contiguous().numpy().tobytes()
+    return Frames(request_id=request_id, first_frame=first_frame, count=count, height=height, width=width, data=data)
 
 
 def _clean_parts(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:

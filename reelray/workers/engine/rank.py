@@ -23,7 +23,7 @@ from reelray.proto.step_plan import (
     WindowStep,
 )
 from reelray.workers.engine.chunk_sharer import ChunkSharer
-from reelray.workers.engine.device_memory import device_name, peak_bytes
+from reelray.workers.engine.device_memory import device_name, peak_bytes, synchronize
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.memory_rooms import MemoryRooms
@@ -217,7 +217,7 @@ class Rank:
             held = self._held.get(window.request_id)
             if held is not None:  # else it failed earlier in this very plan
                 self._attempt(record, held.request, Stage.DENOISE, partial(line.add, window, held), told=False)
-        for request, error in line.run(self._synchronize):
+        for request, error in line.run(partial(synchronize, self._model.device)):
             record.add_failure(request.request_id, error)
             self._forget(request.request_id)
         share_s = (time.perf_counter() - started) / max(1, len(line.windows))
@@ -265,7 +265,8 @@ class Rank:
         started = time.perf_counter() - spent_s
         try:
             forwards = action() or 0
-            self._synchronize()
+            # A report means done: stage times are honest and an error is blamed on its own request.
+            synchronize(self._model.device)
         except Exception as error:  # noqa: BLE001  the request boundary
             record.add_failure(request.request_id, as_reelray_error(error, request))
         else:
@@ -284,11 +285,6 @@ class Rank:
         self._drop(request_id)
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _synchronize(self) -> None:
-        # a report means done: stage times are honest and an error is blamed on its own request
-        if self._model.device.type == "cuda":
-            torch.cuda.synchronize(self._model.device)
 
 
 def _stage_of(window: WindowStep) -> Stage:

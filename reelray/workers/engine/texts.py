@@ -1,7 +1,9 @@
-"""The prompts of one request as the transformer reads them: encoded once, and forgotten when they are over."""
+"""What one request is to show, as the transformer reads it: prompts are encoded once, and forgotten when over."""
 
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from reelray.proto.request import RenderRequest
 from reelray.workers.models.api import VideoModel
@@ -22,9 +24,11 @@ class Texts:
         self._prompts: Sequence[str] = ()
         self._negative: str | None = None
         self._contexts: dict[str, Any] = {}
+        self.image: list[Any] | None = None
+        """Context of the first frame, where the request has one."""
 
     def follow(self, request: RenderRequest, *, since: int | None) -> None:
-        """Go by the prompts of this wording of the request from here on.
+        """Go by the prompts and the picture of this wording of the request from here on.
 
         Args:
             request: The request.
@@ -36,6 +40,10 @@ class Texts:
             self._negative = request.negative_prompt
         if since is not None:
             self._encode(self._wanted(since))
+        if request.image is not None:
+            pixels = torch.frombuffer(bytearray(request.image), dtype=torch.uint8)
+            image_HWC = pixels.view(request.height, request.width, 3)
+            self.image = [self._model.encode_image(image_HWC, frames=request.frames)]
 
     @property
     def negative(self) -> Any:
