@@ -54,8 +54,7 @@ def choose_changes(
         seconds, prompt = read_seconds(time), check(text)
         if not prompt:
             raise PromptError(f"the prompt at {seconds:g} s is empty; say what the video shows from then on")
-        frame = math.ceil(Fraction(str(seconds)) * fps)
-        latent_frame = math.ceil(max(0, frame - 1) / facts.temporal_stride) + 1
+        latent_frame = latent_frame_at(seconds, fps, facts)
         if latent_frame > last_begin:
             latest = Fraction(facts.frames(last_begin) if last_begin else 0) / fps
             raise InputError(
@@ -71,6 +70,12 @@ def choose_changes(
             )
         changes.append(PromptChange(latent_frame=latent_frame, prompt=prompt))
     return tuple(changes)
+
+
+def latent_frame_at(seconds: float, fps: Fraction, facts: ModelFacts) -> int:
+    """The first latent frame that lies wholly after so many seconds of video."""
+    frame = math.ceil(Fraction(str(seconds)) * fps)
+    return math.ceil(max(0, frame - 1) / facts.temporal_stride) + 1
 
 
 def read_seconds(time: str | float) -> float:

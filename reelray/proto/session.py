@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from reelray.proto.request import RequestId
+from reelray.proto.request import PromptChange, RequestId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,8 @@ class Standing:
         request_id: Which.
         frame: First pixel frame that the order can change: of the chunk from which a prompt holds, else of the first
             chunk that has not begun.
+        prompt: The first prompt, as the request has it by now.
+        changes: Those that follow.
         frames: Pixel frames of the whole video by now.
         paused: Whether it waits to be resumed.
         finished: Whether nothing is left to be done.
@@ -72,6 +74,8 @@ class Standing:
 
     request_id: RequestId
     frame: int
+    prompt: str
+    changes: tuple[PromptChange, ...]
     frames: int
     paused: bool = False
     finished: bool = False

@@ -50,6 +50,8 @@ def _standing(rollout: Rollout, chunk: int) -> Standing:
     return Standing(
         request_id=rollout.request.request_id,
         frame=facts.frames(first) if first else 0,
+        prompt=rollout.request.prompt,
+        changes=rollout.request.changes,
         frames=rollout.request.frames,
         paused=rollout.paused,
         finished=rollout.phase is Phase.FINISHED,

@@ -28,6 +28,9 @@ Changes = Annotated[
         "--at", metavar="TIME PROMPT", help="Another prompt from this time on, such as 6s; may be given again."
     ),
 ]
+Interactive = Annotated[
+    bool, typer.Option("--interactive", "-i", help="Take prompts and orders from standard input while it runs.")
+]
 Seconds = Annotated[float | None, typer.Option(metavar="S", help="Length; rounded up to what the model can make.")]
 FrameCount = Annotated[int | None, typer.Option(metavar="N", help="Length in frames (4n+1 for Wan).")]
 Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels.")]

@@ -15,6 +15,7 @@ Examples:
   reelray stream "a red circle moves left" -m longlive-1.3b --seconds 60 -o long.mp4
   reelray stream "a cat sleeps" -m MODEL --at 10s "the cat wakes up" --at 20s "it runs away"
   reelray stream "rain on a window" -m MODEL --seconds 120 --gpus 4 --json
+  reelray stream "a cat sleeps" -m MODEL --interactive -o cat.mp4
 """
 
 
@@ -39,6 +40,7 @@ def stream(
     prompt: take.Prompt,
     *,
     at: take.Changes = None,
+    interactive: take.Interactive = False,
     output: take.Output = None,
     model: take.Model = None,
     seconds: take.Seconds = None,
@@ -63,7 +65,8 @@ def stream(
 
     For models that make their video chunk by chunk and remember what was. A prompt of --at holds from the first chunk
     that begins at its time or later; what the change does to memory is the model's recipe. 60 seconds, if nothing else
-    is said. Memory does not grow with the video's length; only its latents are kept, to build lost memory anew.
+    is said. Memory does not grow with the video's length; only its latents are kept, to build lost memory anew. With
+    --interactive every line of standard input is the next prompt; /help names the orders that may be given there.
     """
     session = session_of(context)
     session.set_debug(wanted=debug)
@@ -84,4 +87,9 @@ def stream(
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )
-    render_file(wish, way, session.services)
+    if interactive:
+        from reelray.cluster.interactive import stream_interactively  # noqa: PLC0415
+
+        stream_interactively(wish, way, session.services)
+    else:
+        render_file(wish, way, session.services)

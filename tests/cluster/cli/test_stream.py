@@ -1,11 +1,9 @@
 """`reelray stream`: prompts that follow each other in one video, from the command line into the file."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
-import yaml
 
 from reelray.cluster.cli.entry import main
 
@@ -26,24 +24,9 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_t2v, tmp_path_factory):
-    """A tiny model that makes its video two latent frames at a time."""
-    folder = tmp_path_factory.mktemp("streams") / "tiny-stream"
-    shutil.copytree(tiny_t2v, folder)
-    path = folder / "manifest.yaml"
-    manifest = yaml.safe_load(path.read_text())
-    manifest["chunking"] = {"latent_frames": 2}
-    manifest["schedule"] = {"solver": "x0_renoise", "timesteps": [1000, 500], "shift": 5.0}
-    manifest["guidance"] = {"scale": 1.0}
-    manifest["memory"] = {"local": 4, "sink": 1, "switch": "recache", "switch_frames": 4}
-    path.write_text(yaml.safe_dump(manifest))
-    return folder
-
-
 @pytest.fixture
-def stream(folder, tmp_path, capfd):
-    def run(*arguments, output="out.npy", model=folder):
+def stream(tiny_stream, tmp_path, capfd):
+    def run(*arguments, output="out.npy", model=tiny_stream):
         code = main(["stream", "a red circle", "-m", str(model), "-o", str(tmp_path / output), *SMALL, *arguments])
         said = capfd.readouterr()
         return code, (json.loads(said.out) if said.out else None), said.err, tmp_path / output
@@ -96,7 +79,7 @@ def test_a_model_of_whole_clips_is_refused(stream, tiny_t2v):
     assert "makes whole clips" in error
 
 
-def test_after_two_dashes_everything_is_a_prompt(folder, tmp_path, capfd):
+def test_after_two_dashes_everything_is_a_prompt(tiny_stream, tmp_path, capfd):
     output = tmp_path / "out.npy"
-    assert main(["stream", "-m", str(folder), "-o", str(output), *SMALL, "--", "--at=1s"]) == 0
+    assert main(["stream", "-m", str(tiny_stream), "-o", str(output), *SMALL, "--", "--at=1s"]) == 0
     assert json.loads(capfd.readouterr().out)["prompt"] == "--at=1s"
