@@ -8,6 +8,7 @@ from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout, Place
 from reelray.proto.request import PromptChange, RenderRequest, RequestId
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 
 class Crew(StrEnum):
@@ -40,6 +41,19 @@ def find_history(parts: Mapping[str, bytes]) -> dict[str, bytes]:
 def clean_part(first_latent_frame: int) -> str:
     """Name of the part of a commit that holds the clean latents of the chunk which begins there."""
     return f"clean.{first_latent_frame}"
+
+
+_MEMORY = "memory."
+
+
+def memory_part(first_head: int) -> str:
+    """Name of the part of a snapshot that holds what is remembered by heads from this one on."""
+    return f"{_MEMORY}{first_head}"
+
+
+def find_memory(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
+    """The parts of that kind by first head, in order."""
+    return sorted((int(n.removeprefix(_MEMORY)), data) for n, data in parts.items() if n.startswith(_MEMORY))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +145,19 @@ class DecodeStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotStep:
+    """Write all that is known of a request into the report, whatever was written down before.
+
+    Args:
+        request_id: Which.
+        kind: How what is remembered is written.
+    """
+
+    request_id: RequestId
+    kind: SnapshotKind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Admit:
     """Take in a request. Every rank encodes its text, so that a move need not bring it; its state lies on one lane.
 
@@ -185,6 +212,7 @@ class StepPlan:
             then are of different requests and follow each other through the layers.
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
+        snapshots: The same for snapshots.
     """
 
     sequence: int
@@ -201,6 +229,7 @@ class StepPlan:
     windows: tuple[WindowStep, ...] = ()
     decodes: tuple[DecodeStep, ...] = ()
     commits: tuple[RequestId, ...] = ()
+    snapshots: tuple[SnapshotStep, ...] = ()
 
     def ranks_of(self, request_id: RequestId) -> frozenset[int] | None:
         """Ranks that work on a request in this step; None means all that have the plan."""
@@ -210,6 +239,8 @@ class StepPlan:
         moves = [move for move in self.moves if move.request_id == request_id]
         lanes = {window.lane for window in self.windows if window.request_id == request_id}
         lanes |= {decode.lane for decode in self.decodes if decode.request_id == request_id}
+        if not lanes and any(step.request_id == request_id for step in self.snapshots):
+            return None
         places = [place for move in moves for place in (move.source, move.target)]
         places += [Place(layout=self.layout, lane=lane) for lane in lanes]
         return frozenset(rank for place in places for rank in place.ranks)
@@ -221,7 +252,8 @@ class StepPlan:
         decoded = (
             {decode.request_id for decode in self.decodes} | {*self.joins} | {d.request_id for d in self.deliveries}
         )
-        return frozenset(moved | decoded | self._amended | {admit.request.request_id for admit in self.admits})
+        read = self._amended | {admit.request.request_id for admit in self.admits}
+        return frozenset(moved | decoded | read | {step.request_id for step in self.snapshots})
 
     @property
     def _amended(self) -> frozenset[RequestId]:
@@ -273,6 +305,7 @@ class StepReport:
         costs: Time spent, per request and stage; those of different lanes passed at the same time.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
         commits: States that the plan asked for.
+        snapshots: Snapshots that it asked for.
         moved_bytes: Bytes that came from other ranks for the plan's moves.
         peak_bytes: Peak memory of the rank so far (device memory on a GPU, resident memory elsewhere).
     """
@@ -284,6 +317,7 @@ class StepReport:
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
     commits: tuple[Commit, ...] = ()
+    snapshots: tuple[Commit, ...] = ()
     moved_bytes: int = 0
     peak_bytes: int = 0
 
@@ -296,8 +330,10 @@ class StepOutcome:
         progress: Stages that moved, in plan order.
         finished: Requests that are complete.
         failed: Requests that ended by an error of this step.
+        snapshots: Those that are complete; their digest is the engine's.
     """
 
     progress: tuple[Progress, ...] = ()
     finished: tuple[RequestId, ...] = ()
     failed: tuple[RequestId, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()

@@ -34,11 +34,13 @@ from reelray.proto.patching import NO_STREAMS, check_patched_layout
 from reelray.proto.placement import Lending, check_placement
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.session import Order, Standing
-from reelray.proto.step_plan import Crew, StepOutcome, StepPlan, StepReport
+from reelray.proto.snapshot import Snapshot, SnapshotKind
+from reelray.proto.step_plan import Commit, Crew, StepOutcome, StepPlan, StepReport
 from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.live import carry_out
+from reelray.scheduler.putting_down import PuttingDown, take_up
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 from reelray.scheduler.roster import Roster
 from reelray.scheduler.step_forming import StepForming
@@ -73,13 +75,14 @@ class EngineCore:
         self._limits = limits or EngineLimits()
         self._roster = Roster(self._limits)
         self._rollouts = self._roster.rollouts
+        self._put_down: dict[RequestId, PuttingDown] = {}
         self._forming = StepForming(
             self._roster, layouts, decode_ranks=decode_ranks, lending=lending, generation=generation
         )
         self._lines = self._forming.lines
 
-    def submit(self, request: RenderRequest, facts: ModelFacts) -> None:
-        """Queue a request.
+    def submit(self, request: RenderRequest, facts: ModelFacts, snapshot: Snapshot | None = None) -> None:
+        """Queue a request, or what goes on from a snapshot of it.
 
         Raises:
             SizeError: Its size does not fit the model.
@@ -93,7 +96,10 @@ class EngineCore:
                 check_remembering_layout(layout)
         if request.request_id in self._rollouts:
             raise InputError(f"request {request.request_id} is here already", ids={"request": request.request_id})
-        self._rollouts[request.request_id] = Rollout(request, facts, self._limits)
+        rollout = Rollout(request, facts, self._limits)
+        if snapshot is not None:
+            take_up(rollout, snapshot)
+        self._rollouts[request.request_id] = rollout
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
@@ -125,6 +131,19 @@ class EngineCore:
         if standing.finished:
             self._retire()
         return standing
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> None:
+        """Put a request down as soon as a step can; the outcome of that step has the snapshot, and it goes on.
+
+        Raises:
+            InputError: It is not here or has ended, or another snapshot of it is on its way.
+        """
+        ids = {"request": str(request_id)}
+        if not self._goes_on(request_id):
+            raise InputError(f"request {request_id} is not here, or it has ended", ids=ids)
+        if request_id in self._put_down:
+            raise InputError(f"a snapshot of request {request_id} is being taken; wait for it", ids=ids)
+        self._put_down[request_id] = PuttingDown(self._rollouts[request_id], kind, len(self._lines))
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
         """Give back decode credit: the client is done with `frames` frames. Ended requests are ignored."""
@@ -158,9 +177,10 @@ class EngineCore:
         for commit in report.commits:
             if self._goes_on(commit.request_id):
                 self._rollouts[commit.request_id].committed(commit.parts, line.issued_at_s, plan.crew)
+        snapshots = tuple(snapshot for s in report.snapshots if (snapshot := self._take(s, plan.crew)) is not None)
         finished = tuple(d.request_id for d in plan.decodes if self.phase(d.request_id) is Phase.FINISHED)
         self._retire()
-        return StepOutcome(progress=progress, finished=finished, failed=failed)
+        return StepOutcome(progress=progress, finished=finished, failed=failed, snapshots=snapshots)
 
     def rewind(self, generation: int, lost: Collection[int] = ()) -> tuple[RequestId, ...]:
         """Go on with a new gang of ranks, which knows nothing: every request returns to its last commit.
@@ -189,6 +209,9 @@ class EngineCore:
             del self._rollouts[request_id]
         for rollout in self._rollouts.values():
             rollout.rewind()
+        self._put_down = {i: one for i, one in self._put_down.items() if i in self._rollouts}
+        for one in self._put_down.values():
+            one.begin_anew()
         return tuple(given_up)
 
     def in_flight_s(self, now_s: float) -> float | None:
@@ -206,8 +229,19 @@ class EngineCore:
         busy = {i for line in self._lines if line.issued is not None for i in line.issued.touched}
         for request_id in [i for i, r in self._rollouts.items() if r.phase in ENDED and i not in busy]:
             del self._rollouts[request_id]
+            self._put_down.pop(request_id, None)
             for line in self._lines:
                 line.dismiss(request_id)
+
+    def _take(self, written: Commit, crew: Crew | None) -> Snapshot | None:
+        """Take in what a crew wrote of a snapshot; returns it when it is complete."""
+        if not self._goes_on(written.request_id):
+            return None
+        one = self._put_down[written.request_id]
+        snapshot = one.take(written.parts, denoised=crew is not Crew.DECODE, decoded=crew is not Crew.DENOISE)
+        if snapshot is not None:
+            del self._put_down[written.request_id]
+        return snapshot
 
     def _check_patching(self, request: RenderRequest, facts: ModelFacts) -> None:
         for layout in self._forming.layouts:

@@ -23,6 +23,7 @@ from reelray.scheduler.saved import Saved
 
 if TYPE_CHECKING:
     from reelray.proto.layout import Place
+    from reelray.proto.snapshot import SnapshotKind
 
 
 class Phase(StrEnum):
@@ -55,6 +56,7 @@ class Rollout:
         facts.latent_size(request.width, request.height)
         self.phase = Phase.QUEUED
         self.paused = False
+        self.put_down: SnapshotKind | None = None  # a snapshot was asked for, and no plan has said so
         self.chunks_begun = 0  # chunks of which a step was ever issued: their prompts are settled
         self.window_turn = -1  # when a window was moved last, for round robin
         self.decode_turn = -1
@@ -64,10 +66,10 @@ class Rollout:
         self.facts = facts
         self._limits = limits
         self.follow(request)
-        self._windows_done = 0
+        self.windows_done = 0
         self._delivered = 0  # chunks whose clean latents the ranks have that only decode
-        self._pieces_done = 0
-        self._pieces_sent = 0  # of them the client has the frames, or will get them
+        self.pieces_done = 0
+        self.pieces_sent = 0  # of them the client has the frames, or will get them
         self._unacknowledged_frames = 0
         self.saved = Saved()
         self.losses = 0
@@ -87,24 +89,29 @@ class Rollout:
         self._pieces = cut_pieces(self.chunks, size)
 
     @property
+    def frames_sent(self) -> int:
+        """Pixel frames that the client has, or will get."""
+        return self.facts.frames(self._pieces[self.pieces_sent - 1].end) if self.pieces_sent else 0
+
+    @property
     def has_work(self) -> bool:
-        """Whether a window may be moved or a piece decoded now."""
-        return self.next_window() is not None or self.next_decode() is not None
+        """Whether a window may be moved or a piece decoded now, or it is to be put down."""
+        return self.put_down is not None or self.next_window() is not None or self.next_decode() is not None
 
     @property
     def steps_left(self) -> int:
         """Windows to be moved and pieces to be decoded until the end."""
-        return len(self._steps) - self._windows_done + len(self._pieces) - self._pieces_done
+        return len(self._steps) - self.windows_done + len(self._pieces) - self.pieces_done
 
     @property
     def keeps_turn(self) -> bool:
         """Whether a chunk is in work for which memory was laid out; another stream's would take its place."""
         remembers = self.request.recipe.memory is not None
-        return remembers and self.phase is Phase.RUNNING and self._steps.is_amid_chunk(self._windows_done)
+        return remembers and self.phase is Phase.RUNNING and self._steps.is_amid_chunk(self.windows_done)
 
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
-        step = self._steps.find(self._windows_done)
+        step = self._steps.find(self.windows_done)
         if not self._goes_on or step is None:
             return None
         if step.chunk - self._chunks_decoded() > self._limits.chunks_ahead:
@@ -134,8 +141,8 @@ class Rollout:
         """
         if not self._goes_on or self.is_decoded:
             return None
-        piece = self._pieces[self._pieces_done]
-        silent = self._pieces_done < self._pieces_sent
+        piece = self._pieces[self.pieces_done]
+        silent = self.pieces_done < self.pieces_sent
         owed = 0 if silent else self._unacknowledged_frames
         if piece.end > self._clean_latent_frames() or (owed and owed + self._frames(piece) > self._limits.frame_credit):
             return None
@@ -143,7 +150,7 @@ class Rollout:
             request_id=self.request.request_id,
             first_latent_frame=piece.first,
             latent_frames=piece.length,
-            last=self._pieces_done == len(self._pieces) - 1,
+            last=self.pieces_done == len(self._pieces) - 1,
             silent=silent,
             lane=self._lane,
         )
@@ -152,7 +159,7 @@ class Rollout:
         """The clean chunks that the ranks which only decode do not have yet; they have them from here on."""
         if self.phase is not Phase.RUNNING:
             return []
-        due = self.chunks[self._delivered : self._steps.clean_chunks(self._windows_done)]
+        due = self.chunks[self._delivered : self._steps.clean_chunks(self.windows_done)]
         self._delivered += len(due)
         return [
             Delivery(request_id=self.request.request_id, first_latent_frame=c.first, latent_frames=c.length)
@@ -162,12 +169,12 @@ class Rollout:
     @property
     def is_decoded(self) -> bool:
         """Whether every frame was decoded."""
-        return self._pieces_done == len(self._pieces)
+        return self.pieces_done == len(self._pieces)
 
     @property
     def waits_for_decode(self) -> bool:
         """Whether there are clean latents that are not decoded."""
-        decoded = self._pieces[self._pieces_done - 1].end if self._pieces_done else 0
+        decoded = self._pieces[self.pieces_done - 1].end if self.pieces_done else 0
         return self._goes_on and decoded < self._clean_latent_frames()
 
     def steps_left_of(self, window: WindowStep) -> int:
@@ -186,15 +193,15 @@ class Rollout:
 
     def window_moved(self) -> Progress:
         """Note that the window of `next_window` was moved."""
-        self._windows_done += 1
-        return self._progress(Stage.DENOISE, self._windows_done, len(self._steps))
+        self.windows_done += 1
+        return self._progress(Stage.DENOISE, self.windows_done, len(self._steps))
 
     def piece_decoded(self) -> Progress:
         """Note that the piece of `next_decode` was decoded and is on its way to the client."""
-        piece = self._pieces[self._pieces_done]
-        self._pieces_done += 1
-        if self._pieces_done > self._pieces_sent:
-            self._pieces_sent = self._pieces_done
+        piece = self._pieces[self.pieces_done]
+        self.pieces_done += 1
+        if self.pieces_done > self.pieces_sent:
+            self.pieces_sent = self.pieces_done
             self._unacknowledged_frames += self._frames(piece)
         if self.is_decoded:
             self.phase = Phase.FINISHED
@@ -225,7 +232,7 @@ class Rollout:
             crew: Who wrote it; None means all ranks at once.
         """
         self.suspect = False
-        now = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
+        now = Saved(windows=self.windows_done, pieces=self.pieces_done, parts=parts, at_s=now_s)
         past = {clean_part(chunk.first) for chunk in self.chunks[: self._chunks_decoded()]}
         before = self.saved
         self.saved = before.written_by_all(now) if crew is None else before.written_by(crew, now, past)
@@ -237,7 +244,7 @@ class Rollout:
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
         self.phase, self.place, self.is_shared = Phase.QUEUED, None, True
-        self._windows_done, self._pieces_done = self.saved.windows, self.saved.pieces
+        self.windows_done, self.pieces_done = self.saved.windows, self.saved.pieces
         self._delivered = self._chunks_decoded()
         self.saved = replace(self.saved, at_s=None)
         self.window_turn = self.decode_turn = -1
@@ -258,11 +265,11 @@ class Rollout:
         return 0 if self.place is None else self.place.lane
 
     def _clean_latent_frames(self) -> int:
-        done = self._steps.clean_chunks(self._windows_done)
+        done = self._steps.clean_chunks(self.windows_done)
         return self.chunks[done - 1].end if done else 0
 
     def _chunks_decoded(self) -> int:
-        decoded = self._pieces[self._pieces_done - 1].end if self._pieces_done else 0
+        decoded = self._pieces[self.pieces_done - 1].end if self.pieces_done else 0
         return sum(chunk.end <= decoded for chunk in self.chunks)
 
     def _frames(self, piece: Span) -> int:

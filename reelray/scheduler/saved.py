@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, Crew, find_history
+from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, Crew, find_history, find_memory, memory_part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +37,16 @@ class Saved:
             now: What it wrote, and how far it was.
             past: Names of parts that a decoder's state which is written now has behind it.
         """
-        known = {**(self.parts or {}), **(now.parts or {})}
+        known = {**self._lasting, **(now.parts or {})}
         if crew is Crew.DENOISE:
             return replace(self, windows=now.windows, parts=known, at_s=now.at_s)
         return replace(self, pieces=now.pieces, parts={name: data for name, data in known.items() if name not in past})
+
+    @property
+    def _lasting(self) -> dict[str, bytes]:
+        """What stays true when more is written: not the memory itself, which a snapshot may have brought."""
+        memory = {memory_part(first) for first, _ in find_memory(self.parts or {})}
+        return {name: data for name, data in (self.parts or {}).items() if name not in memory}
 
     def parts_for(self, crew: Crew | None) -> Mapping[str, bytes] | None:
         """What the ranks of a crew need of it; None means all ranks."""

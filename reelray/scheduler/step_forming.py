@@ -70,27 +70,32 @@ class StepForming:
         moves = self._lanes.arrange(at_work)
         layout, places = self._lanes.named, self._lanes.places()
         windows, decodes = self._roster.pick_windows(places, decodes=True), self._roster.pick_decodes(places)
-        commits = self._roster.list_commits(windows, now_s)
-        self._issue(line, now_s=now_s, layout=layout, moves=moves, windows=windows, decodes=decodes, commits=commits)
+        issue = partial(self._issue, line, now_s=now_s, layout=layout, moves=moves)
+        commits, snapshots = self._roster.list_commits(windows, now_s), self._roster.pick_put_downs()
+        issue(windows=windows, decodes=decodes, commits=commits, snapshots=snapshots)
 
     def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
         if self._lending is not None and self._waits_to_lend(self._lending, denoise, decode):
             return
+        both, puts_down = denoise.is_free and decode.is_free, self._roster.has_put_downs
+        if puts_down and not both:
+            return  # a snapshot is what both write at once
         if denoise.is_free:
             self._lanes.arrange(self._roster.at_work())
         windows = self._roster.pick_windows(self._lanes.places(), decodes=False) if denoise.is_free else ()
-        both = denoise.is_free and decode.is_free
-        if both and self._lend(denoise, decode, windows, now_s):
+        if both and not puts_down and self._lend(denoise, decode, windows, now_s):
             return
         layout = None if self._lending is None else self._layout
         deliveries = self._roster.deliver() if both else ()
-        issue = partial(self._issue, now_s=now_s, layout=layout, deliveries=deliveries, joint=bool(deliveries))
-        if denoise.is_free and (denoise.has_news or deliveries or windows):
+        snapshots = self._roster.pick_put_downs() if both else ()
+        tell = partial(self._issue, now_s=now_s, layout=layout)
+        issue = partial(tell, deliveries=deliveries, joint=bool(deliveries), snapshots=snapshots)
+        if denoise.is_free and (denoise.has_news or deliveries or windows or snapshots):
             for window in windows:
                 self._roster.rollouts[window.request_id].is_shared = False
             issue(denoise, windows=windows, commits=self._roster.list_commits(windows, now_s))
         decodes = self._roster.pick_delivered() if decode.is_free else ()
-        if decode.is_free and (decode.has_news or deliveries or decodes):
+        if decode.is_free and (decode.has_news or deliveries or decodes or snapshots):
             commits = self._roster.list_decode_commits(decodes)
             issue(decode, decodes=decodes, commits=commits)
 

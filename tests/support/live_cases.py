@@ -11,6 +11,7 @@ from reelray.proto.recipe import (
     PromptSwitch,
     Recipe,
     Schedule,
+    Sink,
     Solver,
 )
 from reelray.proto.request import PromptChange
@@ -27,6 +28,7 @@ RULES = {
     ),
     "flush": MemoryRule(local=6, sink=1, placement=Placement.RELATIVE, switch=PromptSwitch.FLUSH, switch_frames=1),
     "keep": MemoryRule(local=4, sink=1),
+    "moving": MemoryRule(local=4, sink=2, sink_kind=Sink.MOVING, sink_kept=0.6, placement=Placement.RELATIVE),
 }
 
 
@@ -60,7 +62,7 @@ class Drive:
         self.rank = Rank(model, generation=generation)
         self.model, self.generation = model, generation
         self.videos, self.failures, self.windows, self.plans = {}, {}, [], 0
-        self.finished = []
+        self.finished, self.snapshots = [], []
 
     def submit(self, request, **more):
         self.core.submit(request, self.model.facts, **more)
@@ -74,7 +76,9 @@ class Drive:
         meanwhile()
         report = self.rank.execute(plan)
         self.failures |= {failure.request_id: failure.error for failure in report.failures}
-        self.finished += self.core.report(report).finished
+        outcome = self.core.report(report)
+        self.finished += outcome.finished
+        self.snapshots += outcome.snapshots
         self.windows += plan.windows
         self.plans += 1
         for frames in report.frames:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from reelray.proto.recipe import PromptSwitch
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import WindowStep, find_history, history_part
+from reelray.proto.snapshot import SnapshotKind
+from reelray.proto.step_plan import WindowStep, find_history, find_memory, history_part, memory_part
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station
-from reelray.workers.engine.stream_memory import Committed, StreamMemory
+from reelray.workers.engine.stream_memory import Committed, StreamMemory, keep_attended
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.samplers.guidance import Branch
@@ -42,6 +43,7 @@ class Forwards:
     texts: Texts
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
+    _written: Sequence[Any] = field(default=(), init=False)  # that memory itself, by first head, if it was written
     _saved: int = field(default=0, init=False)  # how much of the history was written down
     _clean: dict[int, Tensor] = field(default_factory=dict, init=False)  # clean chunks that may yet be remembered
     _prompt: int = field(default=0, init=False)  # the prompt in force
@@ -207,12 +209,31 @@ class Forwards:
         parts = {history_part(number): pack(asdict(history[number])) for number in range(begin, len(history))}
         return {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}, parts
 
+    @property
+    def clean_chunks(self) -> dict[int, Tensor]:
+        """Clean latents that are kept for memory, by first latent frame, where the clean pass is what is remembered."""
+        history = self._past if self._memory is None else self._memory.history
+        return {past.first: past.latents_1CTHW for past in history if not past.rewinds} | self._clean
+
+    def put_down(self, kind: SnapshotKind) -> tuple[Any, dict[str, bytes]]:
+        """Write all of it down, whatever `save` wrote before; for a quick snapshot what is attended now."""
+        history, memory, rule = [], self._memory, self.request.recipe.memory
+        state = {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}
+        parts: dict[str, bytes] = {}
+        if memory is not None and rule is not None:
+            attended = kind is SnapshotKind.QUICK
+            history = keep_attended(memory.history, rule) if attended else memory.history
+            if kind is SnapshotKind.EXACT:
+                parts[memory_part(memory.first_head)] = pack(memory.write())
+        return state, parts | {history_part(number): pack(asdict(past)) for number, past in enumerate(history)}
+
     def restore(self, state: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` has written down."""
         self._clean = {first: latents.to(self.model.device) for first, latents in state["clean"].items()}
         self._prompt, self._flushes = state["prompt"], state["flushes"]
         self._past = [Committed(**unpack(data)) for data in find_history(parts).values()]
         self._saved = len(self._past)
+        self._written = [(first, unpack(data)) for first, data in find_memory(parts)]
         self._remember_again()
 
     def _find_clean(self, first: int, length: int) -> Tensor:
@@ -228,6 +249,10 @@ class Forwards:
     def _remember_again(self) -> None:
         """Come by the memory of another lane, or of ranks that are gone, by the forwards that made it."""
         if self._memory is None or not self._past:
+            return
+        if self._written:
+            self._memory.read(self._past, self._written)
+            self._past, self._written = [], []
             return
 
         prompt = self._prompt

@@ -84,13 +84,13 @@ class HeldRequest:
         self.request = request
         self._model = model
         self._texts = Texts(model)
-        self._forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts)
+        self.forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts)
         self._reads = station.role.denoises or station.role.helps
         if self._reads:
             self._texts.follow(request, since=None if resumes else 0)
         self.latent_rows, _ = model.facts.latent_size(request.width, request.height)
         self._chunk: ChunkInWork | None = None
-        self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
+        self.clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
         self.settle(station, here=here)
         self.begin_memory(station)
@@ -102,7 +102,7 @@ class HeldRequest:
             ResourceError: There is no room for it.
         """
         if self.here and station.role.denoises:
-            self._forwards.begin(station)
+            self.forwards.begin(station)
 
     def settle(self, station: Station, *, here: bool) -> None:
         """Go on at a station, after what belongs there was taken."""
@@ -113,18 +113,18 @@ class HeldRequest:
     def amend(self, amend: Amend) -> None:
         """Go by another wording of the request; what has begun is as it was."""
         request = replace(self.request, prompt=amend.prompt, changes=amend.changes, frames=amend.frames)
-        self.request = self._forwards.request = request
+        self.request = self.forwards.request = request
         if self._reads:
-            self._texts.follow(request, since=self._forwards.prompt)
+            self._texts.follow(request, since=self.forwards.prompt)
 
     def release(self) -> None:
         """Give back what others share."""
-        self._forwards.release()
+        self.forwards.release()
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
-        facts, remembered = self._forwards.give()
+        facts, remembered = self.forwards.give()
         state = HeldState(
             facts={
                 "chunk": self.chunk_index,
@@ -132,11 +132,11 @@ class HeldRequest:
                 "memory": facts,
             },
             denoise=self.show_chunk() | remembered,
-            decode={str(first): latents for first, latents in self._clean_1CTHW.items()},
+            decode={str(first): latents for first, latents in self.clean_1CTHW.items()},
             slots=[] if parts is None else list(parts.slots),
             splits=parts is not None and parts.splits,
         )
-        self._chunk, self._clean_1CTHW, self._decode_state = None, {}, None
+        self._chunk, self.clean_1CTHW, self._decode_state = None, {}, None
         return state
 
     def take(self, state: HeldState) -> None:
@@ -144,8 +144,8 @@ class HeldRequest:
         facts = state.facts
         if facts["chunk"] is not None:
             self.take_chunk(facts["chunk"], state.denoise)
-        self._forwards.take(facts["memory"], state.denoise)
-        self._clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
+        self.forwards.take(facts["memory"], state.denoise)
+        self.clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
         if facts["decoder"] is not None:
             parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
             self._decode_state = self._model.put_together(parts)
@@ -171,22 +171,22 @@ class HeldRequest:
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
-        self._forwards.turn_to(window.prompt)
+        self.forwards.turn_to(window.prompt)
         if window.is_clean_pass or window.recaches:
-            return self._forwards.remember(window)
+            return self.forwards.remember(window)
         chunk = self._start(window)
         input_1CTHW = chunk.latents_1CTHW
         weight, shape = chunk.weight(window.step), input_1CTHW.shape
         evaluate, more = self._evaluate(chunk, window), 0
         prediction = self._chunk_branches.predict(evaluate, weight, shape=shape)
         if window.commits:
-            more = self._forwards.remember_others(evaluate)
-            self._forwards.note(window.first_latent_frame, chunk.timestep(window.step), input_1CTHW)
+            more = self.forwards.remember_others(evaluate)
+            self.forwards.note(window.first_latent_frame, chunk.timestep(window.step), input_1CTHW)
         return self._end(window, prediction) + more
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
-        self._forwards.turn_to(window.prompt)
+        self.forwards.turn_to(window.prompt)
         chunk, branches = self._start(window), self._chunk_branches
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
         weight, shape = chunk.weight(window.step), chunk.latents_1CTHW.shape
@@ -210,7 +210,7 @@ class HeldRequest:
         if window.last:
             check_finite(chunk.latents_1CTHW, self._model.digest)
             self._hand_on(window, chunk.latents_1CTHW)
-            self._forwards.keep_clean(window.first_latent_frame, chunk.latents_1CTHW)
+            self.forwards.keep_clean(window.first_latent_frame, chunk.latents_1CTHW)
             self._chunk = None
             self._chunk_branches = self._branches
         return 1 if chunk.weight(window.step) == 1.0 else 2
@@ -230,34 +230,37 @@ class HeldRequest:
         if handover is None:
             return  # another rank gives them
         if self._role.denoises:
-            handover.send(self._clean_1CTHW.pop(first))
+            handover.send(self.clean_1CTHW.pop(first))
         else:
-            self._clean_1CTHW[first] = handover.receive((1, *self._shape(delivery)))
+            self.clean_1CTHW[first] = handover.receive((1, *self._shape(delivery)))
 
     def _take_clean(self, step: DecodeStep) -> Tensor:
         """The latents of a piece; those of its chunk are dropped once it is through."""
-        first = max(start for start in self._clean_1CTHW if start <= step.first_latent_frame)
-        chunk_1CTHW = self._clean_1CTHW[first]
+        first = max(start for start in self.clean_1CTHW if start <= step.first_latent_frame)
+        chunk_1CTHW = self.clean_1CTHW[first]
         begin = step.first_latent_frame - first
         end = begin + step.latent_frames
         if end == chunk_1CTHW.shape[2]:
-            del self._clean_1CTHW[first]
+            del self.clean_1CTHW[first]
         return chunk_1CTHW[:, :, begin:end]
+
+    def work(self) -> dict[str, Any] | None:
+        """The chunk in work."""
+        return None if self._chunk is None else self._chunk.state()
 
     def save(self) -> dict[str, bytes]:
         """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
         parts: dict[str, bytes] = {}
         role = self._role
         if role.denoises:
-            work = None if self._chunk is None else on_cpu(self._chunk.state())
-            memory, history = self._forwards.save()
-            parts |= {CHUNK_PART: pack({"work": work, "memory": memory}), **history}
+            memory, history = self.forwards.save()
+            parts |= {CHUNK_PART: pack({"work": on_cpu(self.work()), "memory": memory}), **history}
         if role.decodes:
             # What was delivered is written down by the rank that gave it: crews write at different times.
-            clean = {} if role.handover is not None else on_cpu(self._clean_1CTHW)
-            parts[DECODE_PART] = pack({"clean": clean, "decoder": self._pack_decoder()})
+            clean = {} if role.handover is not None else on_cpu(self.clean_1CTHW)
+            parts[DECODE_PART] = pack({"clean": clean, "decoder": self.pack_decoder()})
         elif role.handover is not None:
-            parts |= {clean_part(first): pack(latents.cpu()) for first, latents in self._clean_1CTHW.items()}
+            parts |= {clean_part(first): pack(latents.cpu()) for first, latents in self.clean_1CTHW.items()}
         return parts
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
@@ -269,17 +272,17 @@ class HeldRequest:
                 self._chunk = ChunkInWork.from_state(self.request, state["work"], device)
                 self._chunk_branches = self._branches.begin()
             if self._role.denoises:
-                self._forwards.restore(state["memory"], parts)
-        if self._role.denoises and self._role.handover is not None:
-            self._clean_1CTHW = {first: unpack(data).to(device) for first, data in _clean_parts(parts)}
+                self.forwards.restore(state["memory"], parts)
+        if self._role.denoises and (self._role.decodes or self._role.handover is not None):
+            self.clean_1CTHW = {first: unpack(data).to(device) for first, data in _clean_parts(parts)}
         if self._role.decodes and DECODE_PART in parts:
             state = unpack(parts[DECODE_PART])
-            self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
+            self.clean_1CTHW |= {first: latents.to(device) for first, latents in state["clean"].items()}
             if state["decoder"] is not None:
                 decoder = state["decoder"].numpy().tobytes()
                 self._decode_state = self._model.unpack_decode_state(decoder, latent_rows=self.latent_rows)
 
-    def _pack_decoder(self) -> Tensor | None:
+    def pack_decoder(self) -> Tensor | None:
         """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""
         if self._decode_state is None:
             return None
@@ -288,7 +291,7 @@ class HeldRequest:
 
     def _hand_on(self, window: WindowStep, latents_1CTHW: Tensor) -> None:
         if self._role.decodes or self._role.handover is not None:
-            self._clean_1CTHW[window.first_latent_frame] = latents_1CTHW
+            self.clean_1CTHW[window.first_latent_frame] = latents_1CTHW
 
     def _shape(self, window: WindowStep | Delivery) -> tuple[int, int, int, int]:
         height, width = self._model.facts.latent_size(self.request.width, self.request.height)
@@ -301,7 +304,7 @@ class HeldRequest:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
         # 7 to 15 % on a CPU.
         timestep, first = chunk.timestep(window.step), window.first_latent_frame
-        return self._forwards.run(chunk.latents_1CTHW, timestep, first, commits=window.commits)
+        return self.forwards.run(chunk.latents_1CTHW, timestep, first, commits=window.commits)
 
 
 def check_finite(latents_1CTHW: Tensor, digest: str) -> None:

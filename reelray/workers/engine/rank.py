@@ -27,6 +27,7 @@ from reelray.workers.engine.device_memory import device_name, peak_bytes, synchr
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.memory_rooms import MemoryRooms
+from reelray.workers.engine.put_down import put_down
 from reelray.workers.engine.regroup import Regrouper
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
@@ -116,9 +117,7 @@ class Rank:
                 self._on_held(record, amend, Stage.TEXT, partial(HeldRequest.amend, amend=amend))
             self._exchange(record, plan)
             self._work(record, plan)
-            for request_id in plan.commits:
-                if request_id in self._held and self._held[request_id].here:
-                    self._commit(record, self._held[request_id])
+            self._write(record, plan)
         return record.report(peak_bytes(self._model.device))
 
     def check(self) -> None:
@@ -129,7 +128,8 @@ class Rank:
         for request_id in plan.joins:
             if request_id in self._held:
                 held = self._held[request_id]
-                self._attempt(record, held.request, Stage.REGROUP, partial(self._join, held), told=False)
+                assert self._sharer is not None, "ranks of this gang are never lent"
+                self._attempt(record, held.request, Stage.REGROUP, partial(self._sharer.share, held), told=False)
         for delivery in plan.deliveries:
             self._on_held(record, delivery, Stage.DECODE, partial(HeldRequest.deliver, delivery=delivery))
 
@@ -226,19 +226,19 @@ class Rank:
             held = self._held[window.request_id]
             self._attempt(record, held.request, Stage.DENOISE, close, told=told, spent_s=share_s)
 
-    def _join(self, held: HeldRequest) -> None:
-        assert self._sharer is not None, "ranks of this gang are never lent"
-        self._sharer.share(held)
-
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> None:
         frames = held.decode(step)
         if self._station.role.tells_decode and not step.silent:
             record.add_frames(frames)
 
-    def _commit(self, record: StepRecord, held: HeldRequest) -> None:
-        parts = held.save()  # on every rank: they may have to put the decoder's state together
-        tells = self._station.role.tells
-        record.add_commit(held.request.request_id, {name: data for name, data in parts.items() if tells(name)})
+    def _write(self, record: StepRecord, plan: StepPlan) -> None:
+        """Commits and snapshots, on every rank: they may have to put the decoder's state together."""
+        role, here = self._station.role, {i: held for i, held in self._held.items() if held.here}
+        for request_id in filter(here.__contains__, plan.commits):
+            record.add_commit(request_id, role.choose(here[request_id].save()))
+        for step in plan.snapshots:
+            if step.request_id in here:
+                record.add_snapshot(step.request_id, role.choose(put_down(here[step.request_id], role, step.kind)))
 
     def _on_held(
         self,

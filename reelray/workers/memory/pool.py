@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reelray.proto.errors import UnsupportedError
 from reelray.proto.storage import Storage
 from reelray.workers.memory.arena import Arena
 from reelray.workers.memory.page_format import KeyShape, make_format
@@ -52,6 +53,11 @@ class PagePool:
         return self.arena.pages
 
     @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.arena.storage_PX.device
+
+    @property
     def free(self) -> int:
         """Pages that nobody holds."""
         return self.arena.free
@@ -85,6 +91,20 @@ class PagePool:
     def drop(self, pages: Sequence[int]) -> None:
         """See `Arena.drop`."""
         self.arena.drop(pages)
+
+    def show(self, pages: Sequence[int]) -> Tensor:
+        """The bytes of pages [P, X], on the CPU."""
+        return self.arena.storage_PX[self._find([pages])].cpu()
+
+    def fill(self, pages: Sequence[int], bytes_PX: Tensor) -> None:
+        """Have pages hold what `show` has shown of others.
+
+        Raises:
+            UnsupportedError: Those were of another size: of other heads.
+        """
+        if bytes_PX.shape[1:] != self.arena.storage_PX.shape[1:]:
+            raise UnsupportedError("pages in 8 bits go to ranks that share the heads as those did that wrote them")
+        self.arena.storage_PX[self._find([pages])] = bytes_PX.to(self.device)
 
     def writer(self, frames: Sequence[Sequence[int]], tokens: int) -> Callable[[int, Tensor, Tensor], None]:
         """What fills the pages of some latent frames, layer by layer.

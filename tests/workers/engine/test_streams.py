@@ -240,7 +240,7 @@ def test_guidance_that_ends_before_the_last_step_remembers_both_branches(model):
         report = rank.execute(plan)
         core.report(report)
         attended += [
-            [len(one.memory.regions.attended) for one in held._forwards._memory._memories]
+            [len(one.memory.regions.attended) for one in held.forwards._memory._memories]
             for held in rank._held.values()
         ]
         for frames in report.frames:

@@ -1,0 +1,49 @@
+"""Writes a snapshot of what a rank holds of a request; `HeldRequest.restore` reads it, on ranks of any layout."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from reelray.proto.recipe import Commit
+from reelray.proto.snapshot import SnapshotKind
+from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, clean_part
+from reelray.workers.engine.packing import on_cpu, pack
+from reelray.workers.engine.role import Role
+
+if TYPE_CHECKING:
+    from reelray.workers.engine.held_request import HeldRequest
+
+
+def put_down(held: "HeldRequest", role: Role, kind: SnapshotKind) -> dict[str, bytes]:
+    """The parts of a snapshot that this rank knows.
+
+    Clean latents that wait for decode are parts of their own. A decoder's state is large; where the clean latents of
+    all chunks are there anyway, a replay has these and no state: the decoder then begins anew.
+
+    Args:
+        held: What the rank holds.
+        role: What it does of a step.
+        kind: How what is remembered is written.
+    """
+    parts: dict[str, bytes] = {}
+    clean_1CTHW = dict(held.clean_1CTHW)
+    all_clean = _find_all(held) if kind is SnapshotKind.REPLAY and role.handover is None else None
+    if role.denoises:
+        memory, remembered = held.forwards.put_down(kind)
+        parts |= {CHUNK_PART: pack({"work": on_cpu(held.work()), "memory": memory}), **remembered}
+    if all_clean is not None:
+        clean_1CTHW = all_clean | clean_1CTHW
+    elif role.decodes:
+        parts[DECODE_PART] = pack({"clean": {}, "decoder": held.pack_decoder()})
+    return parts | {clean_part(first): pack(latents.cpu()) for first, latents in clean_1CTHW.items()}
+
+
+def _find_all(held: "HeldRequest") -> dict[int, Tensor] | None:
+    """The clean latents of all chunks that are clean; None where they are not all kept."""
+    rule = held.request.recipe.memory
+    if rule is None or rule.commit is not Commit.CLEAN:
+        return None
+    found, end = {**held.forwards.clean_chunks, **held.clean_1CTHW}, 0
+    while end in found:
+        end += found[end].shape[2]
+    return found if all(first < end for first in found) else None
