@@ -11,11 +11,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reelray.cluster.python_api import Rendered, render, render_stream, stream
+    from reelray.cluster.python_api import Rendered, render, render_stream, resume, stream
     from reelray.cluster.stream_session import StreamSession
 
 __version__ = "0.1.0"
-__all__ = ["Rendered", "StreamSession", "__version__", "render", "render_stream", "stream"]
+__all__ = ["Rendered", "StreamSession", "__version__", "render", "render_stream", "resume", "stream"]
 
 
 def __getattr__(name: str) -> object:

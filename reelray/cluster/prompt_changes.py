@@ -78,8 +78,12 @@ def latent_frame_at(seconds: float, fps: Fraction, facts: ModelFacts) -> int:
     return math.ceil(max(0, frame - 1) / facts.temporal_stride) + 1
 
 
-def read_seconds(time: str | float) -> float:
+def read_seconds(time: str | float, *, zero: bool = False) -> float:
     """Read ``6``, ``6.5s`` or ``1:30``.
+
+    Args:
+        time: What was written.
+        zero: Whether the beginning counts too.
 
     Raises:
         InputError: It is something else, or not after the beginning.
@@ -89,7 +93,7 @@ def read_seconds(time: str | float) -> float:
         seconds = float(time)
     elif found := _SECONDS.fullmatch(time.strip()):
         seconds = 60 * int(found[1] or 0) + float(found[2])
-    if not math.isfinite(seconds) or seconds <= 0:
+    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
         raise InputError(
             f"the time of a prompt is {time!r}; write seconds after the beginning, such as 6, 6.5s or 1:30"
         )

@@ -11,9 +11,10 @@ import numpy as np
 from reelray.cluster.first_frame import Picture
 from reelray.cluster.prompt_changes import Times
 from reelray.cluster.render import RenderJob, RenderOptions
-from reelray.cluster.render_plan import Place, Target, open_engine, plan_on
+from reelray.cluster.render_plan import Place, Target, open_engine, plan_on, plan_resumed
 from reelray.cluster.render_session import RenderSession
 from reelray.cluster.services import EngineKind, Services, default_services
+from reelray.cluster.snapshot_file import read_snapshot
 from reelray.cluster.stream_job import as_live
 from reelray.cluster.stream_session import StreamSession
 from reelray.cluster.video_writer import FramesArray
@@ -49,6 +50,20 @@ class RenderArguments(TypedDict, total=False):
     layout: str | Layout
     patches: int
     exact_steps: int
+    weights: str
+    encoder: str
+    decode_ranks: int | str
+    on_progress: OnProgress
+
+
+class ResumeArguments(TypedDict, total=False):
+    """Where a stream goes on; see `reelray.cluster.render_plan.Place`. The model is the one that made the snapshot."""
+
+    model: str | Path
+    device: str
+    engine: EngineKind
+    gpus: int
+    layout: str | Layout
     weights: str
     encoder: str
     decode_ranks: int | str
@@ -106,6 +121,19 @@ class Client:
         engine = open_engine(job, target, self._services, on_progress)
         try:
             return StreamSession(engine, job, on_progress=on_progress, closes=engine.close)
+        except BaseException:
+            engine.close()
+            raise
+
+    def resume(self, path: str | Path, arguments: ResumeArguments) -> StreamSession:
+        """Go on from a snapshot; see `reelray.resume`."""
+        file = read_snapshot(Path(path))
+        options = dict(arguments)
+        on_progress: OnProgress = options.pop("on_progress", _ignore)  # type: ignore[assignment]
+        job, target = plan_resumed(file, self._services, Place(**options))  # type: ignore[arg-type]
+        engine = open_engine(job, target, self._services, on_progress)
+        try:
+            return StreamSession(engine, job, on_progress=on_progress, closes=engine.close, snapshot=file.snapshot)
         except BaseException:
             engine.close()
             raise
@@ -182,6 +210,23 @@ def stream(prompt: str, **arguments: Unpack[RenderArguments]) -> StreamSession:
         ReelrayError: An option is wrong, or the model cannot be loaded; see `reelray.proto.errors`.
     """
     return Client(default_services()).open_stream(prompt, arguments)
+
+
+def resume(path: str | Path, **arguments: Unpack[ResumeArguments]) -> StreamSession:
+    """Go on with a stream that `StreamSession.snapshot` has written.
+
+    Args:
+        path: The file.
+        **arguments: See `ResumeArguments`.
+
+    Returns:
+        The running stream; its `position` is where the snapshot was taken.
+
+    Raises:
+        SnapshotError: The file is damaged, or of another model or version.
+        ReelrayError: An option is wrong, or the model cannot be loaded; see `reelray.proto.errors`.
+    """
+    return Client(default_services()).resume(path, arguments)
 
 
 def _ignore(_progress: Progress) -> None:

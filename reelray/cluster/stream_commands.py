@@ -6,8 +6,8 @@ from reelray.cluster.stream_session import StreamSession
 from reelray.proto.errors import InputError, ReelrayError
 
 HELP = (
-    "a line is the next prompt; /at TIME PROMPT, /pause, /resume, /extend TIME, /stop and /help are orders; "
-    "times are such as 10, 10s or 1:30"
+    "a line is the next prompt; /at TIME PROMPT, /pause, /resume, /extend TIME, /snapshot FILE [exact|replay|quick], "
+    "/stop and /help are orders; times are such as 10, 10s or 1:30"
 )
 
 
@@ -26,6 +26,7 @@ class StreamCommands:
             "/pause": self._pause,
             "/resume": self._resume,
             "/extend": self._extend,
+            "/snapshot": self._snapshot,
             "/stop": self._stop,
             "/help": self._help,
         }
@@ -67,6 +68,12 @@ class StreamCommands:
         if not rest:
             raise InputError("/extend takes a time, such as: /extend 10s")
         return f"the video now has {self._session.extend(rest):.2f} s"
+
+    def _snapshot(self, rest: str) -> str:
+        path, *kind = rest.rsplit(maxsplit=1) if rest.endswith((" exact", " replay", " quick")) else [rest]
+        if not path:
+            raise InputError("/snapshot takes a file, such as: /snapshot cat.snap")
+        return f"--from {path} goes on at {self._session.snapshot(path, *kind):.2f} s"
 
     def _stop(self, rest: str) -> str:
         _check_alone("/stop", rest)

@@ -1,8 +1,13 @@
-"""Makes a job one of a stream that may grow while it runs."""
+"""Jobs of streams that change while they run: what may grow, and what goes back."""
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 from reelray.cluster.render import RenderJob
+from reelray.proto.errors import InputError
+from reelray.proto.request import RenderRequest
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 
 def as_live(job: RenderJob, *, rounds: bool) -> RenderJob:
@@ -22,3 +27,53 @@ def as_live(job: RenderJob, *, rounds: bool) -> RenderJob:
         if recipe.is_endless or facts.positions is None or whole <= facts.positions:
             latent_frames = whole
     return replace(job, request=replace(request, frames=facts.frames(latent_frames), live=True))
+
+
+def rewind_request(job: RenderJob, seconds: float, *, before: int) -> tuple[RenderRequest, Snapshot]:
+    """What a stream is that goes back to the last beginning of a chunk at a time or before.
+
+    Args:
+        job: The stream.
+        seconds: Of video.
+        before: Pixel frame that comes next.
+
+    Returns:
+        The request without prompts that came later, and a snapshot that has nothing but that position.
+
+    Raises:
+        InputError: The stream has not come so far.
+    """
+    request, facts = job.request, job.model.facts
+    if seconds * job.fps > before:
+        raise InputError(f"{seconds:g} s has not been shown yet; the stream is at {float(before / job.fps):.2f} s")
+    size = request.recipe.chunking.latent_frames or 1
+    first_size = request.recipe.chunking.first_latent_frames or size
+    shown = math.floor(Fraction(str(seconds)) * job.fps)
+    latent_frame = 0 if shown == 0 else (shown - 1) // facts.temporal_stride + 1
+    chunk = 0 if latent_frame < first_size else 1 + (latent_frame - first_size) // size
+    first = 0 if chunk == 0 else first_size + (chunk - 1) * size
+    kept = tuple(change for change in request.changes if change.latent_frame <= first)
+    request = replace(request, changes=kept)
+    frame = facts.frames(first) if first else 0
+    return request, Snapshot(
+        kind=SnapshotKind.REPLAY,
+        digest="",
+        request=request,
+        windows=0,
+        decoded=0,
+        chunks_begun=chunk,
+        frame=frame,
+        parts={},
+    )
+
+
+def read_kind(kind: str) -> SnapshotKind:
+    """Which kind of snapshot a word means.
+
+    Raises:
+        InputError: None.
+    """
+    try:
+        return SnapshotKind(kind)
+    except ValueError:
+        raise InputError(f"kind is {kind!r}; it must be one of {', '.join(SnapshotKind)}") from None

@@ -4,20 +4,25 @@ Shape legend: F pixel frames, H/W pixel height/width.
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.prompt_changes import latent_frame_at, read_seconds
-from reelray.cluster.render import RenderJob, check_text
+from reelray.cluster.render import RenderJob, check_text, new_request_id
 from reelray.cluster.render_session import check_order, frames_array
+from reelray.cluster.snapshot_file import SnapshotFile, write_snapshot
+from reelray.cluster.stream_job import read_kind, rewind_request
 from reelray.cluster.video_writer import FramesArray
-from reelray.proto.errors import InputError, PromptError
-from reelray.proto.events import Frames, Progress
+from reelray.proto.errors import CancelledError, InputError, PromptError
+from reelray.proto.events import Event, Frames, Progress
 from reelray.proto.session import Extend, Order, Pause, Resume, Say, Standing, Stop
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 if TYPE_CHECKING:
     from reelray.proto.request import RenderSummary
@@ -34,6 +39,10 @@ class StreamSession(Iterator[FramesArray]):
         job: What to make.
         on_progress: Told whenever a stage moves on.
         closes: What to do once the session is closed.
+        snapshot: What it goes on from.
+
+    Raises:
+        SnapshotError: The engine cannot go on from it.
     """
 
     def __init__(
@@ -43,12 +52,14 @@ class StreamSession(Iterator[FramesArray]):
         *,
         on_progress: Callable[[Progress], None] = lambda _progress: None,
         closes: Callable[[], None] = lambda: None,
+        snapshot: Snapshot | None = None,
     ) -> None:
         self.summary: RenderSummary | None = None
         self._engine, self._job, self._on_progress, self._closes = engine, job, on_progress, closes
-        self._made = 0
+        self._made = 0 if snapshot is None else snapshot.frame
         self._over: str | None = None
-        self._events = engine.render(job.request)
+        self._turn = threading.Lock()  # held while the stream is exchanged for another
+        self._events = engine.render(job.request, snapshot)
 
     @property
     def fps(self) -> Fraction:
@@ -72,7 +83,7 @@ class StreamSession(Iterator[FramesArray]):
 
     @property
     def position(self) -> int:
-        """Pixel frames that were taken."""
+        """The pixel frame that comes next."""
         return self._made
 
     def __next__(self) -> FramesArray:
@@ -82,7 +93,7 @@ class StreamSession(Iterator[FramesArray]):
             StopIteration: The video is complete; `summary` says what it took.
             ReelrayError: The stream failed.
         """
-        for event in self._events:
+        while (event := self._next_event()) is not None:
             if isinstance(event, Progress):
                 self._on_progress(event)
             elif isinstance(event, Frames):
@@ -148,14 +159,76 @@ class StreamSession(Iterator[FramesArray]):
         self._over = self._over or "the stream was stopped"
         return float(standing.frames / self.fps)
 
+    def snapshot(self, path: str | Path, kind: str = "exact") -> float:
+        """Write the stream into a file from which `reelray.resume` goes on; this one goes on too.
+
+        Args:
+            path: The file; one that is there is replaced.
+            kind: ``exact`` goes on with the same bits and at once, and is large; ``replay`` goes on with the same bits
+                and is small, but all forwards that were remembered are repeated; ``quick`` repeats those of the chunks
+                in memory only, and does not go on with the same bits.
+
+        Returns:
+            Seconds of video after which the other one begins: the engine is ahead of the frames that were taken.
+
+        Raises:
+            InputError: The stream has ended, or there is no such kind.
+            OutputError: The file cannot be written.
+        """
+        snapshot = self._put_down(read_kind(kind))
+        write_snapshot(
+            Path(path), SnapshotFile(snapshot=snapshot, model=str(self._job.model.path.absolute()), fps=self.fps)
+        )
+        return float(snapshot.frame / self.fps)
+
+    def fork(self, prompt: str | None = None) -> "StreamSession":
+        """Have a second stream that goes its own way from here, on the same engine; this one goes on too.
+
+        Args:
+            prompt: What it shows from its next chunk on; None means what this one shows.
+
+        Returns:
+            The other one. It begins where the engine is, ahead of the frames that were taken: see its `position`. The
+            engine closes with the session that opened it, and so do all others.
+
+        Raises:
+            InputError: The stream has ended.
+            ResourceError: There is no room for two; this one goes on.
+        """
+        snapshot = self._put_down(SnapshotKind.EXACT)
+        job = replace(self._job, request=replace(snapshot.request, request_id=new_request_id()))
+        other = StreamSession(self._engine, job, on_progress=self._on_progress, snapshot=snapshot)
+        if prompt is not None:
+            other.say(prompt)
+        return other
+
+    def seek(self, seconds: float | str) -> float:
+        """Go back to the last beginning of a chunk before a time; what followed is forgotten, prompts included.
+
+        What comes before is made again, from the beginning of the video, and not shown.
+
+        Returns:
+            Seconds of video at which it goes on.
+
+        Raises:
+            InputError: The stream has ended, or has not come so far.
+        """
+        self._check_open()
+        request, snapshot = rewind_request(self._job, read_seconds(seconds, zero=True), before=self._made)
+        request = replace(request, request_id=new_request_id())
+        snapshot = replace(snapshot, request=request, digest=self._engine.description.digest)
+        with self._turn:
+            old, self._events = self._events, self._engine.render(request, snapshot)
+            self._job, self._made = replace(self._job, request=request), snapshot.frame
+        _close(old)
+        return float(snapshot.frame / self.fps)
+
     def close(self) -> None:
         """End the stream where it is; may be called twice."""
         self._over = self._over or "the stream was closed"
         closes, self._closes = self._closes, lambda: None
         try:
-            close = getattr(self._events, "close", None)
-            if close is not None:
-                close()
+            _close(self._events)
         finally:
             closes()
 
@@ -167,10 +240,37 @@ class StreamSession(Iterator[FramesArray]):
     ) -> None:
         self.close()
 
-    def _tell(self, order: Order) -> Standing:
+    def _next_event(self) -> Event | None:
+        """The next event of the stream, which may be another one once it was sought in; None at the end."""
+        while True:
+            events = self._events
+            try:
+                event = next(events, None)
+            except CancelledError:
+                event = None
+                if events is self._events:
+                    raise
+            with self._turn:
+                if events is self._events:
+                    return event
+
+    def _put_down(self, kind: SnapshotKind) -> Snapshot:
+        self._check_open()
+        return self._engine.snapshot(self._job.request.request_id, kind)
+
+    def _check_open(self) -> None:
         if self._over is not None:
             raise InputError(f"{self._over}; nothing can be said to it any more")
+
+    def _tell(self, order: Order) -> Standing:
+        self._check_open()
         standing = self._engine.tell(self._job.request.request_id, order)
         said: dict[str, Any] = {"prompt": standing.prompt, "changes": standing.changes, "frames": standing.frames}
         self._job = replace(self._job, request=replace(self._job.request, **said))
         return standing
+
+
+def _close(events: Iterator[Event]) -> None:
+    close = getattr(events, "close", None)
+    if close is not None:
+        close()

@@ -24,19 +24,17 @@ class Snapshot:
         digest: Of the model's files; only that model can go on.
         request: By what was said until then.
         windows: Window steps done.
-        pieces: Pieces that the decoder's state has behind it.
-        pieces_sent: Pieces whose frames went out; they are not sent again.
+        decoded: Latent frames that the decoder's state has behind it.
         chunks_begun: Chunks whose prompts are settled.
-        frame: The first pixel frame that did not go out.
-        parts: What the ranks wrote, by name.
+        frame: The first pixel frame that did not go out; those before it are not sent again.
+        parts: What the ranks wrote, by name; nothing means the beginning.
     """
 
     kind: SnapshotKind
     digest: str
     request: RenderRequest
     windows: int
-    pieces: int
-    pieces_sent: int
+    decoded: int
     chunks_begun: int
     frame: int
     parts: Mapping[str, bytes]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from reelray.proto.errors import SnapshotError
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.proto.step_plan import DECODE_PART
 from reelray.scheduler.rollout import Rollout
@@ -20,7 +21,7 @@ class PuttingDown:
     def __init__(self, rollout: Rollout, kind: SnapshotKind, crews: int) -> None:
         self._rollout, self._kind = rollout, kind
         self._parts: dict[str, bytes] = {}
-        self._windows = self._pieces = 0
+        self._windows = self._decoded = 0
         self._crews = self._missing = crews
         rollout.put_down = kind
 
@@ -40,7 +41,7 @@ class PuttingDown:
         rollout, self._missing = self._rollout, self._missing - 1
         self._parts |= parts
         self._windows = rollout.windows_done if denoised else self._windows
-        self._pieces = rollout.pieces_done if decoded else self._pieces
+        self._decoded = rollout.decoded if decoded else self._decoded
         if self._missing:
             return None
         return Snapshot(
@@ -48,8 +49,7 @@ class PuttingDown:
             digest="",
             request=rollout.request,
             windows=self._windows,
-            pieces=self._pieces if DECODE_PART in self._parts else 0,
-            pieces_sent=rollout.pieces_sent,
+            decoded=self._decoded if DECODE_PART in self._parts else 0,
             chunks_begun=rollout.chunks_begun,
             frame=rollout.frames_sent,
             parts=self._parts,
@@ -57,7 +57,16 @@ class PuttingDown:
 
 
 def take_up(rollout: Rollout, snapshot: Snapshot) -> None:
-    """Have a fresh rollout go on from a snapshot of its request."""
-    rollout.saved = Saved(windows=snapshot.windows, pieces=snapshot.pieces, parts=snapshot.parts)
-    rollout.pieces_sent, rollout.chunks_begun = snapshot.pieces_sent, snapshot.chunks_begun
+    """Have a fresh rollout go on from a snapshot of its request.
+
+    Raises:
+        SnapshotError: It was decoded in pieces of another size.
+    """
+    ends = [0, *(piece.end for piece in rollout.pieces)]
+    if snapshot.decoded not in ends:
+        raise SnapshotError("the snapshot comes from an engine that decodes pieces of another size")
+    pieces = ends.index(snapshot.decoded)
+    rollout.saved = Saved(windows=snapshot.windows, pieces=pieces, parts=snapshot.parts or None)
+    rollout.pieces_sent = sum(rollout.facts.frames(end) <= snapshot.frame for end in ends[1:])
+    rollout.chunks_begun = snapshot.chunks_begun
     rollout.rewind()

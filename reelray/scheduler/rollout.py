@@ -86,12 +86,12 @@ class Rollout:
         self.chunks = cut_chunks(recipe.chunking, facts.latent_frames(request.frames, endless=recipe.is_endless))
         self._steps = ChunkSteps(recipe, self.chunks, request.changes, grows=request.live)
         size = self._limits.piece_latent_frames(facts, width=request.width, height=request.height)
-        self._pieces = cut_pieces(self.chunks, size)
+        self.pieces = cut_pieces(self.chunks, size)
 
     @property
     def frames_sent(self) -> int:
         """Pixel frames that the client has, or will get."""
-        return self.facts.frames(self._pieces[self.pieces_sent - 1].end) if self.pieces_sent else 0
+        return self.facts.frames(self.pieces[self.pieces_sent - 1].end) if self.pieces_sent else 0
 
     @property
     def has_work(self) -> bool:
@@ -101,7 +101,7 @@ class Rollout:
     @property
     def steps_left(self) -> int:
         """Windows to be moved and pieces to be decoded until the end."""
-        return len(self._steps) - self.windows_done + len(self._pieces) - self.pieces_done
+        return len(self._steps) - self.windows_done + len(self.pieces) - self.pieces_done
 
     @property
     def keeps_turn(self) -> bool:
@@ -141,7 +141,7 @@ class Rollout:
         """
         if not self._goes_on or self.is_decoded:
             return None
-        piece = self._pieces[self.pieces_done]
+        piece = self.pieces[self.pieces_done]
         silent = self.pieces_done < self.pieces_sent
         owed = 0 if silent else self._unacknowledged_frames
         if piece.end > self._clean_latent_frames() or (owed and owed + self._frames(piece) > self._limits.frame_credit):
@@ -150,7 +150,7 @@ class Rollout:
             request_id=self.request.request_id,
             first_latent_frame=piece.first,
             latent_frames=piece.length,
-            last=self.pieces_done == len(self._pieces) - 1,
+            last=self.pieces_done == len(self.pieces) - 1,
             silent=silent,
             lane=self._lane,
         )
@@ -167,15 +167,19 @@ class Rollout:
         ]
 
     @property
+    def decoded(self) -> int:
+        """Latent frames that are decoded."""
+        return self.pieces[self.pieces_done - 1].end if self.pieces_done else 0
+
+    @property
     def is_decoded(self) -> bool:
         """Whether every frame was decoded."""
-        return self.pieces_done == len(self._pieces)
+        return self.pieces_done == len(self.pieces)
 
     @property
     def waits_for_decode(self) -> bool:
         """Whether there are clean latents that are not decoded."""
-        decoded = self._pieces[self.pieces_done - 1].end if self.pieces_done else 0
-        return self._goes_on and decoded < self._clean_latent_frames()
+        return self._goes_on and self.decoded < self._clean_latent_frames()
 
     def steps_left_of(self, window: WindowStep) -> int:
         """Denoise steps until a window's chunk is clean, its own included."""
@@ -198,7 +202,7 @@ class Rollout:
 
     def piece_decoded(self) -> Progress:
         """Note that the piece of `next_decode` was decoded and is on its way to the client."""
-        piece = self._pieces[self.pieces_done]
+        piece = self.pieces[self.pieces_done]
         self.pieces_done += 1
         if self.pieces_done > self.pieces_sent:
             self.pieces_sent = self.pieces_done
@@ -269,8 +273,7 @@ class Rollout:
         return self.chunks[done - 1].end if done else 0
 
     def _chunks_decoded(self) -> int:
-        decoded = self._pieces[self.pieces_done - 1].end if self.pieces_done else 0
-        return sum(chunk.end <= decoded for chunk in self.chunks)
+        return sum(chunk.end <= self.decoded for chunk in self.chunks)
 
     def _frames(self, piece: Span) -> int:
         before = self.facts.frames(piece.first) if piece.first else 0

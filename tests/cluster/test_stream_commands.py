@@ -32,6 +32,10 @@ class Session:
     def resume(self):
         self.told.append(("resume",))
 
+    def snapshot(self, path, kind="exact"):
+        self.told.append(("snapshot", path, kind))
+        return 3.0
+
     def stop(self):
         self.told.append(("stop",))
         return 12.0
@@ -46,6 +50,9 @@ class Session:
         ("/resume", ("resume",), "it goes on"),
         ("/extend 10s", ("extend", "10s"), "the video now has 70.00 s"),
         ("/stop", ("stop",), "the video ends at 12.00 s"),
+        ("/snapshot my cat.snap", ("snapshot", "my cat.snap", "exact"), "--from my cat.snap goes on at 3.00 s"),
+        ("/snapshot a.snap quick", ("snapshot", "a.snap", "quick"), "--from a.snap goes on at 3.00 s"),
+        ("/snapshot", None, "error: /snapshot takes a file"),
         ("/help", None, "a line is the next prompt"),
         ("/halp", None, "error: there is no order /halp; a line is the next prompt"),
         ("/at 10s", None, "error: /at takes a time and a prompt"),

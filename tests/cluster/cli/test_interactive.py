@@ -9,19 +9,21 @@ import pytest
 
 from reelray.cluster.cli.entry import main
 
-SMALL = ["--size", "48x32", "--fps", "16", "--engine", "local", "--device", "cpu", "--seed", "3", "--json"]
+HERE = ["--engine", "local", "--device", "cpu", "--json"]
+SMALL = ["a red circle", "--size", "48x32", "--fps", "16", "--seed", "3"]
 
 
 @pytest.fixture
 def play(tiny_stream, tmp_path, capfd, monkeypatch):
-    def play(*arguments, typed="", output="out.npy"):
+    def play(*arguments, typed="", output="out.npy", begins=True):
         source, sink = os.pipe()
         os.write(sink, typed.encode())
         os.close(sink)
         with os.fdopen(source) as stdin:
             monkeypatch.setattr(sys, "stdin", stdin)
             path = tmp_path / output
-            code = main(["stream", "a red circle", "-m", str(tiny_stream), "-o", str(path), *SMALL, *arguments])
+            wish = SMALL if begins else []
+            code = main(["stream", *wish, "-m", str(tiny_stream), "-o", str(path), *HERE, *arguments])
         said = capfd.readouterr()
         return code, (json.loads(said.out) if said.out else None), said.err, path
 
@@ -57,3 +59,40 @@ def test_the_end_of_the_input_lets_the_stream_go_on(play):
     code, live, said, _ = play("-i", "--seconds", "2", typed="/pause\n", output="c.mp4")
     assert code == 0, said
     assert live["frames"] == 37
+
+
+def test_a_snapshot_is_taken_and_gone_on_from(play, tmp_path):
+    snapshot = tmp_path / "a.snap"
+    typed = f"/pause\n/snapshot {snapshot} replay\n/snapshot {tmp_path}/no/b.snap\n/snapshot\n/resume\n"
+    code, _, said, path = play("-i", "--frames", "45", typed=typed)
+    assert code == 0, said
+    assert f"--from {snapshot} goes on at" in said
+    assert "error: cannot write" in said
+    assert "error: /snapshot takes a file" in said
+    whole = np.load(path)
+    code, rest, said, path = play("--from", str(snapshot), output="rest.npy", begins=False)
+    assert code == 0, said
+    assert rest["first_frame"] + rest["frames"] == 45
+    assert np.array_equal(np.load(path), whole[rest["first_frame"] :])
+    code, rest, said, path = play("a pink heart", "--from", str(snapshot), output="other.npy", begins=False)
+    assert code == 0, said
+    assert [change["prompt"] for change in rest["later_prompts"]] == ["a pink heart"]
+    assert not np.array_equal(np.load(path), whole[rest["first_frame"] :])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--from", "no.snap"), "snapshot 'no.snap' cannot be read"),
+        (("--from", "no.snap", "--seconds", "3"), "--seconds was given with --from"),
+        (("--from", __file__), "is no snapshot of a stream"),
+        ((), "the prompt is empty"),
+    ],
+)
+def test_wrong_snapshots_are_one_line(play, arguments, told):
+    code, summary, said, path = play(*arguments, begins=False)
+    assert code == 2
+    assert summary is None
+    assert told in said
+    assert said.count("\n") == 1
+    assert not path.exists()
