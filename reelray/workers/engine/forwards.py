@@ -224,6 +224,7 @@ class Forwards:
             attended = kind is SnapshotKind.QUICK
             history = keep_attended(memory.history, rule) if attended else memory.history
             if kind is SnapshotKind.EXACT:
+                self.wake()
                 parts[memory_part(memory.first_head)] = pack(memory.write())
         return state, parts | {history_part(number): pack(asdict(past)) for number, past in enumerate(history)}
 

@@ -9,9 +9,15 @@ from reelray.proto.snapshot import SnapshotKind
 from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, clean_part
 from reelray.workers.engine.packing import on_cpu, pack
 from reelray.workers.engine.role import Role
+from reelray.workers.engine.step_record import StepRecord
 
 if TYPE_CHECKING:
     from reelray.workers.engine.held_request import HeldRequest
+
+
+def add_snapshot(record: StepRecord, held: "HeldRequest", role: Role, kind: SnapshotKind) -> None:
+    """Put a request down in the report of a step; every rank that holds it calls this, whatever it tells."""
+    record.add_snapshot(held.request.request_id, role.choose(put_down(held, role, kind)))
 
 
 def put_down(held: "HeldRequest", role: Role, kind: SnapshotKind) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ from reelray.workers.engine.device_memory import device_name, peak_bytes, synchr
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.memory_rooms import MemoryRooms
-from reelray.workers.engine.put_down import put_down
+from reelray.workers.engine.put_down import add_snapshot
 from reelray.workers.engine.regroup import Regrouper
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
@@ -238,7 +238,9 @@ class Rank:
             record.add_commit(request_id, role.choose(here[request_id].save()))
         for step in plan.snapshots:
             if step.request_id in here:
-                record.add_snapshot(step.request_id, role.choose(put_down(here[step.request_id], role, step.kind)))
+                held = here[step.request_id]
+                write = partial(add_snapshot, record, held, role, step.kind)
+                self._attempt(record, held.request, Stage.REMEMBER, write, told=False)
 
     def _on_held(
         self,

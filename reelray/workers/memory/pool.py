@@ -152,7 +152,7 @@ class PagePool:
 
     def _find(self, frames: Sequence[Sequence[int]]) -> Tensor:
         places = [place for pages in frames for place in self.arena.places(pages)]
-        return torch.tensor(places, device=self.arena.storage_PX.device)
+        return torch.tensor(places, dtype=torch.int64, device=self.arena.storage_PX.device)
 
     def _rows_of(self, tokens: int) -> int:
         return self.pages_for(tokens) * self.rows

@@ -10,6 +10,7 @@ from reelray.proto.request import RequestId
 from reelray.proto.session import Extend, Pause, Resume, Say
 from reelray.proto.snapshot import SnapshotKind
 from reelray.proto.step_plan import DECODE_PART, find_history, find_memory
+from reelray.proto.storage import Storage
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.packing import unpack
 from reelray.workers.engine.rank import Rank
@@ -228,3 +229,45 @@ def test_no_pages_stay_behind(model):
     (room,) = rank._rooms._rooms.values()
     assert room.pool.free == room.pool.unpromised == room.pool.pages
     assert unpack(find_memory(snapshot.parts)[0][1])[0]["entries"]
+
+
+@pytest.mark.parametrize("storage", [Storage.FP8, Storage.INT8])
+def test_memory_in_8_bits_is_put_down_exactly(model, storage):
+    request = live_request("recache", latent_frames=10)
+    rule = replace(request.recipe.memory, storage=storage)
+    request = replace(request, recipe=replace(request.recipe, memory=rule))
+    whole = run_whole(model, request)
+    for kind in FAITHFUL:
+        drive = Drive(model)
+        drive.submit(request)
+        drive.run(begins(3))
+        snapshot = put_down(drive, kind)
+        assert take_up(model, snapshot) == whole[bytes_of(snapshot.frame) :]
+
+
+def test_a_stream_that_rests_is_put_down_too(model):
+    request = live_request("recache", latent_frames=10)
+    drive = Drive(model)
+    drive.submit(request)
+    drive.run(begins(3))
+    drive.rank._held["a"].forwards.park()
+    drive.core.tell("a", Pause())
+    snapshot = put_down(drive, SnapshotKind.EXACT)
+    assert take_up(model, snapshot) == run_whole(model, request)[bytes_of(snapshot.frame) :]
+
+
+def test_a_snapshot_that_fails_ends_its_stream_alone(model, monkeypatch):
+    drive = Drive(model, EngineLimits())  # nothing else packs a decoder's state
+    for name in "ab":
+        drive.submit(live_request("keep", name, latent_frames=8))
+    drive.run(begins(1))
+
+    def fail(*_arguments, **_options):
+        raise torch.OutOfMemoryError("no memory is left")
+
+    monkeypatch.setattr(type(model), "pack_decode_state", fail)
+    drive.core.snapshot(RequestId("a"), SnapshotKind.EXACT)
+    drive.run()
+    assert set(drive.failures) == {"a"}
+    assert not drive.snapshots
+    assert drive.videos["b"] == run_whole(model, live_request("keep", "b", latent_frames=8))

@@ -379,13 +379,13 @@ def test_a_stream_that_rests_after_every_step_is_the_same(model, case):
     rests = 0
     while (plan := core.next_step(0.0)) is not None:
         for held in rank._held.values():
-            held._forwards.prefetch()
-            held._forwards.wake()
+            held.forwards.prefetch()
+            held.forwards.wake()
         report = rank.execute(plan)
         core.report(report)
         for held in rank._held.values():
             with torch.inference_mode():
-                held._forwards.park()
+                held.forwards.park()
                 for room in rank._rooms._rooms.values():
                     assert room.arena.free == room.arena.unpromised == room.arena.pages
                     room.arena.storage_PX[:64].fill_(255)
