@@ -1,6 +1,7 @@
 """Snapshots: from what the ranks wrote to something that another engine can go on from, and back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from reelray.proto.errors import SnapshotError
 from reelray.proto.snapshot import Snapshot, SnapshotKind
@@ -60,8 +61,11 @@ def take_up(rollout: Rollout, snapshot: Snapshot) -> None:
     """Have a fresh rollout go on from a snapshot of its request.
 
     Raises:
-        SnapshotError: It was decoded in pieces of another size.
+        SnapshotError: It is one of another request, or was decoded in pieces of another size.
     """
+    request = rollout.request
+    if replace(snapshot.request, request_id=request.request_id) != request:
+        raise SnapshotError("the request is not the one of its snapshot; only its name may be another")
     ends = [0, *(piece.end for piece in rollout.pieces)]
     if snapshot.decoded not in ends:
         raise SnapshotError("the snapshot comes from an engine that decodes pieces of another size")
