@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
+from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.render import RenderJob
-from reelray.proto.errors import InputError
+from reelray.proto.errors import InputError, PromptError
 from reelray.proto.request import RenderRequest
 from reelray.proto.snapshot import Snapshot, SnapshotKind
+from reelray.workers.models.registry import count_tokens
 
 
 def as_live(job: RenderJob, *, rounds: bool) -> RenderJob:
@@ -65,6 +67,20 @@ def rewind_request(job: RenderJob, seconds: float, *, before: int) -> tuple[Rend
         frame=frame,
         parts={},
     )
+
+
+def check_tokens(prompt: str, model: ModelEntry) -> None:
+    """Refuse a prompt that the text encoder would refuse, which would end a stream that runs.
+
+    Raises:
+        PromptError: It has too many tokens.
+    """
+    most = model.facts.text_tokens
+    if len(prompt.encode()) < most:  # no token is shorter than a byte, and one is the end
+        return
+    tokens = count_tokens(model.path, prompt)
+    if tokens > most:
+        raise PromptError(f"the prompt has {tokens} tokens and the model reads at most {most}; shorten it")
 
 
 def read_kind(kind: str) -> SnapshotKind:

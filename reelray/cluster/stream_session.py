@@ -17,7 +17,7 @@ from reelray.cluster.prompt_changes import latent_frame_at, read_seconds
 from reelray.cluster.render import RenderJob, check_text, new_request_id
 from reelray.cluster.render_session import check_order, frames_array
 from reelray.cluster.snapshot_file import SnapshotFile, write_snapshot
-from reelray.cluster.stream_job import read_kind, rewind_request
+from reelray.cluster.stream_job import check_tokens, read_kind, rewind_request
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import CancelledError, InputError, PromptError
 from reelray.proto.events import Event, Frames, Progress
@@ -124,6 +124,7 @@ class StreamSession(Iterator[FramesArray]):
         text = check_text("prompt", prompt, facts)
         if not text:
             raise PromptError("the prompt is empty; say what the video shows from then on")
+        check_tokens(text, self._job.model)
         latent_frame = None if at is None else latent_frame_at(read_seconds(at), self.fps, facts)
         return float(self._tell(Say(prompt=text, latent_frame=latent_frame)).frame / self.fps)
 

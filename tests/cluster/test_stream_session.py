@@ -93,6 +93,9 @@ def test_what_is_wrong_is_refused_and_the_stream_goes_on(start, known):
         session.pause()
         with pytest.raises(PromptError, match="empty"):
             session.say("  ")
+        with pytest.raises(PromptError, match="tokens and the model reads at most 32"):
+            session.say("a red circle " * 40)
+        session.say("a red circle")  # from frame 0 on
         with pytest.raises(InputError, match="write seconds after the beginning"):
             session.say("x", at="later")
         with pytest.raises(InputError, match="after the end"):
