@@ -31,9 +31,10 @@ from benchmarks.harness import describe_machine
 from reelray.cluster.calibration import load_calibration
 from reelray.cluster.decode_choice import choose_decode, list_choices
 from reelray.cluster.local_engine import LocalEngine
+from reelray.proto.chunking import Chunking
 from reelray.proto.events import Done, Frames
 from reelray.proto.placement import Placement
-from reelray.proto.recipe import Chunking, Guidance, Schedule, Solver
+from reelray.proto.recipe import Guidance, Schedule, Solver
 from reelray.proto.request import RenderRequest, RenderSummary, RequestId
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.plan.choice import choose, rank_layouts

@@ -23,9 +23,9 @@ from typing import Any
 from benchmarks.harness import describe_machine
 from reelray.cluster.checkpoint_loader import CheckpointLoader, describe_model
 from reelray.cluster.model_catalog import PACKAGED
+from reelray.proto.chunking import Chunking
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout, Place
-from reelray.proto.recipe import Chunking
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import Admit, DecodeStep, Move, StepPlan, StepReport, WindowStep
 from reelray.workers.engine.gang import Gang, GangSpec

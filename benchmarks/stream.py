@@ -230,6 +230,9 @@ def run_case(case: Case, model: Any, chunks: int, *, tiny: bool, profile: bool) 
         ]
         played = play_together(engine, requests)
         row |= measure(played, watched, full) | {"target_fps": case.target_fps}
+        if torch.cuda.is_available():
+            row["peak_bytes"] = torch.cuda.max_memory_allocated()
+            row["allocator_retries"] = torch.cuda.memory_stats()["num_alloc_retries"]
         if profile:
             last = request_of(recipe, "profiled", full + 3, tiny=tiny)
             row["kernels_of_a_stream"] = profile_kernels(lambda: play(engine, last), count=40)

@@ -30,7 +30,7 @@ def estimate_bytes(request: RenderRequest, model: ModelEntry, *, share: float = 
     """
     facts = model.facts
     latent_frames = facts.latent_frames(request.frames, endless=request.recipe.is_endless)
-    window = min(latent_frames, request.recipe.chunking.latent_frames or latent_frames)
+    window = min(latent_frames, request.recipe.in_flight * (request.recipe.chunking.latent_frames or latent_frames))
     tokens = facts.tokens(window, request.width, request.height)
     in_flight = 0.0 if share == 1.0 else BLOCKS_IN_FLIGHT / facts.layers
     weights = facts.parameters * WEIGHT_BYTES * min(1.0, share + in_flight)

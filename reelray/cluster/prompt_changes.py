@@ -36,14 +36,13 @@ def choose_changes(
     """
     if not wanted:
         return ()
-    chunk = recipe.chunking.latent_frames
     total = facts.latent_frames(frames, endless=recipe.is_endless)
-    first = recipe.chunking.first_latent_frames or chunk
-    if chunk is None or first is None:
+    if recipe.chunking.text_frames is None:
         raise UnsupportedError(
             f"model '{recipe.name}' makes whole clips of one prompt; prompts that follow each other need a model that "
             "makes its video chunk by chunk"
         )
+    first, chunk = recipe.chunking.text_frames
     last_begin = 0 if total <= first else first + (total - first - 1) // chunk * chunk
     changes: list[PromptChange] = []
 

@@ -296,6 +296,11 @@ def choose_recipe(options: RenderOptions, recipe: Recipe) -> Recipe:
         fixed = len(schedule.timesteps) or len(guidance.per_step)
         if fixed and steps != fixed:
             raise UnsupportedError(f"steps is {steps}, but model '{recipe.name}' is made for exactly {fixed} steps")
+        if recipe.chunking.stagger is not None and steps < recipe.chunking.stagger:
+            raise InputError(
+                f"steps is {steps}; chunks of model '{recipe.name}' are {recipe.chunking.stagger} steps apart, so it "
+                "takes no fewer"
+            )
         schedule = replace(schedule, steps=int(steps))
     return replace(recipe, schedule=schedule, guidance=guidance)
 

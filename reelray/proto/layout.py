@@ -128,13 +128,13 @@ def check_regroup(layouts: Sequence[Layout]) -> None:
 
 
 def check_remembering_layout(layout: Layout) -> None:
-    """Refuse a layout whose ranks cannot remember what chunks attend.
+    """Refuse a layout that is not for chunks which attend others, remembered or in flight.
 
     Raises:
         UnsupportedError: It splits the layers, or sends keys around a ring: what is remembered would have to go too.
     """
     if layout.pipe > 1 or layout.ring > 1:
         raise UnsupportedError(
-            f"layout {layout} splits what chunks remember; for a recipe with memory take cfg and ulysses, such as "
-            "ulysses=2"
+            f"layout {layout} splits what chunks attend of others; for a recipe with memory, or with chunks in flight, "
+            "take cfg and ulysses, such as ulysses=2"
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.storage import Storage
 
 
@@ -42,6 +43,8 @@ class Schedule:
         warp: Map each entry v of `timesteps` through the shifted 1000-entry table (entry 1000 - v).
         prediction: What the network predicts.
         first_chunks: Timestep lists of the first chunks of a video, one for each; the others go by `timesteps`.
+        loses_start: Correct the first step of UniPC from where it led, not from where it began. The published loop of
+            SkyReels-V2 does, by writing over the latents that its solver keeps.
     """
 
     solver: Solver = Solver.UNIPC
@@ -51,8 +54,11 @@ class Schedule:
     warp: bool = False
     prediction: Prediction = Prediction.FLOW
     first_chunks: tuple[tuple[float, ...], ...] = ()
+    loses_start: bool = False
 
     def __post_init__(self) -> None:
+        if self.loses_start and self.solver is not Solver.UNIPC:
+            raise ValueError(f"loses_start is a fault of unipc, and the solver is {self.solver}")
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if self.shift <= 0:
@@ -105,25 +111,6 @@ class Guidance:
         return any(weight != 1.0 for weight in self.per_step or (self.scale,))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunking:
-    """How a video is cut in time.
-
-    Args:
-        latent_frames: Latent frames generated together; None means the whole clip is one chunk.
-        first_latent_frames: Size of the first chunk; None means the same as the others.
-    """
-
-    latent_frames: int | None = None
-    first_latent_frames: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("latent_frames", "first_latent_frames"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1, or null for the whole clip")
-
-
 class Sink(StrEnum):
     """What becomes of the first frames of a video."""
 
@@ -136,6 +123,12 @@ class Placement(StrEnum):
 
     ABSOLUTE = "absolute"  # where they stand in the video
     RELATIVE = "relative"  # 0, 1, ... in the order of the regions, the window last
+    # The sink right before the latest frames, which stand where they stand in the video. A clean pass attends the
+    # latest frames only, as many as sink and local are in all.
+    ANCHORED = "anchored"
+    WRAPPED = (
+        "wrapped"  # where they stand in the video, until that is `wrap`: then from the last attended place on again
+    )
 
 
 class Commit(StrEnum):
@@ -143,6 +136,7 @@ class Commit(StrEnum):
 
     CLEAN = "clean_pass"  # one more, of the clean chunk
     LAST_STEP = "last_step"  # that of the last denoise step
+    EVERY_STEP = "every_step"  # each, in a memory of its own for each noise level; of the first chunk the last, in all
 
 
 class PromptSwitch(StrEnum):
@@ -164,6 +158,7 @@ class MemoryRule:
         sink_kept: Share of a moving sink that stays when a frame is folded into it.
         means: For each running mean of frames that have left, the share of the newest one.
         placement: Positions of what is attended.
+        wrap: Temporal position that no frame has where places are wrapped.
         commit: Which forward is remembered.
         commit_timestep: Timestep of the clean pass.
         switch: What a change of the prompt does.
@@ -178,6 +173,7 @@ class MemoryRule:
     sink_kept: float = 0.999
     means: tuple[float, ...] = ()
     placement: Placement = Placement.ABSOLUTE
+    wrap: int = 0
     commit: Commit = Commit.CLEAN
     commit_timestep: float = 0.0
     switch: PromptSwitch = PromptSwitch.KEEP
@@ -186,15 +182,31 @@ class MemoryRule:
 
     @property
     def is_endless(self) -> bool:
-        """Whether positions never run out: what is attended is counted anew for every chunk."""
-        return self.placement is Placement.RELATIVE
+        """Whether positions never run out: what is attended is counted anew for every chunk, or places come again."""
+        return self.placement in {Placement.RELATIVE, Placement.WRAPPED}
 
     @property
     def attended(self) -> int:
         """Most latent frames that a chunk attends, its own included."""
         return self.sink + len(self.means) + self.local
 
+    @property
+    def held(self) -> int:
+        """Most latent frames that are remembered at once, those of a chunk that is being remembered included."""
+        unseen = self.sink if self.placement is Placement.ANCHORED else 0  # clean passes reach farther back
+        return self.attended + unseen
+
+    def place(self, latent_frame: int) -> int:
+        """Where a frame of the video stands in time when places are absolute, or wrapped."""
+        begin = self.attended - 1
+        if self.placement is not Placement.WRAPPED or latent_frame < begin:
+            return latent_frame
+        return begin + (latent_frame - begin) % (self.wrap - begin)
+
     def __post_init__(self) -> None:
+        self._check_places()
+        if self.commit is Commit.EVERY_STEP and self.switch is PromptSwitch.RECACHE:
+            raise ValueError("switch is recache; it remembers clean frames, and with commit every_step none are")
         if self.switch is not PromptSwitch.KEEP and self.switch_frames < 1:
             raise ValueError(f"switch_frames is {self.switch_frames}; for {self.switch} it must be at least 1")
         if self.switch is PromptSwitch.RECACHE and self.switch_frames > self.sink + self.local:
@@ -212,10 +224,21 @@ class MemoryRule:
             raise ValueError(f"means holds {list(self.means)}; every share must lie in 0..1 and not be 0")
         if not 0 <= self.commit_timestep <= 1000:
             raise ValueError(f"commit_timestep is {self.commit_timestep}; it must lie in 0..1000")
+
+    def _check_places(self) -> None:
+        wraps = self.placement is Placement.WRAPPED
+        if self.wrap < self.attended if wraps else self.wrap:
+            raise ValueError(
+                f"wrap is {self.wrap}; with placement wrapped it must be at least {self.attended}, as many frames as "
+                "are attended, and 0 with others"
+            )
+        moves = self.sink_kind is Sink.MOVING or bool(self.means)
         if moves and self.storage is not Storage.EXACT:
             raise ValueError(f"storage is {self.storage}, in which a mean of frames loses what is folded in; use exact")
-        if moves and self.placement is Placement.ABSOLUTE:
-            raise ValueError("placement is absolute, and means of frames have no place in the video; use relative")
+        if moves and self.placement is not Placement.RELATIVE:
+            raise ValueError(
+                f"placement is {self.placement}, and means of frames have no place in the video; use relative"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -270,9 +293,23 @@ class Recipe:
     @property
     def is_endless(self) -> bool:
         """Whether its positions never run out."""
+        if self.chunking.round_latent_frames is not None:
+            return True
         return self.memory is not None and self.memory.is_endless
 
+    @property
+    def in_flight(self) -> int:
+        """Most chunks that share a forward."""
+        chunking = self.chunking
+        if chunking.stagger is None or chunking.latent_frames is None:
+            return 1
+        if chunking.round_latent_frames is not None:
+            return chunking.round_latent_frames // chunking.latent_frames
+        return -(-self.schedule.length // chunking.stagger)
+
     def __post_init__(self) -> None:
+        if self.chunking.stagger is not None:
+            self._check_flight(self.chunking.stagger)
         lengths = {len(listed) for listed in (*self.schedule.first_chunks, self.schedule.timesteps)}
         if self.guidance.per_step and self.schedule.first_chunks and len(lengths) > 1:
             raise ValueError(
@@ -285,7 +322,37 @@ class Recipe:
             raise ValueError("memory needs chunking.latent_frames; a whole clip has no chunk before it")
         if self.memory.local < max(chunk, self.chunking.first_latent_frames or 0):
             raise ValueError(f"memory.local is {self.memory.local}; a chunk's own frames count too, and are {chunk}")
+        if self.memory.local < chunk * self.in_flight:
+            raise ValueError(
+                f"memory.local is {self.memory.local}; frames of all chunks in flight count too, and are "
+                f"{chunk * self.in_flight}"
+            )
         if self.task == "i2v" and self.is_endless:
             raise ValueError(
-                "memory.placement is relative, and an i2v model looks for its picture by absolute positions"
+                f"memory.placement is {self.memory.placement}, and an i2v model looks for its picture by absolute "
+                "positions"
             )
+        if self.memory.commit is Commit.EVERY_STEP and self.schedule.first_chunks:
+            raise ValueError(
+                "memory.commit is every_step; all chunks must have the same steps, and first_chunks differ"
+            )
+
+    def _check_flight(self, stagger: int) -> None:
+        """What chunks in flight cannot have."""
+        if self.schedule.first_chunks:
+            raise ValueError("chunking.stagger needs the same steps for all chunks, and schedule.first_chunks differ")
+        if stagger > self.schedule.length:
+            raise ValueError(f"chunking.stagger is {stagger}; a chunk has {self.schedule.length} steps")
+        if self.guidance.per_step or self.guidance.interval != (0.0, 1.0):
+            raise ValueError("chunking.stagger needs one guidance scale: chunks in a forward are at different steps")
+        if self.task != "t2v":
+            raise ValueError("chunking.stagger needs task t2v")
+        rounds = self.chunking.round_latent_frames is not None
+        if rounds is (self.memory is not None):
+            raise ValueError("chunking.stagger needs memory or chunking.round_latent_frames, and takes not both")
+        if self.memory is None:
+            return
+        if self.memory.commit is not Commit.CLEAN:
+            raise ValueError("chunking.stagger needs memory.commit clean_pass: other forwards are of several chunks")
+        if self.memory.switch is not PromptSwitch.KEEP:
+            raise ValueError("chunking.stagger needs memory.switch keep: chunks in flight are of both prompts")

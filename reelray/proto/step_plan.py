@@ -71,9 +71,39 @@ class Move:
     target: Place
 
 
+class Part(StrEnum):
+    """What a chunk does in a window that holds several."""
+
+    MOVES = "moves"  # by one denoise step
+    WAITS = "waits"  # its first step comes later; it is noise
+    RESTS = "rests"  # it is clean
+    GIVEN = "given"  # it was clean before the round began, and is noised a little anew
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """One chunk of a window.
+
+    Args:
+        chunk: Index of the chunk.
+        latent_frames: Its latent frames.
+        part: What it does.
+        step: Index in its step list, or, of a given one, which forward of the round it is.
+        last: True when it is clean afterwards, and was not before.
+    """
+
+    chunk: int
+    latent_frames: int
+    part: Part = Part.MOVES
+    step: int = 0
+    last: bool = False
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowStep:
     """Move one window by one denoise step.
+
+    Where chunks in flight share a window, `chunk` and `step` are those of the first one that is not clean.
 
     Args:
         request_id: Whose window.
@@ -85,7 +115,10 @@ class WindowStep:
         commits: True when the keys and values of this step's forward are remembered for the chunks that follow.
         prompt: Which of the request's prompts it goes by, 0 first.
         recaches: True when clean frames before the chunk are remembered anew under its prompt: they are the window.
+        level: Which of its memories it attends, where there is one for each noise level, and is remembered in; None
+            where there is one for all.
         lane: Lane of the plan's layout that does it.
+        slots: What it is made of, in the order of time, where chunks share it.
     """
 
     request_id: RequestId
@@ -97,12 +130,19 @@ class WindowStep:
     commits: bool = False
     prompt: int = 0
     recaches: bool = False
+    level: int | None = None
     lane: int = 0
+    slots: tuple[Slot, ...] = ()
+
+    @property
+    def chunks(self) -> tuple[Slot, ...]:
+        """What it is made of: its slots, or its one chunk."""
+        return self.slots or (Slot(chunk=self.chunk, latent_frames=self.latent_frames, step=self.step, last=self.last),)
 
     @property
     def is_clean_pass(self) -> bool:
         """Whether the chunk was clean before: its forward is remembered, and what it predicts is not used."""
-        return self.commits and not self.last and not self.recaches
+        return self.commits and not self.last and not self.recaches and self.level is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

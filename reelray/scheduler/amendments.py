@@ -56,10 +56,11 @@ def extend(
     Raises:
         InputError: Its last chunk has begun, and more cannot follow it.
         SizeError: The model cannot place so many frames.
-        UnsupportedError: The model makes whole clips.
+        UnsupportedError: The model makes whole clips, or its chunks in rounds.
     """
     recipe, last = request.recipe, chunks[-1]
     ids = {"request": str(request.request_id)}
+    _check_rounds(request)
     if recipe.chunking.latent_frames is None:
         raise UnsupportedError(f"model '{recipe.name}' makes whole clips, which cannot be extended", ids=ids)
     size = recipe.chunking.latent_frames
@@ -67,7 +68,9 @@ def extend(
         size = recipe.chunking.first_latent_frames or size
     if begun == len(chunks) and last.length < size:
         raise InputError("the last chunk of the video has begun, and it is shorter than the others", ids=ids)
-    forgets = recipe.memory is not None and recipe.memory.commit is Commit.LAST_STEP and not request.live
+    forgets = recipe.memory is not None and recipe.memory.commit is not Commit.CLEAN and not request.live
+    if begun == len(chunks) and recipe.chunking.stagger is not None:
+        raise InputError("the last chunk of the video has begun, and those in flight with it count on that", ids=ids)
     if begun == len(chunks) and forgets:
         raise InputError("the last chunk of the video has begun, and it will not be remembered", ids=ids)
     frames = facts.frames(last.end + order.latent_frames)
@@ -76,8 +79,21 @@ def extend(
 
 
 def stop(request: RenderRequest, facts: ModelFacts, chunks: Sequence[Span], begun: int) -> RenderRequest:
-    """The request with the chunks that have begun, the first one at least."""
+    """The request with the chunks that have begun, the first one at least.
+
+    Raises:
+        UnsupportedError: The model makes its chunks in rounds.
+    """
+    _check_rounds(request)
     return replace(request, frames=facts.frames(chunks[max(1, begun) - 1].end))
+
+
+def _check_rounds(request: RenderRequest) -> None:
+    if request.recipe.chunking.round_latent_frames is not None:
+        raise UnsupportedError(
+            f"model '{request.recipe.name}' makes its chunks in rounds that its length decides; it cannot change",
+            ids={"request": str(request.request_id)},
+        )
 
 
 def _chunk_from(chunks: Sequence[Span], latent_frame: int) -> int:

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from reelray.proto.recipe import Commit, PromptSwitch, Recipe
 from reelray.proto.request import PromptChange
+from reelray.proto.step_plan import Slot
 from reelray.scheduler.chunks import Span
 
 
@@ -22,6 +23,8 @@ class ChunkStep:
         commits: Whether its forward is remembered.
         prompt: Which prompt it goes by.
         recaches: Whether frames before the chunk are remembered anew.
+        level: Which memory is its own, where each noise level has one.
+        slots: Chunks of its window, where several share it; `chunk` and `step` are then of the first that moves.
     """
 
     chunk: int
@@ -31,10 +34,12 @@ class ChunkStep:
     commits: bool
     prompt: int = 0
     recaches: bool = False
+    level: int | None = None
+    slots: tuple[Slot, ...] = ()
 
 
 class ChunkSteps:
-    """All steps of a video, in order.
+    """All steps of a video whose chunks follow each other, in order; implements `Steps`.
 
     Nothing comes after the last chunk that could attend it, so it is not remembered.
 
@@ -68,8 +73,9 @@ class ChunkSteps:
             return None
         chunk = bisect_right(self._begins, done) - 1
         step, denoises = done - self._begins[chunk] - self._before[chunk], self._denoises[chunk]
-        last = step == denoises - 1
-        remembered = last and chunk != self._forgotten and self._commit is Commit.LAST_STEP
+        last, each = step == denoises - 1, self._commit is Commit.EVERY_STEP
+        remembers = (last and self._commit is Commit.LAST_STEP) or (each and (last or chunk > 0))
+        remembered = remembers and chunk != self._forgotten
         return ChunkStep(
             chunk=chunk,
             step=step,
@@ -78,6 +84,7 @@ class ChunkSteps:
             commits=step in {-1, denoises} or remembered,
             prompt=self._prompts[chunk],
             recaches=step < 0,
+            level=step if each else None,
         )
 
     def clean_chunks(self, done: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reelray.proto.recipe import Chunking
+from reelray.proto.chunking import Chunking
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +38,21 @@ def cut_chunks(chunking: Chunking, latent_frames: int) -> tuple[Span, ...]:
     starts = [0, *range(first_size, latent_frames, size)]
     ends = [*starts[1:], latent_frames]
     return tuple(Span(first=a, length=b - a) for a, b in zip(starts, ends, strict=True))
+
+
+def cut_rounds(chunking: Chunking, chunks: Sequence[Span]) -> list[tuple[range, range]]:
+    """Rounds of chunks: for each, the chunks of earlier ones that it begins with, and its own.
+
+    Args:
+        chunking: Sizes of rounds; without them all chunks are one.
+        chunks: Of the video, as `cut_chunks` cuts them.
+    """
+    if chunking.round_latent_frames is None or chunking.latent_frames is None:
+        return [(range(0), range(len(chunks)))]
+    most, overlap = chunking.round_latent_frames // chunking.latent_frames, chunking.overlap // chunking.latent_frames
+    starts = [0, *range(most, len(chunks), most - overlap)]
+    ends = [*starts[1:], len(chunks)]
+    return [(range(max(0, a - overlap), a), range(a, b)) for a, b in zip(starts, ends, strict=True)]
 
 
 def cut_pieces(chunks: Sequence[Span], size: int) -> tuple[Span, ...]:

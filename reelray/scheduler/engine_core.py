@@ -91,7 +91,7 @@ class EngineCore:
         """
         if request.patching is not None:
             self._check_patching(request, facts)
-        if request.recipe.memory is not None:
+        if request.recipe.memory is not None or request.recipe.chunking.stagger is not None:
             for layout in self._forming.layouts:
                 check_remembering_layout(layout)
         if request.request_id in self._rollouts:

@@ -20,6 +20,8 @@ def pays_to_lend(lending: Lending, request: RenderRequest, *, steps_left: int, j
     """
     if request.recipe.memory is not None:
         return False  # they would have to remember what they did not see
+    if request.recipe.chunking.stagger is not None:
+        return False  # the predicted times are those of one chunk
     if lending.layout.cfg > 1 and not request.recipe.guidance.needs_unconditional:
         return False
     gained_s = steps_left * (lending.apart_step_s - lending.lent_step_s)

@@ -16,10 +16,10 @@ from reelray.proto.step_plan import (
     WindowStep,
     clean_part,
 )
-from reelray.scheduler.chunk_steps import ChunkSteps
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.saved import Saved
+from reelray.scheduler.steps import plan_steps
 
 if TYPE_CHECKING:
     from reelray.proto.layout import Place
@@ -84,7 +84,7 @@ class Rollout:
         facts, recipe = self.facts, request.recipe
         self.request = request
         self.chunks = cut_chunks(recipe.chunking, facts.latent_frames(request.frames, endless=recipe.is_endless))
-        self._steps = ChunkSteps(recipe, self.chunks, request.changes, grows=request.live)
+        self._steps = plan_steps(recipe, self.chunks, request.changes, grows=request.live)
         size = self._limits.piece_latent_frames(facts, width=request.width, height=request.height)
         self.pieces = cut_pieces(self.chunks, size)
 
@@ -126,7 +126,9 @@ class Rollout:
             commits=step.commits,
             prompt=step.prompt,
             recaches=step.recaches,
+            level=step.level,
             lane=self._lane,
+            slots=step.slots,
         )
 
     def next_window_after_frames(self) -> WindowStep | None:

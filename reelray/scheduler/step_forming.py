@@ -127,6 +127,6 @@ class StepForming:
         plan = line.issue(self.generation, now_s, **parts)
         for window in plan.windows:
             rollout = self._roster.rollouts[window.request_id]
-            rollout.chunks_begun = max(rollout.chunks_begun, window.chunk + 1)
+            rollout.chunks_begun = max(rollout.chunks_begun, *(slot.chunk + 1 for slot in window.chunks))
         self.formed.append(plan)
         self._roster.plans += 1

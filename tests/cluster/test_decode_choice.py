@@ -9,8 +9,9 @@ from reelray.cluster.decode_choice import choose_decode, read_decode_ranks
 from reelray.cluster.layout_choice import choose_layout
 from reelray.cluster.render import RenderJob
 from reelray.cluster.residency_choice import read_wish
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError
-from reelray.proto.recipe import Chunking, Guidance, Schedule
+from reelray.proto.recipe import Guidance, Schedule
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, choose, rank_layouts
 from reelray.workers.models.registry import describe_preset
 from reelray.workers.recipes.presets import load_presets

@@ -6,9 +6,10 @@ from fractions import Fraction
 import pytest
 
 from reelray.cluster.prompt_changes import choose_changes, read_seconds
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError, PromptError, UnsupportedError
 from reelray.proto.model_facts import ModelFacts
-from reelray.proto.recipe import Chunking, MemoryRule, Placement, Recipe
+from reelray.proto.recipe import MemoryRule, Placement, Recipe
 from reelray.proto.request import PromptChange
 
 FACTS = ModelFacts(

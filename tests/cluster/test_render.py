@@ -10,8 +10,9 @@ from PIL import Image
 from reelray.cluster.first_frame import fit_picture, load_picture, size_for_picture
 from reelray.cluster.memory_check import check_memory, estimate_bytes
 from reelray.cluster.render import RenderOptions, plan_job
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
-from reelray.proto.recipe import Chunking, Guidance, Schedule
+from reelray.proto.recipe import Guidance, Schedule
 from tests.support.fake_engine import FACTS, RECIPE, fake_entry
 
 

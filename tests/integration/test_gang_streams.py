@@ -4,14 +4,16 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import Chunking, Commit, Guidance, MemoryRule, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, PromptSwitch, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -26,6 +28,7 @@ from tests.support.requests import make_request
 FEW = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 500.0), shift=5.0)
 PLAIN = MemoryRule(local=4, sink=1)
 LAST = MemoryRule(local=4, sink=1, commit=Commit.LAST_STEP)
+LEVELS = MemoryRule(local=3, sink=1, commit=Commit.EVERY_STEP, placement=Placement.WRAPPED, wrap=7)
 RECACHED = MemoryRule(local=4, sink=2, switch=PromptSwitch.RECACHE, switch_frames=6)
 CHANGE = (PromptChange(latent_frame=7, prompt="a blue star spins"),)
 
@@ -35,6 +38,21 @@ def stream(memory, name="a", *, guided=False, **changes):
     recipe = Recipe(name="stream", schedule=FEW, guidance=guidance, chunking=Chunking(latent_frames=2), memory=memory)
     size = {"width": 48, "height": 32, "prompt": "a red circle", "latent_frames": 12}
     return make_request(name, recipe=recipe, **(size | changes))
+
+
+def rolling(name="a", **changes):
+    """Two chunks in flight over an anchored sink."""
+    request = stream(MemoryRule(local=6, sink=2, placement=Placement.ANCHORED), name, **changes)
+    recipe = replace(request.recipe, chunking=Chunking(latent_frames=2, stagger=1))
+    return replace(request, recipe=recipe)
+
+
+def rounds(name="a"):
+    """Chunks of a round together, and the last of it given to the next one."""
+    request = stream(None, name, guided=True)
+    chunking = Chunking(latent_frames=2, stagger=1, round_latent_frames=6, overlap=2, overlap_timestep=20.0)
+    schedule = Schedule(solver=Solver.UNIPC, steps=3, shift=8.0)
+    return replace(request, recipe=replace(request.recipe, chunking=chunking, schedule=schedule))
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +119,11 @@ def kill_at(gang, rank, step):
         (Layout(ulysses=2), stream(RECACHED, changes=CHANGE)),
         (Layout(cfg=2), stream(RECACHED, guided=True, changes=CHANGE)),
         (Layout(cfg=2), stream(LAST, guided=True)),
+        (Layout(ulysses=2), rolling(changes=CHANGE)),
+        (Layout(cfg=2), rounds()),
+        (Layout(ulysses=2), stream(LEVELS)),
     ],
-    ids=["heads", "branches", "branches, last step"],
+    ids=["heads", "branches", "branches, last step", "heads, in flight", "branches, in rounds", "heads, by level"],
 )
 def test_ranks_that_share_a_stream_remember_what_one_remembers(led, alone, layout, request_):
     _, leader = led(layout)
@@ -121,14 +142,15 @@ def test_a_lost_rank_costs_a_stream_nothing(led, alone):
 def test_crews_come_by_a_stream_again_whoever_was_lost(led, alone, rank):
     """Rank 1 only decodes: a chunk on its way to it when it dies is a lost rank, and no error of the request."""
     gang, leader = led(Layout(), decode_ranks=1)
-    for number, step in enumerate((4, 9, 13)):
-        request = stream(PLAIN, f"{rank}-{number}")
+    makers = (partial(stream, PLAIN), partial(stream, PLAIN), rolling, rounds)
+    for number, (step, make) in enumerate(zip((4, 9, 6, 7), makers, strict=True)):
+        request = make(name=f"{rank}-{number}")
         assert_near(watch(leader, request, kill_at(gang, rank, step)), alone(request))
 
 
 def test_streams_take_their_memory_to_other_lanes(led, alone):
     gang, leader = led(Layout(ulysses=2), others=(Layout(replica=2),))
-    long, short = stream(PLAIN, "long", latent_frames=40), stream(RECACHED, "short", seed=3, changes=CHANGE)
+    long, short = rolling("long", latent_frames=40), stream(RECACHED, "short", seed=3, changes=CHANGE)
     found = {}
 
     def follow(request, delay_s):

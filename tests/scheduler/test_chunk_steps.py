@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from reelray.proto.recipe import Chunking, Commit, MemoryRule, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.chunking import Chunking
+from reelray.proto.recipe import Commit, MemoryRule, PromptSwitch, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.scheduler.chunk_steps import ChunkSteps
 from reelray.scheduler.chunks import cut_chunks

@@ -1,6 +1,6 @@
 import pytest
 
-from reelray.proto.recipe import Chunking
+from reelray.proto.chunking import Chunking
 from reelray.scheduler.chunks import cut_chunks, cut_pieces
 
 

@@ -3,8 +3,9 @@
 from functools import cache
 
 from reelray.cluster.calibration import load_calibration
+from reelray.proto.chunking import Chunking
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import Chunking, Commit, MemoryRule
+from reelray.proto.recipe import Commit, MemoryRule
 from reelray.proto.residency import Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob

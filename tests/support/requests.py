@@ -1,7 +1,8 @@
 """Requests and model facts for tests."""
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.model_facts import ModelFacts
-from reelray.proto.recipe import Chunking, Guidance, Recipe, Schedule, Solver
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import RenderRequest, RequestId
 
 

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.model_sizes import ModelSizes
-from reelray.proto.recipe import Chunking, Commit, MemoryRule
+from reelray.proto.recipe import Commit, MemoryRule
 from reelray.scheduler.chunks import Span, cut_chunks
+from reelray.scheduler.turns import list_turns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,12 +72,23 @@ class PlanJob:
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """One window per chunk."""
-        most = 0 if self.memory is None else self.memory.attended
-        return tuple(
-            Window(tokens=self._tokens(chunk.length), attended=self._tokens(max(chunk.length, min(chunk.end, most))))
-            for chunk in self.chunks
-        )
+        """One window per chunk; where chunks share forwards, one per forward."""
+        if self.chunking.stagger is None:
+            return self.chunk_windows
+        turns = list_turns(self.chunking, self.steps, self.chunks)
+        return tuple(self._window(turn.span) for turn in turns)
+
+    @property
+    def chunk_windows(self) -> tuple[Window, ...]:
+        """One window per chunk, as its clean pass has it."""
+        return tuple(self._window(chunk) for chunk in self.chunks)
+
+    @property
+    def window_steps(self) -> tuple[int, int]:
+        """Denoise steps of each window, guided and not."""
+        if self.chunking.stagger is None:
+            return self.guided_steps, self.steps - self.guided_steps
+        return int(self.guided_steps > 0), int(self.guided_steps == 0)
 
     @property
     def clean_passes(self) -> int:
@@ -90,13 +103,19 @@ class PlanJob:
     @property
     def forwards(self) -> int:
         """Transformer evaluations of the clip."""
-        return (self.steps + self.guided_steps) * len(self.chunks) + self.branches * self.clean_passes
+        guided, unguided = self.window_steps
+        return (2 * guided + unguided) * len(self.windows) + self.branches * self.clean_passes
 
     @property
     def latent_cells(self) -> int:
         """Latent cells of one latent frame."""
         rows, columns = self.facts.latent_size(self.width, self.height)
         return rows * columns
+
+    def _window(self, span: Span) -> Window:
+        most = 0 if self.memory is None else self.memory.attended
+        attended = max(span.length, min(span.end, most))
+        return Window(tokens=self._tokens(span.length), attended=self._tokens(attended))
 
     def _tokens(self, latent_frames: int) -> int:
         return self.facts.tokens(latent_frames, self.width, self.height)

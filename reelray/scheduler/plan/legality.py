@@ -34,7 +34,7 @@ def check_layout(layout: Layout, job: PlanJob, machine: Machine) -> None:
         raise InputError(
             f"layout {layout} splits the heads over {layout.ulysses} ranks; the model has {job.sizes.heads}"
         )
-    if job.memory is not None:
+    if job.memory is not None or job.chunking.stagger is not None:
         check_remembering_layout(layout)
     shortest = min(window.tokens for window in job.windows)
     if layout.sequence > shortest:

@@ -29,7 +29,7 @@ def plan_lending(
         lanes: Layouts of one lane that are legal.
     """
     apart = replace(row.layout, replica=1)
-    if row.residency.blocks is Blocks.SHARDED or apart.pipe > 1:
+    if row.residency.blocks is Blocks.SHARDED or apart.pipe > 1 or job.chunking.stagger is not None:
         return None
     ranks = apart.ranks + row.decode_ranks
     together = replace(machine, gpus=ranks)

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, fields
 
 from reelray.proto.graphs import GRAPH_TOKENS
+from reelray.proto.recipe import Commit
 from reelray.proto.residency import Blocks, Encoder
 from reelray.proto.storage import SCALE_BYTES, Storage
 from reelray.scheduler.limits import EngineLimits
@@ -168,9 +169,12 @@ def kept_bytes(setting: Setting) -> float:
     context = job.facts.text_tokens + job.sizes.image_tokens
     pages = workspace = 0.0
     if job.memory is not None:
-        attended, own = (max(getattr(w, name) for w in job.windows) for name in ("attended", "tokens"))
+        attended = max(window.attended for window in job.windows)
+        own = max(window.tokens for window in job.chunk_windows)  # whatever shares its forwards, it is remembered alone
+        held = job.facts.tokens(min(job.latent_frames, job.memory.held), job.width, job.height)
+        levels = job.steps if job.memory.commit is Commit.EVERY_STEP else 1
         stored = stored_share(job, job.memory.storage)
-        pages, workspace = stored * attended / layout.ulysses, (attended + own) / layout.ulysses
+        pages, workspace = levels * stored * held / layout.ulysses, levels * (attended + own) / layout.ulysses
     # Every rank remembers both branches of guidance, whichever it evaluates in a step.
     tokens = branches * context + job.branches * (pages + workspace)
     return 2 * setting.stage_layers * tokens * job.facts.dim * job.value_bytes

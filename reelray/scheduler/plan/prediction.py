@@ -107,7 +107,7 @@ def predict(
         residency=residency,
         decode_ranks=decode_ranks,
         engines=engines,
-        step=StepTime().plus(denoise, 1 / (job.steps * len(job.windows))),
+        step=StepTime().plus(denoise, 1 / (sum(job.window_steps) * len(job.windows))),
         text_s=text_s,
         denoise_s=denoise_s,
         decode_s=decode_s,
@@ -128,13 +128,14 @@ def predict_denoise(setting: Setting, *, together: int = 1) -> StepTime:
         together: Clips whose windows share the steps where ranks split the layers.
     """
     job, total = setting.job, StepTime()
-    exact = job.steps if setting.patching is None else min(job.steps, setting.patching.exact_steps)
-    for guided, first, end in ((True, 0, job.guided_steps), (False, job.guided_steps, job.steps)):
+    guided_steps, steps = job.window_steps[0], sum(job.window_steps)
+    exact = steps if setting.patching is None else min(steps, setting.patching.exact_steps)
+    for guided, first, end in ((True, 0, guided_steps), (False, guided_steps, steps)):
         for patched, steps in ((False, min(end, exact) - first), (True, end - max(first, exact))):
             for window in job.windows if steps > 0 else ():
                 step = predict_step(setting, window, guided=guided, patched=patched, together=together)
                 total = total.plus(step, steps)
-    for window in job.windows[: job.clean_passes]:
+    for window in job.chunk_windows[: job.clean_passes]:
         total = total.plus(predict_step(setting, window, guided=job.branches > 1, patched=False, together=together), 1)
     return total
 

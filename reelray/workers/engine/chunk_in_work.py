@@ -12,7 +12,8 @@ from reelray.proto.errors import UnsupportedError
 from reelray.proto.request import RenderRequest
 from reelray.workers.samplers.api import build_sampler
 from reelray.workers.samplers.guidance import plan_weights
-from reelray.workers.samplers.noise import INITIAL_STEP, draw_noise
+from reelray.workers.samplers.noise import INITIAL_STEP, draw_noise, given_step
+from reelray.workers.samplers.sigmas import TRAIN_STEPS
 
 
 class ChunkInWork:
@@ -61,6 +62,18 @@ class ChunkInWork:
         wants_noise = self._sampler.needs_noise and step < len(self._weights) - 1
         noise = self._draw(step).to(self.latents_1CTHW.device) if wants_noise else None
         self.latents_1CTHW = self._sampler.step(prediction_1CTHW, self.latents_1CTHW, step, noise)
+
+    def noised(self, timestep: float, turn: int) -> Tensor:
+        """The clean chunk a little noised, as the past that a round is given; for every forward of it anew.
+
+        Args:
+            timestep: How much, in [0, 1000].
+            turn: Which forward of the round.
+        """
+        if timestep == 0:
+            return self.latents_1CTHW
+        noise_1CTHW = self._draw(given_step(turn)).to(self.latents_1CTHW.device)
+        return torch.lerp(self.latents_1CTHW, noise_1CTHW, timestep / TRAIN_STEPS)
 
     def state(self) -> dict[str, Any]:
         """Latents and solver history where they lie; see `from_state`."""

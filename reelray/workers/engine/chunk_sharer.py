@@ -22,18 +22,18 @@ class ChunkSharer:
         self._takers = list(takers)
 
     def share(self, held: HeldRequest) -> None:
-        """Give the chunk in work, or take it; on ranks that are neither giver nor taker nothing happens."""
+        """Give the chunks in work, or take them; on ranks that are neither giver nor taker nothing happens."""
         rank = self._mover.rank
         if rank != GIVER and rank not in self._takers:
             return
-        tensors = held.show_chunk() if rank == GIVER else {}
+        tensors = held.flight.show() if rank == GIVER else {}
         told = {name: TensorSpec.of(tensor) for name, tensor in tensors.items()} if rank == GIVER else None
-        index, specs = self._mover.tell((held.chunk_index, told), GIVER, self._takers)
+        numbers, specs = self._mover.tell((held.flight.numbers, told), GIVER, self._takers)
         moved = {
             name: self._mover.move_whole(tensors.get(name), spec, [GIVER], self._takers) for name, spec in specs.items()
         }
         if rank != GIVER:
-            held.take_chunk(index, moved)
+            held.take_flight(numbers, moved)
 
 
 def make_sharer(model: VideoModel, mesh: Mesh) -> ChunkSharer | None:

@@ -48,7 +48,8 @@ class ShapeClass:
         anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
         at_once = facts.decode_pixels // (request.width * request.height * facts.temporal_stride)
         piece = max(1, min(chunk, at_once))
-        return cls(width=request.width, height=request.height, window=max(chunk, anew), piece=piece)
+        window = max(chunk, chunking.latent_frames * request.recipe.in_flight, anew)
+        return cls(width=request.width, height=request.height, window=window, piece=piece)
 
     @property
     def area(self) -> int:

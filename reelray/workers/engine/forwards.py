@@ -12,12 +12,11 @@ from torch import Tensor
 
 from reelray.proto.recipe import PromptSwitch
 from reelray.proto.request import RenderRequest
-from reelray.proto.snapshot import SnapshotKind
-from reelray.proto.step_plan import WindowStep, find_history, find_memory, history_part, memory_part
+from reelray.proto.step_plan import WindowStep, find_history, find_memory, history_part
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station
-from reelray.workers.engine.stream_memory import Committed, StreamMemory, keep_attended
+from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.samplers.guidance import Branch
@@ -51,6 +50,11 @@ class Forwards:
     _flushes: int | None = field(default=None, init=False)  # what its coming has kept, until that is noted
 
     @property
+    def memory(self) -> StreamMemory | None:
+        """What is remembered here."""
+        return self._memory
+
+    @property
     def prompt(self) -> int:
         """Number of the prompt in force."""
         return self._prompt
@@ -71,21 +75,27 @@ class Forwards:
             self._memory.close()
         self._memory = None
 
-    def park(self) -> None:
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a memory here."""
+        return self._memory is not None
+
+    def park(self, beside: Sequence[Tensor] = ()) -> None:
         """Let what is remembered rest in host memory until `wake`; see `StreamMemory.park`."""
         if self._memory is not None:
-            self._memory.park()
+            self._memory.park(beside)
 
     def prefetch(self) -> None:
         """Begin to bring it back; see `MemoryRooms.prefetch`."""
         if self._memory is not None:
             self.rooms.prefetch(self._memory)
 
-    def wake(self) -> None:
+    def wake(self) -> list[Tensor]:
         """Have it back, before anything else is asked for; see `StreamMemory.wake`."""
-        if self._memory is not None:
-            self.rooms.prefetch(self._memory)
-            self._memory.wake()
+        if self._memory is None:
+            return []
+        self.rooms.prefetch(self._memory)
+        return self._memory.wake()
 
     def turn_to(self, prompt: int) -> None:
         """Go by another prompt from here on, if it is another."""
@@ -98,26 +108,31 @@ class Forwards:
             self.texts.forget_before(prompt)
         self._prompt = prompt
 
-    def run(self, latents_1CTHW: Tensor, timestep: float, first: int, *, commits: bool) -> Evaluate:
+    def run(
+        self, latents_1CTHW: Tensor, timesteps: Sequence[float], first: int, *, commits: bool, level: int = 0
+    ) -> Evaluate:
         """What evaluates a branch on a window by the prompt in force, and remembers the window if it commits.
 
         Args:
             latents_1CTHW: Of the window.
-            timestep: Of all its latent frames.
+            timesteps: Of each of its latent frames.
             first: Its first latent frame.
             commits: Whether the forward is remembered.
+            level: Which memory it has to do with, where each noise level has one.
         """
 
         def evaluate(branch: Branch) -> Tensor:
             model, memory, length = self.model, self._memory, latents_1CTHW.shape[2]
-            positions: Sequence[int] = range(first, first + length)
+            begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
+            positions: Sequence[int] = range(begin, begin + length)
             view = None
             if memory is not None:
+                memory.turn_to(level)
                 positions = memory.positions(branch, first, length)
                 view = memory.view(branch, first, length, records=commits)
             prediction_1CTHW = model.denoise(
                 latents_1CTHW,
-                torch.full((1, length), timestep, dtype=torch.float32, device=model.device),
+                torch.tensor([timesteps], dtype=torch.float32, device=model.device),
                 [self.texts[self._prompt] if branch is Branch.CONDITIONAL else self.texts.negative],
                 positions_BT=torch.tensor([positions], device=model.device),
                 image=self.texts.image,
@@ -143,7 +158,9 @@ class Forwards:
         self._remembered.clear()
         return len(others)
 
-    def note(self, first: int, timestep: float, latents_1CTHW: Tensor, *, rewinds: bool = False) -> None:
+    def note(
+        self, first: int, timestep: float, latents_1CTHW: Tensor, *, rewinds: bool = False, level: int = 0
+    ) -> None:
         """Keep the input of a forward that was remembered, so that it can be repeated."""
         assert self._memory is not None
         flushes, self._flushes = self._flushes, None
@@ -153,6 +170,7 @@ class Forwards:
                 timestep=timestep,
                 latents_1CTHW=latents_1CTHW.cpu(),
                 prompt=self._prompt,
+                level=level,
                 rewinds=rewinds,
                 flushes=flushes,
             )
@@ -177,7 +195,8 @@ class Forwards:
         latents_1CTHW = self._find_clean(first, window.latent_frames)
         if window.recaches:
             memory.rewind(first)
-        evaluate = self.run(latents_1CTHW, rule.commit_timestep, first, commits=True)
+        timesteps = (rule.commit_timestep,) * window.latent_frames
+        evaluate = self.run(latents_1CTHW, timesteps, first, commits=True)
         count = self.remember_others(evaluate)
         self.note(first, rule.commit_timestep, latents_1CTHW, rewinds=window.recaches)
         return count
@@ -207,26 +226,11 @@ class Forwards:
         history = [] if self._memory is None else self._memory.history
         begin, self._saved = self._saved, len(history)
         parts = {history_part(number): pack(asdict(history[number])) for number in range(begin, len(history))}
-        return {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}, parts
+        return self.state(), parts
 
-    @property
-    def clean_chunks(self) -> dict[int, Tensor]:
-        """Clean latents that are kept for memory, by first latent frame, where the clean pass is what is remembered."""
-        history = self._past if self._memory is None else self._memory.history
-        return {past.first: past.latents_1CTHW for past in history if not past.rewinds} | self._clean
-
-    def put_down(self, kind: SnapshotKind) -> tuple[Any, dict[str, bytes]]:
-        """Write all of it down, whatever `save` wrote before; for a quick snapshot what is attended now."""
-        history, memory, rule = [], self._memory, self.request.recipe.memory
-        state = {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}
-        parts: dict[str, bytes] = {}
-        if memory is not None and rule is not None:
-            attended = kind is SnapshotKind.QUICK
-            history = keep_attended(memory.history, rule) if attended else memory.history
-            if kind is SnapshotKind.EXACT:
-                self.wake()
-                parts[memory_part(memory.first_head)] = pack(memory.write())
-        return state, parts | {history_part(number): pack(asdict(past)) for number, past in enumerate(history)}
+    def state(self) -> dict[str, Any]:
+        """What is clean and yet to be remembered, and the prompt in force; see `restore`."""
+        return {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}
 
     def restore(self, state: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` has written down."""
@@ -263,7 +267,8 @@ class Forwards:
                 self.texts.forget_before(past.prompt)
             self._prompt = past.prompt
             latents_1CTHW = past.latents_1CTHW.to(self.model.device)
-            self.run(latents_1CTHW, past.timestep, past.first, commits=True)(branch)
+            timesteps = (past.timestep,) * past.length
+            self.run(latents_1CTHW, timesteps, past.first, commits=True, level=past.level)(branch)
             self.rooms.on_progress()
 
         self._memory.replay(self._past, evaluate)

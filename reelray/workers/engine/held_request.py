@@ -22,17 +22,16 @@ from reelray.proto.step_plan import (
     WindowStep,
     clean_part,
 )
-from reelray.workers.engine.chunk_in_work import ChunkInWork
+from reelray.workers.engine.flight import Flight
 from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
+from reelray.workers.engine.resting import put_to_rest, wake_up
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
 from reelray.workers.parallel.layer_pipeline import LineBranches, OpenStep
-
-_SOLVER = "solver."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +39,9 @@ class HeldState:
     """What a rank holds of a request besides its text, ready to go to another rank.
 
     Args:
-        facts: Index of the chunk in work (``chunk``) and what is no tensor of the decoder's state (``decoder``); None
-            where there is none. What is no tensor of memory (``memory``).
-        denoise: Latents and solver history of that chunk, a clean chunk that is yet to be remembered, and what memory
+        facts: Indices of the chunks in work (``chunks``), and what is no tensor of the decoder's state (``decoder``;
+            None where there is none) and of memory (``memory``).
+        denoise: Latents and solver history of those chunks, a clean chunk that is yet to be remembered, and what memory
             was made from; the same on every rank of a lane.
         decode: Clean latents that are not decoded, by first latent frame; the same on every rank that decodes.
         slots: Tensors of the decoder's state, of this rank.
@@ -88,8 +87,8 @@ class HeldRequest:
         self._reads = station.role.denoises or station.role.helps
         if self._reads:
             self._texts.follow(request, since=None if resumes else 0)
-        self.latent_rows, _ = model.facts.latent_size(request.width, request.height)
-        self._chunk: ChunkInWork | None = None
+        self.latent_rows, columns = model.facts.latent_size(request.width, request.height)
+        self.flight = Flight(request, (model.facts.latent_channels, self.latent_rows, columns), model.device)
         self.clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
         self.settle(station, here=here)
@@ -108,7 +107,7 @@ class HeldRequest:
         """Go on at a station, after what belongs there was taken."""
         self.here = here
         self._role, self._branches = station.role, station.branches_for(self.request)
-        self._chunk_branches = self._branches if self._chunk is None else self._branches.begin()
+        self._chunk_branches = self._branches.begin() if self.flight.numbers else self._branches
 
     def amend(self, amend: Amend) -> None:
         """Go by another wording of the request; what has begun is as it was."""
@@ -121,99 +120,97 @@ class HeldRequest:
         """Give back what others share."""
         self.forwards.release()
 
+    def park(self) -> None:
+        """See `put_to_rest`."""
+        self._decode_state = put_to_rest(self.forwards, self._model, self._decode_state)
+
+    def prefetch(self) -> None:
+        """See `Forwards.prefetch`."""
+        self.forwards.prefetch()
+
+    def wake(self) -> None:
+        """See `wake_up`."""
+        self._decode_state = wake_up(self.forwards, self._model, self._decode_state)
+
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
         facts, remembered = self.forwards.give()
         state = HeldState(
             facts={
-                "chunk": self.chunk_index,
+                "chunks": self.flight.numbers,
                 "decoder": parts and parts.facts,
                 "memory": facts,
             },
-            denoise=self.show_chunk() | remembered,
+            denoise=self.flight.show() | remembered,
             decode={str(first): latents for first, latents in self.clean_1CTHW.items()},
             slots=[] if parts is None else list(parts.slots),
             splits=parts is not None and parts.splits,
         )
-        self._chunk, self.clean_1CTHW, self._decode_state = None, {}, None
+        self.flight.clear()
+        self.clean_1CTHW, self._decode_state = {}, None
         return state
 
     def take(self, state: HeldState) -> None:
         """Go on from what other ranks gave, cut for this one."""
         facts = state.facts
-        if facts["chunk"] is not None:
-            self.take_chunk(facts["chunk"], state.denoise)
+        self.take_flight(facts["chunks"], state.denoise)
         self.forwards.take(facts["memory"], state.denoise)
         self.clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
         if facts["decoder"] is not None:
             parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
             self._decode_state = self._model.put_together(parts)
 
-    @property
-    def chunk_index(self) -> int | None:
-        """Which chunk is in work; None between two."""
-        return None if self._chunk is None else int(self._chunk.state()["chunk"])
-
-    def show_chunk(self) -> dict[str, Tensor]:
-        """Latents and solver history of the chunk in work; nothing between two."""
-        if self._chunk is None:
-            return {}
-        state = self._chunk.state()
-        return {"latents": state["latents"]} | {f"{_SOLVER}{name}": value for name, value in state["solver"].items()}
-
-    def take_chunk(self, index: int, tensors: Mapping[str, Tensor]) -> None:
-        """Go on with the chunk that another rank has shown."""
-        solver = {name.removeprefix(_SOLVER): value for name, value in tensors.items() if name.startswith(_SOLVER)}
-        chunk = {"chunk": index, "latents": tensors["latents"], "solver": solver}
-        self._chunk = ChunkInWork.from_state(self.request, chunk, self._model.device)
-        self._chunk_branches = self._branches.begin()
+    def take_flight(self, numbers: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
+        """Go on with the chunks that another rank has shown."""
+        self.flight.take(numbers, tensors)
+        self._chunk_branches = self._branches.begin() if numbers else self._branches
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
         self.forwards.turn_to(window.prompt)
         if window.is_clean_pass or window.recaches:
             return self.forwards.remember(window)
-        chunk = self._start(window)
-        input_1CTHW = chunk.latents_1CTHW
-        weight, shape = chunk.weight(window.step), input_1CTHW.shape
-        evaluate, more = self._evaluate(chunk, window), 0
-        prediction = self._chunk_branches.predict(evaluate, weight, shape=shape)
+        self._start(window)
+        flight = self.flight
+        input_1CTHW = flight.latents(window)
+        timesteps, weight = flight.timesteps(window), flight.weight(window)
+        evaluate, more = self._evaluate(input_1CTHW, timesteps, window), 0
+        prediction = self._chunk_branches.predict(evaluate, weight, shape=input_1CTHW.shape)
         if window.commits:
             more = self.forwards.remember_others(evaluate)
-            self.forwards.note(window.first_latent_frame, chunk.timestep(window.step), input_1CTHW)
+            self.forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW, level=window.level or 0)
         return self._end(window, prediction) + more
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
         self.forwards.turn_to(window.prompt)
-        chunk, branches = self._start(window), self._chunk_branches
+        self._start(window)
+        branches, flight = self._chunk_branches, self.flight
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
-        weight, shape = chunk.weight(window.step), chunk.latents_1CTHW.shape
-        return branches.open(self._evaluate(chunk, window), weight, shape=shape)
+        input_1CTHW = flight.latents(window)
+        evaluate = self._evaluate(input_1CTHW, flight.timesteps(window), window)
+        return branches.open(evaluate, flight.weight(window), shape=input_1CTHW.shape)
 
     def close(self, window: WindowStep, step: OpenStep, predicted: Sequence[Tensor]) -> int:
         """End what `open` began; returns the transformer evaluations it took."""
         return self._end(window, step.finish(predicted))
 
-    def _start(self, window: WindowStep) -> ChunkInWork:
-        if window.step == 0:
-            self._chunk = self._begin(window)
+    def _start(self, window: WindowStep) -> None:
+        begins = not self.flight.numbers or (window.step == 0 and not window.slots)
+        self.flight.enter(window)
+        if begins:
             self._chunk_branches = self._branches.begin()
-        assert self._chunk is not None
-        return self._chunk
 
     def _end(self, window: WindowStep, prediction_1CTHW: Tensor) -> int:
-        chunk = self._chunk
-        assert chunk is not None
-        chunk.advance(window.step, prediction_1CTHW)
-        if window.last:
-            check_finite(chunk.latents_1CTHW, self._model.digest)
-            self._hand_on(window, chunk.latents_1CTHW)
-            self.forwards.keep_clean(window.first_latent_frame, chunk.latents_1CTHW)
-            self._chunk = None
+        evaluations = 1 if self.flight.weight(window) == 1.0 else 2
+        for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
+            check_finite(latents_1CTHW, self._model.digest)
+            self._hand_on(first, latents_1CTHW)
+            self.forwards.keep_clean(first, latents_1CTHW)
+        if not self.flight.numbers:
             self._chunk_branches = self._branches
-        return 1 if chunk.weight(window.step) == 1.0 else 2
+        return evaluations
 
     def decode(self, step: DecodeStep) -> Frames:
         """Decode the next clean latent frames."""
@@ -244,9 +241,9 @@ class HeldRequest:
             del self.clean_1CTHW[first]
         return chunk_1CTHW[:, :, begin:end]
 
-    def work(self) -> dict[str, Any] | None:
-        """The chunk in work."""
-        return None if self._chunk is None else self._chunk.state()
+    def work(self) -> dict[str, Any]:
+        """The chunks in work."""
+        return {"chunks": self.flight.numbers, "tensors": self.flight.show()}
 
     def save(self) -> dict[str, bytes]:
         """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
@@ -268,9 +265,7 @@ class HeldRequest:
         device = self._model.device
         if self._role.denoises or self._role.helps:
             state = unpack(parts[CHUNK_PART])
-            if state["work"] is not None:
-                self._chunk = ChunkInWork.from_state(self.request, state["work"], device)
-                self._chunk_branches = self._branches.begin()
+            self.take_flight(state["work"]["chunks"], state["work"]["tensors"])
             if self._role.denoises:
                 self.forwards.restore(state["memory"], parts)
         if self._role.denoises and (self._role.decodes or self._role.handover is not None):
@@ -289,22 +284,19 @@ class HeldRequest:
         data = self._model.pack_decode_state(self._decode_state, latent_rows=self.latent_rows)
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
 
-    def _hand_on(self, window: WindowStep, latents_1CTHW: Tensor) -> None:
+    def _hand_on(self, first_latent_frame: int, latents_1CTHW: Tensor) -> None:
         if self._role.decodes or self._role.handover is not None:
-            self.clean_1CTHW[window.first_latent_frame] = latents_1CTHW
+            self.clean_1CTHW[first_latent_frame] = latents_1CTHW
 
-    def _shape(self, window: WindowStep | Delivery) -> tuple[int, int, int, int]:
+    def _shape(self, delivery: Delivery) -> tuple[int, int, int, int]:
         height, width = self._model.facts.latent_size(self.request.width, self.request.height)
-        return (self._model.facts.latent_channels, window.latent_frames, height, width)
+        return (self._model.facts.latent_channels, delivery.latent_frames, height, width)
 
-    def _begin(self, window: WindowStep) -> ChunkInWork:
-        return ChunkInWork(self.request, window.chunk, self._shape(window), self._model.device)
-
-    def _evaluate(self, chunk: ChunkInWork, window: WindowStep) -> Evaluate:
+    def _evaluate(self, latents_1CTHW: Tensor, timesteps: Sequence[float], window: WindowStep) -> Evaluate:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
         # 7 to 15 % on a CPU.
-        timestep, first = chunk.timestep(window.step), window.first_latent_frame
-        return self.forwards.run(chunk.latents_1CTHW, timestep, first, commits=window.commits)
+        first, level = window.first_latent_frame, window.level or 0
+        return self.forwards.run(latents_1CTHW, timesteps, first, commits=window.commits, level=level)
 
 
 def check_finite(latents_1CTHW: Tensor, digest: str) -> None:

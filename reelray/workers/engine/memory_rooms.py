@@ -7,7 +7,7 @@ from weakref import ref
 import torch
 
 from reelray.proto.errors import UnsupportedError
-from reelray.proto.recipe import MemoryRule
+from reelray.proto.recipe import Commit, MemoryRule
 from reelray.proto.request import RenderRequest
 from reelray.workers.engine.footprint import Gauge, ShapeClass, find_gauge
 from reelray.workers.engine.page_budget import Need, PageBudget
@@ -32,15 +32,19 @@ class _Wish:
     Args:
         rule: Of its recipe.
         chunk: Latent frames of a chunk.
+        first: Latent frames of the first chunk, if that is longer.
         grid: Tokens of a latent frame.
         branches: Of guidance.
+        levels: Noise levels with memories of their own.
         shape: Of its forwards and decodes.
     """
 
     rule: MemoryRule
     chunk: int
+    first: int
     grid: Grid
     branches: int
+    levels: int
     shape: ShapeClass
 
 
@@ -115,8 +119,11 @@ class MemoryRooms:
         if self._gauge is not None and self._model.page_bytes is None:
             self._divide(wish, station, self._gauge)
         room = self._room(station)
-        room.check(wish.rule, chunk=wish.chunk, grid=wish.grid, branches=wish.branches)
-        stream = StreamMemory(wish.rule, chunk=wish.chunk, grid=wish.grid, room=room, branches=wish.branches)
+        chunk, first, levels = wish.chunk, wish.first, wish.levels
+        room.check(wish.rule, chunk=chunk, first=first, grid=wish.grid, branches=wish.branches * levels)
+        stream = StreamMemory(
+            wish.rule, chunk=chunk, first=first, grid=wish.grid, room=room, branches=wish.branches, levels=levels
+        )
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
 
@@ -146,8 +153,10 @@ class MemoryRooms:
         return _Wish(
             rule=rule,
             chunk=chunk,
+            first=request.recipe.chunking.first_latent_frames or 0,
             grid=Grid(rows=rows // patch_rows, columns=columns // patch_columns),
             branches=2 if request.recipe.guidance.needs_unconditional else 1,
+            levels=request.recipe.schedule.length if rule.commit is Commit.EVERY_STEP else 1,
             shape=ShapeClass.of(request, facts),
         )
 
@@ -164,11 +173,13 @@ class MemoryRooms:
         if known is not None and (goes_on or wish.shape.needs_no_more_than(known.shape)):
             known.check(wish.shape, self._awake(station))
             return
-        self._rooms.pop(station, None)
+        if station in self._rooms:
+            self._rooms.pop(station).close()
         footprint = gauge.measure(wish.shape, decodes=station.role.decodes)
         key_shape = self._model.key_shape(len(self._heads(station)))
-        own, shared = find_need(key_shape, wish.rule, chunk=wish.chunk, grid=wish.grid)
-        need = Need(own_bytes=wish.branches * own, shared_bytes=wish.branches * shared)
+        own, shared = find_need(key_shape, wish.rule, chunk=wish.chunk, first=wish.first, grid=wish.grid)
+        memories = wish.branches * wish.levels
+        need = Need(own_bytes=memories * own, shared_bytes=memories * shared)
         budget = PageBudget.divide(gauge.free(), wish.shape, footprint, need, station.least)
         self._budgets[station] = replace(budget, page_bytes=budget.page_bytes // self._rooms_to_come)
 

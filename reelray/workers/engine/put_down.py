@@ -1,15 +1,17 @@
 """Writes a snapshot of what a rank holds of a request; `HeldRequest.restore` reads it, on ranks of any layout."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from reelray.proto.recipe import Commit
 from reelray.proto.snapshot import SnapshotKind
-from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, clean_part
+from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, clean_part, history_part, memory_part
 from reelray.workers.engine.packing import on_cpu, pack
 from reelray.workers.engine.role import Role
 from reelray.workers.engine.step_record import StepRecord
+from reelray.workers.engine.stream_memory import keep_attended
 
 if TYPE_CHECKING:
     from reelray.workers.engine.held_request import HeldRequest
@@ -31,12 +33,13 @@ def put_down(held: "HeldRequest", role: Role, kind: SnapshotKind) -> dict[str, b
         role: What it does of a step.
         kind: How what is remembered is written.
     """
+    held.wake()
     parts: dict[str, bytes] = {}
     clean_1CTHW = dict(held.clean_1CTHW)
     all_clean = _find_all(held) if kind is SnapshotKind.REPLAY and role.handover is None else None
     if role.denoises:
-        memory, remembered = held.forwards.put_down(kind)
-        parts |= {CHUNK_PART: pack({"work": on_cpu(held.work()), "memory": memory}), **remembered}
+        state = {"work": on_cpu(held.work()), "memory": held.forwards.state()}
+        parts |= {CHUNK_PART: pack(state), **_remembered(held, kind)}
     if all_clean is not None:
         clean_1CTHW = all_clean | clean_1CTHW
     elif role.decodes:
@@ -44,12 +47,24 @@ def put_down(held: "HeldRequest", role: Role, kind: SnapshotKind) -> dict[str, b
     return parts | {clean_part(first): pack(latents.cpu()) for first, latents in clean_1CTHW.items()}
 
 
+def _remembered(held: "HeldRequest", kind: SnapshotKind) -> dict[str, bytes]:
+    """All that is remembered, whatever commits have of it; for a quick snapshot what is attended now."""
+    memory, rule = held.forwards.memory, held.request.recipe.memory
+    if memory is None or rule is None:
+        return {}
+    history = keep_attended(memory.history, rule) if kind is SnapshotKind.QUICK else memory.history
+    parts = {history_part(number): pack(asdict(past)) for number, past in enumerate(history)}
+    return parts | ({memory_part(memory.first_head): pack(memory.write())} if kind is SnapshotKind.EXACT else {})
+
+
 def _find_all(held: "HeldRequest") -> dict[int, Tensor] | None:
     """The clean latents of all chunks that are clean; None where they are not all kept."""
     rule = held.request.recipe.memory
-    if rule is None or rule.commit is not Commit.CLEAN:
+    memory = held.forwards.memory
+    if memory is None or rule is None or rule.commit is not Commit.CLEAN:
         return None
-    found, end = {**held.forwards.clean_chunks, **held.clean_1CTHW}, 0
+    noted = {past.first: past.latents_1CTHW for past in memory.history if not past.rewinds}
+    found, end = {**noted, **held.forwards.state()["clean"], **held.clean_1CTHW}, 0
     while end in found:
         end += found[end].shape[2]
     return found if all(first < end for first in found) else None

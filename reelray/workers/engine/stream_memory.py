@@ -5,7 +5,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,12 @@ from torch import Tensor
 from reelray.proto.errors import ResourceError
 from reelray.proto.recipe import MemoryRule
 from reelray.workers.memory.room import Grid, MemoryRoom, OpenMemory
+from reelray.workers.memory.transfers import Transfer
 from reelray.workers.models.attention_op import View
 from reelray.workers.samplers.guidance import Branch
+
+if TYPE_CHECKING:
+    from reelray.workers.memory.parcel import Parcel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +30,7 @@ class Committed:
         timestep: What the network was told.
         latents_1CTHW: Latents, on the CPU.
         prompt: Which prompt it went by.
+        level: In which memory, where each noise level has one.
         rewinds: Whether all but the sink before `first` was forgotten before.
         flushes: How many of the latest frames were kept when the prompt changed before it; None where it did not.
     """
@@ -34,6 +39,7 @@ class Committed:
     timestep: float
     latents_1CTHW: Tensor
     prompt: int = 0
+    level: int = 0
     rewinds: bool = False
     flushes: int | None = None
 
@@ -46,24 +52,43 @@ class Committed:
 class StreamMemory:
     """The memories of a stream, one for each branch of guidance: a branch attends what it has itself remembered.
 
+    Where each noise level has its own, those of level 0 are in use until `turn_to` says otherwise. All begin with the
+    first chunk, whichever level remembers it.
+
     Args:
         rule: The recipe's.
         chunk: Latent frames of a chunk.
         grid: Tokens of a latent frame.
         room: Where they lie.
         branches: How many.
+        first: Latent frames of the first chunk, if that is longer.
+        levels: Noise levels with memories of their own.
 
     Raises:
         ResourceError: There is no room for them; none is opened.
     """
 
-    def __init__(self, rule: MemoryRule, *, chunk: int, grid: Grid, room: MemoryRoom, branches: int) -> None:
+    def __init__(
+        self,
+        rule: MemoryRule,
+        *,
+        chunk: int,
+        grid: Grid,
+        room: MemoryRoom,
+        branches: int,
+        first: int = 0,
+        levels: int = 1,
+    ) -> None:
         self.is_open = True
         self._room = room
+        self._parcel: Parcel | None = None
+        self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
+        self._arrival = Transfer()
         self._memories: list[OpenMemory] = []
+        self._branches, self._level = branches, 0
         try:
-            for branch in range(branches):
-                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=branch))
+            for number in range(branches * levels):
+                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=number, first=first))
         except Exception:
             self.close()
             raise
@@ -72,7 +97,11 @@ class StreamMemory:
     @property
     def branches(self) -> Sequence[Branch]:
         """Those that remember."""
-        return [Branch(number) for number in range(len(self._memories))]
+        return [Branch(number) for number in range(self._branches)]
+
+    def turn_to(self, level: int) -> None:
+        """Attend and remember at another noise level from here on."""
+        self._level = level
 
     @property
     def rests(self) -> bool:
@@ -81,11 +110,11 @@ class StreamMemory:
 
     def positions(self, branch: Branch, first: int, length: int) -> tuple[int, ...]:
         """Temporal positions of a window's own frames."""
-        return self._memories[branch].positions(first, length)
+        return self._of(branch).positions(first, length)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
         """What a window attends; to be used before another one is asked for."""
-        return self._memories[branch].view(first, length, records=records)
+        return self._of(branch).view(first, length, records=records)
 
     def rewind(self, first: int) -> None:
         """Forget all but the sink before `first`; from there frames are committed anew."""
@@ -99,7 +128,10 @@ class StreamMemory:
 
     def commit(self, branch: Branch, first: int, length: int) -> None:
         """Remember the window that this branch's forward has just taken down."""
-        self._memories[branch].commit(first, length)
+        recorded = self._of(branch)
+        for memory in self._memories[branch :: self._branches] if first == 0 else [recorded]:
+            memory.staging = recorded.staging
+            memory.commit(first, length)
 
     def note(self, committed: Committed) -> None:
         """Keep the input of a forward that every branch has remembered."""
@@ -121,18 +153,27 @@ class StreamMemory:
                 evaluate(committed, branch)
             self.note(committed)
 
-    def park(self) -> None:
+    def park(self, beside: Sequence[Tensor] = ()) -> None:
         """Let it rest in host memory, so that others may have its pages; it may rest already.
+
+        Args:
+            beside: Tensors that rest with it; `wake` gives them back.
 
         Raises:
             ResourceError: There is no host memory for it; it stays awake.
         """
+        if self.rests:
+            return
+        parcel = self._room.pack([*self._back, *beside])
         try:
             for memory in self._memories:
                 memory.park()
         except ResourceError:
-            self.wake()
+            parcel.close()
+            for memory in self._memories:
+                memory.wake()
             raise
+        self._parcel, self._back = parcel, []
 
     def prefetch(self) -> None:
         """Have its pages again and begin to fill them beside other work; it may be awake already.
@@ -145,11 +186,17 @@ class StreamMemory:
             for memory in self._memories:
                 memory.prefetch()
         except ResourceError:
-            self.park()
+            for memory in self._memories:
+                memory.park()
             raise
+        if self._parcel is not None:
+            (self._back, self._arrival), self._parcel = self._room.unpack(self._parcel), None
 
-    def wake(self) -> None:
+    def wake(self) -> list[Tensor]:
         """Be as it was before `park`; to be called before anything else but `close`.
+
+        Returns:
+            What has rested beside it; nothing where it was awake.
 
         Raises:
             ResourceError: See `prefetch`.
@@ -157,6 +204,12 @@ class StreamMemory:
         self.prefetch()
         for memory in self._memories:
             memory.wake()
+        self._arrival.wait()
+        back, self._back = self._back, []
+        return back
+
+    def _of(self, branch: Branch) -> OpenMemory:
+        return self._memories[self._level * self._branches + branch]
 
     @property
     def first_head(self) -> int:
@@ -192,6 +245,9 @@ class StreamMemory:
         self.is_open = False
         for memory in self._memories:
             memory.close()
+        if self._parcel is not None:
+            self._parcel.close()
+        self._parcel, self._back = None, []
 
 
 def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Committed]:
@@ -200,6 +256,8 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     What they make again is close to what all of them made, and not the same: the first of the latest chunks attended
     chunks that are forgotten, and a moving mean has fewer frames in it.
     """
+    if any(past.level for past in history):
+        return list(history)  # every level has what others made
     chunks = [past for past in history if not past.rewinds]
     end = max((past.first + past.length for past in chunks), default=0)
     sink = [past for past in chunks if past.first < rule.sink]

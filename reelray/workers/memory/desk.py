@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from reelray.proto.recipe import PromptSwitch
 from reelray.workers.memory.arena import Arena, Run
 from reelray.workers.memory.page_format import KeyShape
-from reelray.workers.memory.regions import Regions
+from reelray.workers.memory.regions import Entry, Regions
 from reelray.workers.memory.video_memory import VideoMemory
 from reelray.workers.memory.workspace import Staging, Workspace
 from reelray.workers.models.attention_op import View
@@ -45,10 +45,9 @@ class Kind:
             branch: Of guidance.
         """
         rule = regions.rule
-        remembered = rule.sink + len(rule.means) + regions.room
         anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
-        window = max(regions.chunk, anew)
-        return cls(remembered=remembered * places, window=window * places, places=places, branch=branch)
+        window = max(regions.chunk, regions.first, anew)
+        return cls(remembered=regions.most_attended * places, window=window * places, places=places, branch=branch)
 
     def desk_bytes(self, shape: KeyShape) -> int:
         """Bytes of its workspace, and of what waits beside it to be remembered."""
@@ -66,6 +65,7 @@ class Desk:
         views: Handed out, by remembered tokens and whether they record.
         owner: Whose memory lies here.
         version: Of that memory.
+        attended: What of it, and where that stands.
         tokens: How many tokens of it.
         users: Videos that are awake.
     """
@@ -76,12 +76,14 @@ class Desk:
     views: dict[tuple[int, bool], View]
     owner: "ref[VideoMemory] | None" = None
     version: int = -1
+    attended: tuple[tuple[Entry, ...], tuple[int, ...]] = ((), ())
     tokens: int = 0
     users: int = 0
 
-    def shows(self, memory: VideoMemory) -> bool:
-        """Whether this memory lies here, as it is now."""
-        return self.owner is not None and self.owner() is memory and self.version == memory.version
+    def shows(self, memory: VideoMemory, attended: tuple[tuple[Entry, ...], tuple[int, ...]]) -> bool:
+        """Whether this part of this memory lies here, as it is now."""
+        mine = self.owner is not None and self.owner() is memory and self.version == memory.version
+        return mine and self.attended == attended
 
     def view(self, *, records: bool) -> View:
         """What a window has to do with what lies here."""
@@ -149,6 +151,7 @@ class Desks:
         left = self._left.pop(kind, None)
         if left is not None:
             if self._arena.retake_run(left.run):
+                left.owner = None  # others may have had its pages since
                 return left
             _close(left)
         try:

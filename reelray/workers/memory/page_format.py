@@ -3,6 +3,7 @@
 Shape suffixes: P pages, X bytes, L layers, 2 keys and values, R rows of a page, N heads, D head width.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,9 +50,11 @@ class PageFormat(Protocol):
 
     Attributes:
         rows: Tokens of a page.
+        pages_PL2RND: All pages as the model made them; None where they are kept in another way.
     """
 
     rows: int
+    pages_PL2RND: Tensor | None
 
     def put(self, layer: int, part: int, places_P: Tensor, tokens_PRND: Tensor) -> None:
         """Write.
@@ -80,16 +83,20 @@ class ExactFormat:
     def __init__(self, shape: KeyShape, storage_PX: Tensor) -> None:
         self.rows = storage_PX.shape[1] // shape.token_bytes
         used_PX = storage_PX[:, : self.rows * shape.token_bytes].view(shape.dtype)
-        self._values_PL2RND = torch.unflatten(used_PX, 1, (shape.layers, 2, self.rows, shape.heads, shape.width))
+        self.pages_PL2RND: Tensor | None = torch.unflatten(
+            used_PX, 1, (shape.layers, 2, self.rows, shape.heads, shape.width)
+        )
         self._dtype = shape.dtype
 
     def put(self, layer: int, part: int, places_P: Tensor, tokens_PRND: Tensor) -> None:
         """See `PageFormat`."""
-        self._values_PL2RND[:, layer, part].index_copy_(0, places_P, tokens_PRND.to(self._dtype))
+        assert self.pages_PL2RND is not None
+        self.pages_PL2RND[:, layer, part].index_copy_(0, places_P, tokens_PRND.to(self._dtype))
 
     def get(self, layer: int, places_P: Tensor) -> tuple[Tensor, Tensor]:
         """See `PageFormat`."""
-        keys_PRND, values_PRND = self._values_PL2RND[:, layer].index_select(0, places_P).unbind(1)
+        assert self.pages_PL2RND is not None
+        keys_PRND, values_PRND = self.pages_PL2RND[:, layer].index_select(0, places_P).unbind(1)
         return keys_PRND, values_PRND
 
 
@@ -106,15 +113,14 @@ class ScaledFormat:
     """
 
     def __init__(self, shape: KeyShape, storage_PX: Tensor, storage: Storage) -> None:
+        self.pages_PL2RND: Tensor | None = None
         self._storage, self._dtype = storage, shape.dtype
         self.rows = storage_PX.shape[1] // shape.stored_bytes(storage)
-        while self._split(shape) + self.rows * shape.layers * 2 * shape.heads * SCALE_BYTES > storage_PX.shape[1]:
-            self.rows -= 1  # scales begin at a multiple of their size
         heads = (shape.layers, 2, self.rows, shape.heads)
-        split, scales = self._split(shape), 2 * shape.layers * self.rows * shape.heads * SCALE_BYTES
-        values_PX = storage_PX[:, : scales // SCALE_BYTES * shape.width]
-        self._values_PL2RND = torch.unflatten(values_PX, 1, (*heads, shape.width))
-        self._scales_PL2RN = torch.unflatten(storage_PX[:, split : split + scales].view(torch.float32), 1, heads)
+        split = math.prod(heads) * shape.width  # a multiple of four: heads are rotated in pairs
+        end = split + math.prod(heads) * SCALE_BYTES
+        self._values_PL2RND = torch.unflatten(storage_PX[:, :split], 1, (*heads, shape.width))
+        self._scales_PL2RN = torch.unflatten(storage_PX[:, split:end].view(torch.float32), 1, heads)
 
     def put(self, layer: int, part: int, places_P: Tensor, tokens_PRND: Tensor) -> None:
         """See `PageFormat`."""
@@ -137,11 +143,6 @@ class ScaledFormat:
         scales_P2RN = self._scales_PL2RN[:, layer].index_select(0, places_P)
         keys_PRND, values_PRND = (bits_P2RND.float() * scales_P2RN[..., None]).to(self._dtype).unbind(1)
         return keys_PRND, values_PRND
-
-    def _split(self, shape: KeyShape) -> int:
-        """Bytes before the scales."""
-        values = 2 * shape.layers * self.rows * shape.heads * shape.width
-        return -(-values // SCALE_BYTES) * SCALE_BYTES
 
 
 def make_format(shape: KeyShape, storage_PX: Tensor, storage: Storage) -> PageFormat:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reelray.kernels.norm_rope.api import rotate
+from reelray.kernels.paged_tokens import api as paged_tokens
+from reelray.kernels.put_tokens.api import put_tokens
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.storage import Storage
 from reelray.workers.memory.arena import Arena
@@ -149,6 +152,46 @@ class PagePool:
             return keys_SND, values_SND
 
         return read
+
+    def lay_out(
+        self, frames: Sequence[Sequence[int]], tokens: int, to_L2SND: Tensor, angles: tuple[Tensor, Tensor]
+    ) -> None:
+        """Copy the tokens of some latent frames out of their pages, all layers, keys rotated.
+
+        Args:
+            frames: Pages of each.
+            tokens: Of each.
+            to_L2SND: Is overwritten.
+            angles: Cosines and sines [1, S, P] of the tokens.
+
+        Raises:
+            ValueError: A page is free.
+        """
+        cos_1SP, sin_1SP = angles
+        pages_PL2RND = self._format.pages_PL2RND
+        if pages_PL2RND is not None:
+            paged_tokens.lay_out(pages_PL2RND, self._find(frames), to_L2SND, cos_1SP[0], sin_1SP[0], tokens=tokens)
+            return
+        read = self.reader(frames, tokens)
+        for layer, (to_keys_SND, to_values_SND) in enumerate(to_L2SND.unbind(0)):
+            keys_SND, values_SND = read(layer)
+            put_tokens(rotate(keys_SND[None], cos_1SP, sin_1SP)[0], values_SND, to_keys_SND, to_values_SND)
+
+    def take_in(self, frames: Sequence[Sequence[int]], tokens: int, room_L2SND: Tensor) -> None:
+        """Copy the tokens of some latent frames into their pages, all layers.
+
+        Args:
+            frames: Pages of each, as many as `pages_for` its tokens.
+            tokens: Of each.
+            room_L2SND: Keys, not rotated, and values.
+        """
+        pages_PL2RND = self._format.pages_PL2RND
+        if pages_PL2RND is not None:
+            paged_tokens.take_in(room_L2SND, pages_PL2RND, self._find(frames), tokens=tokens)
+            return
+        write = self.writer(frames, tokens)
+        for layer, (keys_SND, values_SND) in enumerate(room_L2SND.unbind(0)):
+            write(layer, keys_SND, values_SND)
 
     def _find(self, frames: Sequence[Sequence[int]]) -> Tensor:
         places = [place for pages in frames for place in self.arena.places(pages)]

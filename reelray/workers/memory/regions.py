@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.recipe import MemoryRule, Placement, Sink
+from reelray.workers.memory.anchored import anchor, forget_anchor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +75,7 @@ class Regions:
     Args:
         rule: The recipe's.
         chunk: Latent frames of a chunk.
+        first: Latent frames of the first chunk, if that is longer.
         sink: The first frames, or the means that have taken their places.
         means: Folded frames.
         local: The latest frames, oldest first.
@@ -82,6 +84,7 @@ class Regions:
 
     rule: MemoryRule
     chunk: int
+    first: int = 0
     sink: list[Entry] = field(default_factory=list)
     means: list[Mean] = field(default_factory=list)
     local: list[Frame] = field(default_factory=list)
@@ -90,42 +93,67 @@ class Regions:
     @property
     def room(self) -> int:
         """Latest frames that stay for the next window."""
-        return self.rule.local - self.chunk
+        anchored = self.rule.placement is Placement.ANCHORED  # its clean passes see nothing of the sink in the end
+        return self.rule.local - self.chunk + (self.rule.sink if anchored else 0)
+
+    @property
+    def most_attended(self) -> int:
+        """Most entries that a window attends besides its own frames."""
+        sink = 0 if self.rule.placement is Placement.ANCHORED else self.rule.sink
+        return sink + len(self.rule.means) + self.room
 
     @property
     def attended(self) -> tuple[Entry, ...]:
-        """What the next window attends besides its own frames."""
+        """What the next window attends besides its own frames, if it is one chunk."""
         return (*self.sink, *self.means, *self.local)
 
     @property
     def most(self) -> int:
         """Most entries that are ever held at once: those of a window that is being committed, and of one fold, too."""
         folds = bool(self.rule.means) or self.rule.sink_kind is Sink.MOVING
-        return self.rule.sink + len(self.rule.means) + max(self.rule.local, self.chunk) + folds
+        return self.rule.sink + len(self.rule.means) + self.room + self.chunk + folds
 
     def copy(self) -> "Regions":
         """Regions that go on from here by themselves."""
         return replace(self, sink=list(self.sink), means=list(self.means), local=list(self.local))
 
-    def positions(self, first: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Temporal positions of `attended`, and of a window's own frames.
+    def attend(self, first: int, length: int, *, records: bool = False) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
+        """What a window attends besides its own frames, and the temporal positions of that.
+
+        The latest frames are the fewer the longer the window is: those of all its chunks count too. A short last chunk
+        attends no more than others.
 
         Args:
             first: First latent frame of the window.
             length: Its latent frames.
+            records: Whether its forward is remembered.
 
         Raises:
             UnsupportedError: The recipe counts from the beginning of the video, and an entry is no frame of it.
         """
-        entries = self.attended
+        reach = self.rule.local - max(length, self.chunk)
+        if self.rule.placement is Placement.ANCHORED:
+            sink = [entry for entry in self.sink if isinstance(entry, Frame)]
+            if records:
+                return forget_anchor(sink, self.local, first, self.rule.sink + reach)
+            return anchor(sink, self.local, first, reach)
+        latest = self.local[max(0, len(self.local) - max(0, reach)) :]
+        entries = (*self.sink, *self.means, *latest)
         if self.rule.placement is Placement.RELATIVE:
-            return tuple(range(len(entries))), tuple(range(len(entries), len(entries) + length))
+            return entries, tuple(range(len(entries)))
         places = []
         for entry in entries:
             if not isinstance(entry, Frame):
                 raise UnsupportedError("positions are absolute, and a mean of frames has none; use relative positions")
-            places.append(entry.index)
-        return tuple(places), tuple(range(first, first + length))
+            places.append(self.rule.place(entry.index))
+        return entries, tuple(places)
+
+    def positions(self, first: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Temporal positions of what a window attends, and of its own frames; see `attend`."""
+        entries, places = self.attend(first, length)
+        if self.rule.placement is Placement.RELATIVE:
+            return places, tuple(range(len(entries), len(entries) + length))
+        return places, tuple(self.rule.place(index) for index in range(first, first + length))
 
     def rewind(self, first: int) -> tuple[Drop, ...]:
         """Forget all but the sink, and of that what begins at `first`: from there frames are committed anew.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 import torch
+from torch import Tensor
 
 from reelray.proto.recipe import MemoryRule
 from reelray.proto.storage import Storage
@@ -16,8 +17,10 @@ from reelray.workers.memory.arena import POISON, Arena, round_up
 from reelray.workers.memory.desk import Desks, Kind
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.page_format import KeyShape
+from reelray.workers.memory.parcel import Parcel
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Regions
+from reelray.workers.memory.transfers import Transfer
 from reelray.workers.memory.video_memory import Angles, VideoMemory
 from reelray.workers.models.attention_op import View
 
@@ -91,21 +94,22 @@ class MemoryRoom:
         """The pages of videos that are kept exactly; all formats have them in common."""
         return self._pools[Storage.EXACT]
 
-    def check(self, rule: MemoryRule, *, chunk: int, grid: Grid, branches: int = 1) -> None:
+    def check(self, rule: MemoryRule, *, chunk: int, grid: Grid, branches: int = 1, first: int = 0) -> None:
         """Refuse a video whose branches cannot all be opened now.
 
         Args:
             rule: The recipe's.
             chunk: Latent frames of its chunks.
             grid: Tokens of its latent frames.
-            branches: Branches of guidance that remember.
+            branches: Memories: as many as branches of guidance remember, times the noise levels that do it apart.
+            first: Latent frames of its first chunk, if that is longer.
 
         Raises:
             ResourceError: There is too little memory for it: at present, or even if it were alone.
         """
-        self._check(Regions(rule=rule, chunk=chunk), grid.places, range(branches))
+        self._check(Regions(rule=rule, chunk=chunk, first=first), grid.places, range(branches))
 
-    def open(self, rule: MemoryRule, *, chunk: int, grid: Grid, branch: int = 0) -> "OpenMemory":
+    def open(self, rule: MemoryRule, *, chunk: int, grid: Grid, branch: int = 0, first: int = 0) -> "OpenMemory":
         """Begin to remember a video.
 
         Args:
@@ -113,11 +117,12 @@ class MemoryRoom:
             chunk: Latent frames of its chunks.
             grid: Tokens of its latent frames.
             branch: Which of the branches of guidance; they run in turn, and each has a workspace.
+            first: Latent frames of its first chunk, if that is longer.
 
         Raises:
             ResourceError: The arena cannot promise what it may need.
         """
-        regions = Regions(rule=rule, chunk=chunk)
+        regions = Regions(rule=rule, chunk=chunk, first=first)
         self._check(regions, grid.places, (branch,))
         memory = VideoMemory(regions, self._pools[rule.storage], grid.places)
         return self._seat(OpenMemory(self, memory, grid, branch))
@@ -125,11 +130,12 @@ class MemoryRoom:
     def view(self, opened: "OpenMemory", first: int, length: int, *, records: bool) -> View:
         """See `OpenMemory.view`."""
         memory, desk = opened.memory, self._desks[opened.kind]
-        if not desk.shows(memory):
+        attended = entries, places = memory.regions.attend(first, length, records=records)
+        if not desk.shows(memory, attended):
             desk.owner = None  # until all of it lies there, nobody's does
-            positions, _ = memory.regions.positions(first, length)
-            desk.tokens = memory.lay_out(desk.workspace, self._angles(positions, opened.grid) if positions else None)
-            desk.owner, desk.version = ref(memory), memory.version
+            angles = self._angles(places, opened.grid) if places else None
+            desk.tokens = memory.lay_out(desk.workspace, entries, angles)
+            desk.owner, desk.version, desk.attended = ref(memory), memory.version, attended
         opened.staging = desk.staging
         return desk.view(records=records)
 
@@ -157,6 +163,14 @@ class MemoryRoom:
         own = sum(opened.memory.most_pages for opened in resting)
         self.arena.check(own + sum(map(self._desks.pages_for, {opened.kind for opened in resting})))
 
+    def pack(self, tensors: Sequence[Tensor]) -> Parcel:
+        """Let tensors rest in host memory; see `Parcel`."""
+        return Parcel(tensors, self.host, self.arena.transfers)
+
+    def unpack(self, parcel: Parcel) -> tuple[list[Tensor], Transfer]:
+        """Begin to bring them back; see `Parcel`."""
+        return parcel.unpack(self.arena.storage_PX.device)
+
     def leave(self, kind: Kind) -> None:
         """Free a workspace when nobody is left who uses it."""
         self._desks.leave(kind)
@@ -180,7 +194,9 @@ class MemoryRoom:
         return opened
 
 
-def find_need(shape: KeyShape, rule: MemoryRule, *, chunk: int, grid: Grid, rows: int = PAGE_ROWS) -> tuple[int, int]:
+def find_need(
+    shape: KeyShape, rule: MemoryRule, *, chunk: int, grid: Grid, rows: int = PAGE_ROWS, first: int = 0
+) -> tuple[int, int]:
     """Bytes that pages of a video take at most, and those that all videos of its kind have in common.
 
     Args:
@@ -189,13 +205,13 @@ def find_need(shape: KeyShape, rule: MemoryRule, *, chunk: int, grid: Grid, rows
         chunk: Latent frames of its chunks.
         grid: Tokens of its latent frames.
         rows: Tokens of a page that holds them as they are.
+        first: Latent frames of the first chunk, if that is longer.
     """
     page_bytes = round_up(rows * shape.token_bytes)
-    # A page of 8 bits may hold one token less than its bytes do.
-    per_page = rows if rule.storage is Storage.EXACT else page_bytes // shape.stored_bytes(rule.storage) - 1
-    regions = Regions(rule=rule, chunk=chunk)
+    per_page = page_bytes // shape.stored_bytes(rule.storage)
+    regions = Regions(rule=rule, chunk=chunk, first=first)
     kind = Kind.of(regions, places=grid.places, branch=0)
-    own = -(-grid.places // max(1, per_page)) * regions.most * page_bytes
+    own = -(-grid.places // per_page) * regions.most * page_bytes
     return own, -(-kind.desk_bytes(shape) // page_bytes) * page_bytes
 
 

@@ -9,7 +9,6 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor
 
-from reelray.kernels.norm_rope.api import rotate
 from reelray.proto.storage import Storage
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.memory_state import as_plain, from_plain, read_regions, write_regions
@@ -56,25 +55,23 @@ class VideoMemory:
         """Whether it lies in host memory."""
         return self._parked is not None
 
-    def lay_out(self, workspace: Workspace, angles: Angles | None) -> int:
+    def lay_out(self, workspace: Workspace, entries: Sequence[Entry], angles: Angles | None) -> int:
         """Fill a workspace with what the next window attends.
 
         Args:
             workspace: Is overwritten.
+            entries: Of those that are held.
             angles: Of the entries' tokens, in their order; None where there are none.
 
         Returns:
             Tokens laid down.
         """
-        entries = self.regions.attended
         if angles is None:
             return 0
-        cos_1SP, sin_1SP = angles
-        reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
-        for layer in range(self._pool.shape.layers):
-            keys_SND, values_SND = reader(layer)
-            workspace.put(layer, 0, rotate(keys_SND[None], cos_1SP, sin_1SP)[0], values_SND)
-        return len(entries) * self._places
+        count = len(entries) * self._places
+        frames = [self._held[entry] for entry in entries]
+        self._pool.lay_out(frames, self._places, workspace.tokens(count), angles)
+        return count
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
         """Take in a window's frames from what its forward left."""
@@ -82,9 +79,8 @@ class VideoMemory:
         frames = [Frame(index=first + number) for number in range(length)]
         for frame in frames:
             self._held[frame] = self._pool.take(count)  # held at once: whatever fails from here on, they are given back
-        writer = self._pool.writer([self._held[frame] for frame in frames], self._places)
-        for layer in range(self._pool.shape.layers):
-            writer(layer, *staging.tokens(layer, slice(0, length * self._places)))
+        room_L2SND = staging.tokens(slice(0, length * self._places))
+        self._pool.take_in([self._held[frame] for frame in frames], self._places, room_L2SND)
         for change in self.regions.commit(first, length):
             self._carry_out(change)
         self.version += 1

@@ -41,6 +41,7 @@ class Workspace:
         size = (shape.layers, 2, 1, remembered + window, shape.heads, shape.width)
         values = torch.zeros(size, dtype=shape.dtype, device=device) if room is None else room.view(size)
         self._layers = list(values.unbind(0))
+        self._all_L2MND: Tensor | None = values[:, :, 0]
         self._pasts: dict[int, RememberedPast] = {}
 
     def put(self, layer: int, first: int, keys_SND: Tensor, values_SND: Tensor) -> None:
@@ -54,6 +55,11 @@ class Workspace:
         """
         for part_1MND, source_SND in zip(self._layers[layer], (keys_SND, values_SND), strict=True):
             part_1MND[0, first : first + len(source_SND)].copy_(source_SND)
+
+    def tokens(self, count: int) -> Tensor:
+        """The first `count` tokens of all layers [L, 2, K, N, D], to be overwritten."""
+        assert self._all_L2MND is not None
+        return self._all_L2MND[:, :, :count]
 
     def past(self, remembered: int) -> "RememberedPast":
         """What attention sees while `remembered` tokens lie here; the same object for the same number.
@@ -70,6 +76,7 @@ class Workspace:
     def close(self) -> None:
         """Let go of its values, whoever still holds a past of it."""
         self._layers.clear()
+        self._all_L2MND = None
 
 
 class RememberedPast:
@@ -125,10 +132,9 @@ class Staging:
         keys_SND, values_SND = self._room_L2SND[layer][:, : k_BSND.shape[1], own]
         put_tokens(k_BSND[0], v_BSND[0], keys_SND, values_SND)
 
-    def tokens(self, layer: int, span: slice) -> tuple[Tensor, Tensor]:
-        """Keys, not rotated, and values of some tokens of the window [S, N, D]."""
-        keys_SND, values_SND = self._room_L2SND[layer]
-        return keys_SND[span], values_SND[span]
+    def tokens(self, span: slice) -> Tensor:
+        """Keys, not rotated, and values of some tokens of the window, of all layers [L, 2, S, N, D]."""
+        return self._room_L2SND[:, :, span]
 
     def close(self) -> None:
         """Let go of its values."""

@@ -16,8 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import ManifestError
-from reelray.proto.recipe import Chunking, Defaults, Guidance, MemoryRule, Recipe, Schedule
+from reelray.proto.recipe import Defaults, Guidance, MemoryRule, Recipe, Schedule
 from reelray.workers.recipes.weights_section import WEIGHTS_KEYS, LoraSection, WeightsSection
 
 FILE_NAME = "manifest.yaml"

@@ -63,6 +63,7 @@ def build_sampler(schedule: Schedule) -> Sampler:
         case Solver.EULER:
             return EulerSampler(levels, schedule.prediction)
         case Solver.UNIPC | Solver.DPMPP:
-            return MultistepSampler(levels, schedule.prediction, corrects=schedule.solver is Solver.UNIPC)
+            corrects = schedule.solver is Solver.UNIPC
+            return MultistepSampler(levels, schedule.prediction, corrects=corrects, loses_start=schedule.loses_start)
         case Solver.X0_RENOISE | Solver.LCM:
             return RenoiseSampler(levels, schedule.prediction)

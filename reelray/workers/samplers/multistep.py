@@ -30,15 +30,18 @@ class MultistepSampler:
         levels: Noise levels; the first sigma is below 1.
         prediction: What the network predicts.
         corrects: Apply UniC to each step once the next prediction is known.
+        loses_start: Correct the first step from where it led; see `Schedule`.
     """
 
     needs_noise = False
 
-    def __init__(self, levels: NoiseLevels, prediction: Prediction, *, corrects: bool) -> None:
+    def __init__(
+        self, levels: NoiseLevels, prediction: Prediction, *, corrects: bool, loses_start: bool = False
+    ) -> None:
         self.sigmas = levels.sigmas
         self.timesteps = levels.timesteps
         self._prediction = prediction
-        self._corrects = corrects
+        self._corrects, self._loses_start = corrects, loses_start
         self._next_index = 0
         self._clean: list[Tensor] = []  # newest first, at most ORDER
         self._start: Tensor | None = None  # latents the last step started from
@@ -49,7 +52,8 @@ class MultistepSampler:
             raise ValueError(f"step {index} was asked for; the next of {len(self.timesteps)} is {self._next_index}")
         clean = convert_to_x0(prediction, latents, self.sigmas[index], self._prediction)
         if self._corrects and self._start is not None:
-            latents = self._correct(clean, self._start, index)
+            start = latents if self._loses_start and index == 1 else self._start
+            latents = self._correct(clean, start, index)
         self._clean = [clean, *self._clean][:ORDER]
         self._start = latents if self._corrects else None
         self._next_index = index + 1

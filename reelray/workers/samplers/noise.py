@@ -15,6 +15,12 @@ from torch import Tensor
 
 INITIAL_STEP = -1
 """The step of the noise a chunk starts from; denoise steps count from 0."""
+_GIVEN = 1 << 20
+
+
+def given_step(turn: int) -> int:
+    """The step of the noise on a clean chunk that a round is given as its past, in a turn of the round."""
+    return _GIVEN + turn
 
 
 def draw_noise(

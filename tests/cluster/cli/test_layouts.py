@@ -10,10 +10,10 @@ from reelray.cluster import python_api
 from reelray.cluster.machine import Gpu
 from reelray.cluster.services import default_services
 from reelray.cluster.settings import Settings
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
-from reelray.proto.recipe import Chunking
 
 SMALL = ("--size", "64x64", "--frames", 9, "--steps", 3)
 

@@ -1,9 +1,11 @@
 """`reelray stream`: prompts that follow each other in one video, from the command line into the file."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from reelray.cluster.cli.entry import main
 
@@ -52,6 +54,31 @@ def test_prompts_follow_each_other_into_the_file(stream):
     assert not np.array_equal(changed[21:29], alone[21:29])
     # Two changes, and each remembers frames anew.
     assert summary["forwards"] == plain["forwards"] + 2
+
+
+@pytest.fixture(scope="module")
+def rolling(tiny_stream, tmp_path_factory):
+    """The same model with three chunks in flight."""
+    rolling = tmp_path_factory.mktemp("rolling") / "tiny-rolling"
+    shutil.copytree(tiny_stream, rolling)
+    path = rolling / "manifest.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["chunking"] = {"latent_frames": 2, "stagger": 1}
+    manifest["schedule"] = {"solver": "x0_renoise", "timesteps": [1000, 600, 300], "shift": 5.0}
+    manifest["memory"] = {"local": 8, "sink": 2, "placement": "anchored"}
+    path.write_text(yaml.safe_dump(manifest))
+    return rolling
+
+
+def test_chunks_in_flight_go_into_the_file(stream, rolling):
+    code, summary, _, path = stream("--at", "1s", "a blue star spins", model=rolling)
+    assert code == 0
+    assert np.load(path).shape == (41, 32, 48, 3)
+    assert summary["forwards"] == 8 + 5  # six chunks: windows of up to three, and clean passes
+    for layout in ("ring=2", "pipe=2"):
+        code, _, error, _ = stream("--layout", layout, model=rolling)
+        assert code == 2
+        assert "chunks in flight" in error
 
 
 @pytest.mark.parametrize(

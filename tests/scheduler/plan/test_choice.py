@@ -5,16 +5,19 @@ from itertools import pairwise
 
 import pytest
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
-from reelray.proto.recipe import Commit
+from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, Recipe, Schedule, Solver
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
 from reelray.scheduler.plan.explain import explain
 from reelray.scheduler.plan.legality import check_layout, list_lanes
+from reelray.scheduler.plan.memory_use import kept_bytes
 from reelray.scheduler.plan.prediction import predict
-from tests.support.planning import GIB, make_job, make_machine, make_stream, table
+from reelray.scheduler.steps import plan_steps
+from tests.support.planning import GIB, make_job, make_machine, make_setting, make_stream, table
 
 
 def planned(job, gpus=1, gib=139, link="nvlink"):
@@ -243,3 +246,35 @@ def test_streams_that_remember_take_cfg_and_ulysses_and_a_clean_pass():
     alone = make_stream(memory=None)
     assert all(window.attended == window.tokens for window in alone.windows)
     assert [window.attended // 1560 for window in clean.windows] == [3, 6, 9, 9, 9, 9, 9]
+
+
+def test_chunks_that_share_forwards_are_counted_as_the_engine_counts_them():
+    """Seven chunks of three latent frames: eleven windows of up to five, and six clean passes."""
+    rule = MemoryRule(local=18, sink=3, placement=Placement.ANCHORED)
+    stream = replace(make_stream(steps=5), chunking=Chunking(latent_frames=3, stagger=1), memory=rule)
+    assert [window.tokens // 1560 for window in stream.windows] == [3, 6, 9, 12, 15, 15, 15, 12, 9, 6, 3]
+    assert [window.attended // 1560 for window in stream.windows] == [3, 6, 9, 12, 15, 18, *[21] * 5]
+    assert (stream.forwards, stream.clean_passes) == (17, 6)
+    recipe = Recipe(
+        name="x",
+        schedule=Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 800.0, 600.0, 400.0, 200.0)),
+        guidance=Guidance(scale=1.0),
+        chunking=stream.chunking,
+        memory=rule,
+    )
+    assert stream.forwards == len(plan_steps(recipe, stream.chunks))
+    # 24 frames are held: the sink, eighteen that a clean pass attends, and three that are being remembered. Beside them
+    # lie what a window attends at most, what one chunk leaves, and the text.
+    long = replace(stream, frames=121)
+    frame_bytes = 2 * 30 * 1560 * 1536 * 2
+    assert kept_bytes(make_setting(long)) / frame_bytes == pytest.approx(24 + 21 + 3 + 512 / 1560)
+
+
+def test_rounds_are_counted_as_the_engine_counts_them():
+    chunking = Chunking(latent_frames=3, stagger=2, round_latent_frames=9, overlap=3, overlap_timestep=20.0)
+    stream = replace(make_stream(steps=4, memory=None), chunking=chunking, guided_steps=4)
+    recipe = Recipe(name="x", schedule=Schedule(steps=4), guidance=Guidance(scale=3.0), chunking=chunking)
+    assert stream.forwards == 2 * len(plan_steps(recipe, stream.chunks))
+    assert {window.tokens // 1560 for window in stream.windows} == {9}
+    with pytest.raises(UnsupportedError, match="chunks in flight"):
+        check_layout(Layout(ring=2), stream, make_machine(4))

@@ -6,21 +6,11 @@ import pytest
 import torch
 
 from reelray.cluster.local_engine import LocalEngine
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.proto.events import Done
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import (
-    Chunking,
-    Commit,
-    Guidance,
-    MemoryRule,
-    Placement,
-    PromptSwitch,
-    Recipe,
-    Schedule,
-    Sink,
-    Solver,
-)
+from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, PromptSwitch, Recipe, Schedule, Sink, Solver
 from reelray.proto.request import PromptChange, RequestId
 from reelray.proto.step_plan import StepPlan
 from reelray.proto.storage import Storage
@@ -29,6 +19,7 @@ from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine import memory_rooms
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.resting import RestingDecoder
 from reelray.workers.engine.station import Station
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Frame
@@ -370,30 +361,38 @@ def test_a_stream_in_eight_bits_is_near_the_exact_one_and_goes_on_bit_by_bit(mod
         assert interrupted(model, request, after=steps) == whole
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("case", [*CASES, "recached, sink kept", "flushed"])
-def test_a_stream_that_rests_after_every_step_is_the_same(model, case):
+def test_a_stream_that_rests_after_every_step_is_the_same(tiny_t2v, model, monkeypatch, case, device):
     """Another one has its pages meanwhile; guidance has two memories, which rest and wake together."""
+    model = model if device == "cpu" else open_checkpoint(tiny_t2v, device=device)
     request = request_of(case) if case in CASES else switched_request(case)
+    monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 64_000_000)
     core, rank, video = EngineCore(EngineLimits()), Rank(model), b""
     core.submit(request, model.facts)
-    rests = 0
+    rests = decoders = 0
     while (plan := core.next_step(0.0)) is not None:
         for held in rank._held.values():
-            held.forwards.prefetch()
-            held.forwards.wake()
+            held.prefetch()
+            held.wake()
         report = rank.execute(plan)
         core.report(report)
         for held in rank._held.values():
             with torch.inference_mode():
-                held.forwards.park()
+                held.park()
+                held.park()
+                decoders += isinstance(held._decode_state, RestingDecoder)
+                assert held._decode_state is None or not held._decode_state.parts.slots
                 for room in rank._rooms._rooms.values():
                     assert room.arena.free == room.arena.unpromised == room.arena.pages
-                    room.arena.storage_PX[:64].fill_(255)
+                    room.arena.transfers.last.wait()
+                    room.arena.storage_PX.fill_(255)
             rests += 1
         for frames in report.frames:
             video += frames.data
             core.acknowledge(request.request_id, frames.count)
     assert rests > 12
+    assert decoders > 6
     assert video == render_on(Rank(model), request)
     assert_nothing_stays(rank)
     assert all(room.host.free == room.host.pages for room in rank._rooms._rooms.values())

@@ -10,9 +10,12 @@ import torch
 from reelray.proto.errors import ResourceError
 from reelray.proto.recipe import MemoryRule
 from reelray.proto.storage import Storage
+from reelray.workers.engine.stream_memory import StreamMemory
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.page_format import KeyShape
+from reelray.workers.memory.parcel import Parcel
 from reelray.workers.memory.room import Grid, MemoryRoom
+from reelray.workers.memory.transfers import Transfers
 
 SHAPE = KeyShape(layers=2, heads=2, width=4, dtype=torch.float32)
 GRID, CHUNK, ROWS = Grid(rows=2, columns=3), 2, 4
@@ -27,12 +30,15 @@ def stand_still(positions, grid):
     return torch.ones(pairs), torch.zeros(pairs)
 
 
-def make_room(*, pages, host_pages=1000):
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def make_room(*, pages, host_pages=1000, device="cpu"):
     return MemoryRoom(
         SHAPE,
         budget_bytes=pages * PAGE_BYTES,
-        device=torch.device("cpu"),
-        angles=stand_still,
+        device=torch.device(device),
+        angles=lambda positions, grid: tuple(part.to(device) for part in stand_still(positions, grid)),
         rows=ROWS,
         poison=True,
         host_bytes=host_pages * PAGE_BYTES,
@@ -59,7 +65,8 @@ class Watched:
         view = self.memory.view(self.committed, CHUNK, records=True)
         if view.past is None:
             return view, []
-        keys, values = view.past.extend(*torch.zeros(2, 1, 0, 2, 4), layer=1, heads=range(2))
+        none = torch.zeros(2, 1, 0, 2, 4, device=self.room.arena.storage_PX.device)
+        keys, values = view.past.extend(*none, layer=1, heads=range(2))
         assert torch.equal(keys, -values)
         frames = torch.unflatten(keys[0], 0, (-1, GRID.places)).flatten(1)
         assert (frames == frames[:, :1]).all()
@@ -77,7 +84,7 @@ class Watched:
             (self.sink if len(self.sink) < self.rule.sink else self.local).append(frame)
         self.local = self.local[max(0, len(self.local) - (self.rule.local - CHUNK)) :]
         marks = torch.tensor([first_mark + number for number in range(CHUNK) for _ in range(GRID.places)])
-        keys = marks[None, :, None, None].expand(1, -1, 2, 4).float()
+        keys = marks[None, :, None, None].expand(1, -1, 2, 4).float().to(self.room.arena.storage_PX.device)
         for layer in range(SHAPE.layers):
             view.recorder.write(keys, -keys, layer=layer, heads=range(2))
         self.memory.commit(self.committed, CHUNK)
@@ -99,12 +106,15 @@ class Watched:
         )  # fmt: skip
 
     def park(self):
+        if not self.rests:
+            self.check()  # its workspace shows what it will show again
         self.memory.park()
         self.rests = True
 
     def wake(self):
         self.memory.wake()
         self.rests = False
+        self.check()
 
 
 def assert_empty(room):
@@ -268,10 +278,11 @@ class Crowd:
             self.videos.pop().memory.close()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("seed", range(2))
-def test_ten_thousand_operations_leave_nothing_behind(seed):
+def test_ten_thousand_operations_leave_nothing_behind(seed, device):
     """Whoever shows anything shows what is his; whatever is freed is poison, so a page given away too soon is seen."""
-    room = make_room(pages=110, host_pages=50)
+    room = make_room(pages=110, host_pages=50, device=device)
     crowd = Crowd(room, seed)
     kinds = ("begin", "commit", "commit", "commit", "fork", "flush", "rewind", "park", "prefetch", "wake", "end")
     done = Counter()
@@ -312,3 +323,56 @@ def test_host_pages_are_given_back_once_and_allocated_when_they_are_needed(monke
     with pytest.raises(ValueError, match="repeat"):
         host.drop([rest[0], rest[0]])
     assert all((row == 255).all() for row in host.rows(host.take(2)))
+
+
+@pytest.mark.parametrize("page_bytes", [16, 48, 4096])
+def test_tensors_rest_byte_by_byte(page_bytes):
+    host = HostPages(page_bytes=page_bytes, budget_bytes=1 << 16, device=torch.device("cpu"), poison=255)
+    transfers = Transfers(torch.device("cpu"))
+    tensors = [
+        torch.randn(3, 5),
+        torch.arange(7),
+        torch.randn(4, 6, dtype=torch.bfloat16).T,
+        torch.tensor(3.5),
+        torch.empty(0, 4),
+        torch.tensor([True, False, True]),
+        torch.randn(2, 3, 5)[:, ::2],
+    ]
+    wanted = [tensor.clone() for tensor in tensors]
+    parcel, other = Parcel(tensors, host, transfers), Parcel([torch.full((9,), 7)], host, transfers)
+    nbytes = 60 + 56 + 48 + 4 + 3 + 2 * 2 * 5 * 4
+    assert host.pages - host.free == -(-nbytes // page_bytes) + -(-72 // page_bytes)
+    for tensor in tensors:
+        tensor.zero_()
+    found, _ = parcel.unpack(torch.device("cpu"))
+    for one, two in zip(found, wanted, strict=True):
+        assert one.dtype is two.dtype
+        assert torch.equal(one, two)
+    parcel.close()
+    assert other.unpack(torch.device("cpu"))[0][0].tolist() == [7] * 9
+    assert host.free == host.pages
+
+
+def test_what_rests_beside_a_stream_comes_back_with_it():
+    room = make_room(pages=100)
+    stream = StreamMemory(RULE, chunk=CHUNK, grid=GRID, room=room, branches=2)
+    beside = [torch.arange(40), torch.randn(3, 3)]
+    wanted = [tensor.clone() for tensor in beside]
+    stream.park(beside)
+    for tensor in beside:
+        tensor.zero_()
+    assert room.host.free < room.host.pages
+    stream.prefetch()
+    stream.park()  # others were sooner
+    assert room.arena.free == room.arena.pages
+    assert all(torch.equal(one, two) for one, two in zip(stream.wake(), wanted, strict=True))
+    assert stream.wake() == []
+    room.host.pages = 1
+    with pytest.raises(ResourceError, match="host memory"):
+        stream.park([torch.zeros(1000)])
+    assert not stream.rests
+    assert room.host.free == 1
+    room.host.pages = 1000
+    stream.park(wanted)
+    stream.close()
+    assert_empty(room)

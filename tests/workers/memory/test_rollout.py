@@ -318,3 +318,22 @@ def test_the_next_of_a_kind_finds_the_workspace_as_it_was_unless_others_took_its
     assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
     room.arena.drop(hogs[-1:])
     assert room.pool.free == room.pool.unpromised == room.pool.pages
+
+
+def test_who_still_holds_a_view_of_a_room_that_is_closed_holds_none_of_its_memory(model):
+    """As a recorded forward does that will never run again."""
+    room = make_room(model)
+    memory = room.open(RULES["latest"][0], chunk=CHUNK, grid=GRID)
+    view = memory.view(0, CHUNK, records=True)
+    memory.commit(0, CHUNK)
+    past = memory.view(CHUNK, CHUNK, records=True).past
+    arena = ref(room.arena)
+    memory.close()
+    room.close()
+    del room, memory
+    gc.collect()
+    assert arena() is None
+    with pytest.raises(IndexError):
+        past.extend(torch.zeros(1, 1, 2, 16), torch.zeros(1, 1, 2, 16), layer=0, heads=range(2))
+    with pytest.raises(IndexError):
+        view.recorder.tokens(0, slice(0, 1))

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import ManifestError
-from reelray.proto.recipe import Chunking, Defaults, Guidance, Prediction, Recipe, Schedule, Solver
+from reelray.proto.recipe import Defaults, Guidance, Prediction, Recipe, Schedule, Solver
 from reelray.workers.recipes.manifest import parse_manifest, read_manifest, read_weights
 from reelray.workers.recipes.weights_section import LoraSection, WeightsSection
 from tests.support.tiny_checkpoint import tiny_manifest

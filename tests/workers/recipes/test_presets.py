@@ -12,6 +12,12 @@ from reelray.workers.recipes.scheduler_config import adapt_schedule
 
 WAN_1B = {"num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30, "in_channels": 16, "image_dim": None}
 WAN_14B = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "in_channels": 16}
+LICENCES = {
+    "rolling-forcing-1.3b": "Tencent RollingForcing (academic use only)",
+    "streamdiffusion-v2-1.3b": "CC-BY-NC-SA-4.0",
+    "skyreels-v2-df-14b": "Skywork Community License",
+    "skyreels-v2-df-async-14b": "Skywork Community License",
+}
 I2V = {"in_channels": 36, "image_dim": 1280}
 
 
@@ -36,6 +42,8 @@ def test_presets_hold_the_published_values() -> None:
         "wan2.1-t2v-14b",
         "wan2.1-i2v-14b-480p",
         "wan2.1-i2v-14b-720p",
+        "skyreels-v2-df-14b",
+        "skyreels-v2-df-async-14b",
     }
     small = found["wan2.1-t2v-1.3b"]
     assert (small.schedule.solver, small.schedule.steps, small.guidance.scale) == (Solver.UNIPC, 50, 6.0)
@@ -49,7 +57,7 @@ def test_presets_hold_the_published_values() -> None:
     assert found["wan2.1-i2v-14b-720p"].schedule.shift == 5.0
     for name, recipe in found.items():
         assert recipe.name == name
-        assert recipe.licence == "Apache-2.0"
+        assert recipe.licence == LICENCES.get(name, "Apache-2.0")
         assert recipe.text_tokens == 512
         assert (len(recipe.defaults.negative_prompt) > 100) is recipe.guidance.needs_unconditional
         assert recipe.task == ("i2v" if "i2v" in name else "t2v")

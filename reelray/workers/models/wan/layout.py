@@ -20,6 +20,8 @@ ORIGINAL_VAE = "Wan2.1_VAE.pth"
 ORIGINAL_CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 ORIGINAL_TOKENIZER = "google/umt5-xxl"
 TRANSFORMER_CLASS = "WanTransformer3DModel"
+FORCED_CLASS = "SkyReelsV2Transformer3DModel"
+"""The same network, whose pipeline tells it a timestep for each latent frame."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,10 +111,15 @@ def _find_complete(folder: Path) -> Layout:
 def _find_diffusers(folder: Path) -> Layout:
     _refuse_other_pipelines(folder)
     config = _read_config(folder / "transformer")
-    if config.get("_class_name") != TRANSFORMER_CLASS:
+    if config.get("_class_name") not in {TRANSFORMER_CLASS, FORCED_CLASS}:
         raise CheckpointError(
             f"{folder / 'transformer' / 'config.json'}: `_class_name` is {config.get('_class_name')}; "
-            f"served: {TRANSFORMER_CLASS}"
+            f"served: {TRANSFORMER_CLASS}, {FORCED_CLASS}"
+        )
+    if config.get("inject_sample_info") or (config.get("num_frame_per_block") or 1) > 1:
+        raise CheckpointError(
+            f"{folder}: is told the frame rate, or attends block after block (inject_sample_info, num_frame_per_block "
+            "above 1); served: SkyReels-V2 models that do neither"
         )
     if config.get("pos_embed_seq_len") is not None:
         raise CheckpointError(f"{folder}: is a first-and-last-frame model; served: text-to-video and image-to-video")

@@ -227,12 +227,12 @@ class WanModel:
         raw_1CTHW = vae.denormalise(latents_1CTHW.to(self.device).float())
         if sharing is not None:
             levels_1FHWC = sharing.decode(vae, raw_1CTHW, state)
-            return torch.empty(0, 0, 0, 3, dtype=torch.uint8) if levels_1FHWC is None else levels_1FHWC[0].cpu()
+            return torch.empty(0, 0, 0, 3, dtype=torch.uint8) if levels_1FHWC is None else _bring_home(levels_1FHWC[0])
         if state.latent_frames == 0 and state.tiling is None:
             state.tiling = self._fit_tiling(latents_1CTHW)
         pixels_1CFHW = vae.decode(raw_1CTHW, state)
         bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
-        return bytes_FHWC.permute(1, 2, 3, 0).contiguous().cpu()
+        return _bring_home(bytes_FHWC.permute(1, 2, 3, 0).contiguous())
 
     def take_apart(self, state: DecodeState) -> DecodeParts:
         """See `VideoModel.take_apart`."""
@@ -252,6 +252,13 @@ class WanModel:
         vae, (*_, latent_frames, rows, columns) = self.parts.vae, latents_1CTHW.shape
         side, latent_frames = vae.config.spatial_ratio, max(latent_frames, vae.latents_per_call)
         return vae.choose_tiling(rows * side, columns * side, latent_frames, int(free * DECODE_SHARE))
+
+
+def _bring_home(levels_FHWC: Tensor) -> Tensor:
+    """Copy to the CPU; through page-locked memory, which torch keeps for the next piece, a copy is ten times faster."""
+    if levels_FHWC.device.type != "cuda":
+        return levels_FHWC
+    return torch.empty(levels_FHWC.shape, dtype=levels_FHWC.dtype, pin_memory=True).copy_(levels_FHWC)
 
 
 def _add_conditions(latents_BCTHW: Tensor, image: Sequence[ImageCondition], positions_BT: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from diffusers import WanTransformer3DModel
+from diffusers import SkyReelsV2Transformer3DModel, WanTransformer3DModel
 
 from reelray.proto.errors import CheckpointError, ManifestError, ReelrayError, UnknownModelError, WeightsError
 from reelray.proto.recipe import Solver
@@ -152,6 +152,7 @@ def rewrite_manifest(folder: Path, **values: object) -> None:
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | values))
 
 
+SKYREELS = {"_class_name": "SkyReelsV2Transformer3DModel"}
 Damage = Callable[[Path], object]
 DAMAGES: list[tuple[Damage, type[ReelrayError], str]] = [
     (lambda f: shutil.rmtree(f / "vae"), CheckpointError, "vae/config.json: is missing or empty"),
@@ -183,7 +184,29 @@ DAMAGES: list[tuple[Damage, type[ReelrayError], str]] = [
         CheckpointError,
         "first-and-last-frame",
     ),
+    *(
+        (
+            lambda f, said=said: edit_json(f / "transformer" / "config.json", **SKYREELS, **said),
+            CheckpointError,
+            "neither",
+        )
+        for said in ({"inject_sample_info": True}, {"num_frame_per_block": 5})
+    ),
 ]
+
+
+@torch.no_grad()
+def test_a_skyreels_transformer_is_ours_with_a_timestep_for_each_frame(folder: Path) -> None:
+    """diffusers runs it on the same folder, whose weights have the same names."""
+    edit_json(folder / "transformer" / "config.json", **SKYREELS)
+    theirs = SkyReelsV2Transformer3DModel.from_pretrained(folder / "transformer").eval()
+    model = open_checkpoint(folder, device="cpu")
+    latents, times = torch.randn(1, 16, 4, 4, 6), torch.tensor([[20.0, 999.0, 500.0, 0.0]])
+    context = torch.randn(1, TEXT_TOKENS, theirs.config.text_dim)
+    wanted = theirs(latents, times, context, enable_diffusion_forcing=True, return_dict=False)[0]
+    text = model.parts.transformer.prepare_text(context)
+    found = model.parts.transformer(latents, times, text)
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 @pytest.mark.parametrize(("damage", "kind", "told"), DAMAGES)

@@ -1,0 +1,1 @@
+"""Keys and values of latent frames, between pages and one tensor, all layers at once."""

@@ -1,0 +1,89 @@
+"""Streams with a memory for each noise level: against a plain loop, latent by latent, and over lost ranks."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reelray.proto.chunking import Chunking
+from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.request import PromptChange
+from reelray.proto.step_plan import StepPlan
+from reelray.workers.engine.rank import Rank
+from reelray.workers.models.registry import open_checkpoint
+from tests.support.joint_stream import stream_by_levels, wrapped
+from tests.support.render_on import render_on
+from tests.support.requests import make_request
+from tests.workers.engine.test_streams import Watched, assert_nothing_stays, interrupted
+
+TIMESTEPS = [700.0, 400.0, 200.0]
+RULE = MemoryRule(local=2, sink=2, commit=Commit.EVERY_STEP, placement=Placement.WRAPPED, wrap=7)
+PLAIN = {"levels": [0.7, 0.4, 0.2], "timesteps": TIMESTEPS}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_t2v):
+    return open_checkpoint(tiny_t2v, device="cpu")
+
+
+def request_of(scale, **changes):
+    """Two latent frames, then one by one; the counter goes back to 3 in front of frames 7, 11 and 15."""
+    recipe = Recipe(
+        name="levels",
+        schedule=Schedule(solver=Solver.X0_RENOISE, timesteps=tuple(TIMESTEPS), shift=1.0),
+        guidance=Guidance(scale=scale),
+        chunking=Chunking(latent_frames=1, first_latent_frames=2),
+        memory=RULE,
+    )
+    size = {"width": 48, "height": 32, "prompt": "a red circle", "latent_frames": 17}
+    return make_request(recipe=recipe, **(size | changes))
+
+
+def streamed(model, request):
+    watched = Watched(model)
+    rank = Rank(watched)
+    render_on(rank, request)
+    rank.execute(StepPlan(sequence=rank._sequence, generation=0, releases=(request.request_id,)))
+    assert_nothing_stays(rank)
+    return torch.cat(watched.latents, 2), watched.forwards
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_levels_remember_for_themselves_as_in_a_plain_loop(model, scale):
+    request = request_of(scale)
+    found, forwards = streamed(model, request)
+    wanted = stream_by_levels(model, request, **PLAIN, rule=wrapped(4, sink=2, wrap=7, first=2))
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert forwards == 16 * 3 * (1 if scale == 1 else 2)  # and not one to remember
+
+
+@pytest.mark.parametrize("wrong", [{"wrap": 1000}, {"sink": 1}, {"frames": 5}])
+def test_the_comparison_sees_mistakes(model, wrong):
+    words = {"frames": 4, "sink": 2, "wrap": 7, "first": 2} | wrong
+    found, _ = streamed(model, request_of(1.0))
+    wanted = stream_by_levels(model, request_of(1.0), **PLAIN, rule=wrapped(words.pop("frames"), **words))
+    assert (found - wanted).abs().max() > 1e-3
+
+
+def test_one_memory_for_all_levels_is_another_video(model):
+    request = request_of(1.0)
+    found, _ = streamed(model, request)
+    together = replace(request, recipe=replace(request.recipe, memory=replace(RULE, commit=Commit.LAST_STEP)))
+    other, _ = streamed(model, together)
+    gap = (found - other).abs().amax((0, 1, 3, 4))
+    assert (gap[:2] == 0).all()  # the first chunk attends nothing
+    assert gap[2] < 1e-5  # and leaves one memory to all levels
+    assert (gap[4:] > 1e-3).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_levels_go_on_from_any_commit_bit_by_bit(model, scale):
+    request = request_of(scale, latent_frames=9, changes=(PromptChange(latent_frame=5, prompt="the blue square"),))
+    request = replace(
+        request,
+        recipe=replace(request.recipe, memory=replace(RULE, switch=PromptSwitch.FLUSH, switch_frames=1)),
+    )
+    whole = render_on(Rank(model), request)
+    for steps in (2, 4, 5, 6, 9, 15, 17, 24):
+        assert interrupted(model, request, after=steps) == whole, steps
