@@ -44,6 +44,15 @@ def live_request(rule, name="a", *, latent_frames=12, guidance=1.0, **changes):
     return make_request(name, recipe=recipe, latent_frames=latent_frames, **(wish | changes))
 
 
+def rolling_request(name="a", *, latent_frames=12):
+    """Three chunks in flight, each a denoise step ahead of the next."""
+    request = live_request("keep", name, latent_frames=latent_frames)
+    memory = MemoryRule(local=8, sink=2, placement=Placement.ANCHORED)
+    schedule = replace(request.recipe.schedule, timesteps=(1000.0, 600.0, 300.0))
+    chunking = Chunking(latent_frames=2, stagger=1)
+    return replace(request, recipe=replace(request.recipe, memory=memory, schedule=schedule, chunking=chunking))
+
+
 def said(request, *changes):
     """The request as if the prompts had been known, each with the first latent frame of its chunk."""
     return replace(request, changes=tuple(PromptChange(latent_frame=first, prompt=text) for first, text in changes))

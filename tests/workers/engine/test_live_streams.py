@@ -11,7 +11,7 @@ from reelray.proto.request import PromptChange
 from reelray.proto.session import Extend, Pause, Resume, Say, Stop
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.models.registry import open_checkpoint
-from tests.support.live_cases import RULES, Drive, begins, live_request, run_whole, said
+from tests.support.live_cases import RULES, Drive, begins, live_request, rolling_request, run_whole, said
 
 STAR, HEART = "a blue star spins", "a pink heart"
 
@@ -250,3 +250,36 @@ def test_random_orders_give_the_bytes_of_the_request_they_amount_to(model):
                 drive.core.tell("a", Resume())
         drive.run()
         assert drive.videos["a"] == run_whole(model, wanted), seed
+
+
+def test_chunks_in_flight_are_talked_to(model):
+    """A window goes by the prompt of the newest chunk in it, so that one counts as begun."""
+    request = rolling_request()
+    for moment in range(2, 7):
+        drive = Drive(model)
+        drive.submit(request)
+        for _ in range(moment):
+            drive.step()
+        begun = max(slot.chunk + 1 for window in drive.windows for slot in window.chunks)
+        standing = drive.core.tell("a", Say(prompt=STAR))
+        assert standing.frame == 8 * begun - 3
+        longer = drive.core.tell("a", Extend(latent_frames=2)).frames
+        if moment % 2:
+            drive.lose()
+        drive.run()
+        wanted = replace(said(request, (2 * begun, STAR)), frames=longer)
+        assert drive.videos["a"] == run_whole(model, wanted), moment
+
+
+def test_chunks_in_flight_end_with_those_that_have_begun_and_then_stay_so_many(model):
+    drive = Drive(model)
+    drive.submit(rolling_request())
+    for _ in range(3):
+        drive.step()
+    begun = max(slot.chunk + 1 for window in drive.windows for slot in window.chunks)
+    frames = drive.core.tell("a", Stop()).frames
+    assert frames == 8 * begun - 3 < 45
+    with pytest.raises(InputError, match="in flight"):
+        drive.core.tell("a", Extend(latent_frames=2))
+    drive.run()
+    assert drive.videos["a"] == run_whole(model, rolling_request(latent_frames=2 * begun))

@@ -15,7 +15,7 @@ from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.packing import unpack
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
-from tests.support.live_cases import RULES, Drive, begins, live_request, run_whole, said
+from tests.support.live_cases import RULES, Drive, begins, live_request, rolling_request, run_whole, said
 
 FAITHFUL = [SnapshotKind.EXACT, SnapshotKind.REPLAY]
 
@@ -271,3 +271,16 @@ def test_a_snapshot_that_fails_ends_its_stream_alone(model, monkeypatch):
     assert set(drive.failures) == {"a"}
     assert not drive.snapshots
     assert drive.videos["b"] == run_whole(model, live_request("keep", "b", latent_frames=8))
+
+
+@pytest.mark.parametrize("kind", FAITHFUL)
+def test_chunks_in_flight_are_put_down_bit_by_bit(model, kind):
+    request = rolling_request()
+    whole = run_whole(model, request)
+    for moment in (3, 6, 9):
+        drive = Drive(model)
+        drive.submit(request)
+        for _ in range(moment):
+            drive.step()
+        snapshot = put_down(drive, kind)
+        assert take_up(model, snapshot) == whole[bytes_of(snapshot.frame) :], moment
