@@ -54,7 +54,7 @@ class Session:
         ("/snapshot a.snap quick", ("snapshot", "a.snap", "quick"), "--from a.snap goes on at 3.00 s"),
         ("/snapshot", None, "error: /snapshot takes a file"),
         ("/help", None, "a line is the next prompt"),
-        ("/halp", None, "error: there is no order /halp; a line is the next prompt"),
+        ("/hold", None, "error: there is no order /hold; a line is the next prompt"),
         ("/at 10s", None, "error: /at takes a time and a prompt"),
         ("/extend", None, "error: /extend takes a time"),
         ("/stop now", None, "error: /stop takes nothing behind it"),

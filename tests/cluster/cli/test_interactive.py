@@ -31,10 +31,10 @@ def play(tiny_stream, tmp_path, capfd, monkeypatch):
 
 
 def test_what_is_typed_makes_the_video_of_what_was_known(play):
-    typed = "/pause\n/halp\n/at 1s a blue star spins\n/at 40s x\n/extend 1s\n/at 2.2s a pink heart\n/resume\n"
+    typed = "/pause\n/hold\n/at 1s a blue star spins\n/at 40s x\n/extend 1s\n/at 2.2s a pink heart\n/resume\n"
     code, live, said, path = play("--interactive", "--frames", "29", typed=typed)
     assert code == 0, said
-    assert "error: there is no order /halp" in said
+    assert "error: there is no order /hold" in said
     assert "error: the prompt comes after the end of the video" in said
     assert "the video now has 2.81 s" in said
     later = ("--at", "1s", "a blue star spins", "--at", "2.2s", "a pink heart")
@@ -76,7 +76,8 @@ def test_a_snapshot_is_taken_and_gone_on_from(play, tmp_path):
     assert np.array_equal(np.load(path), whole[rest["first_frame"] :])
     code, rest, said, path = play("a pink heart", "--from", str(snapshot), output="other.npy", begins=False)
     assert code == 0, said
-    assert [change["prompt"] for change in rest["later_prompts"]] == ["a pink heart"]
+    later = [change["prompt"] for change in rest.get("later_prompts", [])]
+    assert [rest["prompt"], *later][-1] == "a pink heart"  # the first chunk may not have begun
     assert not np.array_equal(np.load(path), whole[rest["first_frame"] :])
 
 
