@@ -131,6 +131,7 @@ def manifest(guidance: float, shift: float) -> dict[str, Any]:
         "guidance": {"scale": guidance},
         "chunking": {"latent_frames": None},
         "defaults": {"width": 192, "height": 128, "frames": 81, "fps": 16, "negative_prompt": ""},
+        "longer": "sprites-causal",
         "text_tokens": 512,
         "decoder": "wan_exact_stream",
         "licence": "Apache-2.0",

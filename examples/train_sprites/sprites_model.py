@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reelray.workers.models.wan.config import WanConfig
-from reelray.workers.models.wan.text_context import padding_biases
+from reelray.workers.models.wan.text_context import TextContext, padding_biases
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.umt5 import Umt5Block, Umt5Config, Umt5Encoder, find_buckets
 
@@ -68,12 +68,15 @@ class SpritesModel(nn.Module):
         return normed_BKC * is_word_BK[..., None]
 
     def forward(self, embeddings_BKC: Tensor, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
-        """Predict the flow, float32; the zero slots up to 512 are folded into a few biased ones."""
+        """Predict the flow, float32."""
+        prediction: Tensor = self.transformer(latents_BCTHW, timestep_B, self.read(embeddings_BKC))
+        return prediction.float()
+
+    def read(self, embeddings_BKC: Tensor) -> TextContext:
+        """Keys and values of prompts; the zero slots up to 512 are folded into a few biased ones."""
         padded_BKC = F.pad(embeddings_BKC, (0, 0, 0, len(self.bias) - WORD_SLOTS))
         text = self.transformer.prepare_text(padded_BKC, merge_padding=False)
-        text = replace(text, bias=self.bias.expand(len(padded_BKC), -1))
-        prediction: Tensor = self.transformer(latents_BCTHW, timestep_B, text)
-        return prediction.float()
+        return replace(text, bias=self.bias.expand(len(padded_BKC), -1))
 
 
 def _run_padded(block: Umt5Block, x_BKC: Tensor, buckets_KK: Tensor, is_word_BK: Tensor) -> Tensor:

@@ -203,6 +203,17 @@ def choose_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps
         InputError: Both were given, or seconds is not positive.
         SizeError: The count does not fit the temporal stride.
     """
+    frames = count_frames(options, recipe, facts, fps)
+    facts.latent_frames(frames, endless=recipe.is_endless)
+    return frames
+
+
+def count_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps: Fraction) -> int:
+    """Pixel frames that were asked for, whether or not the model can make them.
+
+    Raises:
+        InputError: Both were given, or seconds is not positive.
+    """
     if options.frames is not None and options.seconds is not None:
         raise InputError("both frames and seconds were given; give one of them")
     frames = recipe.defaults.frames if options.frames is None else options.frames
@@ -211,7 +222,6 @@ def choose_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps
             raise InputError(f"seconds is {options.seconds:g}; it must be greater than 0")
         wanted = math.ceil(Fraction(str(float(options.seconds))) * fps)
         frames = facts.frames(math.ceil((wanted - 1) / facts.temporal_stride) + 1)
-    facts.latent_frames(frames, endless=recipe.is_endless)
     return int(frames)
 
 

@@ -10,6 +10,7 @@ from reelray.cluster.layout_choice import choose_layout
 from reelray.cluster.memory_check import check_memory
 from reelray.cluster.plan_request import read_patching
 from reelray.cluster.render import RenderJob, RenderOptions, new_request_id, plan_job
+from reelray.cluster.render_length import choose_for_length
 from reelray.cluster.residency_choice import read_wish
 from reelray.cluster.services import EngineKind, Services
 from reelray.proto.errors import InputError
@@ -89,7 +90,8 @@ def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[R
     _check_choice("engine", place.engine, ENGINES)
     _check_choice("device", place.device, DEVICES)
     settings = services.load_settings()
-    entry = services.open_catalog(settings).find(str(place.model or settings.model))
+    catalog = services.open_catalog(settings)
+    entry = choose_for_length(options, catalog.find(str(place.model or settings.model)), catalog.find)
     return place_job(plan_job(options, entry), settings, place)
 
 

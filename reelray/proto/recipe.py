@@ -273,6 +273,8 @@ class Recipe:
         chunking: Chunks in latent frames.
         memory: What a chunk attends of those before it; None lets every chunk stand alone.
         defaults: Request defaults.
+        longer: Name of the checkpoint beside this one that makes streams, and videos longer than `defaults.frames`;
+            empty where this one makes them itself.
         text_tokens: Text slots the transformer attends, zero padding included.
         decoder: Name of the latent decoder, such as ``wan_exact_stream``.
         licence: SPDX tag or name of the weights' licence.
@@ -286,6 +288,7 @@ class Recipe:
     chunking: Chunking = field(default_factory=Chunking)
     memory: MemoryRule | None = None
     defaults: Defaults = field(default_factory=Defaults)
+    longer: str = ""
     text_tokens: int = 512
     decoder: str = "wan_exact_stream"
     licence: str = "unknown"

@@ -9,6 +9,7 @@ RENDER_EPILOG = """\b
 Examples:
   reelray render "a red circle moves left on a blue background" -o clip.mp4
   reelray render "a green star grows" --seconds 2 --seed 7 -o star.gif
+  reelray render "a green star spins on a gray background" --seconds 60 -o minute.mp4
   reelray render "a cat surfs" --model ./Wan2.1-T2V-1.3B-Diffusers --size 832x480 --steps 30
   reelray render "the boat drifts away" --model ./wan-i2v --image boat.jpg -o boat.webm
   reelray render "a cat surfs" --model ./Wan2.1-T2V-1.3B-Diffusers --gpus 4 -o surf.mp4

@@ -37,7 +37,10 @@ Interactive = Annotated[
 From = Annotated[
     str | None, typer.Option("--from", metavar="FILE", help="Go on from a snapshot; a PROMPT holds from there.")
 ]
-Seconds = Annotated[float | None, typer.Option(metavar="S", help="Length; rounded up to what the model can make.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(metavar="S", help="Length; rounded up. What is longer than a clip may be another model's (`longer`)."),
+]
 FrameCount = Annotated[int | None, typer.Option(metavar="N", help="Length in frames (4n+1 for Wan).")]
 Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Same seed, same video. Default: random.")]

@@ -336,4 +336,4 @@ def test_who_still_holds_a_view_of_a_room_that_is_closed_holds_none_of_its_memor
     with pytest.raises(IndexError):
         past.extend(torch.zeros(1, 1, 2, 16), torch.zeros(1, 1, 2, 16), layer=0, heads=range(2))
     with pytest.raises(IndexError):
-        view.recorder.tokens(0, slice(0, 1))
+        view.recorder.tokens(slice(0, 1))
