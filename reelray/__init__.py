@@ -11,14 +11,15 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reelray.cluster.python_api import Rendered, render, render_stream
+    from reelray.cluster.python_api import Rendered, render, render_stream, resume, stream
+    from reelray.cluster.stream_session import StreamSession
 
 __version__ = "0.1.0"
-__all__ = ["Rendered", "__version__", "render", "render_stream"]
+__all__ = ["Rendered", "StreamSession", "__version__", "render", "render_stream", "resume", "stream"]
 
 
 def __getattr__(name: str) -> object:
-    if name in {"Rendered", "render", "render_stream"}:
+    if name in __all__:
         from reelray.cluster import python_api  # noqa: PLC0415  keeps the import of the package cheap
 
         return getattr(python_api, name)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
+from tests.support.tiny_stream import write_tiny_stream
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +27,12 @@ def _default_signals() -> None:
 def tiny_t2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny text-to-video checkpoint; do not write into it."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-t2v")
+
+
+@pytest.fixture(scope="session")
+def tiny_stream(tiny_t2v: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny checkpoint that makes its video two latent frames at a time; do not write into it."""
+    return write_tiny_stream(tiny_t2v, tmp_path_factory.mktemp("streams") / "tiny-stream")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.scheduler.limits import EngineLimits
 
 
@@ -66,18 +68,26 @@ class EmbeddedEngine:
         """What runs there."""
         return self._engine.description
 
-    def render(self, request: RenderRequest) -> RemoteStream:
-        """Start a request; iterate over the result for its events.
+    def render(self, request: RenderRequest, snapshot: Snapshot | None = None) -> RemoteStream:
+        """Start a request, or go on from a snapshot of it; iterate over the result for its events.
 
         Raises:
             InputError: The request does not fit the model, or its id is in use.
             EngineError: The engine is lost.
         """
-        return self._engine.render(request)
+        return self._engine.render(request, snapshot)
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
         return self._engine.cancel(request_id)
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """See `Engine`."""
+        return self._engine.tell(request_id, order)
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
+        """See `Engine`."""
+        return self._engine.snapshot(request_id, kind)
 
     def close(self) -> None:
         """End the actor and Ray; harmless when called twice."""

@@ -5,7 +5,9 @@ from typing import Protocol
 
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.events import Event
-from reelray.proto.request import RenderRequest
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 
 class Engine(Protocol):
@@ -16,8 +18,8 @@ class Engine(Protocol):
         """What runs here."""
         ...
 
-    def render(self, request: RenderRequest) -> Iterator[Event]:
-        """Run one request.
+    def render(self, request: RenderRequest, snapshot: Snapshot | None = None) -> Iterator[Event]:
+        """Run one request, or what goes on from a snapshot of it.
 
         Closing the iterator early cancels the request.
 
@@ -26,6 +28,22 @@ class Engine(Protocol):
 
         Raises:
             ReelrayError: The request failed; the engine may be used again unless it is an `EngineError`.
+        """
+        ...
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs.
+
+        Raises:
+            InputError: It is not here or has ended, or the order comes too late; it goes on as it was.
+        """
+        ...
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
+        """Put a request down; it goes on.
+
+        Raises:
+            InputError: It is not here or has ended, or ends before.
         """
         ...
 

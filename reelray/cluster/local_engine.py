@@ -10,6 +10,8 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.cores import share_cores
@@ -113,17 +115,25 @@ class LocalEngine:
         """What runs here."""
         return self._leader.description
 
-    def render(self, request: RenderRequest) -> EventStream:
-        """Start a request; iterate over the result for its events.
+    def render(self, request: RenderRequest, snapshot: Snapshot | None = None) -> EventStream:
+        """Start a request, or go on from a snapshot of it; iterate over the result for its events.
 
         Raises:
             InputError: The request does not fit the model, or its id is in use.
         """
-        return self._leader.submit(request)
+        return self._leader.submit(request, snapshot)
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
         return self._leader.cancel(request_id)
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """See `Engine`."""
+        return self._leader.tell(request_id, order)
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
+        """See `Engine`."""
+        return self._leader.snapshot(request_id, kind)
 
     def close(self) -> None:
         """Stop after the step in flight."""

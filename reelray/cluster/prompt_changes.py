@@ -53,8 +53,7 @@ def choose_changes(
         seconds, prompt = read_seconds(time), check(text)
         if not prompt:
             raise PromptError(f"the prompt at {seconds:g} s is empty; say what the video shows from then on")
-        frame = math.ceil(Fraction(str(seconds)) * fps)
-        latent_frame = math.ceil(max(0, frame - 1) / facts.temporal_stride) + 1
+        latent_frame = latent_frame_at(seconds, fps, facts)
         if latent_frame > last_begin:
             latest = Fraction(facts.frames(last_begin) if last_begin else 0) / fps
             raise InputError(
@@ -72,8 +71,18 @@ def choose_changes(
     return tuple(changes)
 
 
-def read_seconds(time: str | float) -> float:
+def latent_frame_at(seconds: float, fps: Fraction, facts: ModelFacts) -> int:
+    """The first latent frame that lies wholly after so many seconds of video."""
+    frame = math.ceil(Fraction(str(seconds)) * fps)
+    return math.ceil(max(0, frame - 1) / facts.temporal_stride) + 1
+
+
+def read_seconds(time: str | float, *, zero: bool = False) -> float:
     """Read ``6``, ``6.5s`` or ``1:30``.
+
+    Args:
+        time: What was written.
+        zero: Whether the beginning counts too.
 
     Raises:
         InputError: It is something else, or not after the beginning.
@@ -83,7 +92,7 @@ def read_seconds(time: str | float) -> float:
         seconds = float(time)
     elif found := _SECONDS.fullmatch(time.strip()):
         seconds = 60 * int(found[1] or 0) + float(found[2])
-    if not math.isfinite(seconds) or seconds <= 0:
+    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
         raise InputError(
             f"the time of a prompt is {time!r}; write seconds after the beginning, such as 6, 6.5s or 1:30"
         )

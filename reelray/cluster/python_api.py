@@ -1,4 +1,4 @@
-"""`reelray.render` and `reelray.render_stream`: the same options and checks as the command line, frames as arrays."""
+"""`reelray.render`, `render_stream` and `stream`: the options and checks of the command line, frames as arrays."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,9 +11,12 @@ import numpy as np
 from reelray.cluster.first_frame import Picture
 from reelray.cluster.prompt_changes import Times
 from reelray.cluster.render import RenderJob, RenderOptions
-from reelray.cluster.render_plan import Place, Target, open_engine, plan_on
+from reelray.cluster.render_plan import Place, Target, open_engine, plan_on, plan_resumed
 from reelray.cluster.render_session import RenderSession
 from reelray.cluster.services import EngineKind, Services, default_services
+from reelray.cluster.snapshot_file import read_snapshot
+from reelray.cluster.stream_job import as_live
+from reelray.cluster.stream_session import StreamSession
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout
@@ -47,6 +50,20 @@ class RenderArguments(TypedDict, total=False):
     layout: str | Layout
     patches: int
     exact_steps: int
+    weights: str
+    encoder: str
+    decode_ranks: int | str
+    on_progress: OnProgress
+
+
+class ResumeArguments(TypedDict, total=False):
+    """Where a stream goes on; see `reelray.cluster.render_plan.Place`. The model is the one that made the snapshot."""
+
+    model: str | Path
+    device: str
+    engine: EngineKind
+    gpus: int
+    layout: str | Layout
     weights: str
     encoder: str
     decode_ranks: int | str
@@ -97,17 +114,43 @@ class Client:
         job, target, on_progress = self._plan(prompt, arguments)
         return self._stream(job, target, on_progress)
 
+    def open_stream(self, prompt: str, arguments: RenderArguments) -> StreamSession:
+        """Start a stream; see `reelray.stream`."""
+        job, target, on_progress = self._plan(prompt, arguments, stream=True)
+        job = as_live(job, rounds="frames" not in arguments)
+        engine = open_engine(job, target, self._services, on_progress)
+        try:
+            return StreamSession(engine, job, on_progress=on_progress, closes=engine.close)
+        except BaseException:
+            engine.close()
+            raise
+
+    def resume(self, path: str | Path, arguments: ResumeArguments) -> StreamSession:
+        """Go on from a snapshot; see `reelray.resume`."""
+        file = read_snapshot(Path(path))
+        options = dict(arguments)
+        on_progress: OnProgress = options.pop("on_progress", _ignore)  # type: ignore[assignment]
+        job, target = plan_resumed(file, self._services, Place(**options))  # type: ignore[arg-type]
+        engine = open_engine(job, target, self._services, on_progress)
+        try:
+            return StreamSession(engine, job, on_progress=on_progress, closes=engine.close, snapshot=file.snapshot)
+        except BaseException:
+            engine.close()
+            raise
+
     def _stream(self, job: RenderJob, target: Target, on_progress: OnProgress) -> Iterator[FramesArray]:
         with closing(open_engine(job, target, self._services, on_progress)) as engine:
             for batch_FHWC in RenderSession(engine, job, on_progress):
                 yield from batch_FHWC.copy()  # the engine's own bytes are read-only
 
-    def _plan(self, prompt: str, arguments: RenderArguments) -> tuple[RenderJob, Target, OnProgress]:
+    def _plan(
+        self, prompt: str, arguments: RenderArguments, *, stream: bool = False
+    ) -> tuple[RenderJob, Target, OnProgress]:
         options = dict(arguments)
         on_progress = options.pop("on_progress", _ignore)
         where = {f.name: options.pop(f.name, None) for f in fields(Place)}
         place = Place(**where)  # type: ignore[arg-type]
-        job, target = plan_on(RenderOptions(prompt=prompt, **options), self._services, place)  # type: ignore[arg-type]
+        job, target = plan_on(RenderOptions(prompt=prompt, stream=stream, **options), self._services, place)  # type: ignore[arg-type]
         return job, target, on_progress  # type: ignore[return-value]
 
 
@@ -144,6 +187,46 @@ def render_stream(prompt: str, **arguments: Unpack[RenderArguments]) -> Iterator
         ReelrayError: An option is wrong, or the render failed; see `reelray.proto.errors`.
     """
     return Client(default_services()).render_stream(prompt, arguments)
+
+
+def stream(prompt: str, **arguments: Unpack[RenderArguments]) -> StreamSession:
+    """Start a stream that can be talked to while it runs; for models that make their video chunk by chunk.
+
+        with reelray.stream("a cat sleeps", model=MODEL, seconds=60) as session:
+            for frames in session:  # uint8, (F, H, W, 3)
+                show(frames)
+                if session.position > 200:
+                    session.say("the cat wakes up")
+
+    Args:
+        prompt: What to show at first.
+        **arguments: See `RenderArguments`. Without `frames` the length is rounded up to whole chunks, so that the
+            stream can be extended at any time.
+
+    Returns:
+        The running stream; close it, or use it in a `with` block.
+
+    Raises:
+        ReelrayError: An option is wrong, or the model cannot be loaded; see `reelray.proto.errors`.
+    """
+    return Client(default_services()).open_stream(prompt, arguments)
+
+
+def resume(path: str | Path, **arguments: Unpack[ResumeArguments]) -> StreamSession:
+    """Go on with a stream that `StreamSession.snapshot` has written.
+
+    Args:
+        path: The file.
+        **arguments: See `ResumeArguments`.
+
+    Returns:
+        The running stream; its `position` is where the snapshot was taken.
+
+    Raises:
+        SnapshotError: The file is damaged, or of another model or version.
+        ReelrayError: An option is wrong, or the model cannot be loaded; see `reelray.proto.errors`.
+    """
+    return Client(default_services()).resume(path, arguments)
 
 
 def _ignore(_progress: Progress) -> None:

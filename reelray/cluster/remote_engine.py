@@ -15,6 +15,8 @@ from reelray.proto.events import Done, Event
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.actor import start_engine_actor
@@ -76,19 +78,29 @@ class RemoteEngine:
         """What runs there."""
         return self._description
 
-    def render(self, request: RenderRequest) -> "RemoteStream":
-        """Start a request; iterate over the result for its events.
+    def render(self, request: RenderRequest, snapshot: Snapshot | None = None) -> "RemoteStream":
+        """Start a request, or go on from a snapshot of it; iterate over the result for its events.
 
         Raises:
             InputError: The request does not fit the model, or its id is in use.
             EngineError: The engine is lost.
         """
-        _fetch(self._actor.submit.remote(request))
+        _fetch(self._actor.submit.remote(request, snapshot))
         return RemoteStream(self._actor, request.request_id)
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
         return bool(_fetch(self._actor.cancel.remote(request_id)))
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """See `Engine`."""
+        standing: Standing = _fetch(self._actor.tell.remote(request_id, order))
+        return standing
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
+        """See `Engine`."""
+        snapshot: Snapshot = _fetch(self._actor.snapshot.remote(request_id, kind))
+        return snapshot
 
     def close(self) -> None:
         """End the actor and whatever it runs; harmless when called twice."""

@@ -138,7 +138,7 @@ def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
         )
     frames = choose_frames(options, recipe, facts, fps)
     request = RenderRequest(
-        request_id=RequestId(f"r-{uuid4().hex[:12]}"),
+        request_id=new_request_id(),
         prompt=prompt,
         negative_prompt=check_text("negative prompt", negative, facts),
         width=width,
@@ -152,6 +152,11 @@ def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
         ),
     )
     return RenderJob(request=request, model=model, fps=fps)
+
+
+def new_request_id() -> RequestId:
+    """A name that no other request has."""
+    return RequestId(f"r-{uuid4().hex[:12]}")
 
 
 def check_text(name: str, text: str, facts: ModelFacts) -> str:

@@ -90,12 +90,13 @@ def _render(
 
 
 def video_spec(job: RenderJob, digest: str) -> VideoSpec:
-    """What the file's writer must know, with the facts that travel in the file."""
+    """What the file's writer must know, with the facts that travel in the file as far as they are known."""
     request = job.request
     return VideoSpec(
         width=request.width,
         height=request.height,
         frames=request.frames,
         fps=job.fps,
+        grows=request.live,
         metadata=file_metadata(job, digest),
     )

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.layout_choice import choose_layout
 from reelray.cluster.memory_check import check_memory
 from reelray.cluster.plan_request import read_patching
-from reelray.cluster.render import RenderJob, RenderOptions, plan_job
+from reelray.cluster.render import RenderJob, RenderOptions, new_request_id, plan_job
 from reelray.cluster.render_length import choose_for_length
 from reelray.cluster.residency_choice import read_wish
 from reelray.cluster.services import EngineKind, Services
@@ -18,6 +18,10 @@ from reelray.proto.events import Progress, Stage
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Placement
 from reelray.proto.residency import Residency
+
+if TYPE_CHECKING:
+    from reelray.cluster.settings import Settings
+    from reelray.cluster.snapshot_file import SnapshotFile
 
 ENGINES: tuple[str, ...] = get_args(EngineKind)
 DEVICES = ("auto", "cpu", "cuda")
@@ -88,7 +92,30 @@ def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[R
     settings = services.load_settings()
     catalog = services.open_catalog(settings)
     entry = choose_for_length(options, catalog.find(str(place.model or settings.model)), catalog.find)
-    job = plan_job(options, entry)
+    return place_job(plan_job(options, entry), settings, place)
+
+
+def plan_resumed(file: "SnapshotFile", services: Services, place: Place) -> tuple[RenderJob, Target]:
+    """The same for a stream that goes on from a snapshot, under a name of its own.
+
+    Raises:
+        ReelrayError: See `plan_on`.
+    """
+    _check_choice("engine", place.engine, ENGINES)
+    _check_choice("device", place.device, DEVICES)
+    settings = services.load_settings()
+    entry = services.open_catalog(settings).find(str(place.model or file.model))
+    request = replace(file.snapshot.request, request_id=new_request_id())
+    return place_job(RenderJob(request=request, model=entry, fps=file.fps), settings, place)
+
+
+def place_job(job: RenderJob, settings: "Settings", place: Place) -> tuple[RenderJob, Target]:
+    """Choose where a job runs, as far as the user left that open.
+
+    Raises:
+        ReelrayError: The layout is not legal, or the job cannot fit into memory.
+    """
+    entry = job.model
     device = place.device or settings.device
     wish = read_wish(place.weights or settings.weights, place.encoder or settings.encoder)
     check_memory(job.request, entry, device=device, blocks=wish.blocks)

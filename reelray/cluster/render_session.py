@@ -42,7 +42,7 @@ class RenderSession:
                 if isinstance(event, Progress):
                     self._on_progress(event)
                 elif isinstance(event, Frames):
-                    _check_order(event, made, self._job.request)
+                    check_order(event, made, self._job.request)
                     made += event.count
                     yield frames_array(event)
                 else:
@@ -60,7 +60,12 @@ def frames_array(event: Frames) -> FramesArray:
     return np.frombuffer(event.data, np.uint8).reshape(event.count, event.height, event.width, 3)
 
 
-def _check_order(event: Frames, made: int, request: RenderRequest) -> None:
+def check_order(event: Frames, made: int, request: RenderRequest) -> None:
+    """Refuse frames that are not due.
+
+    Raises:
+        EngineError: They are others.
+    """
     if event.first_frame != made or (event.width, event.height) != (request.width, request.height):
         raise EngineError(
             f"the engine sent frame {event.first_frame} of {event.width}x{event.height}; "

@@ -27,6 +27,7 @@ class VideoSpec:
         height: Pixels.
         frames: Pixel frames that will come.
         fps: Frames per second.
+        grows: Whether that is only what is known by now.
         metadata: JSON-ready facts that travel in the file, such as prompt and seed.
     """
 
@@ -34,6 +35,7 @@ class VideoSpec:
     height: int
     frames: int
     fps: Fraction
+    grows: bool = False
     metadata: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -12,16 +12,13 @@ class RawWriter:
 
     def __init__(self, path: Path, spec: VideoSpec) -> None:
         self._shape = (spec.height, spec.width, 3)
-        self._left = spec.frames
+        self._frames, self._grows, self._written = spec.frames, spec.grows, 0
         self._file = path.open("wb")
-        np.lib.format.write_array_header_1_0(
-            self._file,
-            {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": (spec.frames, *self._shape)},
-        )
+        self._begin(spec.frames)
 
     def write(self, frames_FHWC: FramesArray) -> None:
         """Append RGB frames."""
-        self._left -= len(frames_FHWC)
+        self._written += len(frames_FHWC)
         self._file.write(np.ascontiguousarray(frames_FHWC).data)
 
     def close(self) -> None:
@@ -30,9 +27,18 @@ class RawWriter:
         Raises:
             ValueError: Fewer or more frames came than were announced.
         """
+        if self._grows:
+            self._file.seek(0)
+            self._begin(self._written)
         self._file.close()
-        if self._left:
-            raise ValueError(f"the number of frames differs from the announced one by {-self._left}")
+        if self._written != self._frames and not self._grows:
+            raise ValueError(f"the number of frames differs from the announced one by {self._written - self._frames}")
+
+    def _begin(self, frames: int) -> None:
+        """Write the header; NumPy leaves room in it, so that another count takes as many bytes."""
+        shape = (frames, *self._shape)
+        header = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
     def abandon(self) -> None:
         """Let go of the file."""

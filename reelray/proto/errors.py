@@ -5,6 +5,7 @@ ReelrayError
 │   ├── UnknownModelError     no preset and no folder of that name
 │   ├── SizeError             width, height or frame count does not fit the model
 │   ├── PromptError           empty or too long
+│   ├── SnapshotError         a snapshot is damaged, or of another model or version
 │   └── UnsupportedError      a well-formed wish that this model or build does not serve
 ├── CheckpointError       the folder of weights is not usable                 exit 3
 │   ├── ManifestError         manifest.yaml: file, field, allowed values
@@ -74,6 +75,12 @@ class UnsupportedError(InputError):
     """A well-formed wish that this model or this build does not serve."""
 
     code = "unsupported"
+
+
+class SnapshotError(InputError):
+    """A snapshot cannot be taken up: it is damaged, or of another model or version."""
+
+    code = "bad_snapshot"
 
 
 class CheckpointError(ReelrayError):

@@ -45,6 +45,7 @@ class RenderRequest:
         image: RGB bytes of the first frame at `width` x `height` (H, W, 3 uint8), for i2v models.
         patching: How much may be approximated where ranks split the layers; None means nothing.
         changes: Prompts that follow the first, in order of time.
+        live: Whether it may grow while it runs, so that its last chunk is remembered too where that takes no forward.
     """
 
     request_id: RequestId
@@ -58,6 +59,7 @@ class RenderRequest:
     image: bytes | None = None
     patching: Patching | None = None
     changes: tuple[PromptChange, ...] = ()
+    live: bool = False
 
     def __post_init__(self) -> None:
         times = [change.latent_frame for change in self.changes]

@@ -7,7 +7,8 @@ from enum import StrEnum
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout, Place
-from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.request import PromptChange, RenderRequest, RequestId
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 
 class Crew(StrEnum):
@@ -40,6 +41,19 @@ def find_history(parts: Mapping[str, bytes]) -> dict[str, bytes]:
 def clean_part(first_latent_frame: int) -> str:
     """Name of the part of a commit that holds the clean latents of the chunk which begins there."""
     return f"clean.{first_latent_frame}"
+
+
+_MEMORY = "memory."
+
+
+def memory_part(first_head: int) -> str:
+    """Name of the part of a snapshot that holds what is remembered by heads from this one on."""
+    return f"{_MEMORY}{first_head}"
+
+
+def find_memory(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
+    """The parts of that kind by first head, in order."""
+    return sorted((int(n.removeprefix(_MEMORY)), data) for n, data in parts.items() if n.startswith(_MEMORY))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,6 +185,19 @@ class DecodeStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotStep:
+    """Write all that is known of a request into the report, whatever was written down before.
+
+    Args:
+        request_id: Which.
+        kind: How what is remembered is written.
+    """
+
+    request_id: RequestId
+    kind: SnapshotKind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Admit:
     """Take in a request. Every rank encodes its text, so that a move need not bring it; its state lies on one lane.
 
@@ -186,8 +213,25 @@ class Admit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Amend:
+    """Take another wording of a request that is held. Every rank encodes what is new in it, as for `Admit`.
+
+    Args:
+        request_id: Which.
+        prompt: See `RenderRequest`.
+        changes: All of them; prompts of chunks that have begun are where they were.
+        frames: Pixel frames in all.
+    """
+
+    request_id: RequestId
+    prompt: str
+    changes: tuple[PromptChange, ...]
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """What the ranks do next, in this order: releases, moves, admits, joins, deliveries, windows, decodes, commits.
+    """What the ranks do next, in the order of the fields: they forget, move, take in, exchange, compute and write down.
 
     Lanes work at the same time, each on its own windows and decodes; the step lasts as long as the slowest. Crews have
     plans of their own, which follow each other whatever the other crew does.
@@ -201,12 +245,14 @@ class StepPlan:
         releases: Requests to forget (finished, cancelled or failed); their memory is freed.
         moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
+        amends: Requests whose prompts or length are others from here on.
         joins: Requests whose chunk in work goes to the ranks that only decode, which help with it; in a plan of both.
         deliveries: Clean latents that go from one crew to the other; in a plan of both.
         windows: Windows to move, lane by lane: one on each at most, or as many as its layout has `pipe` ranks, which
             then are of different requests and follow each other through the layers.
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
+        snapshots: The same for snapshots.
     """
 
     sequence: int
@@ -217,19 +263,24 @@ class StepPlan:
     releases: tuple[RequestId, ...] = ()
     moves: tuple[Move, ...] = ()
     admits: tuple[Admit, ...] = ()
+    amends: tuple[Amend, ...] = ()
     joins: tuple[RequestId, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     windows: tuple[WindowStep, ...] = ()
     decodes: tuple[DecodeStep, ...] = ()
     commits: tuple[RequestId, ...] = ()
+    snapshots: tuple[SnapshotStep, ...] = ()
 
     def ranks_of(self, request_id: RequestId) -> frozenset[int] | None:
         """Ranks that work on a request in this step; None means all that have the plan."""
-        if self.layout is None or self.crew is not None or any(a.request.request_id == request_id for a in self.admits):
+        reads = request_id in {admit.request.request_id for admit in self.admits} | self._amended
+        if self.layout is None or self.crew is not None or reads:
             return None
         moves = [move for move in self.moves if move.request_id == request_id]
         lanes = {window.lane for window in self.windows if window.request_id == request_id}
         lanes |= {decode.lane for decode in self.decodes if decode.request_id == request_id}
+        if not lanes and any(step.request_id == request_id for step in self.snapshots):
+            return None
         places = [place for move in moves for place in (move.source, move.target)]
         places += [Place(layout=self.layout, lane=lane) for lane in lanes]
         return frozenset(rank for place in places for rank in place.ranks)
@@ -241,7 +292,12 @@ class StepPlan:
         decoded = (
             {decode.request_id for decode in self.decodes} | {*self.joins} | {d.request_id for d in self.deliveries}
         )
-        return frozenset(moved | decoded | {admit.request.request_id for admit in self.admits})
+        read = self._amended | {admit.request.request_id for admit in self.admits}
+        return frozenset(moved | decoded | read | {step.request_id for step in self.snapshots})
+
+    @property
+    def _amended(self) -> frozenset[RequestId]:
+        return frozenset(amend.request_id for amend in self.amends)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -289,6 +345,7 @@ class StepReport:
         costs: Time spent, per request and stage; those of different lanes passed at the same time.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
         commits: States that the plan asked for.
+        snapshots: Snapshots that it asked for.
         moved_bytes: Bytes that came from other ranks for the plan's moves.
         peak_bytes: Peak memory of the rank so far (device memory on a GPU, resident memory elsewhere).
     """
@@ -300,6 +357,7 @@ class StepReport:
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
     commits: tuple[Commit, ...] = ()
+    snapshots: tuple[Commit, ...] = ()
     moved_bytes: int = 0
     peak_bytes: int = 0
 
@@ -312,8 +370,10 @@ class StepOutcome:
         progress: Stages that moved, in plan order.
         finished: Requests that are complete.
         failed: Requests that ended by an error of this step.
+        snapshots: Those that are complete; their digest is the engine's.
     """
 
     progress: tuple[Progress, ...] = ()
     finished: tuple[RequestId, ...] = ()
     failed: tuple[RequestId, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()

@@ -47,13 +47,17 @@ class ChunkSteps:
         recipe: Its schedule and memory.
         chunks: Of the video.
         changes: Of its prompt.
+        grows: Whether chunks may yet follow the last one: where that takes no forward, it is remembered too.
     """
 
-    def __init__(self, recipe: Recipe, chunks: Sequence[Span], changes: Sequence[PromptChange] = ()) -> None:
+    def __init__(
+        self, recipe: Recipe, chunks: Sequence[Span], changes: Sequence[PromptChange] = (), *, grows: bool = False
+    ) -> None:
         self._rule, self._chunks = recipe.memory, chunks
         times = [change.latent_frame for change in changes]
         self._prompts = [bisect_right(times, chunk.first) for chunk in chunks]
         self._denoises = [recipe.schedule.of_chunk(number).length for number in range(len(chunks))]
+        self._forgotten = None if grows else len(chunks) - 1
         self._commit = None if self._rule is None else self._rule.commit
         clean = [int(self._commit is Commit.CLEAN and number < len(chunks) - 1) for number in range(len(chunks))]
         self._before = [int(self._recaches(number)) for number in range(len(chunks))]
@@ -71,7 +75,7 @@ class ChunkSteps:
         step, denoises = done - self._begins[chunk] - self._before[chunk], self._denoises[chunk]
         last, each = step == denoises - 1, self._commit is Commit.EVERY_STEP
         remembers = (last and self._commit is Commit.LAST_STEP) or (each and (last or chunk > 0))
-        remembered = remembers and chunk < len(self._chunks) - 1
+        remembered = remembers and chunk != self._forgotten
         return ChunkStep(
             chunk=chunk,
             step=step,

@@ -4,7 +4,7 @@ from typing import Any
 
 from reelray.proto.errors import EngineError
 from reelray.proto.request import RequestId
-from reelray.proto.step_plan import Crew, StepPlan, StepReport
+from reelray.proto.step_plan import Amend, Crew, StepPlan, StepReport
 from reelray.scheduler.rollout import Rollout
 
 
@@ -23,6 +23,7 @@ class CrewLine:
         self._ranks = ranks
         self._sequence = 0
         self._admits: list[Rollout] = []
+        self._amends: dict[RequestId, Amend] = {}
         self._releases: list[RequestId] = []
 
     @property
@@ -32,8 +33,8 @@ class CrewLine:
 
     @property
     def has_news(self) -> bool:
-        """Whether the ranks are to take in requests, or to forget some."""
-        return bool(self._admits or self._releases)
+        """Whether the ranks are to take in requests, or other wordings of them, or to forget some."""
+        return bool(self._admits or self._amends or self._releases)
 
     def has(self, rank: int) -> bool:
         """Whether a rank belongs to the crew."""
@@ -43,12 +44,18 @@ class CrewLine:
         """Have the next plan admit a request."""
         self._admits.append(rollout)
 
+    def amend(self, amend: Amend) -> None:
+        """Have the next plan tell another wording of a request, unless it admits the request as it is by then."""
+        if all(rollout.request.request_id != amend.request_id for rollout in self._admits):
+            self._amends[amend.request_id] = amend
+
     def dismiss(self, request_id: RequestId) -> None:
         """Have the next plan release a request, unless these ranks have never heard of it."""
         kept = [rollout for rollout in self._admits if rollout.request.request_id != request_id]
         if len(kept) == len(self._admits):
             self._releases.append(request_id)
         self._admits = kept
+        self._amends.pop(request_id, None)
 
     def issue(self, generation: int, now_s: float, **parts: Any) -> StepPlan:
         """Form the plan that is in flight from here on.
@@ -64,11 +71,12 @@ class CrewLine:
             crew=self.crew,
             releases=tuple(self._releases),
             admits=tuple(rollout.admit(self.crew) for rollout in self._admits),
+            amends=tuple(self._amends.values()),
             **parts,
         )
         self.issued_at_s = now_s
         self._sequence += 1
-        self._admits, self._releases = [], []
+        self._admits, self._amends, self._releases = [], {}, []
         return self.issued
 
     def answer(self, report: StepReport) -> StepPlan:
@@ -87,4 +95,4 @@ class CrewLine:
         """Begin anew with ranks that know nothing."""
         self.issued = None
         self._sequence = 0
-        self._admits, self._releases = [], []
+        self._admits, self._amends, self._releases = [], {}, []

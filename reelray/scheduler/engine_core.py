@@ -24,10 +24,7 @@ A request that ended (finished, cancelled, failed) is forgotten as soon as no st
 on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
-from collections import deque
 from collections.abc import Collection, Sequence
-from functools import partial
-from typing import Any
 
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.events import Progress
@@ -36,14 +33,17 @@ from reelray.proto.model_facts import ModelFacts
 from reelray.proto.patching import NO_STREAMS, check_patched_layout
 from reelray.proto.placement import Lending, check_placement
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import Crew, StepOutcome, StepPlan, StepReport, WindowStep
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
+from reelray.proto.step_plan import Commit, Crew, StepOutcome, StepPlan, StepReport
 from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.crew_line import CrewLine
-from reelray.scheduler.lanes import Lanes
-from reelray.scheduler.lending import pays_to_lend
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.live import carry_out
+from reelray.scheduler.putting_down import PuttingDown, take_up
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 from reelray.scheduler.roster import Roster
+from reelray.scheduler.step_forming import StepForming
 
 
 class EngineCore:
@@ -72,21 +72,17 @@ class EngineCore:
         generation: int = 0,
     ) -> None:
         check_placement(layouts, decode_ranks, lending)
-        self._layout, self._lending = layouts[0], lending
-        self._lanes = Lanes(layouts)
         self._limits = limits or EngineLimits()
-        self._generation = generation
-        denoise = layouts[0].ranks
-        self._lines = [CrewLine(None)]
-        if decode_ranks:
-            crews = {Crew.DENOISE: range(denoise), Crew.DECODE: range(denoise, denoise + decode_ranks)}
-            self._lines = [CrewLine(crew, ranks) for crew, ranks in crews.items()]
-        self._formed: deque[StepPlan] = deque()
         self._roster = Roster(self._limits)
         self._rollouts = self._roster.rollouts
+        self._put_down: dict[RequestId, PuttingDown] = {}
+        self._forming = StepForming(
+            self._roster, layouts, decode_ranks=decode_ranks, lending=lending, generation=generation
+        )
+        self._lines = self._forming.lines
 
-    def submit(self, request: RenderRequest, facts: ModelFacts) -> None:
-        """Queue a request.
+    def submit(self, request: RenderRequest, facts: ModelFacts, snapshot: Snapshot | None = None) -> None:
+        """Queue a request, or what goes on from a snapshot of it.
 
         Raises:
             SizeError: Its size does not fit the model.
@@ -96,11 +92,14 @@ class EngineCore:
         if request.patching is not None:
             self._check_patching(request, facts)
         if request.recipe.memory is not None or request.recipe.chunking.stagger is not None:
-            for layout in self._lanes.layouts:
+            for layout in self._forming.layouts:
                 check_remembering_layout(layout)
         if request.request_id in self._rollouts:
             raise InputError(f"request {request.request_id} is here already", ids={"request": request.request_id})
-        self._rollouts[request.request_id] = Rollout(request, facts, self._limits)
+        rollout = Rollout(request, facts, self._limits)
+        if snapshot is not None:
+            take_up(rollout, snapshot)
+        self._rollouts[request.request_id] = rollout
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
@@ -114,6 +113,38 @@ class EngineCore:
             self._retire()
         return True
 
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs; see `reelray/scheduler/live.py`.
+
+        Raises:
+            InputError: It is not here or has ended, or the order comes too late.
+            SizeError: The model cannot place so many frames.
+            UnsupportedError: The model makes whole clips.
+        """
+        if not self._goes_on(request_id):
+            raise InputError(f"request {request_id} is not here, or it has ended", ids={"request": str(request_id)})
+        rollout = self._rollouts[request_id]
+        standing, amend = carry_out(rollout, order)
+        if amend is not None and rollout.phase is not Phase.QUEUED:
+            for line in self._lines:
+                line.amend(amend)
+        if standing.finished:
+            self._retire()
+        return standing
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> None:
+        """Put a request down as soon as a step can; the outcome of that step has the snapshot, and it goes on.
+
+        Raises:
+            InputError: It is not here or has ended, or another snapshot of it is on its way.
+        """
+        ids = {"request": str(request_id)}
+        if not self._goes_on(request_id):
+            raise InputError(f"request {request_id} is not here, or it has ended", ids=ids)
+        if request_id in self._put_down:
+            raise InputError(f"a snapshot of request {request_id} is being taken; wait for it", ids=ids)
+        self._put_down[request_id] = PuttingDown(self._rollouts[request_id], kind, len(self._lines))
+
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
         """Give back decode credit: the client is done with `frames` frames. Ended requests are ignored."""
         rollout = self._rollouts.get(request_id)
@@ -126,9 +157,10 @@ class EngineCore:
         Args:
             now_s: Seconds on the caller's monotonic clock.
         """
-        if not self._formed:
-            self._form(now_s)
-        return self._formed.popleft() if self._formed else None
+        formed = self._forming.formed
+        if not formed:
+            self._forming.form(now_s)
+        return formed.popleft() if formed else None
 
     def report(self, report: StepReport) -> StepOutcome:
         """Take in what came of a step in flight.
@@ -145,9 +177,10 @@ class EngineCore:
         for commit in report.commits:
             if self._goes_on(commit.request_id):
                 self._rollouts[commit.request_id].committed(commit.parts, line.issued_at_s, plan.crew)
+        snapshots = tuple(snapshot for s in report.snapshots if (snapshot := self._take(s, plan.crew)) is not None)
         finished = tuple(d.request_id for d in plan.decodes if self.phase(d.request_id) is Phase.FINISHED)
         self._retire()
-        return StepOutcome(progress=progress, finished=finished, failed=failed)
+        return StepOutcome(progress=progress, finished=finished, failed=failed, snapshots=snapshots)
 
     def rewind(self, generation: int, lost: Collection[int] = ()) -> tuple[RequestId, ...]:
         """Go on with a new gang of ranks, which knows nothing: every request returns to its last commit.
@@ -162,13 +195,10 @@ class EngineCore:
         Raises:
             ValueError: The generation is not greater.
         """
-        if generation <= self._generation:
-            raise ValueError(f"generation is {generation}; it must be greater than {self._generation}")
+        if generation <= self._forming.generation:
+            raise ValueError(f"generation is {generation}; it must be greater than {self._forming.generation}")
         concerned = {i for line in self._lines for i in _concerned(line, lost)}
-        self._generation, self._roster.plans = generation, 0
-        self._formed.clear()
-        for line in self._lines:
-            line.restart()
+        self._forming.restart(generation)
         for request_id in concerned:
             if request_id in self._rollouts:
                 self._rollouts[request_id].losses += 1
@@ -179,6 +209,9 @@ class EngineCore:
             del self._rollouts[request_id]
         for rollout in self._rollouts.values():
             rollout.rewind()
+        self._put_down = {i: one for i, one in self._put_down.items() if i in self._rollouts}
+        for one in self._put_down.values():
+            one.begin_anew()
         return tuple(given_up)
 
     def in_flight_s(self, now_s: float) -> float | None:
@@ -196,81 +229,22 @@ class EngineCore:
         busy = {i for line in self._lines if line.issued is not None for i in line.issued.touched}
         for request_id in [i for i, r in self._rollouts.items() if r.phase in ENDED and i not in busy]:
             del self._rollouts[request_id]
+            self._put_down.pop(request_id, None)
             for line in self._lines:
                 line.dismiss(request_id)
 
-    def _form(self, now_s: float) -> None:
-        """Form steps for the crews that have none in flight."""
-        if self._lines[0].is_free:
-            for rollout in self._roster.take_admits():
-                for line in self._lines:
-                    line.welcome(rollout)
-        if len(self._lines) > 1:
-            self._form_apart(self._lines[0], self._lines[1], now_s)
-        elif self._lines[0].is_free:
-            self._form_together(self._lines[0], now_s)
-
-    def _form_together(self, line: CrewLine, now_s: float) -> None:
-        at_work = self._roster.at_work()
-        if not (line.has_news or any(rollout.has_work for rollout in at_work)):
-            return
-        moves = self._lanes.arrange(at_work)
-        layout, places = self._lanes.named, self._lanes.places()
-        windows, decodes = self._roster.pick_windows(places, decodes=True), self._roster.pick_decodes(places)
-        commits = self._roster.list_commits(windows, now_s)
-        self._issue(line, now_s=now_s, layout=layout, moves=moves, windows=windows, decodes=decodes, commits=commits)
-
-    def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
-        if self._lending is not None and self._waits_to_lend(self._lending, denoise, decode):
-            return
-        if denoise.is_free:
-            self._lanes.arrange(self._roster.at_work())
-        windows = self._roster.pick_windows(self._lanes.places(), decodes=False) if denoise.is_free else ()
-        both = denoise.is_free and decode.is_free
-        if both and self._lend(denoise, decode, windows, now_s):
-            return
-        layout = None if self._lending is None else self._layout
-        deliveries = self._roster.deliver() if both else ()
-        issue = partial(self._issue, now_s=now_s, layout=layout, deliveries=deliveries, joint=bool(deliveries))
-        if denoise.is_free and (denoise.has_news or deliveries or windows):
-            for window in windows:
-                self._rollouts[window.request_id].is_shared = False
-            issue(denoise, windows=windows, commits=self._roster.list_commits(windows, now_s))
-        decodes = self._roster.pick_delivered() if decode.is_free else ()
-        if decode.is_free and (decode.has_news or deliveries or decodes):
-            commits = self._roster.list_decode_commits(decodes)
-            issue(decode, decodes=decodes, commits=commits)
-
-    def _waits_to_lend(self, lending: Lending, denoise: CrewLine, decode: CrewLine) -> bool:
-        """Whether a crew does what both do together, or decode ranks that could be lent take in a request."""
-        if any(line.issued is not None and line.issued.layout == lending.layout for line in (denoise, decode)):
-            return True
-        takes_in = decode.issued is not None and not decode.issued.decodes
-        return takes_in and not self._roster.waits_for_decode
-
-    def _lend(self, denoise: CrewLine, decode: CrewLine, windows: Sequence[WindowStep], now_s: float) -> bool:
-        """Have all ranks move a window, if that pays and nothing is to be decoded; returns whether they do."""
-        if self._lending is None or self._roster.waits_for_decode:
-            return False
-        for window in windows:
-            rollout = self._rollouts[window.request_id]
-            joins = window.step > 0 and not rollout.is_shared
-            steps_left = rollout.steps_left_of(window)
-            if pays_to_lend(self._lending, rollout.request, steps_left=steps_left, joins=joins):
-                rollout.is_shared = True
-                issue = partial(self._issue, now_s=now_s, layout=self._lending.layout, joint=True, windows=windows)
-                names = (window.request_id,) if joins else ()
-                issue(denoise, joins=names, commits=self._roster.list_commits(windows, now_s))
-                issue(decode, joins=names)
-                return True
-        return False
-
-    def _issue(self, line: CrewLine, *, now_s: float, **parts: Any) -> None:
-        self._formed.append(line.issue(self._generation, now_s, **parts))
-        self._roster.plans += 1
+    def _take(self, written: Commit, crew: Crew | None) -> Snapshot | None:
+        """Take in what a crew wrote of a snapshot; returns it when it is complete."""
+        if not self._goes_on(written.request_id):
+            return None
+        one = self._put_down[written.request_id]
+        snapshot = one.take(written.parts, denoised=crew is not Crew.DECODE, decoded=crew is not Crew.DENOISE)
+        if snapshot is not None:
+            del self._put_down[written.request_id]
+        return snapshot
 
     def _check_patching(self, request: RenderRequest, facts: ModelFacts) -> None:
-        for layout in self._lanes.layouts:
+        for layout in self._forming.layouts:
             check_patched_layout(layout)
         if len(cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))) > 1:
             raise UnsupportedError(NO_STREAMS)

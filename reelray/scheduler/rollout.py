@@ -1,7 +1,7 @@
 """Where one request stands: which window comes next, which piece can be decoded, what the client still owes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -9,22 +9,21 @@ from reelray.proto.events import Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import (
-    CHUNK_PART,
-    DECODE_PART,
     Admit,
     Crew,
     DecodeStep,
     Delivery,
     WindowStep,
     clean_part,
-    find_history,
 )
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.saved import Saved
 from reelray.scheduler.steps import plan_steps
 
 if TYPE_CHECKING:
     from reelray.proto.layout import Place
+    from reelray.proto.snapshot import SnapshotKind
 
 
 class Phase(StrEnum):
@@ -41,23 +40,6 @@ class Phase(StrEnum):
 ENDED = frozenset({Phase.FINISHED, Phase.CANCELLED, Phase.FAILED})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Saved:
-    """What a request can go on from.
-
-    Args:
-        windows: Window steps done then.
-        pieces: Pieces decoded then.
-        parts: What the ranks wrote; None means the beginning.
-        at_s: When, on the caller's clock; None before the first step of the present gang.
-    """
-
-    windows: int = 0
-    pieces: int = 0
-    parts: Mapping[str, bytes] | None = None
-    at_s: float | None = None
-
-
 class Rollout:
     """Bookkeeping of one request; changes only when the engine core is told of something that happened.
 
@@ -72,52 +54,65 @@ class Rollout:
 
     def __init__(self, request: RenderRequest, facts: ModelFacts, limits: EngineLimits) -> None:
         facts.latent_size(request.width, request.height)
-        self.request = request
         self.phase = Phase.QUEUED
+        self.paused = False
+        self.put_down: SnapshotKind | None = None  # a snapshot was asked for, and no plan has said so
+        self.chunks_begun = 0  # chunks of which a step was ever issued: their prompts are settled
         self.window_turn = -1  # when a window was moved last, for round robin
         self.decode_turn = -1
         self.worked_at = 0  # sequence of the last plan for which there was something to do
         self.place: Place | None = None  # where the ranks hold it
         self.is_shared = True  # whether ranks that only decode hold the chunk in work too
-        self._facts = facts
+        self.facts = facts
         self._limits = limits
-        self._chunks = cut_chunks(
-            request.recipe.chunking, facts.latent_frames(request.frames, endless=request.recipe.is_endless)
-        )
-        self._steps = plan_steps(request.recipe, self._chunks, request.changes)
-        self._pieces = cut_pieces(
-            self._chunks,
-            limits.piece_latent_frames(facts, width=request.width, height=request.height),
-        )
-        self._windows_done = 0
+        self.follow(request)
+        self.windows_done = 0
         self._delivered = 0  # chunks whose clean latents the ranks have that only decode
-        self._pieces_done = 0
-        self._pieces_sent = 0  # of them the client has the frames, or will get them
+        self.pieces_done = 0
+        self.pieces_sent = 0  # of them the client has the frames, or will get them
         self._unacknowledged_frames = 0
-        self._saved = Saved()
+        self.saved = Saved()
         self.losses = 0
         self.suspect = False  # in flight when a gang was lost, and not further than that since
 
+    def follow(self, request: RenderRequest) -> None:
+        """Go by another wording of the request, which leaves alone what has begun.
+
+        Raises:
+            SizeError: The model cannot place so many frames.
+        """
+        facts, recipe = self.facts, request.recipe
+        self.request = request
+        self.chunks = cut_chunks(recipe.chunking, facts.latent_frames(request.frames, endless=recipe.is_endless))
+        self._steps = plan_steps(recipe, self.chunks, request.changes, grows=request.live)
+        size = self._limits.piece_latent_frames(facts, width=request.width, height=request.height)
+        self.pieces = cut_pieces(self.chunks, size)
+
+    @property
+    def frames_sent(self) -> int:
+        """Pixel frames that the client has, or will get."""
+        return self.facts.frames(self.pieces[self.pieces_sent - 1].end) if self.pieces_sent else 0
+
     @property
     def has_work(self) -> bool:
-        """Whether a window may be moved or a piece decoded now."""
-        return self.next_window() is not None or self.next_decode() is not None
+        """Whether a window may be moved or a piece decoded now, or it is to be put down."""
+        return self.put_down is not None or self.next_window() is not None or self.next_decode() is not None
 
     @property
     def steps_left(self) -> int:
         """Windows to be moved and pieces to be decoded until the end."""
-        return len(self._steps) - self._windows_done + len(self._pieces) - self._pieces_done
+        return len(self._steps) - self.windows_done + len(self.pieces) - self.pieces_done
 
     @property
     def keeps_turn(self) -> bool:
         """Whether a chunk is in work for which memory was laid out; another stream's would take its place."""
         remembers = self.request.recipe.memory is not None
-        return remembers and self.phase is Phase.RUNNING and self._steps.is_amid_chunk(self._windows_done)
+        return remembers and self.phase is Phase.RUNNING and self._steps.is_amid_chunk(self.windows_done)
 
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
-        step = self._steps.find(self._windows_done)
-        if self.phase is not Phase.RUNNING or step is None:
+        step = self._steps.find(self.windows_done)
+        if not self._goes_on or step is None:
             return None
         if step.chunk - self._chunks_decoded() > self._limits.chunks_ahead:
             return None
@@ -146,10 +141,10 @@ class Rollout:
 
         A piece larger than the whole credit goes out when the client owes nothing.
         """
-        if self.phase is not Phase.RUNNING or self._pieces_done == len(self._pieces):
+        if not self._goes_on or self.is_decoded:
             return None
-        piece = self._pieces[self._pieces_done]
-        silent = self._pieces_done < self._pieces_sent
+        piece = self.pieces[self.pieces_done]
+        silent = self.pieces_done < self.pieces_sent
         owed = 0 if silent else self._unacknowledged_frames
         if piece.end > self._clean_latent_frames() or (owed and owed + self._frames(piece) > self._limits.frame_credit):
             return None
@@ -157,7 +152,7 @@ class Rollout:
             request_id=self.request.request_id,
             first_latent_frame=piece.first,
             latent_frames=piece.length,
-            last=self._pieces_done == len(self._pieces) - 1,
+            last=self.pieces_done == len(self.pieces) - 1,
             silent=silent,
             lane=self._lane,
         )
@@ -166,7 +161,7 @@ class Rollout:
         """The clean chunks that the ranks which only decode do not have yet; they have them from here on."""
         if self.phase is not Phase.RUNNING:
             return []
-        due = self._chunks[self._delivered : self._steps.clean_chunks(self._windows_done)]
+        due = self.chunks[self._delivered : self._steps.clean_chunks(self.windows_done)]
         self._delivered += len(due)
         return [
             Delivery(request_id=self.request.request_id, first_latent_frame=c.first, latent_frames=c.length)
@@ -174,10 +169,19 @@ class Rollout:
         ]
 
     @property
+    def decoded(self) -> int:
+        """Latent frames that are decoded."""
+        return self.pieces[self.pieces_done - 1].end if self.pieces_done else 0
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether every frame was decoded."""
+        return self.pieces_done == len(self.pieces)
+
+    @property
     def waits_for_decode(self) -> bool:
         """Whether there are clean latents that are not decoded."""
-        decoded = self._pieces[self._pieces_done - 1].end if self._pieces_done else 0
-        return self.phase is Phase.RUNNING and decoded < self._clean_latent_frames()
+        return self._goes_on and self.decoded < self._clean_latent_frames()
 
     def steps_left_of(self, window: WindowStep) -> int:
         """Denoise steps until a window's chunk is clean, its own included."""
@@ -185,7 +189,7 @@ class Rollout:
 
     def is_delivered(self, step: DecodeStep) -> bool:
         """Whether the ranks that only decode have, or are about to get, what a step decodes."""
-        there = self._chunks[self._delivered - 1].end if self._delivered else 0
+        there = self.chunks[self._delivered - 1].end if self._delivered else 0
         return step.first_latent_frame + step.latent_frames <= there
 
     def admitted(self) -> Progress:
@@ -195,19 +199,19 @@ class Rollout:
 
     def window_moved(self) -> Progress:
         """Note that the window of `next_window` was moved."""
-        self._windows_done += 1
-        return self._progress(Stage.DENOISE, self._windows_done, len(self._steps))
+        self.windows_done += 1
+        return self._progress(Stage.DENOISE, self.windows_done, len(self._steps))
 
     def piece_decoded(self) -> Progress:
         """Note that the piece of `next_decode` was decoded and is on its way to the client."""
-        piece = self._pieces[self._pieces_done]
-        self._pieces_done += 1
-        if self._pieces_done > self._pieces_sent:
-            self._pieces_sent = self._pieces_done
+        piece = self.pieces[self.pieces_done]
+        self.pieces_done += 1
+        if self.pieces_done > self.pieces_sent:
+            self.pieces_sent = self.pieces_done
             self._unacknowledged_frames += self._frames(piece)
-        if self._pieces_done == len(self._pieces):
+        if self.is_decoded:
             self.phase = Phase.FINISHED
-        return self._progress(Stage.DECODE, self._facts.frames(piece.end), self.request.frames)
+        return self._progress(Stage.DECODE, self.facts.frames(piece.end), self.request.frames)
 
     def wants_commit(self, window: WindowStep, now_s: float) -> bool:
         """Whether the state should be written down once `window` is moved: at a chunk's end, in long ones in between.
@@ -216,20 +220,17 @@ class Rollout:
         """
         if self._limits.commit_s is None:
             return False
-        if self._saved.at_s is None:
-            self._saved = replace(self._saved, at_s=now_s)
-        return window.last or now_s - (self._saved.at_s or 0.0) >= self._limits.commit_s
+        if self.saved.at_s is None:
+            self.saved = replace(self.saved, at_s=now_s)
+        return window.last or now_s - (self.saved.at_s or 0.0) >= self._limits.commit_s
 
     def wants_decode_commit(self, decode: DecodeStep) -> bool:
         """Whether ranks that only decode should write their state down once `decode` is done: at a chunk's end."""
         end = decode.first_latent_frame + decode.latent_frames
-        return self._limits.commit_s is not None and not decode.last and any(c.end == end for c in self._chunks)
+        return self._limits.commit_s is not None and not decode.last and any(c.end == end for c in self.chunks)
 
     def committed(self, parts: Mapping[str, bytes], now_s: float, crew: Crew | None = None) -> None:
         """Note the state as it is written down now.
-
-        Crews write at different times, and their parts still fit together: of every chunk that is clean the latents are
-        a part of their own, which is kept until the decoder's state that is written down lies behind it.
 
         Args:
             parts: What was written.
@@ -237,33 +238,21 @@ class Rollout:
             crew: Who wrote it; None means all ranks at once.
         """
         self.suspect = False
-        if crew is None:
-            parts = {**find_history(self._saved.parts or {}), **parts}
-            self._saved = Saved(windows=self._windows_done, pieces=self._pieces_done, parts=parts, at_s=now_s)
-            return
-        known = {**(self._saved.parts or {}), **parts}
-        if crew is Crew.DENOISE:
-            self._saved = replace(self._saved, windows=self._windows_done, parts=known, at_s=now_s)
-            return
-        past = {clean_part(chunk.first) for chunk in self._chunks[: self._chunks_decoded()]}
-        kept = {name: data for name, data in known.items() if name not in past}
-        self._saved = replace(self._saved, pieces=self._pieces_done, parts=kept)
+        now = Saved(windows=self.windows_done, pieces=self.pieces_done, parts=parts, at_s=now_s)
+        past = {clean_part(chunk.first) for chunk in self.chunks[: self._chunks_decoded()]}
+        before = self.saved
+        self.saved = before.written_by_all(now) if crew is None else before.written_by(crew, now, past)
 
     def admit(self, crew: Crew | None = None) -> Admit:
         """What the ranks of a crew are told of it: the request, and what was written down last."""
-        parts = self._saved.parts
-        if parts is not None and crew is not None:
-            # Those that only decode may be lent: they take up the chunk in work too.
-            wanted = {CHUNK_PART, DECODE_PART} if crew is Crew.DECODE else parts.keys() - {DECODE_PART}
-            parts = {name: data for name, data in parts.items() if name in wanted}
-        return Admit(request=self.request, resume=parts, lane=self._lane)
+        return Admit(request=self.request, resume=self.saved.parts_for(crew), lane=self._lane)
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
         self.phase, self.place, self.is_shared = Phase.QUEUED, None, True
-        self._windows_done, self._pieces_done = self._saved.windows, self._saved.pieces
+        self.windows_done, self.pieces_done = self.saved.windows, self.saved.pieces
         self._delivered = self._chunks_decoded()
-        self._saved = replace(self._saved, at_s=None)
+        self.saved = replace(self.saved, at_s=None)
         self.window_turn = self.decode_turn = -1
         self.worked_at = 0  # a number of a step, and these begin anew
 
@@ -274,20 +263,23 @@ class Rollout:
         self._unacknowledged_frames -= frames
 
     @property
+    def _goes_on(self) -> bool:
+        return self.phase is Phase.RUNNING and not self.paused
+
+    @property
     def _lane(self) -> int:
         return 0 if self.place is None else self.place.lane
 
     def _clean_latent_frames(self) -> int:
-        done = self._steps.clean_chunks(self._windows_done)
-        return self._chunks[done - 1].end if done else 0
+        done = self._steps.clean_chunks(self.windows_done)
+        return self.chunks[done - 1].end if done else 0
 
     def _chunks_decoded(self) -> int:
-        decoded = self._pieces[self._pieces_done - 1].end if self._pieces_done else 0
-        return sum(chunk.end <= decoded for chunk in self._chunks)
+        return sum(chunk.end <= self.decoded for chunk in self.chunks)
 
     def _frames(self, piece: Span) -> int:
-        before = self._facts.frames(piece.first) if piece.first else 0
-        return self._facts.frames(piece.end) - before
+        before = self.facts.frames(piece.first) if piece.first else 0
+        return self.facts.frames(piece.end) - before
 
     def _progress(self, stage: Stage, done: int, total: int) -> Progress:
-        return Progress(request_id=self.request.request_id, stage=stage, done=done, total=total)
+        return Progress(request_id=self.request.request_id, stage=stage, done=min(done, total), total=total)

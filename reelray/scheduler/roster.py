@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from reelray.proto.layout import Place
 from reelray.proto.request import RequestId
-from reelray.proto.step_plan import DecodeStep, Delivery, WindowStep
+from reelray.proto.step_plan import DecodeStep, Delivery, SnapshotStep, WindowStep
 from reelray.scheduler.lanes import PATIENCE
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import Phase, Rollout
@@ -81,6 +81,20 @@ class Roster:
     def deliver(self) -> tuple[Delivery, ...]:
         """Clean chunks that the ranks which only decode do not have yet; see `Rollout.deliver`."""
         return tuple(delivery for rollout in self.rollouts.values() for delivery in rollout.deliver())
+
+    @property
+    def has_put_downs(self) -> bool:
+        """Whether a snapshot is due."""
+        return any(r.put_down is not None and r.phase is Phase.RUNNING for r in self.rollouts.values())
+
+    def pick_put_downs(self) -> tuple[SnapshotStep, ...]:
+        """Snapshots that are due; they are not from here on."""
+        steps = []
+        for request_id, rollout in self.rollouts.items():
+            if rollout.put_down is not None and rollout.phase is Phase.RUNNING:
+                steps.append(SnapshotStep(request_id=request_id, kind=rollout.put_down))
+                rollout.put_down = None
+        return tuple(steps)
 
     def list_commits(self, windows: Sequence[WindowStep], now_s: float) -> tuple[RequestId, ...]:
         """Requests whose state should be written down once these windows are moved."""

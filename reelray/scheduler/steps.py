@@ -30,13 +30,17 @@ class Steps(Protocol):
         ...
 
 
-def plan_steps(recipe: Recipe, chunks: Sequence[Span], changes: Sequence[PromptChange] = ()) -> Steps:
+def plan_steps(
+    recipe: Recipe, chunks: Sequence[Span], changes: Sequence[PromptChange] = (), *, grows: bool = False
+) -> Steps:
     """The steps of a video.
 
     Args:
         recipe: Its schedule, chunking and memory.
         chunks: Of the video.
         changes: Of its prompt.
+        grows: Whether chunks may yet follow the last one.
     """
-    kind = ChunkSteps if recipe.chunking.stagger is None else JointSteps
-    return kind(recipe, chunks, changes)
+    if recipe.chunking.stagger is not None:
+        return JointSteps(recipe, chunks, changes)
+    return ChunkSteps(recipe, chunks, changes, grows=grows)

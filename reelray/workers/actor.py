@@ -28,6 +28,8 @@ from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 if TYPE_CHECKING:
     from reelray.proto.events import Event
@@ -83,9 +85,9 @@ class EngineActor:
         alone = layouts[0].ranks + decode_ranks == 1
         return _value_or_error(lambda: self._load(open_model, core, None if alone else start))
 
-    def submit(self, request: RenderRequest) -> ReelrayError | None:
+    def submit(self, request: RenderRequest, snapshot: Snapshot | None = None) -> ReelrayError | None:
         """See `EngineHost.submit`."""
-        return _value_or_error(lambda: self._running().submit(request))
+        return _value_or_error(lambda: self._running().submit(request, snapshot))
 
     def take(self, request_id: RequestId, timeout_s: float) -> "list[Event | ReelrayError] | ReelrayError":
         """See `EngineHost.take`."""
@@ -94,6 +96,14 @@ class EngineActor:
     def cancel(self, request_id: RequestId) -> bool | ReelrayError:
         """See `EngineHost.cancel`."""
         return _value_or_error(lambda: self._running().cancel(request_id))
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing | ReelrayError:
+        """See `EngineHost.tell`."""
+        return _value_or_error(lambda: self._running().tell(request_id, order))
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot | ReelrayError:
+        """See `EngineHost.snapshot`."""
+        return _value_or_error(lambda: self._running().snapshot(request_id, kind))
 
     def close(self) -> None:
         """Stop after the step in flight, end the ranks and give back their places."""

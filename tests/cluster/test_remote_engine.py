@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from functools import partial
 
 import psutil
@@ -16,10 +17,13 @@ from reelray.proto.errors import (
     ReelrayError,
     ResourceError,
     SizeError,
+    SnapshotError,
     WeightsError,
 )
 from reelray.proto.events import Done, Frames, Progress, Stage
-from reelray.proto.request import RequestId
+from reelray.proto.request import PromptChange, RequestId
+from reelray.proto.session import Extend, Pause, Resume, Say, Stop
+from reelray.proto.snapshot import SnapshotKind
 from reelray.scheduler.limits import EngineLimits
 from tests.support.fake_model import FakeModel
 from tests.support.plain_loop import render_plainly
@@ -43,6 +47,31 @@ def engine(cluster):  # noqa: ARG001
     limits = EngineLimits(frame_credit=8, decode_latent_frames=1)
     with RemoteEngine(partial(FakeModel, step_s=0.002), limits=limits) as remote:
         yield remote
+
+
+def test_a_stream_in_the_actor_is_talked_to_and_put_down(engine):
+    request = make_request("talk", latent_frames=24, recipe=make_recipe(steps=2, chunk=2), live=True)
+    stream = engine.render(request)
+    assert engine.tell(RequestId("talk"), Pause()).paused
+    held_from = engine.tell(RequestId("talk"), Say(prompt="another")).frame
+    assert engine.tell(RequestId("talk"), Extend(latent_frames=2)).frames == request.frames + 8
+    snapshot = engine.snapshot(RequestId("talk"), SnapshotKind.EXACT)
+    with pytest.raises(InputError, match="after the end"):
+        engine.tell(RequestId("talk"), Say(prompt="x", latent_frame=99))
+    engine.tell(RequestId("talk"), Resume())
+    change = PromptChange(latent_frame=(held_from - 1) // 4 + 1, prompt="another")
+    wanted = render_plainly(FakeModel(), replace(request, frames=request.frames + 8, changes=(change,)))
+    assert video(stream) == wanted
+    with pytest.raises(SnapshotError, match="is not the one of its snapshot"):
+        engine.render(request, snapshot)
+    other = replace(snapshot.request, request_id=RequestId("again"))
+    assert video(engine.render(other, snapshot)) == wanted[snapshot.frame * 16 * 32 * 3 :]
+    with pytest.raises(SnapshotError, match="another model"):
+        engine.render(other, replace(snapshot, digest="other"))
+    with pytest.raises(InputError, match="not here"):
+        engine.tell(RequestId("talk"), Stop())
+    with pytest.raises(InputError, match="not here"):
+        engine.snapshot(RequestId("talk"), SnapshotKind.EXACT)
 
 
 def test_a_render_through_the_actor_has_the_bytes_of_the_plain_loop(engine):

@@ -32,7 +32,7 @@ def engine_latents(model, prompt, seed, recipe, latent_frames):
                 last=step == steps - 1,
             )
         )
-    return held._clean_1CTHW[0]
+    return held.clean_1CTHW[0]
 
 
 def test_batched_latents_equal_the_engines(tiny_t2v):

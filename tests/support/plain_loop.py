@@ -15,11 +15,13 @@ def render_plainly(model, request) -> bytes:
     height, width = request.height // facts.spatial_stride, request.width // facts.spatial_stride
     total = (request.frames - 1) // facts.temporal_stride + 1
     chunk_size = recipe.chunking.latent_frames or total
-    cond, uncond = model.encode_text([request.prompt, request.negative_prompt])
+    prompts = [request.prompt, *(change.prompt for change in request.changes)]
+    *conds, uncond = model.encode_text([*prompts, request.negative_prompt])
     state = model.new_decode_state()
     video = b""
     for chunk, first in enumerate(range(0, total, chunk_size)):
         length = min(chunk_size, total - first)
+        cond = conds[sum(change.latent_frame <= first for change in request.changes)]
 
         def noise(step, chunk=chunk, length=length):
             return draw_noise(

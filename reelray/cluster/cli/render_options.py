@@ -8,6 +8,9 @@ import typer
 from reelray.cluster.video_format import VideoFormat
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What the video shows.", show_default=False)]
+FirstPrompt = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="What the video shows at first.", show_default=False)
+]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -27,6 +30,12 @@ Changes = Annotated[
     typer.Option(
         "--at", metavar="TIME PROMPT", help="Another prompt from this time on, such as 6s; may be given again."
     ),
+]
+Interactive = Annotated[
+    bool, typer.Option("--interactive", "-i", help="Take prompts and orders from standard input while it runs.")
+]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="FILE", help="Go on from a snapshot; a PROMPT holds from there.")
 ]
 Seconds = Annotated[
     float | None,

@@ -1,13 +1,17 @@
 """`reelray stream`: a long video, chunk by chunk, by one prompt after the other."""
 
+from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
 from reelray.cluster.cli import render_options as take
-from reelray.cluster.cli.session import session_of
+from reelray.cluster.cli.session import Session, session_of
+
+if TYPE_CHECKING:
+    from reelray.cluster.render_file import FileOptions
 
 # Typer keeps a paragraph's lines apart only after \b.
 STREAM_EPILOG = """\b
@@ -15,6 +19,8 @@ Examples:
   reelray stream "a red circle moves left" -m longlive-1.3b --seconds 60 -o long.mp4
   reelray stream "a cat sleeps" -m MODEL --at 10s "the cat wakes up" --at 20s "it runs away"
   reelray stream "rain on a window" -m MODEL --seconds 120 --gpus 4 --json
+  reelray stream "a cat sleeps" -m MODEL --interactive -o cat.mp4
+  reelray stream --from cat.snap "the cat wakes up" -o rest.mp4
 """
 
 
@@ -36,9 +42,11 @@ class StreamCommand(TyperCommand):
 
 def stream(
     context: typer.Context,
-    prompt: take.Prompt,
+    prompt: take.FirstPrompt = None,
     *,
     at: take.Changes = None,
+    interactive: take.Interactive = False,
+    snapshot: take.From = None,
     output: take.Output = None,
     model: take.Model = None,
     seconds: take.Seconds = None,
@@ -63,20 +71,14 @@ def stream(
 
     For models that make their video chunk by chunk and remember what was. A prompt of --at holds from the first chunk
     that begins at its time or later; what the change does to memory is the model's recipe. 60 seconds, if nothing else
-    is said. Memory does not grow with the video's length; only its latents are kept, to build lost memory anew.
+    is said. Memory does not grow with the video's length; only its latents are kept, to build lost memory anew. With
+    --interactive every line of standard input is the next prompt; /help names the orders that may be given there.
     """
     session = session_of(context)
     session.set_debug(wanted=debug)
-    from reelray.cluster.render import RenderOptions  # noqa: PLC0415  `--help` needs none of this
-    from reelray.cluster.render_file import FileOptions, render_file  # noqa: PLC0415
+    from reelray.cluster.render_file import FileOptions  # noqa: PLC0415  `--help` needs none of this
     from reelray.cluster.render_plan import Place  # noqa: PLC0415
 
-    if seconds is None and frames is None:
-        seconds = 60.0
-    changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
-    wish = RenderOptions(
-        prompt=prompt, at=changes or None, seconds=seconds, frames=frames, size=size, seed=seed, fps=fps, stream=True
-    )
     place = Place(
         model=model, device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks,
         weights=weights, encoder=encoder,
@@ -84,4 +86,32 @@ def stream(
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )
-    render_file(wish, way, session.services)
+    changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
+    wish = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed, "fps": fps}
+    if snapshot is None:
+        _begin(session, way, {"prompt": prompt or "", **wish}, interactive=interactive)
+    else:
+        _go_on(session, way, wish, snapshot, prompt, interactive=interactive)
+
+
+def _begin(session: Session, way: "FileOptions", wish: Mapping[str, Any], *, interactive: bool) -> None:
+    from reelray.cluster.interactive import stream_interactively  # noqa: PLC0415
+    from reelray.cluster.render import RenderOptions  # noqa: PLC0415
+    from reelray.cluster.render_file import render_file  # noqa: PLC0415
+
+    if wish["seconds"] is None and wish["frames"] is None:
+        wish = {**wish, "seconds": 60.0}
+    run = stream_interactively if interactive else render_file
+    run(RenderOptions(**wish, stream=True), way, session.services)
+
+
+def _go_on(
+    session: Session, way: "FileOptions", wish: Mapping[str, Any], path: str, prompt: str | None, *, interactive: bool
+) -> None:
+    from reelray.cluster.interactive import stream_from  # noqa: PLC0415
+    from reelray.proto.errors import InputError  # noqa: PLC0415
+
+    settled = [name for name, value in wish.items() if value is not None]
+    if settled:
+        raise InputError(f"--{settled[0]} was given with --from; the snapshot has settled it")
+    stream_from(path, prompt, way, session.services, listens=interactive)

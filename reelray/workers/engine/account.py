@@ -19,6 +19,8 @@ class Account:
         self._description = description
         self._stage_s: dict[str, float] = {str(Stage.LOAD): description.load_s}
         self._forwards = 0
+        self.frames = request.frames  # a stream may grow
+        self.peak_bytes = 0
         self._steps = 0
 
     def add(self, cost: StageCost) -> None:
@@ -27,14 +29,14 @@ class Account:
         self._forwards += cost.forwards
         self._steps += cost.stage is Stage.DENOISE
 
-    def summary(self, peak_bytes: int) -> RenderSummary:
+    def summary(self) -> RenderSummary:
         """The summary of the complete request."""
         request, description = self._request, self._description
         return RenderSummary(
             request_id=request.request_id,
             model=request.recipe.name,
             model_digest=description.digest,
-            frames=request.frames,
+            frames=self.frames,
             width=request.width,
             height=request.height,
             seed=request.seed,
@@ -43,7 +45,7 @@ class Account:
             device=description.device,
             dtype=description.dtype,
             stage_s=dict(self._stage_s),
-            peak_bytes=peak_bytes,
+            peak_bytes=self.peak_bytes,
             layout=description.layout,
             residency=description.residency,
             decode_ranks=description.decode_ranks,

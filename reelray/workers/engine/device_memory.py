@@ -59,3 +59,9 @@ class DeviceMeter:
         """Give back what nobody uses."""
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

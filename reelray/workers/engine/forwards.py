@@ -12,11 +12,12 @@ from torch import Tensor
 
 from reelray.proto.recipe import PromptSwitch
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import WindowStep, find_history, history_part
+from reelray.proto.step_plan import WindowStep, find_history, find_memory, history_part
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.stream_memory import Committed, StreamMemory
+from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.samplers.guidance import Branch
 
@@ -32,24 +33,31 @@ class Forwards:
         request: Whose.
         model: By what.
         rooms: Where streams are remembered.
-        prompts: Context of every prompt of the request.
-        negative: Context of the negative prompt, where guidance needs it.
-        image: Context of a first frame.
+        texts: Contexts of its prompts.
     """
 
     request: RenderRequest
     model: VideoModel
     rooms: MemoryRooms
-    prompts: Sequence[Any] = ()
-    negative: Any = None
-    image: Sequence[Any] | None = None
+    texts: Texts
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
+    _written: Sequence[Any] = field(default=(), init=False)  # that memory itself, by first head, if it was written
     _saved: int = field(default=0, init=False)  # how much of the history was written down
     _clean: dict[int, Tensor] = field(default_factory=dict, init=False)  # clean chunks that may yet be remembered
     _prompt: int = field(default=0, init=False)  # the prompt in force
     _remembered: set[Branch] = field(default_factory=set, init=False)  # branches of the forward in work
     _flushes: int | None = field(default=None, init=False)  # what its coming has kept, until that is noted
+
+    @property
+    def memory(self) -> StreamMemory | None:
+        """What is remembered here."""
+        return self._memory
+
+    @property
+    def prompt(self) -> int:
+        """Number of the prompt in force."""
+        return self._prompt
 
     def begin(self, station: Station) -> None:
         """Remember here from now on, what was remembered elsewhere included.
@@ -96,6 +104,8 @@ class Forwards:
             assert self._memory is not None
             self._memory.flush(rule.switch_frames)
             self._flushes = rule.switch_frames
+        if prompt != self._prompt:
+            self.texts.forget_before(prompt)
         self._prompt = prompt
 
     def run(
@@ -123,9 +133,9 @@ class Forwards:
             prediction_1CTHW = model.denoise(
                 latents_1CTHW,
                 torch.tensor([timesteps], dtype=torch.float32, device=model.device),
-                [self.prompts[self._prompt] if branch is Branch.CONDITIONAL else self.negative],
+                [self.texts[self._prompt] if branch is Branch.CONDITIONAL else self.texts.negative],
                 positions_BT=torch.tensor([positions], device=model.device),
-                image=self.image,
+                image=self.texts.image,
                 view=view,
             )
             if memory is not None and commits:
@@ -216,7 +226,11 @@ class Forwards:
         history = [] if self._memory is None else self._memory.history
         begin, self._saved = self._saved, len(history)
         parts = {history_part(number): pack(asdict(history[number])) for number in range(begin, len(history))}
-        return {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}, parts
+        return self.state(), parts
+
+    def state(self) -> dict[str, Any]:
+        """What is clean and yet to be remembered, and the prompt in force; see `restore`."""
+        return {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}
 
     def restore(self, state: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` has written down."""
@@ -224,6 +238,7 @@ class Forwards:
         self._prompt, self._flushes = state["prompt"], state["flushes"]
         self._past = [Committed(**unpack(data)) for data in find_history(parts).values()]
         self._saved = len(self._past)
+        self._written = [(first, unpack(data)) for first, data in find_memory(parts)]
         self._remember_again()
 
     def _find_clean(self, first: int, length: int) -> Tensor:
@@ -240,10 +255,16 @@ class Forwards:
         """Come by the memory of another lane, or of ranks that are gone, by the forwards that made it."""
         if self._memory is None or not self._past:
             return
+        if self._written:
+            self._memory.read(self._past, self._written)
+            self._past, self._written = [], []
+            return
 
         prompt = self._prompt
 
         def evaluate(past: Committed, branch: Branch) -> None:
+            if past.prompt != self._prompt:
+                self.texts.forget_before(past.prompt)
             self._prompt = past.prompt
             latents_1CTHW = past.latents_1CTHW.to(self.model.device)
             timesteps = (past.timestep,) * past.length

@@ -4,7 +4,7 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames
-from reelray.proto.request import RenderRequest
+from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import (
     CHUNK_PART,
     DECODE_PART,
+    Amend,
     DecodeStep,
     Delivery,
     WindowStep,
@@ -27,6 +28,7 @@ from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.resting import put_to_rest, wake_up
 from reelray.workers.engine.station import Station
+from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
 from reelray.workers.parallel.layer_pipeline import LineBranches, OpenStep
@@ -62,26 +64,32 @@ class HeldRequest:
         station: What this rank does with it.
         rooms: Where streams are remembered.
         here: Whether the request lies on the lane of that station; on other lanes it is only known.
+        resumes: Whether it goes on from what was written down: of its prompts only those are encoded that it needs.
 
     Raises:
         ResourceError: There is no room to remember it.
     """
 
     def __init__(
-        self, request: RenderRequest, model: VideoModel, station: Station, rooms: MemoryRooms, *, here: bool = True
+        self,
+        request: RenderRequest,
+        model: VideoModel,
+        station: Station,
+        rooms: MemoryRooms,
+        *,
+        here: bool = True,
+        resumes: bool = False,
     ) -> None:
         self.request = request
         self._model = model
-        self._forwards = Forwards(request=request, model=model, rooms=rooms)
-        if station.role.denoises or station.role.helps:
-            prompts = [request.prompt, *(change.prompt for change in request.changes)]
-            guided = request.recipe.guidance.needs_unconditional
-            texts = model.encode_text([*prompts, request.negative_prompt] if guided else prompts)
-            self._forwards.prompts, self._forwards.negative = texts[: len(prompts)], texts[-1]
-            self._forwards.image = None if request.image is None else [self._encode_image(request.image)]
+        self._texts = Texts(model)
+        self.forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts)
+        self._reads = station.role.denoises or station.role.helps
+        if self._reads:
+            self._texts.follow(request, since=None if resumes else 0)
         self.latent_rows, columns = model.facts.latent_size(request.width, request.height)
         self.flight = Flight(request, (model.facts.latent_channels, self.latent_rows, columns), model.device)
-        self._clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
+        self.clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
         self.settle(station, here=here)
         self.begin_memory(station)
@@ -93,7 +101,7 @@ class HeldRequest:
             ResourceError: There is no room for it.
         """
         if self.here and station.role.denoises:
-            self._forwards.begin(station)
+            self.forwards.begin(station)
 
     def settle(self, station: Station, *, here: bool) -> None:
         """Go on at a station, after what belongs there was taken."""
@@ -101,26 +109,33 @@ class HeldRequest:
         self._role, self._branches = station.role, station.branches_for(self.request)
         self._chunk_branches = self._branches.begin() if self.flight.numbers else self._branches
 
+    def amend(self, amend: Amend) -> None:
+        """Go by another wording of the request; what has begun is as it was."""
+        request = replace(self.request, prompt=amend.prompt, changes=amend.changes, frames=amend.frames)
+        self.request = self.forwards.request = request
+        if self._reads:
+            self._texts.follow(request, since=self.forwards.prompt)
+
     def release(self) -> None:
         """Give back what others share."""
-        self._forwards.release()
+        self.forwards.release()
 
     def park(self) -> None:
         """See `put_to_rest`."""
-        self._decode_state = put_to_rest(self._forwards, self._model, self._decode_state)
+        self._decode_state = put_to_rest(self.forwards, self._model, self._decode_state)
 
     def prefetch(self) -> None:
         """See `Forwards.prefetch`."""
-        self._forwards.prefetch()
+        self.forwards.prefetch()
 
     def wake(self) -> None:
         """See `wake_up`."""
-        self._decode_state = wake_up(self._forwards, self._model, self._decode_state)
+        self._decode_state = wake_up(self.forwards, self._model, self._decode_state)
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
         parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
-        facts, remembered = self._forwards.give()
+        facts, remembered = self.forwards.give()
         state = HeldState(
             facts={
                 "chunks": self.flight.numbers,
@@ -128,20 +143,20 @@ class HeldRequest:
                 "memory": facts,
             },
             denoise=self.flight.show() | remembered,
-            decode={str(first): latents for first, latents in self._clean_1CTHW.items()},
+            decode={str(first): latents for first, latents in self.clean_1CTHW.items()},
             slots=[] if parts is None else list(parts.slots),
             splits=parts is not None and parts.splits,
         )
         self.flight.clear()
-        self._clean_1CTHW, self._decode_state = {}, None
+        self.clean_1CTHW, self._decode_state = {}, None
         return state
 
     def take(self, state: HeldState) -> None:
         """Go on from what other ranks gave, cut for this one."""
         facts = state.facts
         self.take_flight(facts["chunks"], state.denoise)
-        self._forwards.take(facts["memory"], state.denoise)
-        self._clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
+        self.forwards.take(facts["memory"], state.denoise)
+        self.clean_1CTHW = {int(first): latents for first, latents in state.decode.items()}
         if facts["decoder"] is not None:
             parts = DecodeParts(facts=facts["decoder"], slots=tuple(state.slots), splits=state.splits)
             self._decode_state = self._model.put_together(parts)
@@ -153,9 +168,9 @@ class HeldRequest:
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
-        self._forwards.turn_to(window.prompt)
+        self.forwards.turn_to(window.prompt)
         if window.is_clean_pass or window.recaches:
-            return self._forwards.remember(window)
+            return self.forwards.remember(window)
         self._start(window)
         flight = self.flight
         input_1CTHW = flight.latents(window)
@@ -163,13 +178,13 @@ class HeldRequest:
         evaluate, more = self._evaluate(input_1CTHW, timesteps, window), 0
         prediction = self._chunk_branches.predict(evaluate, weight, shape=input_1CTHW.shape)
         if window.commits:
-            more = self._forwards.remember_others(evaluate)
-            self._forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW, level=window.level or 0)
+            more = self.forwards.remember_others(evaluate)
+            self.forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW, level=window.level or 0)
         return self._end(window, prediction) + more
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
-        self._forwards.turn_to(window.prompt)
+        self.forwards.turn_to(window.prompt)
         self._start(window)
         branches, flight = self._chunk_branches, self.flight
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
@@ -192,7 +207,7 @@ class HeldRequest:
         for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
             check_finite(latents_1CTHW, self._model.digest)
             self._hand_on(first, latents_1CTHW)
-            self._forwards.keep_clean(first, latents_1CTHW)
+            self.forwards.keep_clean(first, latents_1CTHW)
         if not self.flight.numbers:
             self._chunk_branches = self._branches
         return evaluations
@@ -202,7 +217,9 @@ class HeldRequest:
         latents_1CTHW = self._take_clean(step)
         if step.first_latent_frame == 0:
             self._decode_state = self._model.new_decode_state()
-        return self._pack(self._model.decode(latents_1CTHW, self._decode_state), step.first_latent_frame)
+        frames_FHWC = self._model.decode(latents_1CTHW, self._decode_state)
+        first = step.first_latent_frame
+        return _as_frames(self.request.request_id, self._model.facts.frames(first) if first else 0, frames_FHWC)
 
     def deliver(self, delivery: Delivery) -> None:
         """Give the clean latents of a chunk to the ranks that only decode, or take them there."""
@@ -210,34 +227,37 @@ class HeldRequest:
         if handover is None:
             return  # another rank gives them
         if self._role.denoises:
-            handover.send(self._clean_1CTHW.pop(first))
+            handover.send(self.clean_1CTHW.pop(first))
         else:
-            self._clean_1CTHW[first] = handover.receive((1, *self._shape(delivery)))
+            self.clean_1CTHW[first] = handover.receive((1, *self._shape(delivery)))
 
     def _take_clean(self, step: DecodeStep) -> Tensor:
         """The latents of a piece; those of its chunk are dropped once it is through."""
-        first = max(start for start in self._clean_1CTHW if start <= step.first_latent_frame)
-        chunk_1CTHW = self._clean_1CTHW[first]
+        first = max(start for start in self.clean_1CTHW if start <= step.first_latent_frame)
+        chunk_1CTHW = self.clean_1CTHW[first]
         begin = step.first_latent_frame - first
         end = begin + step.latent_frames
         if end == chunk_1CTHW.shape[2]:
-            del self._clean_1CTHW[first]
+            del self.clean_1CTHW[first]
         return chunk_1CTHW[:, :, begin:end]
+
+    def work(self) -> dict[str, Any]:
+        """The chunks in work."""
+        return {"chunks": self.flight.numbers, "tensors": self.flight.show()}
 
     def save(self) -> dict[str, bytes]:
         """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
         parts: dict[str, bytes] = {}
         role = self._role
         if role.denoises:
-            work = {"chunks": self.flight.numbers, "tensors": on_cpu(self.flight.show())}
-            memory, history = self._forwards.save()
-            parts |= {CHUNK_PART: pack({"work": work, "memory": memory}), **history}
+            memory, history = self.forwards.save()
+            parts |= {CHUNK_PART: pack({"work": on_cpu(self.work()), "memory": memory}), **history}
         if role.decodes:
             # What was delivered is written down by the rank that gave it: crews write at different times.
-            clean = {} if role.handover is not None else on_cpu(self._clean_1CTHW)
-            parts[DECODE_PART] = pack({"clean": clean, "decoder": self._pack_decoder()})
+            clean = {} if role.handover is not None else on_cpu(self.clean_1CTHW)
+            parts[DECODE_PART] = pack({"clean": clean, "decoder": self.pack_decoder()})
         elif role.handover is not None:
-            parts |= {clean_part(first): pack(latents.cpu()) for first, latents in self._clean_1CTHW.items()}
+            parts |= {clean_part(first): pack(latents.cpu()) for first, latents in self.clean_1CTHW.items()}
         return parts
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
@@ -247,17 +267,17 @@ class HeldRequest:
             state = unpack(parts[CHUNK_PART])
             self.take_flight(state["work"]["chunks"], state["work"]["tensors"])
             if self._role.denoises:
-                self._forwards.restore(state["memory"], parts)
-        if self._role.denoises and self._role.handover is not None:
-            self._clean_1CTHW = {first: unpack(data).to(device) for first, data in _clean_parts(parts)}
+                self.forwards.restore(state["memory"], parts)
+        if self._role.denoises and (self._role.decodes or self._role.handover is not None):
+            self.clean_1CTHW = {first: unpack(data).to(device) for first, data in _clean_parts(parts)}
         if self._role.decodes and DECODE_PART in parts:
             state = unpack(parts[DECODE_PART])
-            self._clean_1CTHW = {first: latents.to(device) for first, latents in state["clean"].items()}
+            self.clean_1CTHW |= {first: latents.to(device) for first, latents in state["clean"].items()}
             if state["decoder"] is not None:
                 decoder = state["decoder"].numpy().tobytes()
                 self._decode_state = self._model.unpack_decode_state(decoder, latent_rows=self.latent_rows)
 
-    def _pack_decoder(self) -> Tensor | None:
+    def pack_decoder(self) -> Tensor | None:
         """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""
         if self._decode_state is None:
             return None
@@ -266,7 +286,7 @@ class HeldRequest:
 
     def _hand_on(self, first_latent_frame: int, latents_1CTHW: Tensor) -> None:
         if self._role.decodes or self._role.handover is not None:
-            self._clean_1CTHW[first_latent_frame] = latents_1CTHW
+            self.clean_1CTHW[first_latent_frame] = latents_1CTHW
 
     def _shape(self, delivery: Delivery) -> tuple[int, int, int, int]:
         height, width = self._model.facts.latent_size(self.request.width, self.request.height)
@@ -276,23 +296,7 @@ class HeldRequest:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
         # 7 to 15 % on a CPU.
         first, level = window.first_latent_frame, window.level or 0
-        return self._forwards.run(latents_1CTHW, timesteps, first, commits=window.commits, level=level)
-
-    def _pack(self, frames_FHWC: Tensor, first_latent_frame: int) -> Frames:
-        count, height, width, _ = frames_FHWC.shape
-        return Frames(
-            request_id=self.request.request_id,
-            first_frame=self._model.facts.frames(first_latent_frame) if first_latent_frame else 0,
-            count=count,
-            height=height,
-            width=width,
-            data=frames_FHWC.contiguous().numpy().tobytes(),
-        )
-
-    def _encode_image(self, image: bytes) -> Any:
-        pixels = torch.frombuffer(bytearray(image), dtype=torch.uint8)
-        image_HWC = pixels.view(self.request.height, self.request.width, 3)
-        return self._model.encode_image(image_HWC, frames=self.request.frames)
+        return self.forwards.run(latents_1CTHW, timesteps, first, commits=window.commits, level=level)
 
 
 def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
@@ -306,6 +310,12 @@ def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
             f"the model ({digest}) produced values that are not finite; its weights may be damaged, or its number "
             "format too narrow: download it again, or choose a lower guidance"
         )
+
+
+def _as_frames(request_id: RequestId, first_frame: int, frames_FHWC: Tensor) -> Frames:
+    count, height, width, _ = frames_FHWC.shape
+    data = frames_FHWC.contiguous().numpy().tobytes()
+    return Frames(request_id=request_id, first_frame=first_frame, count=count, height=height, width=width, data=data)
 
 
 def _clean_parts(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:

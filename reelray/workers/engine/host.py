@@ -8,6 +8,8 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.events import Event
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.workers.engine.cores import count_cores
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.loading import open_timed
@@ -49,14 +51,14 @@ class EngineHost:
         """What runs here."""
         return self._leader.description
 
-    def submit(self, request: RenderRequest) -> None:
-        """Take in a request.
+    def submit(self, request: RenderRequest, snapshot: Snapshot | None = None) -> None:
+        """Take in a request, or what goes on from a snapshot of it.
 
         Raises:
             InputError: The request does not fit the model, or its id is in use.
             EngineError: The engine is lost.
         """
-        self._streams[request.request_id] = self._leader.submit(request)
+        self._streams[request.request_id] = self._leader.submit(request, snapshot)
 
     def take(self, request_id: RequestId, timeout_s: float) -> list[Event | ReelrayError]:
         """Events of a request since the last call, whose frames are thereby acknowledged; an error comes last.
@@ -76,6 +78,14 @@ class EngineHost:
         """Stop a request at the next step and forget it; returns whether it was still going on."""
         self._streams.pop(request_id, None)
         return self._leader.cancel(request_id)
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs; see `Leader.tell`."""
+        return self._leader.tell(request_id, order)
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
+        """Put a request down; see `Leader.snapshot`."""
+        return self._leader.snapshot(request_id, kind)
 
     def close(self) -> None:
         """Stop after the step in flight, and let the ranks go."""

@@ -1,17 +1,21 @@
 """The leader: asks the core for the next step, has the ranks carry it out, tells the clients what came of it."""
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from reelray.proto.engine_description import EngineDescription
-from reelray.proto.errors import CancelledError, EngineError, RankLostError, ReelrayError
+from reelray.proto.errors import CancelledError, EngineError, InputError, RankLostError, ReelrayError, SnapshotError
 from reelray.proto.events import Done, Progress, Stage
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
 from reelray.workers.engine.account import Account
 from reelray.workers.engine.event_stream import EventStream
@@ -51,6 +55,7 @@ class Leader:
         self._wake = threading.Condition()
         self._streams: dict[RequestId, EventStream] = {}
         self._accounts: dict[RequestId, Account] = {}
+        self._asked: dict[RequestId, queue.SimpleQueue[Snapshot | ReelrayError]] = {}  # who waits for a snapshot
         self._ended: ReelrayError | None = None
         self._in_flight = 0
         self._thread = threading.Thread(target=self._run, name="reelray-leader", daemon=True)
@@ -66,21 +71,24 @@ class Leader:
         if self._thread.is_alive():
             self._thread.join()
 
-    def submit(self, request: RenderRequest) -> EventStream:
-        """Take in a request.
+    def submit(self, request: RenderRequest, snapshot: Snapshot | None = None) -> EventStream:
+        """Take in a request, or what goes on from a snapshot of it.
 
         Raises:
             InputError: The request does not fit the model, or its id is in use.
+            SnapshotError: The snapshot is one of another model.
             EngineError: The engine is lost.
         """
-        request_id = request.request_id
+        request_id, digest = request.request_id, self.description.digest
+        if snapshot is not None and snapshot.digest != digest:
+            raise SnapshotError(f"the snapshot is one of another model: of {snapshot.digest}, and this one is {digest}")
         stream = EventStream(
             request_id, acknowledge=partial(self._acknowledge, request_id), cancel=partial(self.cancel, request_id)
         )
         with self._wake:
             if self._ended is not None:
                 raise EngineError(f"the engine takes no requests: {self._ended.message}")
-            self._core.submit(request, self.description.facts)
+            self._core.submit(request, self.description.facts, snapshot)
             self._streams[request_id] = stream
             self._accounts[request_id] = Account(request, self.description)
             stream.put(Progress(request_id=request_id, stage=Stage.TEXT, done=0, total=1))
@@ -97,6 +105,43 @@ class Leader:
             )
             self._wake.notify()
             return True
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs.
+
+        Raises:
+            InputError: It is not here or has ended, or the order comes too late.
+            EngineError: The engine is lost.
+        """
+        with self._wake:
+            if self._ended is not None:
+                raise EngineError(f"the engine takes no orders: {self._ended.message}")
+            standing = self._core.tell(request_id, order)
+            account = self._accounts[request_id]
+            account.frames = standing.frames
+            if standing.finished:
+                self._close_stream(request_id, Done(request_id=request_id, summary=account.summary()))
+            self._wake.notify()
+            return standing
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
+        """Put a request down and wait for what comes of it; the request goes on.
+
+        Raises:
+            InputError: It is not here or has ended, or ends before.
+            EngineError: The engine is lost.
+        """
+        answer: queue.SimpleQueue[Snapshot | ReelrayError] = queue.SimpleQueue()
+        with self._wake:
+            if self._ended is not None:
+                raise EngineError(f"the engine takes no orders: {self._ended.message}")
+            self._core.snapshot(request_id, kind)
+            self._asked[request_id] = answer
+            self._wake.notify()
+        snapshot = answer.get()
+        if isinstance(snapshot, ReelrayError):
+            raise snapshot
+        return replace(snapshot, digest=self.description.digest)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -178,6 +223,8 @@ class Leader:
             if self._ended is not None:
                 return
             outcome = self._core.report(report)
+            for account in self._accounts.values():
+                account.peak_bytes = report.peak_bytes
             for cost in report.costs:
                 if cost.request_id in self._accounts:
                     self._accounts[cost.request_id].add(cost)
@@ -189,14 +236,19 @@ class Leader:
     def _tell(self, outcome: StepOutcome, report: StepReport) -> None:
         for progress in outcome.progress:
             self._streams[progress.request_id].put(progress)
+        for snapshot in outcome.snapshots:
+            self._asked.pop(snapshot.request.request_id).put(snapshot)
         for request_id in outcome.finished:
-            summary = self._accounts[request_id].summary(report.peak_bytes)
+            summary = self._accounts[request_id].summary()
             self._close_stream(request_id, Done(request_id=request_id, summary=summary))
         for failure in report.failures:
             if failure.request_id in outcome.failed:
                 self._close_stream(failure.request_id, failure.error)
 
     def _close_stream(self, request_id: RequestId, last: Done | ReelrayError) -> None:
+        if request_id in self._asked:
+            ids = {"request": str(request_id)}
+            self._asked.pop(request_id).put(InputError("the stream ended before it could be put down", ids=ids))
         del self._accounts[request_id]
         self._streams.pop(request_id).put(last)
 

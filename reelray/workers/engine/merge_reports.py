@@ -20,10 +20,6 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
     if any((r.sequence, r.generation, r.crew) != (first.sequence, first.generation, first.crew) for r in reports):
         raise ValueError("the reports answer different plans")
     failures = {failure.request_id: failure for report in reversed(reports) for failure in report.failures}
-    commits = [commit for report in reports for commit in report.commits]
-    parts = {commit.request_id: dict[str, bytes]() for commit in commits}
-    for commit in commits:
-        parts[commit.request_id] |= commit.parts
     return StepReport(
         sequence=first.sequence,
         generation=first.generation,
@@ -31,7 +27,16 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
         frames=tuple(frames for report in reports for frames in report.frames),
         costs=tuple(cost for report in reports for cost in report.costs),
         failures=tuple(failures.values()),
-        commits=tuple(Commit(request_id=i, parts=found) for i, found in parts.items()),
+        commits=_merge([commit for report in reports for commit in report.commits]),
+        snapshots=_merge([snapshot for report in reports for snapshot in report.snapshots]),
         moved_bytes=sum(report.moved_bytes for report in reports),
         peak_bytes=max(report.peak_bytes for report in reports),
     )
+
+
+def _merge(commits: Sequence[Commit]) -> tuple[Commit, ...]:
+    """One commit for each request, with the parts that any rank told."""
+    parts = {commit.request_id: dict[str, bytes]() for commit in commits}
+    for commit in commits:
+        parts[commit.request_id] |= commit.parts
+    return tuple(Commit(request_id=i, parts=found) for i, found in parts.items())

@@ -14,6 +14,7 @@ from reelray.proto.layout import Layout
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import (
     Admit,
+    Amend,
     DecodeStep,
     Delivery,
     Move,
@@ -22,10 +23,11 @@ from reelray.proto.step_plan import (
     WindowStep,
 )
 from reelray.workers.engine.chunk_sharer import ChunkSharer
-from reelray.workers.engine.device_memory import device_name, peak_bytes
+from reelray.workers.engine.device_memory import device_name, peak_bytes, synchronize
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.memory_rooms import MemoryRooms
+from reelray.workers.engine.put_down import add_snapshot
 from reelray.workers.engine.regroup import Regrouper
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
@@ -91,7 +93,7 @@ class Rank:
         return self.execute(self._issued.popleft()) if self._issued else None
 
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: releases, moves, admits, deliveries, and what it says of this rank's lane.
+        """Carry out one plan: releases, moves, admits, amends, deliveries, and what it says of this rank's lane.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
@@ -111,11 +113,11 @@ class Rank:
             for admit in plan.admits:
                 told = admit.lane == self._station.lane and self._station.role.tells_denoise
                 self._attempt(record, admit.request, Stage.TEXT, partial(self._admit, admit), told=told)
+            for amend in plan.amends:
+                self._on_held(record, amend, Stage.TEXT, partial(HeldRequest.amend, amend=amend))
             self._exchange(record, plan)
             self._work(record, plan)
-            for request_id in plan.commits:
-                if request_id in self._held and self._held[request_id].here:
-                    self._commit(record, self._held[request_id])
+            self._write(record, plan)
         return record.report(peak_bytes(self._model.device))
 
     def check(self) -> None:
@@ -126,7 +128,8 @@ class Rank:
         for request_id in plan.joins:
             if request_id in self._held:
                 held = self._held[request_id]
-                self._attempt(record, held.request, Stage.REGROUP, partial(self._join, held), told=False)
+                assert self._sharer is not None, "ranks of this gang are never lent"
+                self._attempt(record, held.request, Stage.REGROUP, partial(self._sharer.share, held), told=False)
         for delivery in plan.deliveries:
             self._on_held(record, delivery, Stage.DECODE, partial(HeldRequest.deliver, delivery=delivery))
 
@@ -192,7 +195,8 @@ class Rank:
 
     def _admit(self, admit: Admit) -> None:
         here = admit.lane == self._station.lane
-        held = HeldRequest(admit.request, self._model, self._station, self._rooms, here=here)
+        resumes = admit.resume is not None
+        held = HeldRequest(admit.request, self._model, self._station, self._rooms, here=here, resumes=resumes)
         self._held[admit.request.request_id] = held
         if here and admit.resume is not None:
             held.restore(admit.resume)
@@ -213,7 +217,7 @@ class Rank:
             held = self._held.get(window.request_id)
             if held is not None:  # else it failed earlier in this very plan
                 self._attempt(record, held.request, Stage.DENOISE, partial(line.add, window, held), told=False)
-        for request, error in line.run(self._synchronize):
+        for request, error in line.run(partial(synchronize, self._model.device)):
             record.add_failure(request.request_id, error)
             self._forget(request.request_id)
         share_s = (time.perf_counter() - started) / max(1, len(line.windows))
@@ -222,31 +226,33 @@ class Rank:
             held = self._held[window.request_id]
             self._attempt(record, held.request, Stage.DENOISE, close, told=told, spent_s=share_s)
 
-    def _join(self, held: HeldRequest) -> None:
-        assert self._sharer is not None, "ranks of this gang are never lent"
-        self._sharer.share(held)
-
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> None:
         frames = held.decode(step)
         if self._station.role.tells_decode and not step.silent:
             record.add_frames(frames)
 
-    def _commit(self, record: StepRecord, held: HeldRequest) -> None:
-        parts = held.save()  # on every rank: they may have to put the decoder's state together
-        tells = self._station.role.tells
-        record.add_commit(held.request.request_id, {name: data for name, data in parts.items() if tells(name)})
+    def _write(self, record: StepRecord, plan: StepPlan) -> None:
+        """Commits and snapshots, on every rank: they may have to put the decoder's state together."""
+        role, here = self._station.role, {i: held for i, held in self._held.items() if held.here}
+        for request_id in filter(here.__contains__, plan.commits):
+            record.add_commit(request_id, role.choose(here[request_id].save()))
+        for step in plan.snapshots:
+            if step.request_id in here:
+                held = here[step.request_id]
+                write = partial(add_snapshot, record, held, role, step.kind)
+                self._attempt(record, held.request, Stage.REMEMBER, write, told=False)
 
     def _on_held(
         self,
         record: StepRecord,
-        step: WindowStep | DecodeStep | Delivery,
+        step: WindowStep | DecodeStep | Delivery | Amend,
         stage: Stage,
         action: Callable[[HeldRequest], int | None],
     ) -> None:
         held, role = self._held.get(step.request_id), self._station.role
         told = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
         if held is not None:  # else it failed earlier in this very plan
-            self._attempt(record, held.request, stage, partial(action, held), told=told)
+            self._attempt(record, held.request, stage, partial(action, held), told=told and held.here)
 
     def _attempt(
         self,
@@ -261,7 +267,8 @@ class Rank:
         started = time.perf_counter() - spent_s
         try:
             forwards = action() or 0
-            self._synchronize()
+            # A report means done: stage times are honest and an error is blamed on its own request.
+            synchronize(self._model.device)
         except Exception as error:  # noqa: BLE001  the request boundary
             record.add_failure(request.request_id, as_reelray_error(error, request))
         else:
@@ -280,11 +287,6 @@ class Rank:
         self._drop(request_id)
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _synchronize(self) -> None:
-        # a report means done: stage times are honest and an error is blamed on its own request
-        if self._model.device.type == "cuda":
-            torch.cuda.synchronize(self._model.device)
 
 
 def _stage_of(window: WindowStep) -> Stage:

@@ -1,11 +1,12 @@
 """What a rank of a gang does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from reelray.proto.step_plan import DECODE_PART
+from reelray.proto.step_plan import DECODE_PART, find_memory
 
 
 class Handover(Protocol):
@@ -40,6 +41,14 @@ class Role:
     helps: bool = False
     handover: Handover | None = None
 
+    def choose(self, parts: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Those of these parts of a commit that this rank tells."""
+        return {name: data for name, data in parts.items() if self.tells(name)}
+
     def tells(self, part: str) -> bool:
         """Whether this rank tells a part of a commit, of which every rank that does the same has one."""
+        if find_memory({part: b""}):
+            return self.denoises  # ranks that share heads have different ones
+        if not self.denoises:
+            return self.tells_decode
         return self.tells_decode if part == DECODE_PART else self.tells_denoise

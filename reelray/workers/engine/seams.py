@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.residency import WeightShare
+from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
 from reelray.workers.models.api import VideoModel
 
@@ -44,12 +46,20 @@ class SharingLoader(ModelLoader, Protocol):
 class StepFormer(Protocol):
     """The engine core of the scheduler, seen from below; see `reelray/scheduler/engine_core.py`."""
 
-    def submit(self, request: RenderRequest, facts: ModelFacts) -> None:
-        """Queue a request."""
+    def submit(self, request: RenderRequest, facts: ModelFacts, snapshot: Snapshot | None = None) -> None:
+        """Queue a request, or what goes on from a snapshot of it."""
         ...
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
+        ...
+
+    def tell(self, request_id: RequestId, order: Order) -> Standing:
+        """Change a request while it runs."""
+        ...
+
+    def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> None:
+        """Have the outcome of a step to come bring a snapshot of a request."""
         ...
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:

@@ -17,6 +17,7 @@ class StepRecord:
         self._costs: list[StageCost] = []
         self._failures: dict[RequestId, ReelrayError] = {}
         self._commits: list[Commit] = []
+        self._snapshots: list[Commit] = []
         self._moved_bytes = 0
 
     def add_frames(self, frames: Frames) -> None:
@@ -35,6 +36,10 @@ class StepRecord:
         """Add the written-down state of a request."""
         self._commits.append(Commit(request_id=request_id, parts=parts))
 
+    def add_snapshot(self, request_id: RequestId, parts: Mapping[str, bytes]) -> None:
+        """Add a snapshot of a request."""
+        self._snapshots.append(Commit(request_id=request_id, parts=parts))
+
     def add_moved(self, received_bytes: int) -> None:
         """Add what came from other ranks for a move."""
         self._moved_bytes += received_bytes
@@ -49,6 +54,7 @@ class StepRecord:
             costs=tuple(self._costs),
             failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),
             commits=tuple(self._commits),
+            snapshots=tuple(self._snapshots),
             moved_bytes=self._moved_bytes,
             peak_bytes=peak_bytes,
         )

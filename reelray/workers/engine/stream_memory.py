@@ -4,9 +4,10 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from reelray.proto.errors import ResourceError
@@ -210,6 +211,35 @@ class StreamMemory:
     def _of(self, branch: Branch) -> OpenMemory:
         return self._memories[self._level * self._branches + branch]
 
+    @property
+    def first_head(self) -> int:
+        """Number of the first head that is remembered here."""
+        return self._room.heads.start
+
+    def write(self) -> list[dict[str, Any]]:
+        """All of it, branch by branch; see `VideoMemory.write`."""
+        return [memory.memory.write() for memory in self._memories]
+
+    def read(self, history: Sequence[Committed], written: Sequence[tuple[int, list[dict[str, Any]]]]) -> None:
+        """Be what was written, into a memory that is empty.
+
+        Args:
+            history: Forwards that made it.
+            written: By each rank, with the number of its first head, in order; they may share the heads otherwise.
+        """
+        heads, first = self._room.heads, written[0][0]
+        for number, memory in enumerate(self._memories):
+            states = {first: states[number] for first, states in written}
+            layers = [
+                [
+                    torch.cat(parts, 1)[:, heads.start - first : heads.stop - first]
+                    for parts in zip(*shares, strict=True)
+                ]
+                for shares in zip(*(state["layers"] for state in states.values()), strict=True)
+            ]
+            memory.memory.read({**states.get(heads.start, written[0][1][number]), "layers": layers})
+        self.history = list(history)
+
     def close(self) -> None:
         """Give all pages back; may be called twice."""
         self.is_open = False
@@ -218,3 +248,20 @@ class StreamMemory:
         if self._parcel is not None:
             self._parcel.close()
         self._parcel, self._back = None, []
+
+
+def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Committed]:
+    """Of the forwards that were remembered, those of chunks that are attended now: the sink's and the latest.
+
+    What they make again is close to what all of them made, and not the same: the first of the latest chunks attended
+    chunks that are forgotten, and a moving mean has fewer frames in it.
+    """
+    if any(past.level for past in history):
+        return list(history)  # every level has what others made
+    chunks = [past for past in history if not past.rewinds]
+    end = max((past.first + past.length for past in chunks), default=0)
+    sink = [past for past in chunks if past.first < rule.sink]
+    latest = [past for past in chunks if past.first >= rule.sink and past.first + past.length > end - rule.local]
+    if latest and latest[0].first > (sink[-1].first + sink[-1].length if sink else 0):
+        latest[0] = replace(latest[0], rewinds=True)
+    return [*sink, *latest]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from reelray.kernels.norm_rope.api import rotate
 from reelray.kernels.paged_tokens import api as paged_tokens
 from reelray.kernels.put_tokens.api import put_tokens
+from reelray.proto.errors import UnsupportedError
 from reelray.proto.storage import Storage
 from reelray.workers.memory.arena import Arena
 from reelray.workers.memory.page_format import KeyShape, make_format
@@ -55,6 +56,11 @@ class PagePool:
         return self.arena.pages
 
     @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.arena.storage_PX.device
+
+    @property
     def free(self) -> int:
         """Pages that nobody holds."""
         return self.arena.free
@@ -88,6 +94,20 @@ class PagePool:
     def drop(self, pages: Sequence[int]) -> None:
         """See `Arena.drop`."""
         self.arena.drop(pages)
+
+    def show(self, pages: Sequence[int]) -> Tensor:
+        """The bytes of pages [P, X], on the CPU."""
+        return self.arena.storage_PX[self._find([pages])].cpu()
+
+    def fill(self, pages: Sequence[int], bytes_PX: Tensor) -> None:
+        """Have pages hold what `show` has shown of others.
+
+        Raises:
+            UnsupportedError: Those were of another size: of other heads.
+        """
+        if bytes_PX.shape[1:] != self.arena.storage_PX.shape[1:]:
+            raise UnsupportedError("pages in 8 bits go to ranks that share the heads as those did that wrote them")
+        self.arena.storage_PX[self._find([pages])] = bytes_PX.to(self.device)
 
     def writer(self, frames: Sequence[Sequence[int]], tokens: int) -> Callable[[int, Tensor, Tensor], None]:
         """What fills the pages of some latent frames, layer by layer.
@@ -175,7 +195,7 @@ class PagePool:
 
     def _find(self, frames: Sequence[Sequence[int]]) -> Tensor:
         places = [place for pages in frames for place in self.arena.places(pages)]
-        return torch.tensor(places, device=self.arena.storage_PX.device)
+        return torch.tensor(places, dtype=torch.int64, device=self.arena.storage_PX.device)
 
     def _rows_of(self, tokens: int) -> int:
         return self.pages_for(tokens) * self.rows

@@ -85,6 +85,7 @@ class MemoryRoom:
         fill = POISON if poison else None
         self.host = HostPages(page_bytes=page_bytes, budget_bytes=host_bytes, device=device, poison=fill)
         self._shape, self._angles = shape, angles
+        self.heads = range(first_head, first_head + shape.heads)
         self._pools = {storage: PagePool(self.arena, shape, storage) for storage in Storage}
         self._desks = Desks(shape, self.arena, first_head)
 

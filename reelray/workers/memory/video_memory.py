@@ -4,12 +4,14 @@ Shape suffixes: S tokens, N heads, D head width, P rotated pairs of a head.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
+from reelray.proto.storage import Storage
 from reelray.workers.memory.host_pages import HostPages
+from reelray.workers.memory.memory_state import as_plain, from_plain, read_regions, write_regions
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Change, Drop, Entry, Fold, Frame, Regions
@@ -134,6 +136,43 @@ class VideoMemory:
         assert self._parked is None
         self._arrival.wait()
         self._arrival = Transfer()
+
+    def write(self) -> dict[str, Any]:
+        """All of it as plain values and tensors on the CPU; see `read`.
+
+        Keys and values themselves, so that ranks which share the heads otherwise can take them; of pages in 8 bits
+        their bytes, because to make them of values again would change them.
+        """
+        entries, layers, pages = list(self._held), [], None
+        if self.regions.rule.storage is not Storage.EXACT:
+            pages = self._pool.show([page for held in self._held.values() for page in held])
+        elif entries:
+            reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
+            layers = [[part_SND.cpu() for part_SND in reader(layer)] for layer in range(self._pool.shape.layers)]
+        regions = write_regions(self.regions)
+        return {"regions": regions, "entries": as_plain(entries), "layers": layers, "pages": pages}
+
+    def read(self, state: Mapping[str, Any]) -> None:
+        """Take in what `write` wrote, into a memory that is empty.
+
+        Args:
+            state: With the heads that are here.
+
+        Raises:
+            UnsupportedError: It has bytes of pages of other heads.
+        """
+        read_regions(self.regions, state["regions"])
+        count = self._pool.pages_for(self._places)
+        entries = from_plain(state["entries"])
+        for entry in entries:
+            self._held[entry] = self._pool.take(count)
+        if state["pages"] is not None:
+            self._pool.fill([page for held in self._held.values() for page in held], state["pages"])
+        elif entries:
+            writer = self._pool.writer([self._held[entry] for entry in entries], self._places)
+            for layer, (keys_SND, values_SND) in enumerate(state["layers"]):
+                writer(layer, keys_SND.to(self._pool.device), values_SND.to(self._pool.device))
+        self.version += 1
 
     def close(self) -> None:
         """Give everything back; may be called twice."""

@@ -26,6 +26,7 @@ class Family:
     Args:
         describe: Reads configurations and file headers; quick, without torch.
         measure: Tells the sizes of the networks of a checkpoint, as quickly.
+        count_tokens: Counts the tokens of a prompt as the text encoder of a checkpoint reads it.
         describe_preset: Tells geometry and sizes of a preset's model.
         open: Loads the weights.
         preset_source: Says what a benchmark of a preset's model measures.
@@ -35,6 +36,7 @@ class Family:
 
     describe: "Callable[[Path], CheckpointDescription]"
     measure: "Callable[[Path], ModelSizes]"
+    count_tokens: "Callable[[Path, str], int]"
     describe_preset: "Callable[[Preset], tuple[ModelFacts, ModelSizes]]"
     open: "Callable[..., VideoModel]"
     preset_source: "Callable[..., BenchSource]"
@@ -52,6 +54,13 @@ def _measure_wan(folder: Path) -> "ModelSizes":
     from reelray.workers.models.wan.sizes import measure_checkpoint  # noqa: PLC0415 - loaded when used
 
     return measure_checkpoint(folder)
+
+
+def _count_wan_tokens(folder: Path, prompt: str) -> int:
+    from reelray.workers.models.wan.layout import find_layout  # noqa: PLC0415 - loaded when used
+    from reelray.workers.models.wan.text import count_tokens  # noqa: PLC0415 - pulls in torch
+
+    return count_tokens(find_layout(folder).tokenizer, prompt)
 
 
 def _describe_wan_preset(preset: "Preset") -> "tuple[ModelFacts, ModelSizes]":
@@ -87,6 +96,7 @@ def _open_wan_bench(source: "BenchSource", device: "torch.device", *, seed: int)
 _WAN = Family(
     describe=_describe_wan,
     measure=_measure_wan,
+    count_tokens=_count_wan_tokens,
     describe_preset=_describe_wan_preset,
     open=_open_wan,
     preset_source=_wan_preset_source,
@@ -114,6 +124,15 @@ def measure_checkpoint(folder: Path) -> "ModelSizes":
         CheckpointError: The folder is not a checkpoint of a known family, or is damaged.
     """
     return FAMILIES["wan"].measure(folder)
+
+
+def count_tokens(folder: Path, prompt: str) -> int:
+    """Count the tokens of a prompt without loading a checkpoint's weights.
+
+    Raises:
+        CheckpointError: The folder is not a checkpoint of a known family, or its tokenizer is damaged.
+    """
+    return FAMILIES["wan"].count_tokens(folder, prompt)
 
 
 def describe_preset(preset: "Preset") -> "tuple[ModelFacts, ModelSizes]":

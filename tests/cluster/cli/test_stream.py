@@ -26,24 +26,9 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_t2v, tmp_path_factory):
-    """A tiny model that makes its video two latent frames at a time."""
-    folder = tmp_path_factory.mktemp("streams") / "tiny-stream"
-    shutil.copytree(tiny_t2v, folder)
-    path = folder / "manifest.yaml"
-    manifest = yaml.safe_load(path.read_text())
-    manifest["chunking"] = {"latent_frames": 2}
-    manifest["schedule"] = {"solver": "x0_renoise", "timesteps": [1000, 500], "shift": 5.0}
-    manifest["guidance"] = {"scale": 1.0}
-    manifest["memory"] = {"local": 4, "sink": 1, "switch": "recache", "switch_frames": 4}
-    path.write_text(yaml.safe_dump(manifest))
-    return folder
-
-
 @pytest.fixture
-def stream(folder, tmp_path, capfd):
-    def run(*arguments, output="out.npy", model=folder):
+def stream(tiny_stream, tmp_path, capfd):
+    def run(*arguments, output="out.npy", model=tiny_stream):
         code = main(["stream", "a red circle", "-m", str(model), "-o", str(tmp_path / output), *SMALL, *arguments])
         said = capfd.readouterr()
         return code, (json.loads(said.out) if said.out else None), said.err, tmp_path / output
@@ -72,10 +57,10 @@ def test_prompts_follow_each_other_into_the_file(stream):
 
 
 @pytest.fixture(scope="module")
-def rolling(folder, tmp_path_factory):
+def rolling(tiny_stream, tmp_path_factory):
     """The same model with three chunks in flight."""
     rolling = tmp_path_factory.mktemp("rolling") / "tiny-rolling"
-    shutil.copytree(folder, rolling)
+    shutil.copytree(tiny_stream, rolling)
     path = rolling / "manifest.yaml"
     manifest = yaml.safe_load(path.read_text())
     manifest["chunking"] = {"latent_frames": 2, "stagger": 1}
@@ -121,7 +106,7 @@ def test_a_model_of_whole_clips_is_refused(stream, tiny_t2v):
     assert "makes whole clips" in error
 
 
-def test_after_two_dashes_everything_is_a_prompt(folder, tmp_path, capfd):
+def test_after_two_dashes_everything_is_a_prompt(tiny_stream, tmp_path, capfd):
     output = tmp_path / "out.npy"
-    assert main(["stream", "-m", str(folder), "-o", str(output), *SMALL, "--", "--at=1s"]) == 0
+    assert main(["stream", "-m", str(tiny_stream), "-o", str(output), *SMALL, "--", "--at=1s"]) == 0
     assert json.loads(capfd.readouterr().out)["prompt"] == "--at=1s"

@@ -230,7 +230,7 @@ def test_guidance_that_ends_before_the_last_step_remembers_both_branches(model):
         report = rank.execute(plan)
         core.report(report)
         attended += [
-            [len(one.memory.regions.attended) for one in held._forwards._memory._memories]
+            [len(one.memory.regions.attended) for one in held.forwards._memory._memories]
             for held in rank._held.values()
         ]
         for frames in report.frames:
@@ -342,7 +342,7 @@ def test_cancelled_and_failed_streams_give_their_pages_back(model):
         core.report(rank.execute(core.next_step(0.0)))
     core.cancel(RequestId("a"))
     held = rank._held[RequestId("b")]
-    held._forwards.prompts = []  # whatever breaks a forward
+    held._texts._prompts = []  # whatever breaks a forward
     while (plan := core.next_step(0.0)) is not None:
         report = rank.execute(plan)
         core.report(report)

@@ -5,6 +5,7 @@ Shape suffixes: B batch, S tokens, C channels.
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -118,6 +119,19 @@ def load_text_encoder(
     stack = STACK if released else None
     encoder = load_module(lambda: Umt5Encoder(config), files, rename_tensor, device=device, dtype=dtype, stack=stack)
     return TextEncoder(tokenize, encoder, text_tokens=text_tokens, digest=digest)
+
+
+def count_tokens(folder: Path, prompt: str) -> int:
+    """Count the tokens of a prompt, the end token included.
+
+    Args:
+        folder: Of the tokenizer.
+        prompt: Raw text.
+
+    Raises:
+        CheckpointError: Nothing in the folder is a tokenizer.
+    """
+    return len(load_tokenizer(folder, vocab_size=sys.maxsize)(clean_prompt(prompt)))
 
 
 def load_tokenizer(folder: Path, *, vocab_size: int) -> Tokenize:

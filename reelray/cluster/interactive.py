@@ -1,0 +1,120 @@
+"""`reelray stream` while it runs: by the prompts that come meanwhile, or on from a snapshot."""
+
+import json
+import sys
+import time
+from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from reelray.cluster.background_writer import BackgroundWriter
+from reelray.cluster.progress import ProgressView, create_view
+from reelray.cluster.render import RenderJob, RenderOptions
+from reelray.cluster.render_file import FileOptions, video_spec
+from reelray.cluster.render_plan import Target, open_engine, plan_on, plan_resumed
+from reelray.cluster.render_report import describe_job, describe_result, summary_json
+from reelray.cluster.services import Services
+from reelray.cluster.snapshot_file import read_snapshot
+from reelray.cluster.spoken_lines import SpokenLines
+from reelray.cluster.stream_commands import HELP, StreamCommands
+from reelray.cluster.stream_job import as_live
+from reelray.cluster.stream_session import StreamSession
+from reelray.cluster.video_format import format_for, name_for
+from reelray.cluster.video_output import VideoOutput
+from reelray.proto.errors import InputError, ReelrayError
+from reelray.proto.snapshot import Snapshot
+
+
+def stream_interactively(options: RenderOptions, file_options: FileOptions, services: Services) -> None:
+    """Run `reelray stream --interactive`: lines of standard input are prompts and orders.
+
+    Raises:
+        ReelrayError: Anything failed; no file has appeared or changed.
+    """
+    job, target = plan_on(options, services, file_options.place)
+    job = as_live(job, rounds=options.frames is None)
+    _stream(job, target, file_options, services, listens=True)
+
+
+def stream_from(path: str, prompt: str | None, file_options: FileOptions, services: Services, *, listens: bool) -> None:
+    """Run `reelray stream --from`: the rest of a stream, from a snapshot on.
+
+    Args:
+        path: The snapshot.
+        prompt: What it shows from its next chunk on; None means what it showed.
+        file_options: Where the video goes.
+        services: Settings, checkpoints and engines.
+        listens: Whether lines of standard input are prompts and orders.
+
+    Raises:
+        SnapshotError: The file is damaged, or of another model or version.
+        ReelrayError: Anything else failed; no file has appeared or changed.
+    """
+    file = read_snapshot(Path(path))
+    job, target = plan_resumed(file, services, file_options.place)
+    _stream(job, target, file_options, services, listens=listens, snapshot=file.snapshot, prompt=prompt)
+
+
+def _stream(
+    job: RenderJob,
+    target: Target,
+    file_options: FileOptions,
+    services: Services,
+    *,
+    listens: bool,
+    snapshot: Snapshot | None = None,
+    prompt: str | None = None,
+) -> None:
+    started = time.monotonic()
+    if file_options.output == "":
+        raise InputError("the output's name is empty; give one (-o clip.mp4), or leave -o out")
+    video_format = file_options.video_format or format_for(file_options.output or "video.mp4")
+    output = file_options.output or name_for(job.request.prompt, job.request.seed, video_format)
+    first = 0 if snapshot is None else snapshot.frame
+    with (
+        VideoOutput(Path(output), video_format, replace=file_options.replace) as video,
+        create_view(sys.stderr, quiet=file_options.quiet) as view,
+    ):
+        view.say(describe_job(job))
+        with closing(open_engine(job, target, services, view.update)) as engine:
+            start_s = time.monotonic() - started
+            with StreamSession(engine, job, on_progress=view.update, snapshot=snapshot) as session:
+                spec = video_spec(job, engine.description.digest)
+                video.start(replace(spec, frames=spec.frames - first))
+                if prompt is not None:
+                    session.say(prompt)
+                _play(session, video, view, listens=listens)
+    summary = session.summary
+    assert summary is not None, "a session ends with a summary or an error"
+    job = replace(session.job, request=replace(session.job.request, frames=summary.frames))
+    summary = replace(summary, frames=summary.frames - first)
+    seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
+    view.say(describe_result(job, summary, output, seconds=seconds, replaced=video.replaces))
+    if file_options.json:
+        report = summary_json(job, summary, output, video_format, seconds=seconds) | {"first_frame": first}
+        print(json.dumps(report), flush=True)  # noqa: T201  the command's result
+
+
+def _play(session: StreamSession, video: VideoOutput, view: ProgressView, *, listens: bool) -> None:
+    """Write frames while lines are heard."""
+
+    def ended() -> None:
+        with suppress(ReelrayError):  # it may be over by now
+            session.resume()  # else nobody could
+
+    commands = StreamCommands(session, view.say)
+    if listens:
+        view.say(HELP)
+    with (
+        closing(BackgroundWriter(video)) as writer,
+        closing(SpokenLines(_standard_input(), commands.hear, ended)) if listens else nullcontext(),
+    ):
+        for frames_FHWC in session:
+            writer.write(frames_FHWC)
+        writer.finish()
+
+
+def _standard_input() -> int | None:
+    with suppress(AttributeError, OSError, ValueError):  # closed, or none
+        return sys.stdin.fileno()
+    return None

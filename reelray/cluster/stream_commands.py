@@ -1,0 +1,89 @@
+"""What is typed while a stream runs: a line is the next prompt, and a few words after a slash are orders."""
+
+from collections.abc import Callable
+
+from reelray.cluster.stream_session import StreamSession
+from reelray.proto.errors import InputError, ReelrayError
+
+HELP = (
+    "a line is the next prompt; /at TIME PROMPT, /pause, /resume, /extend TIME, /snapshot FILE [exact|replay|quick], "
+    "/stop and /help are orders; times are such as 10, 10s or 1:30"
+)
+
+
+class StreamCommands:
+    """Carries out lines on a session; whatever is wrong with one is said in a line, and the stream goes on.
+
+    Args:
+        session: The stream.
+        say: Shows a line.
+    """
+
+    def __init__(self, session: StreamSession, say: Callable[[str], None]) -> None:
+        self._session, self._say = session, say
+        self._orders: dict[str, Callable[[str], str]] = {
+            "/at": self._at,
+            "/pause": self._pause,
+            "/resume": self._resume,
+            "/extend": self._extend,
+            "/snapshot": self._snapshot,
+            "/stop": self._stop,
+            "/help": self._help,
+        }
+
+    def hear(self, line: str) -> None:
+        """Carry out a line."""
+        word, _, rest = line.partition(" ")
+        try:
+            if not line.startswith("/"):
+                answer = self._prompt(line)
+            elif word in self._orders:
+                answer = self._orders[word](rest.strip())
+            else:
+                raise InputError(f"there is no order {word}; {HELP}")
+        except ReelrayError as error:
+            answer = f"error: {' '.join(error.message.split())}"
+        self._say(answer)
+
+    def _prompt(self, prompt: str, at: str | None = None) -> str:
+        return f"{prompt!r} holds from {self._session.say(prompt, at):.2f} s on"
+
+    def _at(self, rest: str) -> str:
+        time, _, prompt = rest.partition(" ")
+        if not prompt.strip():
+            raise InputError("/at takes a time and a prompt, such as: /at 10s the cat wakes up")
+        return self._prompt(prompt.strip(), time)
+
+    def _pause(self, rest: str) -> str:
+        _check_alone("/pause", rest)
+        self._session.pause()
+        return "paused; /resume goes on"
+
+    def _resume(self, rest: str) -> str:
+        _check_alone("/resume", rest)
+        self._session.resume()
+        return "it goes on"
+
+    def _extend(self, rest: str) -> str:
+        if not rest:
+            raise InputError("/extend takes a time, such as: /extend 10s")
+        return f"the video now has {self._session.extend(rest):.2f} s"
+
+    def _snapshot(self, rest: str) -> str:
+        path, *kind = rest.rsplit(maxsplit=1) if rest.endswith((" exact", " replay", " quick")) else [rest]
+        if not path:
+            raise InputError("/snapshot takes a file, such as: /snapshot cat.snap")
+        return f"--from {path} goes on at {self._session.snapshot(path, *kind):.2f} s"
+
+    def _stop(self, rest: str) -> str:
+        _check_alone("/stop", rest)
+        return f"the video ends at {self._session.stop():.2f} s"
+
+    def _help(self, rest: str) -> str:
+        _check_alone("/help", rest)
+        return HELP
+
+
+def _check_alone(word: str, rest: str) -> None:
+    if rest:
+        raise InputError(f"{word} takes nothing behind it, and {rest!r} is there; a prompt is a line of its own")

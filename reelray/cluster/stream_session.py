@@ -1,0 +1,277 @@
+"""A stream that runs, as Python sees it: frames come out, prompts go in.
+
+Shape legend: F pixel frames, H/W pixel height/width.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from reelray.cluster.engine_api import Engine
+from reelray.cluster.prompt_changes import latent_frame_at, read_seconds
+from reelray.cluster.render import RenderJob, check_text, new_request_id
+from reelray.cluster.render_session import check_order, frames_array
+from reelray.cluster.snapshot_file import SnapshotFile, write_snapshot
+from reelray.cluster.stream_job import check_tokens, read_kind, rewind_request
+from reelray.cluster.video_writer import FramesArray
+from reelray.proto.errors import CancelledError, InputError, PromptError
+from reelray.proto.events import Event, Frames, Progress
+from reelray.proto.session import Extend, Order, Pause, Resume, Say, Standing, Stop
+from reelray.proto.snapshot import Snapshot, SnapshotKind
+
+if TYPE_CHECKING:
+    from reelray.proto.request import RenderSummary
+
+
+class StreamSession(Iterator[FramesArray]):
+    """Iterate for frames; everything else may be called meanwhile, from any thread.
+
+    Whoever takes no frames holds the engine back: it makes a few chunks ahead and waits. Leaving the `with` block ends
+    the stream, complete or not.
+
+    Args:
+        engine: Holds the job's model.
+        job: What to make.
+        on_progress: Told whenever a stage moves on.
+        closes: What to do once the session is closed.
+        snapshot: What it goes on from.
+
+    Raises:
+        SnapshotError: The engine cannot go on from it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        job: RenderJob,
+        *,
+        on_progress: Callable[[Progress], None] = lambda _progress: None,
+        closes: Callable[[], None] = lambda: None,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        self.summary: RenderSummary | None = None
+        self._engine, self._job, self._on_progress, self._closes = engine, job, on_progress, closes
+        self._made = 0 if snapshot is None else snapshot.frame
+        self._over: str | None = None
+        self._turn = threading.Lock()  # held while the stream is exchanged for another
+        self._events = engine.render(job.request, snapshot)
+
+    @property
+    def fps(self) -> Fraction:
+        """Frames per second that the video is meant for."""
+        return self._job.fps
+
+    @property
+    def seed(self) -> int:
+        """The seed that makes it again."""
+        return self._job.request.seed
+
+    @property
+    def job(self) -> RenderJob:
+        """What is made, by what was said until now."""
+        return self._job
+
+    @property
+    def frames(self) -> int:
+        """Pixel frames of the whole video by now."""
+        return self._job.request.frames
+
+    @property
+    def position(self) -> int:
+        """The pixel frame that comes next."""
+        return self._made
+
+    def __next__(self) -> FramesArray:
+        """The next frames, RGB uint8, shape F, H, W, 3; waits for them, also while the stream is paused.
+
+        Raises:
+            StopIteration: The video is complete; `summary` says what it took.
+            ReelrayError: The stream failed.
+        """
+        while (event := self._next_event()) is not None:
+            if isinstance(event, Progress):
+                self._on_progress(event)
+            elif isinstance(event, Frames):
+                check_order(event, self._made, self._job.request)
+                self._made += event.count
+                return frames_array(event).copy()  # the engine's own bytes are read-only
+            else:
+                self.summary = event.summary
+        self._over = self._over or "the stream has ended"
+        raise StopIteration
+
+    def say(self, prompt: str, at: str | float | None = None) -> float:
+        """Go by another prompt.
+
+        Args:
+            prompt: What to show.
+            at: Seconds of video after which it holds, such as ``6.5`` or ``"1:30"``; None means as soon as possible,
+                which is the next chunk that has not begun. A prompt that was to hold from the same chunk is replaced.
+
+        Returns:
+            Seconds of video after which it holds.
+
+        Raises:
+            PromptError: It is empty or too long.
+            InputError: It comes too late; the stream goes on as it was.
+        """
+        facts = self._job.model.facts
+        text = check_text("prompt", prompt, facts)
+        if not text:
+            raise PromptError("the prompt is empty; say what the video shows from then on")
+        check_tokens(text, self._job.model)
+        latent_frame = None if at is None else latent_frame_at(read_seconds(at), self.fps, facts)
+        return float(self._tell(Say(prompt=text, latent_frame=latent_frame)).frame / self.fps)
+
+    def extend(self, seconds: float | str) -> float:
+        """Make the video longer, by whole chunks.
+
+        Returns:
+            Seconds of the whole video by then.
+
+        Raises:
+            InputError: It comes too late, or no such length can be made; the stream goes on as it was.
+        """
+        facts, chunk = self._job.model.facts, self._job.request.recipe.chunking.latent_frames or 1
+        latent_frames = math.ceil(Fraction(str(read_seconds(seconds))) * self.fps / facts.temporal_stride)
+        standing = self._tell(Extend(latent_frames=-(-latent_frames // chunk) * chunk))
+        return float(standing.frames / self.fps)
+
+    def pause(self) -> None:
+        """Have the engine begin nothing until `resume`; frames that are made already can still be taken."""
+        self._tell(Pause())
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._tell(Resume())
+
+    def stop(self) -> float:
+        """End with the chunks that have begun: their frames still come, and the video is then complete.
+
+        Returns:
+            Seconds of the whole video.
+        """
+        standing = self._tell(Stop())
+        self._over = self._over or "the stream was stopped"
+        return float(standing.frames / self.fps)
+
+    def snapshot(self, path: str | Path, kind: str = "exact") -> float:
+        """Write the stream into a file from which `reelray.resume` goes on; this one goes on too.
+
+        Args:
+            path: The file; one that is there is replaced.
+            kind: ``exact`` goes on with the same bits and at once, and is large; ``replay`` goes on with the same bits
+                and is small, but all forwards that were remembered are repeated; ``quick`` repeats those of the chunks
+                in memory only, and does not go on with the same bits.
+
+        Returns:
+            Seconds of video after which the other one begins: the engine is ahead of the frames that were taken.
+
+        Raises:
+            InputError: The stream has ended, or there is no such kind.
+            OutputError: The file cannot be written.
+        """
+        snapshot = self._put_down(read_kind(kind))
+        write_snapshot(
+            Path(path), SnapshotFile(snapshot=snapshot, model=str(self._job.model.path.absolute()), fps=self.fps)
+        )
+        return float(snapshot.frame / self.fps)
+
+    def fork(self, prompt: str | None = None) -> "StreamSession":
+        """Have a second stream that goes its own way from here, on the same engine; this one goes on too.
+
+        Args:
+            prompt: What it shows from its next chunk on; None means what this one shows.
+
+        Returns:
+            The other one. It begins where the engine is, ahead of the frames that were taken: see its `position`. The
+            engine closes with the session that opened it, and so do all others.
+
+        Raises:
+            InputError: The stream has ended.
+            ResourceError: There is no room for two; this one goes on.
+        """
+        snapshot = self._put_down(SnapshotKind.EXACT)
+        job = replace(self._job, request=replace(snapshot.request, request_id=new_request_id()))
+        other = StreamSession(self._engine, job, on_progress=self._on_progress, snapshot=snapshot)
+        if prompt is not None:
+            other.say(prompt)
+        return other
+
+    def seek(self, seconds: float | str) -> float:
+        """Go back to the last beginning of a chunk before a time; what followed is forgotten, prompts included.
+
+        What comes before is made again, from the beginning of the video, and not shown.
+
+        Returns:
+            Seconds of video at which it goes on.
+
+        Raises:
+            InputError: The stream has ended, or has not come so far.
+        """
+        self._check_open()
+        request, snapshot = rewind_request(self._job, read_seconds(seconds, zero=True), before=self._made)
+        request = replace(request, request_id=new_request_id())
+        snapshot = replace(snapshot, request=request, digest=self._engine.description.digest)
+        with self._turn:
+            old, self._events = self._events, self._engine.render(request, snapshot)
+            self._job, self._made = replace(self._job, request=request), snapshot.frame
+        _close(old)
+        return float(snapshot.frame / self.fps)
+
+    def close(self) -> None:
+        """End the stream where it is; may be called twice."""
+        self._over = self._over or "the stream was closed"
+        closes, self._closes = self._closes, lambda: None
+        try:
+            _close(self._events)
+        finally:
+            closes()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _next_event(self) -> Event | None:
+        """The next event of the stream, which may be another one once it was sought in; None at the end."""
+        while True:
+            events = self._events
+            try:
+                event = next(events, None)
+            except CancelledError:
+                event = None
+                if events is self._events:
+                    raise
+            with self._turn:
+                if events is self._events:
+                    return event
+
+    def _put_down(self, kind: SnapshotKind) -> Snapshot:
+        self._check_open()
+        return self._engine.snapshot(self._job.request.request_id, kind)
+
+    def _check_open(self) -> None:
+        if self._over is not None:
+            raise InputError(f"{self._over}; nothing can be said to it any more")
+
+    def _tell(self, order: Order) -> Standing:
+        self._check_open()
+        standing = self._engine.tell(self._job.request.request_id, order)
+        said: dict[str, Any] = {"prompt": standing.prompt, "changes": standing.changes, "frames": standing.frames}
+        self._job = replace(self._job, request=replace(self._job.request, **said))
+        return standing
+
+
+def _close(events: Iterator[Event]) -> None:
+    close = getattr(events, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,101 @@
+"""Changes a request while it runs, so that it is what it would be had everything been known at its beginning.
+
+Only what has not begun is touched: every chunk keeps its frames, its noise and, once it has begun, its prompt. So the
+bytes are those of the amended request, made from the start.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from reelray.proto.errors import InputError, UnsupportedError
+from reelray.proto.model_facts import ModelFacts
+from reelray.proto.recipe import Commit
+from reelray.proto.request import PromptChange, RenderRequest
+from reelray.proto.session import Extend, Say
+from reelray.scheduler.chunks import Span
+
+
+def say(request: RenderRequest, order: Say, chunks: Sequence[Span], begun: int) -> tuple[RenderRequest, int]:
+    """The request with another prompt, which takes the place of one that was to hold from the same chunk.
+
+    Args:
+        request: As it was.
+        order: What is said.
+        chunks: Of the video.
+        begun: How many have begun.
+
+    Returns:
+        The request, and the chunk from which the prompt holds.
+
+    Raises:
+        InputError: That chunk has begun, or there is none.
+    """
+    ids = {"request": str(request.request_id)}
+    wanted = order.latent_frame
+    chunk = begun if wanted is None else _chunk_from(chunks, wanted)
+    if chunk >= len(chunks):
+        when = "all chunks have begun" if wanted is None else f"no chunk begins at latent frame {wanted} or later"
+        raise InputError(f"the prompt comes after the end of the video: {when}; extend it first", ids=ids)
+    if chunk < begun:
+        raise InputError(
+            f"the chunk at latent frame {chunks[chunk].first} has begun; a prompt can hold from the next one on",
+            ids=ids,
+        )
+    kept = [change for change in request.changes if _chunk_from(chunks, change.latent_frame) != chunk]
+    if chunk == 0:
+        return replace(request, prompt=order.prompt, changes=tuple(kept)), 0
+    kept.append(PromptChange(latent_frame=chunks[chunk].first, prompt=order.prompt))
+    return replace(request, changes=tuple(sorted(kept, key=lambda change: change.latent_frame))), chunk
+
+
+def extend(
+    request: RenderRequest, order: Extend, facts: ModelFacts, chunks: Sequence[Span], begun: int
+) -> RenderRequest:
+    """The request with more frames.
+
+    Raises:
+        InputError: Its last chunk has begun, and more cannot follow it.
+        SizeError: The model cannot place so many frames.
+        UnsupportedError: The model makes whole clips, or its chunks in rounds.
+    """
+    recipe, last = request.recipe, chunks[-1]
+    ids = {"request": str(request.request_id)}
+    _check_rounds(request)
+    if recipe.chunking.latent_frames is None:
+        raise UnsupportedError(f"model '{recipe.name}' makes whole clips, which cannot be extended", ids=ids)
+    size = recipe.chunking.latent_frames
+    if len(chunks) == 1:
+        size = recipe.chunking.first_latent_frames or size
+    if begun == len(chunks) and last.length < size:
+        raise InputError("the last chunk of the video has begun, and it is shorter than the others", ids=ids)
+    forgets = recipe.memory is not None and recipe.memory.commit is not Commit.CLEAN and not request.live
+    if begun == len(chunks) and recipe.chunking.stagger is not None:
+        raise InputError("the last chunk of the video has begun, and those in flight with it count on that", ids=ids)
+    if begun == len(chunks) and forgets:
+        raise InputError("the last chunk of the video has begun, and it will not be remembered", ids=ids)
+    frames = facts.frames(last.end + order.latent_frames)
+    facts.latent_frames(frames, endless=recipe.is_endless)
+    return replace(request, frames=frames)
+
+
+def stop(request: RenderRequest, facts: ModelFacts, chunks: Sequence[Span], begun: int) -> RenderRequest:
+    """The request with the chunks that have begun, the first one at least.
+
+    Raises:
+        UnsupportedError: The model makes its chunks in rounds.
+    """
+    _check_rounds(request)
+    return replace(request, frames=facts.frames(chunks[max(1, begun) - 1].end))
+
+
+def _check_rounds(request: RenderRequest) -> None:
+    if request.recipe.chunking.round_latent_frames is not None:
+        raise UnsupportedError(
+            f"model '{request.recipe.name}' makes its chunks in rounds that its length decides; it cannot change",
+            ids={"request": str(request.request_id)},
+        )
+
+
+def _chunk_from(chunks: Sequence[Span], latent_frame: int) -> int:
+    """The first chunk that begins at a latent frame or later."""
+    return sum(chunk.first < latent_frame for chunk in chunks)
