@@ -111,6 +111,7 @@ class MemoryRooms:
             UnsupportedError: The ranks split what would have to be remembered whole.
         """
         if request.recipe.memory is None:
+            self._make_way(station)
             return None
         if station.pipeline is not None:
             raise UnsupportedError("ranks that split the layers remember nothing; use ulysses for streams of chunks")
@@ -144,6 +145,17 @@ class MemoryRooms:
         for room in self._rooms.values():
             room.close()
         self._rooms.clear()
+
+    def _make_way(self, station: Station) -> None:
+        """Leave a whole clip the memory that the last stream has left; beside streams it has what they do not need.
+
+        Only that of the same station: its ranks do the same, and go on to agree on what the next stream gets.
+        """
+        self._entries = [entry for entry in self._entries if entry.is_open]
+        if station in self._budgets and not any(entry.station is station for entry in self._entries):
+            del self._budgets[station]
+            if station in self._rooms:
+                self._rooms.pop(station).close()
 
     def _read(self, request: RenderRequest, rule: MemoryRule) -> _Wish:
         facts, chunk = self._model.facts, request.recipe.chunking.latent_frames

@@ -210,6 +210,25 @@ def test_a_larger_class_waits_until_nobody_is_left_and_then_memory_is_divided_an
     assert len(gauge.measured) == 2
 
 
+def test_a_whole_clip_gets_the_memory_that_the_last_stream_has_left(model):
+    """Beside a stream it has what is left; afterwards memory is divided anew for the stream that comes then."""
+    rooms, gauge = make_rooms(model)
+    station = Station()
+    clip = make_request("clip", latent_frames=2, width=48, height=32)
+    first, second = (rooms.open(request_of(name), station) for name in "ab")
+    taken = gauge.free()
+    first.close()
+    assert rooms.open(clip, station) is None
+    assert gauge.free() == taken
+    second.close()
+    assert rooms.open(clip, Station()) is None
+    assert gauge.free() == taken
+    assert rooms.open(clip, station) is None
+    assert gauge.free() == 100 * MB
+    rooms.open(request_of("c"), station).close()
+    assert len(gauge.measured) == 2
+
+
 def test_a_rank_that_does_not_decode_keeps_nothing_for_decoders(model):
     rooms, gauge = make_rooms(model)
     station = replace(Station(), role=replace(Station().role, decodes=False))
