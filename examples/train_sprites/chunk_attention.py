@@ -18,8 +18,9 @@ from torch import Tensor
 
 from reelray.kernels.attention.api import attend
 from reelray.kernels.norm_rope.reference import rotate
-from reelray.proto.recipe import Commit, MemoryRule, Placement, PromptSwitch, Sink
-from reelray.workers.memory.regions import Frame, Regions
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch, Sink
+from reelray.workers.memory.entries import Frame
+from reelray.workers.memory.regions import Regions
 from reelray.workers.models.wan.rope import RotaryTable
 
 Held = dict[int, tuple[Tensor, Tensor]]
@@ -60,7 +61,13 @@ def check_rule(rule: MemoryRule, size: int) -> None:
     """
     if rule.placement is not Placement.RELATIVE or rule.commit is not Commit.CLEAN or rule.commit_timestep:
         raise ValueError("the memory rule must have relative positions and a clean pass at timestep 0")
-    if rule.sink_kind is not Sink.FIRST or rule.means or rule.switch is not PromptSwitch.KEEP:
+    if (
+        rule.sink_kind is not Sink.FIRST
+        or rule.means
+        or rule.bank
+        or rule.rollout
+        or rule.switch is not PromptSwitch.KEEP
+    ):
         raise ValueError("the memory rule must keep frames as they are")
     if rule.sink % size or rule.local % size:
         raise ValueError(f"sink is {rule.sink} and local {rule.local}; they must be multiples of the chunk, {size}")

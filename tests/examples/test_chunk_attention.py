@@ -6,19 +6,11 @@ import torch
 from examples.train_sprites.chunk_attention import Bank, Seat, check_rule, find_pieces
 from examples.train_sprites.chunk_forward import Rows, Streaming, evaluate_seats, select_rows
 from examples.train_sprites.chunk_rollout import Rollout, seeded_noise
-from reelray.proto.recipe import (
-    Chunking,
-    Commit,
-    Guidance,
-    MemoryRule,
-    Placement,
-    PromptSwitch,
-    Recipe,
-    Schedule,
-    Sink,
-    Solver,
-)
+from reelray.proto.chunking import Chunking
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch, Sink
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
+from reelray.proto.step_plan import WindowStep
 from reelray.workers.engine.forwards import Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
@@ -66,8 +58,9 @@ def engine_flows(model, noisy, clean, *, timesteps, prompts):
     forwards.begin(Station())
     flows = []
     for chunk in range(CHUNKS):
-        forwards.turn_to(prompts[chunk])
         first = chunk * SIZE
+        window = {"chunk": chunk, "first_latent_frame": first, "latent_frames": SIZE, "step": 0, "last": False}
+        forwards.turn_to(WindowStep(request_id=request.request_id, prompt=prompts[chunk], **window))
         flows.append(
             forwards.run(noisy[chunk][None], float(timesteps[chunk]), first, commits=False)(Branch.CONDITIONAL)
         )

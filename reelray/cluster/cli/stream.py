@@ -15,6 +15,7 @@ Examples:
   reelray stream "a red circle moves left" -m longlive-1.3b --seconds 60 -o long.mp4
   reelray stream "a cat sleeps" -m MODEL --at 10s "the cat wakes up" --at 20s "it runs away"
   reelray stream "rain on a window" -m MODEL --seconds 120 --gpus 4 --json
+  reelray stream "a busy street" -m infinity-rope-1.3b --at 8s,cut "an empty beach at dawn"
 """
 
 

@@ -153,7 +153,7 @@ class HeldRequest:
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
-        self._forwards.turn_to(window.prompt)
+        self._forwards.turn_to(window)
         if window.is_clean_pass or window.recaches:
             return self._forwards.remember(window)
         self._start(window)
@@ -169,7 +169,7 @@ class HeldRequest:
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
-        self._forwards.turn_to(window.prompt)
+        self._forwards.turn_to(window)
         self._start(window)
         branches, flight = self._chunk_branches, self.flight
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"

@@ -3,21 +3,28 @@
 Shape suffixes: S tokens, N heads, D head width, P rotated pairs of a head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
 
+from reelray.kernels.norm_rope.api import rotate
+from reelray.proto.memory_rule import Placement
+from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Pick, Share
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
-from reelray.workers.memory.regions import Change, Drop, Entry, Fold, Frame, Regions
+from reelray.workers.memory.regions import Regions
 from reelray.workers.memory.transfers import Transfer
 from reelray.workers.memory.workspace import Staging, Workspace
 
 Angles: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and sines [1, S, P] of the tokens of some latent frames."""
+Turn: TypeAlias = Callable[[Sequence[int]], Angles]
+"""Angles of latent frames at these temporal positions, at least one."""
+Rate: TypeAlias = Callable[[int, Tensor], Tensor]
+"""Score of a latent frame by the keys [S, N, D] it has in a layer, rotated; a scalar on the device."""
 
 
 class VideoMemory:
@@ -53,34 +60,78 @@ class VideoMemory:
         """Whether it lies in host memory."""
         return self._parked is not None
 
-    def lay_out(self, workspace: Workspace, entries: Sequence[Entry], angles: Angles | None) -> int:
+    @property
+    def expects_scores(self) -> bool:
+        """Whether `settle` has to choose, and does not do it blindly."""
+        bank = self.regions.bank
+        return bank is not None and bank.due and bank.is_full and not (self.regions.rewound and bank.rule.ties)
+
+    def rate(self, rate: Rate, turn: Turn) -> Tensor:
+        """Score what is in the bank.
+
+        Args:
+            rate: Scores a frame.
+            turn: Angles of keys.
+
+        Returns:
+            Shape of places, layers.
+        """
+        bank = self.regions.bank
+        assert bank is not None
+        return torch.stack([self._rate_place(place, rate, turn) for place in bank.kept])
+
+    def settle(self, scores: Sequence[Sequence[float]] | None) -> None:
+        """Do what is due before the next window: take in the bank's candidate.
+
+        Args:
+            scores: Of what is in the bank, place by place and layer by layer; None lets all score the same.
+        """
+        bank = self.regions.bank
+        if bank is None or not bank.due:
+            return
+        for change in bank.take_in(scores or [[0.0] * bank.layers] * len(bank.kept)):
+            self._carry_out(change)
+        self.version += 1
+
+    def lay_out(self, workspace: Workspace, entries: Sequence[Entry], places: Sequence[int], turn: Turn) -> int:
         """Fill a workspace with what the next window attends.
 
         Args:
             workspace: Is overwritten.
             entries: Of those that are held.
-            angles: Of the entries' tokens, in their order; None where there are none.
+            places: Temporal position of each; a place of a bank stands in each layer where the frame stands that the
+                layer keeps there, unless positions are relative.
+            turn: Angles of keys.
 
         Returns:
             Tokens laid down.
         """
-        if angles is None:
+        if not entries:
             return 0
         count = len(entries) * self._places
-        frames = [self._held[entry] for entry in entries]
-        self._pool.lay_out(frames, self._places, workspace.tokens(count), angles)
+        relative = self.regions.rule.placement is Placement.RELATIVE
+        if relative or not any(isinstance(entry, Banked) for entry in entries):
+            frames = [self._held[entry] for entry in entries]
+            self._pool.lay_out(frames, self._places, workspace.tokens(count), turn(places))
+        else:
+            self._lay_out_by_layer(workspace, entries, places, turn)
         return count
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
         """Take in a window's frames from what its forward left."""
-        count = self._pool.pages_for(self._places)
-        frames = [Frame(index=first + number) for number in range(length)]
-        for frame in frames:
-            self._held[frame] = self._pool.take(count)  # held at once: whatever fails from here on, they are given back
-        room_L2SND = staging.tokens(slice(0, length * self._places))
-        self._pool.take_in([self._held[frame] for frame in frames], self._places, room_L2SND)
+        self._write(staging, range(first, first + length))
         for change in self.regions.commit(first, length):
             self._carry_out(change)
+        self.version += 1
+
+    def begin_anew(self) -> None:
+        """See `Regions.begin_anew`."""
+        self._drop(self.regions.begin_anew())
+
+    def commit_again(self, staging: Staging, frames: Sequence[int]) -> None:
+        """Take in frames of a memory that has begun anew, from what their forward left."""
+        self._write(staging, frames)
+        self.regions.commit_again(frames)
         self.version += 1
 
     def rewind(self, first: int) -> None:
@@ -154,11 +205,56 @@ class VideoMemory:
             self._carry_out(drop)
         self.version += 1
 
+    def _lay_out_by_layer(
+        self, workspace: Workspace, entries: Sequence[Entry], places: Sequence[int], turn: Turn
+    ) -> None:
+        reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
+        known: dict[tuple[int, ...], Angles] = {}
+        for layer in range(self._pool.shape.layers):
+            own = tuple(
+                entry.frames[layer] if isinstance(entry, Banked) else place
+                for entry, place in zip(entries, places, strict=True)
+            )
+            if own not in known:
+                known[own] = turn(own)
+            keys_SND, values_SND = reader(layer)
+            workspace.put(layer, 0, rotate(keys_SND[None], *known[own])[0], values_SND)
+
+    def _write(self, staging: Staging, indices: Sequence[int]) -> None:
+        count = self._pool.pages_for(self._places)
+        frames = [Frame(index=index) for index in indices]
+        for frame in frames:
+            self._held[frame] = self._pool.take(count)  # held at once: whatever fails from here on, they are given back
+        room_L2SND = staging.tokens(slice(0, len(frames) * self._places))
+        self._pool.take_in([self._held[frame] for frame in frames], self._places, room_L2SND)
+
     def _carry_out(self, change: Change) -> None:
-        if isinstance(change, Drop):
-            self._pool.drop(self._held.pop(change.entry))
-            return
-        self._fold(change)
+        match change:
+            case Drop(entry=entry):
+                self._pool.drop(self._held.pop(entry))
+            case Share(entry=entry, into=into):
+                self._pool.hold(self._held[entry])
+                self._held[into] = self._held[entry]
+            case Pick():
+                self._pick(change)
+            case Fold():
+                self._fold(change)
+
+    def _pick(self, pick: Pick) -> None:
+        pages = self._pool.take(len(self._held[pick.one]))
+        self._held[pick.into] = pages
+        writer = self._pool.writer([pages], self._places)
+        one, other = (self._pool.reader([self._held[entry]], self._places) for entry in (pick.one, pick.other))
+        for layer, takes_other in enumerate(pick.takes_other):
+            writer(layer, *(other if takes_other else one)(layer))
+
+    def _rate_place(self, place: Banked, rate: Rate, turn: Turn) -> Tensor:
+        reader = self._pool.reader([self._held[place]], self._places)
+        angles = {frame: turn((frame,)) for frame in set(place.frames)}
+        scores = [
+            rate(layer, rotate(reader(layer)[0][None], *angles[frame])[0]) for layer, frame in enumerate(place.frames)
+        ]
+        return torch.stack(scores)
 
     def _fold(self, fold: Fold) -> None:
         new = self._held[fold.new]

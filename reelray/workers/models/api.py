@@ -40,6 +40,14 @@ class VideoModel(Protocol):
         """Encode prompts into one text context each, cached by content."""
         ...
 
+    def mix_text(self, prompts: Sequence[str], weights: Sequence[float]) -> Any:
+        """The text context of prompts whose embeddings are added up by weight; these are cached by content."""
+        ...
+
+    def mean_text_keys(self, text: Any) -> Tensor:
+        """Mean of the keys of a prompt over its text slots, in cross-attention of every layer [L, N, D], float32."""
+        ...
+
     def encode_image(self, image_HWC: Tensor, *, frames: int) -> Any:
         """Encode a first frame (uint8) into the image context of an i2v model."""
         ...
