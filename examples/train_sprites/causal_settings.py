@@ -6,7 +6,7 @@ from examples.train_sprites.chunk_forward import Streaming
 from examples.train_sprites.sprites_model import MUON_PREFIXES
 from examples.train_sprites.training import Optimisation
 from examples.train_sprites.window_pool import CHUNK_FRAMES
-from reelray.proto.recipe import MemoryRule, Placement
+from reelray.proto.memory_rule import MemoryRule, Placement
 
 RULE = MemoryRule(local=9, sink=3, placement=Placement.RELATIVE)
 STREAMING = Streaming(rule=RULE, size=CHUNK_FRAMES)

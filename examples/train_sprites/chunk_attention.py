@@ -18,9 +18,10 @@ from torch import Tensor
 
 from reelray.kernels.attention.api import attend
 from reelray.kernels.norm_rope.reference import rotate
-from reelray.proto.recipe import Commit, MemoryRule, Placement, PromptSwitch, Sink
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch, Sink
 from reelray.proto.storage import Storage
-from reelray.workers.memory.regions import Frame, Regions
+from reelray.workers.memory.entries import Frame
+from reelray.workers.memory.regions import Regions
 from reelray.workers.models.wan.rope import RotaryTable
 
 Held = dict[int, tuple[Tensor, Tensor]]
@@ -61,7 +62,7 @@ def check_rule(rule: MemoryRule, size: int) -> None:
     """
     if rule.placement is not Placement.RELATIVE or rule.commit is not Commit.CLEAN or rule.commit_timestep:
         raise ValueError("the memory rule must have relative positions and a clean pass at timestep 0")
-    moves = rule.sink_kind is not Sink.FIRST or bool(rule.means)
+    moves = rule.sink_kind is not Sink.FIRST or bool(rule.means) or rule.bank is not None or bool(rule.rollout)
     if moves or rule.switch is not PromptSwitch.KEEP or rule.storage is not Storage.EXACT:
         raise ValueError("the memory rule must keep frames as they are")
     if rule.sink % size or rule.local % size:

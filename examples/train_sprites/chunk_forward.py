@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from examples.train_sprites.chunk_attention import Bank, ChunkAttention, Seat
-from reelray.proto.recipe import MemoryRule
+from reelray.proto.memory_rule import MemoryRule
 from reelray.workers.models.wan.rope import Positions
 from reelray.workers.models.wan.text_context import TextContext
 from reelray.workers.models.wan.transformer import WanTransformer

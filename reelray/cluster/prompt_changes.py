@@ -12,7 +12,11 @@ from reelray.proto.recipe import Recipe
 from reelray.proto.request import PromptChange
 
 Times: TypeAlias = Sequence[tuple[str | float, str]]
-"""Seconds of video, as a number or as text such as ``6``, ``6.5s`` or ``1:30``, and the prompt from then on."""
+"""Seconds of video, as a number or as text such as ``6``, ``6.5s`` or ``1:30``, and the prompt from then on.
+
+A text that ends in ``,cut`` begins another scene there.
+"""
+_CUT = ",cut"
 _SECONDS = re.compile(r"(?:(\d+):)?(\d+(?:\.\d*)?|\.\d+)s?")
 
 
@@ -32,7 +36,7 @@ def choose_changes(
     Raises:
         InputError: A time is none, or not after the one before, or so late that no chunk begins afterwards.
         PromptError: A prompt is empty.
-        UnsupportedError: The model makes whole clips.
+        UnsupportedError: The model makes whole clips, or cannot begin another scene.
     """
     if not wanted:
         return ()
@@ -49,7 +53,8 @@ def choose_changes(
     def next_chunk(latent_frame: int) -> int:
         return max(0, math.ceil((latent_frame - first) / chunk))
 
-    for time, text in wanted:
+    for marked, text in wanted:
+        time, cut = _read_cut(marked, recipe)
         seconds, prompt = read_seconds(time), check(text)
         if not prompt:
             raise PromptError(f"the prompt at {seconds:g} s is empty; say what the video shows from then on")
@@ -67,7 +72,7 @@ def choose_changes(
                 f"a prompt is to hold from {seconds:g} s on, and no chunk begins between it and the one before it, "
                 "which nobody would see"
             )
-        changes.append(PromptChange(latent_frame=latent_frame, prompt=prompt))
+        changes.append(PromptChange(latent_frame=latent_frame, prompt=prompt, cut=cut))
     return tuple(changes)
 
 
@@ -75,6 +80,18 @@ def latent_frame_at(seconds: float, fps: Fraction, facts: ModelFacts) -> int:
     """The first latent frame that lies wholly after so many seconds of video."""
     frame = math.ceil(Fraction(str(seconds)) * fps)
     return math.ceil(max(0, frame - 1) / facts.temporal_stride) + 1
+
+
+def _read_cut(time: str | float, recipe: Recipe) -> tuple[str | float, bool]:
+    """A time without its mark, and whether it had one."""
+    if not isinstance(time, str) or not time.strip().endswith(_CUT):
+        return time, False
+    if recipe.memory is None or recipe.memory.cut_position is None:
+        raise UnsupportedError(
+            f"model '{recipe.name}' makes one scene of all prompts; leave out `{_CUT}`, or take a model whose recipe "
+            "has memory.cut_position"
+        )
+    return time.strip().removesuffix(_CUT), True
 
 
 def read_seconds(time: str | float, *, zero: bool = False) -> float:

@@ -303,7 +303,7 @@ def choose_recipe(options: RenderOptions, recipe: Recipe) -> Recipe:
     if steps is not None:
         if not 1 <= steps <= MAX_STEPS:
             raise InputError(f"steps is {steps}; it must lie in 1..{MAX_STEPS}")
-        fixed = len(schedule.timesteps) or len(guidance.per_step)
+        fixed = schedule.length if schedule.timesteps else len(guidance.per_step)
         if fixed and steps != fixed:
             raise UnsupportedError(f"steps is {steps}, but model '{recipe.name}' is made for exactly {fixed} steps")
         if recipe.chunking.stagger is not None and steps < recipe.chunking.stagger:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from reelray.proto.chunking import Chunking
-from reelray.proto.storage import Storage
+from reelray.proto.memory_rule import Commit, MemoryRule, PromptSwitch, Sink
 
 
 class Solver(StrEnum):
@@ -42,6 +42,7 @@ class Schedule:
         shift: Timestep shift s: sigma = s*u / (1 + (s-1)*u).
         warp: Map each entry v of `timesteps` through the shifted 1000-entry table (entry 1000 - v).
         prediction: What the network predicts.
+        drop_last_step: Leave out the last of the timesteps; it must be 0, where a forward hardly moves the latents.
         first_chunks: Timestep lists of the first chunks of a video, one for each; the others go by `timesteps`.
         loses_start: Correct the first step of UniPC from where it led, not from where it began. The published loop of
             SkyReels-V2 does, by writing over the latents that its solver keeps.
@@ -53,6 +54,7 @@ class Schedule:
     shift: float = 5.0
     warp: bool = False
     prediction: Prediction = Prediction.FLOW
+    drop_last_step: bool = False
     first_chunks: tuple[tuple[float, ...], ...] = ()
     loses_start: bool = False
 
@@ -72,14 +74,18 @@ class Schedule:
             raise ValueError("first_chunks needs timesteps for the chunks that follow")
         if not all(self.first_chunks):
             raise ValueError("first_chunks holds an empty list; every chunk needs a step")
+        if self.drop_last_step and (self.first_chunks or len(self.timesteps) < 2 or self.timesteps[-1] != 0):
+            raise ValueError("drop_last_step needs timesteps that end in 0, more than that, and no first_chunks")
 
     @property
     def length(self) -> int:
         """Denoise steps of one chunk; of all but the first ones."""
-        return len(self.timesteps) or self.steps
+        return len(self.timesteps) - self.drop_last_step if self.timesteps else self.steps
 
     def of_chunk(self, chunk: int) -> "Schedule":
         """The schedule of one chunk."""
+        if self.drop_last_step:
+            return replace(self, timesteps=self.timesteps[:-1], drop_last_step=False)
         if not self.first_chunks:
             return self
         listed = self.first_chunks[chunk] if chunk < len(self.first_chunks) else self.timesteps
@@ -109,136 +115,6 @@ class Guidance:
     def needs_unconditional(self) -> bool:
         """Whether any step may evaluate the unconditional branch."""
         return any(weight != 1.0 for weight in self.per_step or (self.scale,))
-
-
-class Sink(StrEnum):
-    """What becomes of the first frames of a video."""
-
-    FIRST = "first"  # they stay as they are
-    MOVING = "moving"  # frames that leave are folded into them
-
-
-class Placement(StrEnum):
-    """How attended frames are placed in time."""
-
-    ABSOLUTE = "absolute"  # where they stand in the video
-    RELATIVE = "relative"  # 0, 1, ... in the order of the regions, the window last
-    # The sink right before the latest frames, which stand where they stand in the video. A clean pass attends the
-    # latest frames only, as many as sink and local are in all.
-    ANCHORED = "anchored"
-    WRAPPED = (
-        "wrapped"  # where they stand in the video, until that is `wrap`: then from the last attended place on again
-    )
-
-
-class Commit(StrEnum):
-    """Which forward leaves its keys and values in memory."""
-
-    CLEAN = "clean_pass"  # one more, of the clean chunk
-    LAST_STEP = "last_step"  # that of the last denoise step
-    EVERY_STEP = "every_step"  # each, in a memory of its own for each noise level; of the first chunk the last, in all
-
-
-class PromptSwitch(StrEnum):
-    """What a change of the prompt does to memory."""
-
-    KEEP = "keep"  # nothing: only the text is another one
-    RECACHE = "recache"  # the latest frames are remembered anew, under the new prompt
-    FLUSH = "flush"  # all but the sink and the latest frames is forgotten
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryRule:
-    """What a chunk attends of those before it.
-
-    Args:
-        local: Latest latent frames that are attended, those of the chunk included.
-        sink: First latent frames of the video that are attended for ever.
-        sink_kind: What becomes of them.
-        sink_kept: Share of a moving sink that stays when a frame is folded into it.
-        means: For each running mean of frames that have left, the share of the newest one.
-        placement: Positions of what is attended.
-        wrap: Temporal position that no frame has where places are wrapped.
-        commit: Which forward is remembered.
-        commit_timestep: Timestep of the clean pass.
-        switch: What a change of the prompt does.
-        switch_frames: Latest latent frames that a change of the prompt remembers anew, the sink's counted in, or those
-            that it keeps besides the sink.
-        storage: How keys and values are kept; 8 bits take about half the room and are not exact.
-    """
-
-    local: int
-    sink: int = 0
-    sink_kind: Sink = Sink.FIRST
-    sink_kept: float = 0.999
-    means: tuple[float, ...] = ()
-    placement: Placement = Placement.ABSOLUTE
-    wrap: int = 0
-    commit: Commit = Commit.CLEAN
-    commit_timestep: float = 0.0
-    switch: PromptSwitch = PromptSwitch.KEEP
-    switch_frames: int = 0
-    storage: Storage = Storage.EXACT
-
-    @property
-    def is_endless(self) -> bool:
-        """Whether positions never run out: what is attended is counted anew for every chunk, or places come again."""
-        return self.placement in {Placement.RELATIVE, Placement.WRAPPED}
-
-    @property
-    def attended(self) -> int:
-        """Most latent frames that a chunk attends, its own included."""
-        return self.sink + len(self.means) + self.local
-
-    @property
-    def held(self) -> int:
-        """Most latent frames that are remembered at once, those of a chunk that is being remembered included."""
-        unseen = self.sink if self.placement is Placement.ANCHORED else 0  # clean passes reach farther back
-        return self.attended + unseen
-
-    def place(self, latent_frame: int) -> int:
-        """Where a frame of the video stands in time when places are absolute, or wrapped."""
-        begin = self.attended - 1
-        if self.placement is not Placement.WRAPPED or latent_frame < begin:
-            return latent_frame
-        return begin + (latent_frame - begin) % (self.wrap - begin)
-
-    def __post_init__(self) -> None:
-        self._check_places()
-        if self.commit is Commit.EVERY_STEP and self.switch is PromptSwitch.RECACHE:
-            raise ValueError("switch is recache; it remembers clean frames, and with commit every_step none are")
-        if self.switch is not PromptSwitch.KEEP and self.switch_frames < 1:
-            raise ValueError(f"switch_frames is {self.switch_frames}; for {self.switch} it must be at least 1")
-        if self.switch is PromptSwitch.RECACHE and self.switch_frames > self.sink + self.local:
-            raise ValueError(
-                f"switch_frames is {self.switch_frames}; sink and local frames are {self.sink + self.local} in all"
-            )
-        moves = self.sink_kind is Sink.MOVING or bool(self.means)
-        if self.switch is PromptSwitch.RECACHE and (moves or self.switch_frames <= self.sink):
-            raise ValueError("switch is recache; it takes more switch_frames than the sink has, and no means of frames")
-        if self.local < 1 or self.sink < 0:
-            raise ValueError(f"local is {self.local} and sink is {self.sink}; they must be at least 1 and 0")
-        if not 0 <= self.sink_kept <= 1:
-            raise ValueError(f"sink_kept is {self.sink_kept}; it must lie in 0..1")
-        if any(not 0 < share <= 1 for share in self.means):
-            raise ValueError(f"means holds {list(self.means)}; every share must lie in 0..1 and not be 0")
-        if not 0 <= self.commit_timestep <= 1000:
-            raise ValueError(f"commit_timestep is {self.commit_timestep}; it must lie in 0..1000")
-
-    def _check_places(self) -> None:
-        wraps = self.placement is Placement.WRAPPED
-        if self.wrap < self.attended if wraps else self.wrap:
-            raise ValueError(
-                f"wrap is {self.wrap}; with placement wrapped it must be at least {self.attended}, as many frames as "
-                "are attended, and 0 with others"
-            )
-        moves = self.sink_kind is Sink.MOVING or bool(self.means)
-        if moves and self.storage is not Storage.EXACT:
-            raise ValueError(f"storage is {self.storage}, in which a mean of frames loses what is folded in; use exact")
-        if moves and self.placement is not Placement.RELATIVE:
-            raise ValueError(
-                f"placement is {self.placement}, and means of frames have no place in the video; use relative"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -330,6 +206,7 @@ class Recipe:
                 f"memory.local is {self.memory.local}; frames of all chunks in flight count too, and are "
                 f"{chunk * self.in_flight}"
             )
+        self._check_anew(self.memory, chunk)
         if self.task == "i2v" and self.is_endless:
             raise ValueError(
                 f"memory.placement is {self.memory.placement}, and an i2v model looks for its picture by absolute "
@@ -338,6 +215,20 @@ class Recipe:
         if self.memory.commit is Commit.EVERY_STEP and self.schedule.first_chunks:
             raise ValueError(
                 "memory.commit is every_step; all chunks must have the same steps, and first_chunks differ"
+            )
+
+    def _check_anew(self, memory: MemoryRule, chunk: int) -> None:
+        """What memories that begin anew, or choose, need of chunks."""
+        if memory.commit is Commit.REBUILD and memory.attended <= chunk:
+            raise ValueError(
+                "memory.commit is rebuild, and there is nothing besides a chunk; give it a sink or more local"
+            )
+        if (memory.rollout or memory.bank) and (self.chunking.first_latent_frames or chunk) != chunk:
+            raise ValueError("memory.rollout and memory.bank need a first chunk as long as the others")
+        if memory.rollout % chunk or memory.overlap % chunk:
+            raise ValueError(
+                f"memory.rollout is {memory.rollout} and memory.overlap {memory.overlap}; both must be whole chunks of "
+                f"{chunk}"
             )
 
     def _check_flight(self, stagger: int) -> None:
@@ -353,9 +244,16 @@ class Recipe:
         rounds = self.chunking.round_latent_frames is not None
         if rounds is (self.memory is not None):
             raise ValueError("chunking.stagger needs memory or chunking.round_latent_frames, and takes not both")
-        if self.memory is None:
-            return
-        if self.memory.commit is not Commit.CLEAN:
-            raise ValueError("chunking.stagger needs memory.commit clean_pass: other forwards are of several chunks")
-        if self.memory.switch is not PromptSwitch.KEEP:
-            raise ValueError("chunking.stagger needs memory.switch keep: chunks in flight are of both prompts")
+        if self.memory is not None:
+            _check_flight_memory(self.memory)
+
+
+def _check_flight_memory(memory: MemoryRule) -> None:
+    if memory.commit is not Commit.CLEAN:
+        raise ValueError("chunking.stagger needs memory.commit clean_pass: other forwards are of several chunks")
+    if memory.switch is not PromptSwitch.KEEP:
+        raise ValueError("chunking.stagger needs memory.switch keep: chunks in flight are of both prompts")
+    if memory.bank or memory.rollout or memory.sink_kind is Sink.BOUNCING:
+        raise ValueError("chunking.stagger takes no memory.bank, no memory.rollout and no bouncing sink")
+    if memory.cut_position is not None:
+        raise ValueError("chunking.stagger takes no memory.cut_position: chunks in flight are of both scenes")

@@ -19,10 +19,12 @@ class PromptChange:
     Args:
         latent_frame: It holds for the first chunk that begins there or later.
         prompt: What to show from then on.
+        cut: Whether another scene begins there, for recipes that can cut.
     """
 
     latent_frame: int
     prompt: str
+    cut: bool = False
 
     def __post_init__(self) -> None:
         if self.latent_frame < 1:
@@ -65,6 +67,9 @@ class RenderRequest:
         times = [change.latent_frame for change in self.changes]
         if any(a >= b for a, b in pairwise(times)):
             raise ValueError(f"prompts change at latent frames {times}; every one must come after the one before")
+        memory = self.recipe.memory
+        if any(change.cut for change in self.changes) and (memory is None or memory.cut_position is None):
+            raise ValueError(f"a scene is cut, and recipe {self.recipe.name} has no memory.cut_position")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must lie in 0..2**63-1")
         if self.image is not None and len(self.image) != self.width * self.height * 3:

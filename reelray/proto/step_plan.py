@@ -114,9 +114,12 @@ class WindowStep:
         last: True when the chunk is clean afterwards.
         commits: True when the keys and values of this step's forward are remembered for the chunks that follow.
         prompt: Which of the request's prompts it goes by, 0 first.
-        recaches: True when clean frames before the chunk are remembered anew under its prompt: they are the window.
+        recaches: True when clean frames before the chunk are remembered anew under its prompt: they are the window,
+            or, where memory begins anew, as many are.
         level: Which of its memories it attends, where there is one for each noise level, and is remembered in; None
             where there is one for all.
+        mix: Weight of each of the request's prompts in the text; none means that `prompt` alone is the text.
+        cuts: True in the first chunk of another scene.
         lane: Lane of the plan's layout that does it.
         slots: What it is made of, in the order of time, where chunks share it.
     """
@@ -131,6 +134,8 @@ class WindowStep:
     prompt: int = 0
     recaches: bool = False
     level: int | None = None
+    mix: tuple[float, ...] = ()
+    cuts: bool = False
     lane: int = 0
     slots: tuple[Slot, ...] = ()
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reelray.proto.errors import InputError, UnsupportedError
+from reelray.proto.memory_rule import Commit
 from reelray.proto.model_facts import ModelFacts
-from reelray.proto.recipe import Commit
 from reelray.proto.request import PromptChange, RenderRequest
 from reelray.proto.session import Extend, Say
 from reelray.scheduler.chunks import Span

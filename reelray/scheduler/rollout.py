@@ -127,14 +127,17 @@ class Rollout:
             prompt=step.prompt,
             recaches=step.recaches,
             level=step.level,
+            mix=step.mix,
+            cuts=step.cuts,
             lane=self._lane,
             slots=step.slots,
         )
 
     def next_window_after_frames(self) -> WindowStep | None:
-        """The same, but a clean pass waits for frames that may leave: ranks report a step when all of it is done."""
+        """The same, but what only remembers waits for frames that may leave: ranks report a step when all is done."""
         window = self.next_window()
-        return None if window is not None and window.is_clean_pass and self.next_decode() is not None else window
+        remembers = window is not None and (window.is_clean_pass or window.recaches)
+        return None if remembers and self.next_decode() is not None else window
 
     def next_decode(self) -> DecodeStep | None:
         """The piece that is clean and for which the client has room, or None.

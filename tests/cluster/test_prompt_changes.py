@@ -8,8 +8,9 @@ import pytest
 from reelray.cluster.prompt_changes import choose_changes, read_seconds
 from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError, PromptError, UnsupportedError
+from reelray.proto.memory_rule import MemoryRule, Placement
 from reelray.proto.model_facts import ModelFacts
-from reelray.proto.recipe import MemoryRule, Placement, Recipe
+from reelray.proto.recipe import Recipe
 from reelray.proto.request import PromptChange
 
 FACTS = ModelFacts(
@@ -51,6 +52,17 @@ def test_prompts_follow_each_other():
     found = choose([("1s", " one "), (2, "two")])
     assert found == (PromptChange(latent_frame=5, prompt="one"), PromptChange(latent_frame=9, prompt="two"))
     assert choose(None) == choose([]) == ()
+
+
+def test_another_scene_is_marked():
+    cuts = replace(RECIPE, memory=MemoryRule(local=9, placement=Placement.RELATIVE, cut_position=45))
+    found = choose([("1s,cut", "one"), (" 2 ,cut ", "two"), ("3", "three")], recipe=cuts)
+    assert [change.cut for change in found] == [True, True, False]
+    assert [change.latent_frame for change in found] == [5, 9, 13]
+    with pytest.raises(UnsupportedError, match="'streams' makes one scene of all prompts"):
+        choose([("1s,cut", "one")])
+    with pytest.raises(InputError, match="write seconds after the beginning"):
+        choose([("soon,cut", "one")], recipe=cuts)
 
 
 @pytest.mark.parametrize(

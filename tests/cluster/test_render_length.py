@@ -6,8 +6,9 @@ import pytest
 
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.render_plan import Place, plan_on
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError, SizeError, UnsupportedError
-from reelray.proto.recipe import Chunking, MemoryRule, Placement
+from reelray.proto.memory_rule import MemoryRule, Placement
 from tests.support.fake_engine import FACTS, RECIPE, FakeEngine, fake_entry, fake_services, write_models
 
 CLIPS = replace(RECIPE, name="clips", longer="long")

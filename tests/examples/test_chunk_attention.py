@@ -6,24 +6,17 @@ import torch
 from examples.train_sprites.chunk_attention import Bank, Seat, check_rule, find_pieces
 from examples.train_sprites.chunk_forward import Rows, Streaming, evaluate_seats, select_rows
 from examples.train_sprites.chunk_rollout import Rollout, seeded_noise
-from reelray.proto.recipe import (
-    Chunking,
-    Commit,
-    Guidance,
-    MemoryRule,
-    Placement,
-    PromptSwitch,
-    Recipe,
-    Schedule,
-    Sink,
-    Solver,
-)
+from reelray.proto.chunking import Chunking
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch, Sink
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
+from reelray.proto.step_plan import WindowStep
 from reelray.proto.storage import Storage
 from reelray.workers.engine.forwards import Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
+from reelray.workers.engine.texts import Texts
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.wan.text_context import stack_contexts
 from reelray.workers.samplers.guidance import Branch
@@ -62,17 +55,21 @@ def request_of(number=0, *, chunks=CHUNKS, **changes):
 
 def engine_flows(model, noisy, clean, *, timesteps, prompts):
     """The flow of every noisy chunk over the clean ones before it, by the engine's forwards and its memory."""
-    request, rooms = request_of(), MemoryRooms(model)
-    forwards = Forwards(request=request, model=model, rooms=rooms, prompts=model.encode_text(list(PROMPTS)))
+    request, texts = request_of(changes=(PromptChange(latent_frame=SIZE, prompt=PROMPTS[1]),)), Texts(model)
+    texts.follow(request, since=0)
+    forwards = Forwards(request=request, model=model, rooms=MemoryRooms(model), texts=texts)
     forwards.begin(Station())
     flows = []
     for chunk in range(CHUNKS):
-        forwards.turn_to(prompts[chunk])
         first = chunk * SIZE
+        window = {"chunk": chunk, "first_latent_frame": first, "latent_frames": SIZE, "step": 0, "last": False}
+        forwards.turn_to(WindowStep(request_id=request.request_id, prompt=prompts[chunk], **window))
         flows.append(
-            forwards.run(noisy[chunk][None], float(timesteps[chunk]), first, commits=False)(Branch.CONDITIONAL)
+            forwards.run(noisy[chunk][None], (float(timesteps[chunk]),) * SIZE, first, commits=False)(
+                Branch.CONDITIONAL
+            )
         )
-        forwards.run(clean[chunk][None], 0.0, first, commits=True)(Branch.CONDITIONAL)
+        forwards.run(clean[chunk][None], (0.0,) * SIZE, first, commits=True)(Branch.CONDITIONAL)
     forwards.release()
     return torch.cat(flows)
 

@@ -10,10 +10,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+from reelray.proto.bank_rule import BankRule
 from reelray.proto.chunking import Chunking
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -30,6 +32,10 @@ PLAIN = MemoryRule(local=4, sink=1)
 LAST = MemoryRule(local=4, sink=1, commit=Commit.LAST_STEP)
 LEVELS = MemoryRule(local=3, sink=1, commit=Commit.EVERY_STEP, placement=Placement.WRAPPED, wrap=7)
 RECACHED = MemoryRule(local=4, sink=2, switch=PromptSwitch.RECACHE, switch_frames=6)
+BANKED = MemoryRule(local=2, sink=1, bank=BankRule(size=2), switch=PromptSwitch.RECACHE, switch_frames=3)
+REBUILT = MemoryRule(
+    local=4, sink=1, placement=Placement.RELATIVE, commit=Commit.REBUILD, switch=PromptSwitch.LERP, switch_chunks=9
+)
 CHANGE = (PromptChange(latent_frame=7, prompt="a blue star spins"),)
 
 
@@ -122,17 +128,27 @@ def kill_at(gang, rank, step):
         (Layout(ulysses=2), rolling(changes=CHANGE)),
         (Layout(cfg=2), rounds()),
         (Layout(ulysses=2), stream(LEVELS)),
+        (Layout(ulysses=2), stream(BANKED, changes=CHANGE)),
     ],
-    ids=["heads", "branches", "branches, last step", "heads, in flight", "branches, in rounds", "heads, by level"],
+    ids=[
+        "heads",
+        "branches",
+        "branches, last step",
+        "heads, in flight",
+        "branches, in rounds",
+        "heads, by level",
+        "heads, bank",
+    ],
 )
 def test_ranks_that_share_a_stream_remember_what_one_remembers(led, alone, layout, request_):
     _, leader = led(layout)
     assert_near(watch(leader, request_), alone(request_))
 
 
-def test_a_lost_rank_costs_a_stream_nothing(led, alone):
+@pytest.mark.parametrize("memory", [RECACHED, BANKED], ids=["window", "bank"])
+def test_a_lost_rank_costs_a_stream_nothing(led, alone, memory):
     gang, leader = led(Layout(ulysses=2))
-    request = stream(RECACHED, "b", changes=CHANGE)
+    request = stream(memory, "b" if memory is RECACHED else "c", changes=CHANGE)
     before = gang.generation
     assert_near(watch(leader, request, kill_at(gang, 1, 15)), alone(request))
     assert gang.generation == before + 1
@@ -148,9 +164,13 @@ def test_crews_come_by_a_stream_again_whoever_was_lost(led, alone, rank):
         assert_near(watch(leader, request, kill_at(gang, rank, step)), alone(request))
 
 
-def test_streams_take_their_memory_to_other_lanes(led, alone):
+@pytest.mark.parametrize("memory", [None, REBUILT, BANKED], ids=["in flight", "rebuilt", "bank"])
+def test_streams_take_their_memory_to_other_lanes(led, alone, memory):
     gang, leader = led(Layout(ulysses=2), others=(Layout(replica=2),))
-    long, short = rolling("long", latent_frames=40), stream(RECACHED, "short", seed=3, changes=CHANGE)
+    long = rolling("long", latent_frames=40)
+    if memory is not None:
+        long = stream(memory, "long", latent_frames=40, changes=CHANGE if memory is REBUILT else ())
+    short = stream(RECACHED, "short", seed=3, changes=CHANGE)
     found = {}
 
     def follow(request, delay_s):

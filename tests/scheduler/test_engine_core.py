@@ -9,8 +9,8 @@ import pytest
 from reelray.proto.errors import EngineError, InputError, SizeError, UnsupportedError
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
+from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.patching import Patching
-from reelray.proto.recipe import MemoryRule
 from reelray.proto.step_plan import Commit, StepReport
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from reelray.proto.chunking import Chunking
-from reelray.proto.recipe import Guidance, MemoryRule, Recipe, Schedule, Solver
+from reelray.proto.memory_rule import MemoryRule
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.proto.step_plan import Part
 from reelray.scheduler.chunks import cut_chunks

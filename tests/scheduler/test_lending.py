@@ -6,8 +6,8 @@ import pytest
 
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.layout import Layout
+from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.placement import Lending, Placement
-from reelray.proto.recipe import MemoryRule
 from reelray.proto.step_plan import Crew
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.lending import pays_to_lend

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reelray.proto.recipe import MemoryRule
+from reelray.proto.memory_rule import MemoryRule
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import Phase, Rollout
 from tests.support.core_trace import FACTS

@@ -2,18 +2,10 @@
 
 from dataclasses import replace
 
-from reelray.proto.recipe import (
-    Chunking,
-    Commit,
-    Guidance,
-    MemoryRule,
-    Placement,
-    PromptSwitch,
-    Recipe,
-    Schedule,
-    Sink,
-    Solver,
-)
+from reelray.proto.bank_rule import BankRule
+from reelray.proto.chunking import Chunking
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch, Sink
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -29,6 +21,17 @@ RULES = {
     "flush": MemoryRule(local=6, sink=1, placement=Placement.RELATIVE, switch=PromptSwitch.FLUSH, switch_frames=1),
     "keep": MemoryRule(local=4, sink=1),
     "moving": MemoryRule(local=4, sink=2, sink_kind=Sink.MOVING, sink_kept=0.6, placement=Placement.RELATIVE),
+    "bank": MemoryRule(local=4, sink=1, bank=BankRule(size=1), switch=PromptSwitch.RECACHE, switch_frames=4),
+    "bouncing": MemoryRule(local=6, sink=4, sink_kind=Sink.BOUNCING, placement=Placement.RELATIVE),
+    "rebuild": MemoryRule(
+        local=4,
+        sink=1,
+        placement=Placement.RELATIVE,
+        commit=Commit.REBUILD,
+        switch=PromptSwitch.LERP,
+        switch_chunks=2,
+    ),
+    "rollout": MemoryRule(local=6, placement=Placement.RELATIVE, rollout=6, overlap=2),
 }
 
 

@@ -1,14 +1,18 @@
 """A rollout over a memory, on one rank or on several that share its heads."""
 
+from functools import partial
+
 import torch
 
+from reelray.proto.bank_rule import BankRule
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import MemoryRule, Placement
+from reelray.proto.memory_rule import MemoryRule, Placement
+from reelray.workers.engine.station import keep
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.room import Grid, MemoryRoom
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.wan.rope import Positions
-from reelray.workers.parallel.mesh import Mesh
+from reelray.workers.parallel.mesh import Mesh, add_up
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.parallel.token_split import split_evenly
 from tests.support.parallel_cases import make_model
@@ -17,12 +21,16 @@ GRID, CHUNK = Grid(rows=3, columns=5), 2
 RULES = (
     MemoryRule(local=4, sink=1),
     MemoryRule(local=4, sink=1, means=(0.3,), placement=Placement.RELATIVE),
+    MemoryRule(local=2, sink=1, bank=BankRule(size=2)),
 )
 
 
 @torch.inference_mode()
-def roll(model, rule, *, sharding=None, ranks=1, index=0):
-    """Predict six chunks, each once noisy and once clean, which is remembered; all predictions one after the other."""
+def roll(model, rule, *, sharding=None, ranks=1, index=0, add_up=keep, between=lambda memory: memory):
+    """Predict six chunks, each once noisy and once clean, which is remembered; all predictions one after the other.
+
+    `between` two chunks something may happen to the memory, or another one be taken.
+    """
     config = model.config
     own = split_evenly(config.num_attention_heads, ranks)[index]
     shape = KeyShape(layers=config.num_layers, heads=len(own), width=config.attention_head_dim, dtype=model.dtype)
@@ -33,12 +41,15 @@ def roll(model, rule, *, sharding=None, ranks=1, index=0):
         turned = model.rope(Positions(frames=torch.tensor(positions, device=device)), grid.rows, grid.columns)
         return turned.cos, turned.sin
 
-    room = MemoryRoom(shape, budget_bytes=1 << 22, device=device, angles=angles, first_head=own.start, rows=4)
+    room = MemoryRoom(
+        shape, budget_bytes=1 << 22, device=device, angles=angles, first_head=own.start, rows=4, host_bytes=1 << 22
+    )
     memory = room.open(rule, chunk=CHUNK, grid=GRID)
     generator = torch.Generator().manual_seed(3)
     text = model.prepare_text(torch.randn(1, 12, config.text_dim, generator=generator).to(device))
     found = []
     for first in range(0, 6 * CHUNK, CHUNK):
+        memory.settle(lambda: torch.stack([keys_BKND.mean(1)[0] for keys_BKND in text.keys]), add_up)
         for timestep in (700.0, 0.0):
             latents = torch.randn(1, 16, CHUNK, 2 * GRID.rows, 2 * GRID.columns, generator=generator).to(device)
             view = memory.view(first, CHUNK, records=timestep == 0)
@@ -47,6 +58,7 @@ def roll(model, rule, *, sharding=None, ranks=1, index=0):
             times = torch.full((1, CHUNK), timestep, device=device)
             found.append(model(latents, times, text, positions=Positions(frames=frames), shard=shard).float().cpu())
         memory.commit(first, CHUNK)
+        memory = between(memory)
     return torch.cat(found, 2)
 
 
@@ -63,5 +75,6 @@ def roll_on_ranks(rank, layouts):
             for number, rule in enumerate(RULES):
                 sharding = SequenceSharding(lane)
                 options = {"sharding": sharding, "ranks": lane.ulysses.size, "index": lane.ulysses.index}
+                options["add_up"] = partial(add_up, lane.ulysses)
                 found[layout, name, number] = roll(model, rule, **options)
     return found

@@ -6,6 +6,7 @@ anew for every chunk from all frames that ever were. Shape suffixes: S tokens, N
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -84,6 +85,44 @@ def running_means(count: int, *, sink: int, chunk: int, shares: tuple[float, ...
     return attend
 
 
+def there_and_back(count: int, *, early: int, chunk: int) -> Rule:
+    """Relative places; the cache of `count` frames, block by block, as the published loop leaves it.
+
+    As soon as a block is clean, the one before it is overwritten by frames of the first `early` ones, in the order of
+    somebody who walks from the first to the last and back, for ever; the walk keeps step with the video.
+    """
+
+    def attend(first: int, length: int) -> Attended:
+        round_trip = [*range(early), *reversed(range(early))]
+        walk = [frame for _, frame in zip(range(first), cycle(round_trip), strict=False)]
+        cache: list[int] = []
+        for block in range(0, first, chunk):
+            if block >= early + chunk:
+                before = slice(len(cache) - chunk, len(cache))
+                cache[before] = walk[block - chunk : block]
+            cache = [*cache, *range(block, block + chunk)][-count:]
+        seen = cache[max(0, len(cache) + length - count) :]
+        entries = [(place, {frame: 1.0}) for place, frame in enumerate(seen)]
+        return Attended(entries=entries, own=list(range(len(seen), len(seen) + length)))
+
+    return attend
+
+
+def rollouts(count: int, *, overlap: int, chunk: int) -> Rule:
+    """Places in a rollout of `count` frames, of which the last `overlap` are the first of the next rollout."""
+
+    def attend(first: int, length: int) -> Attended:
+        begin = 0
+        while first >= begin + count:
+            begin += count - overlap
+        frames = range(begin, first)
+        entries = [(frame - begin, {frame: 1.0}) for frame in frames]
+        return Attended(entries=entries, own=list(range(first - begin, first - begin + length)))
+
+    del chunk
+    return attend
+
+
 @dataclass(kw_only=True)
 class PlainMemory:
     """Implements `AttentionOp`: keeps every frame that was committed, for ever.
@@ -92,6 +131,10 @@ class PlainMemory:
         rule: What is attended.
         grid: Token rows and columns of a latent frame.
         pairs: Rotated pairs of a head for time, rows and columns.
+        jump: Position of the window's first frame, wherever the rule puts it; None follows the rule.
+        block: Where set, the window is `names`, which stand at 0, 1, ... and attend nothing but each other, causally in
+            blocks of so many frames.
+        names: Numbers of these frames.
     """
 
     rule: Rule
@@ -102,17 +145,36 @@ class PlainMemory:
     window: tuple[int, int] = (0, 0)
     commits: bool = False
     seen: list[int] = field(default_factory=list)
+    jump: int | None = None
+    block: int | None = None
+    names: tuple[int, ...] = ()
+
+    def prepare(self, first: int, text: list[Tensor], *, recaches: bool = False) -> None:
+        """Before a chunk, and before frames are remembered anew for it; `text` has keys of all slots, per layer."""
+
+    def attended(self, layer: int) -> Attended:
+        """What the window sees in a layer."""
+        del layer
+        if self.block is not None:
+            return Attended(entries=[], own=list(range(len(self.names))))
+        return self.rule(*self.window)
+
+    def find(self, layer: int, frame: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a frame."""
+        return self.kept[layer, frame]
 
     def __call__(
         self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, cos_BSP: Tensor, sin_BSP: Tensor
     ) -> Tensor:
         del cos_BSP, sin_BSP
         first, length = self.window
-        attended = self.rule(first, length)
+        attended = self.attended(layer)
+        names = self.names if self.block is not None else range(first, first + length)
+        own_places = attended.own if self.jump is None else range(self.jump, self.jump + length)
         places = self.grid[0] * self.grid[1]
         keys, values = [], []
         for position, weights in attended.entries:
-            pairs = [self.kept[layer, frame] for frame in weights]
+            pairs = [self.find(layer, frame) for frame in weights]
             k_SND, v_SND = (
                 sum(w * part.double() for w, part in zip(weights.values(), parts, strict=True))
                 for parts in zip(*pairs, strict=True)
@@ -120,15 +182,18 @@ class PlainMemory:
             keys.append(self.turn(k_SND, position))
             values.append(v_SND)
         queries = []
-        for number, position in enumerate(attended.own):
+        for number, (position, name) in enumerate(zip(own_places, names, strict=True)):
             own = slice(number * places, (number + 1) * places)
             queries.append(self.turn(q_BSND[0, own].double(), position))
             keys.append(self.turn(k_BSND[0, own].double(), position))
             values.append(v_BSND[0, own].double())
             if self.commits:
-                self.kept[layer, first + number] = (k_BSND[0, own].clone(), v_BSND[0, own].clone())
+                self.kept[layer, name] = (k_BSND[0, own].clone(), v_BSND[0, own].clone())
         q_SND, k_SND, v_SND = (torch.cat(parts) for parts in (queries, keys, values))
         scores_NSS = torch.einsum("snd,tnd->nst", q_SND, k_SND) / q_SND.shape[-1] ** 0.5
+        if self.block is not None:
+            blocks = torch.arange(len(q_SND)) // (places * self.block)
+            scores_NSS = scores_NSS.masked_fill(blocks[None] > blocks[:, None], -torch.inf)
         self.seen.append(len(attended.entries))
         return torch.einsum("nst,tnd->snd", scores_NSS.softmax(-1), v_SND)[None].to(q_BSND.dtype)
 

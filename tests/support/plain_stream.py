@@ -3,12 +3,38 @@
 It shares the noise, the solver, the prompt's encoding and the decoder with the engine, and nothing else.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 import torch
 
-from reelray.proto.recipe import Commit
+from reelray.proto.memory_rule import Commit
 from reelray.workers.samplers.api import build_sampler
 from reelray.workers.samplers.noise import draw_noise
 from tests.support.memory_oracle import Attended, PlainMemory
+
+
+@dataclass(kw_only=True)
+class Special:
+    """What few recipes do, by first latent frame of the chunk that follows or does it.
+
+    Args:
+        memory: Makes the memory of a branch.
+        mixes: Weights of the prompts in the text.
+        jumps: Position of the chunk's first frame.
+        anew: All is forgotten: frames with which memory begins anew, and how many of them are a causal block.
+    """
+
+    memory: Callable[..., PlainMemory] = PlainMemory
+    mixes: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    jumps: dict[int, int] = field(default_factory=dict)
+    anew: dict[int, tuple[tuple[int, ...], int]] = field(default_factory=dict)
+
+
+def prepare_slots(model, words, *, merge=False):
+    """Context of texts, added up by weight as embeddings; of all text slots, if none are merged."""
+    rows = [weight * model.parts.text_encoder.encode([text])[0].double() for text, weight in words]
+    return model.parts.transformer.prepare_text(sum(rows).float()[None], merge_padding=merge)
 
 
 def only_sink(count):
@@ -22,7 +48,7 @@ def only_sink(count):
 
 
 @torch.no_grad()
-def stream_plainly(model, request, rule, *, commit_timestep=0.0, recached=None):
+def stream_plainly(model, request, rule, *, commit_timestep=0.0, recached=None, special=None):
     """Clean latents [1, C, T, H, W] of the whole video.
 
     Args:
@@ -32,20 +58,14 @@ def stream_plainly(model, request, rule, *, commit_timestep=0.0, recached=None):
         commit_timestep: Of the clean pass.
         recached: For the chunk before which frames are remembered anew, by its first frame: the first of these, and how
             many sink frames they attend.
+        special: What few recipes do; nothing by default.
     """
+    stream = PlainStream(model, request, rule, commit_timestep, special or Special())
     facts, recipe = model.facts, request.recipe
     height, width = facts.latent_size(request.width, request.height)
-    transformer, size = model.parts.transformer, recipe.chunking.latent_frames
-    total = (request.frames - 1) // facts.temporal_stride + 1
-    changes = [(0, request.prompt), *((change.latent_frame, change.prompt) for change in request.changes)]
-    prompts = [model.encode_text([prompt, request.negative_prompt]) for _, prompt in changes]
-    texts = prompts[0]
-    pairs = tuple(dim // 2 for dim in transformer.config.rope_dims)
-    memories = [PlainMemory(rule=rule, grid=(height // 2, width // 2), pairs=pairs) for _ in texts]
-    clean = []
+    size, total = recipe.chunking.latent_frames, (request.frames - 1) // facts.temporal_stride + 1
     for chunk, first in enumerate(range(0, total, size)):
         length = min(size, total - first)
-        texts = prompts[max(n for n, (since, _) in enumerate(changes) if since <= first)]
 
         def noise(step, chunk=chunk, length=length):
             return draw_noise(
@@ -53,30 +73,76 @@ def stream_plainly(model, request, rule, *, commit_timestep=0.0, recached=None):
                 latent_frames=length, height=height, width=width,
             )  # fmt: skip
 
-        def predict(x, timestep, branch, *, commits, first=first, length=length, texts=texts):
-            memories[branch].window, memories[branch].commits = (first, length), commits
-            times = torch.full((1, length), timestep)
-            return transformer(x, times, texts[branch], attention=memories[branch]).float()
-
-        branches = range(1 if recipe.guidance.scale == 1 else 2)
+        stream.read(first)
         if recached is not None and first in recached:
-            begin, sink = recached[first]
-            before = torch.cat(clean, 2)[:, :, begin:]
-            for branch in branches:
-                memories[branch].rule = only_sink(sink)
-                predict(before, commit_timestep, branch, commits=True, first=begin, length=first - begin)
-                memories[branch].rule = rule
-        sampler = build_sampler(recipe.schedule.of_chunk(chunk))
+            stream.recache(first, *recached[first])
+        stream.prepare(first)
+        sampler, window = build_sampler(recipe.schedule.of_chunk(chunk)), (first, length)
         x, last = noise(-1), len(sampler.timesteps) - 1
         for step, timestep in enumerate(sampler.timesteps):
             commits = step == last and recipe.memory.commit is Commit.LAST_STEP
-            found = [predict(x, timestep, branch, commits=commits) for branch in branches]
+            found = [stream.predict(x, timestep, branch, window, commits=commits) for branch in stream.branches]
             guided = found[0]
             if len(found) == 2:
                 guided = found[1] + recipe.guidance.scale * (found[0] - found[1])
             x = sampler.step(guided, x, step, noise(step) if sampler.needs_noise and step < last else None)
         if recipe.memory.commit is Commit.CLEAN:
-            for branch in branches:
-                predict(x, commit_timestep, branch, commits=True)
-        clean.append(x)
-    return torch.cat(clean, 2)
+            for branch in stream.branches:
+                stream.predict(x, commit_timestep, branch, window, commits=True)
+        stream.clean.append(x)
+    return torch.cat(stream.clean, 2)
+
+
+class PlainStream:
+    """What the loop has at hand: texts, memories, and clean chunks."""
+
+    def __init__(self, model, request, rule, commit_timestep, special):
+        self.model, self.rule, self.commit_timestep, self.special = model, rule, commit_timestep, special
+        self.changes = [(0, request.prompt), *((change.latent_frame, change.prompt) for change in request.changes)]
+        self.negative = request.negative_prompt
+        self.branches = range(1 if request.recipe.guidance.scale == 1 else 2)
+        height, width = model.facts.latent_size(request.width, request.height)
+        pairs = tuple(dim // 2 for dim in model.parts.transformer.config.rope_dims)
+        self.memories = [special.memory(rule=rule, grid=(height // 2, width // 2), pairs=pairs) for _ in self.branches]
+        self.clean, self.texts, self.keys = [], [], []
+
+    def read(self, first):
+        """Go by the text of the chunk that begins at `first`."""
+        words = [(text, 1.0) for since, text in self.changes if since <= first][-1:]
+        if first in self.special.mixes:
+            words = [(text, w) for (_, text), w in zip(self.changes, self.special.mixes[first], strict=False)]
+        both = [words, [(self.negative, 1.0)]]
+        self.texts = [prepare_slots(self.model, words, merge=True) for words in both]
+        self.keys = [[k_1KND[0] for k_1KND in prepare_slots(self.model, words).keys] for words in both]
+
+    def predict(self, x, timestep, branch, window, *, commits):
+        """Evaluate once."""
+        memory = self.memories[branch]
+        memory.window, memory.commits, memory.jump = window, commits, self.special.jumps.get(window[0])
+        times = torch.full((1, x.shape[2]), timestep)
+        return self.model.parts.transformer(x, times, self.texts[branch], attention=memory).float()
+
+    def recache(self, first, begin, sink):
+        """Remember the frames from `begin` to `first` anew."""
+        before = torch.cat(self.clean, 2)[:, :, begin:]
+        for branch in self.branches:
+            memory = self.memories[branch]
+            memory.prepare(first, self.keys[branch], recaches=True)
+            memory.rule = only_sink(sink)
+            self.predict(before, self.commit_timestep, branch, (begin, first - begin), commits=True)
+            memory.rule = self.rule
+
+    def prepare(self, first):
+        """Whatever comes before the first step."""
+        for branch in self.branches:
+            self.memories[branch].prepare(first, self.keys[branch])
+        if first not in self.special.anew:
+            return
+        frames, block = self.special.anew[first]
+        before = torch.cat(self.clean, 2)[:, :, list(frames)]
+        for branch in self.branches:
+            memory = self.memories[branch]
+            memory.kept.clear()
+            memory.block, memory.names = block, frames
+            self.predict(before, self.commit_timestep, branch, (-1, len(frames)), commits=True)
+            memory.block = None

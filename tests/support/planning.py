@@ -5,7 +5,7 @@ from functools import cache
 from reelray.cluster.calibration import load_calibration
 from reelray.proto.chunking import Chunking
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import Commit, MemoryRule
+from reelray.proto.memory_rule import Commit, MemoryRule
 from reelray.proto.residency import Residency
 from reelray.scheduler.plan.calibration import Calibration
 from reelray.scheduler.plan.job import PlanJob

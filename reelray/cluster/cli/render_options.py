@@ -28,7 +28,9 @@ Model = Annotated[
 Changes = Annotated[
     list[str] | None,
     typer.Option(
-        "--at", metavar="TIME PROMPT", help="Another prompt from this time on, such as 6s; may be given again."
+        "--at",
+        metavar="TIME PROMPT",
+        help="Another prompt from this time on, such as 6s, or another scene, such as 6s,cut; may be given again.",
     ),
 ]
 Interactive = Annotated[

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError
+from reelray.proto.memory_rule import Commit, MemoryRule
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.model_sizes import ModelSizes
-from reelray.proto.recipe import Commit, MemoryRule
 from reelray.scheduler.chunks import Span, cut_chunks
 from reelray.scheduler.turns import list_turns
 
@@ -92,8 +92,8 @@ class PlanJob:
 
     @property
     def clean_passes(self) -> int:
-        """Chunks that are evaluated once more to be remembered."""
-        return len(self.chunks) - 1 if self.memory is not None and self.memory.commit is Commit.CLEAN else 0
+        """Forwards that do nothing but remember: of each chunk, or of what is made up anew before one."""
+        return len(self.chunks) - 1 if self.memory is not None and self.memory.commit is not Commit.LAST_STEP else 0
 
     @property
     def branches(self) -> int:

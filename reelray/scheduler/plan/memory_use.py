@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, fields
 
 from reelray.proto.graphs import GRAPH_TOKENS
-from reelray.proto.recipe import Commit
+from reelray.proto.memory_rule import Commit
 from reelray.proto.residency import Blocks, Encoder
 from reelray.proto.storage import SCALE_BYTES, Storage
 from reelray.scheduler.limits import EngineLimits

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 
+from reelray.proto.memory_rule import PromptSwitch
 from reelray.proto.model_facts import ModelFacts
-from reelray.proto.recipe import PromptSwitch
 from reelray.proto.request import RenderRequest
 from reelray.workers.engine.device_memory import DeviceMeter
 from reelray.workers.models.api import VideoModel
@@ -48,7 +48,7 @@ class ShapeClass:
         anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
         at_once = facts.decode_pixels // (request.width * request.height * facts.temporal_stride)
         piece = max(1, min(chunk, at_once))
-        window = max(chunk, chunking.latent_frames * request.recipe.in_flight, anew)
+        window = max(chunk, chunking.latent_frames * request.recipe.in_flight, anew, rule.causal_frames)
         return cls(width=request.width, height=request.height, window=window, piece=piece)
 
     @property

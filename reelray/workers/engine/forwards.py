@@ -5,18 +5,22 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reelray.proto.recipe import PromptSwitch
+from reelray.proto.memory_rule import MemoryRule, PromptSwitch
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import WindowStep, find_history, find_memory, history_part
+from reelray.workers.engine.anew import cut_anew, evaluate_anew, find_anew
+from reelray.workers.engine.clean_chunks import CleanChunks
 from reelray.workers.engine.memory_rooms import MemoryRooms
+from reelray.workers.engine.mixed_text import MixedText
 from reelray.workers.engine.packing import on_cpu, pack, unpack
-from reelray.workers.engine.station import Station
-from reelray.workers.engine.stream_memory import Committed, StreamMemory
+from reelray.workers.engine.station import Station, keep
+from reelray.workers.engine.stream_memory import Committed, StreamMemory, place
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.samplers.guidance import Branch
@@ -44,10 +48,21 @@ class Forwards:
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
     _written: Sequence[Any] = field(default=(), init=False)  # that memory itself, by first head, if it was written
     _saved: int = field(default=0, init=False)  # how much of the history was written down
-    _clean: dict[int, Tensor] = field(default_factory=dict, init=False)  # clean chunks that may yet be remembered
+    _clean: CleanChunks = field(default_factory=CleanChunks, init=False)  # those that may yet be remembered
     _prompt: int = field(default=0, init=False)  # the prompt in force
     _remembered: set[Branch] = field(default_factory=set, init=False)  # branches of the forward in work
     _flushes: int | None = field(default=None, init=False)  # what its coming has kept, until that is noted
+    _mix: tuple[float, ...] = field(default=(), init=False)  # weights of prompts where they are mixed
+    _mixed: MixedText = field(default_factory=MixedText, init=False)
+    _cuts: bool = field(default=False, init=False)  # whether another scene begins
+    _add_up: Callable[[Tensor], Tensor] = field(default=keep, init=False)  # see `Station`
+
+    @property
+    def _rule(self) -> MemoryRule:
+        """How the request remembers; only asked where it does."""
+        rule = self.request.recipe.memory
+        assert rule is not None
+        return rule
 
     @property
     def memory(self) -> StreamMemory | None:
@@ -66,6 +81,7 @@ class Forwards:
             ResourceError: There is no room for it.
         """
         if self._memory is None:
+            self._add_up = station.add_up
             self._memory = self.rooms.open(self.request, station)
             self._remember_again()
 
@@ -74,11 +90,6 @@ class Forwards:
         if self._memory is not None:
             self._memory.close()
         self._memory = None
-
-    @property
-    def remembers(self) -> bool:
-        """Whether there is a memory here."""
-        return self._memory is not None
 
     def park(self, beside: Sequence[Tensor] = ()) -> None:
         """Let what is remembered rest in host memory until `wake`; see `StreamMemory.park`."""
@@ -97,16 +108,17 @@ class Forwards:
         self.rooms.prefetch(self._memory)
         return self._memory.wake()
 
-    def turn_to(self, prompt: int) -> None:
-        """Go by another prompt from here on, if it is another."""
-        rule = self.request.recipe.memory
+    def turn_to(self, window: WindowStep) -> None:
+        """Go by the text of this window from here on, if it is another."""
+        rule, prompt = self.request.recipe.memory, window.prompt
         if prompt != self._prompt and rule is not None and rule.switch is PromptSwitch.FLUSH:
             assert self._memory is not None
             self._memory.flush(rule.switch_frames)
             self._flushes = rule.switch_frames
         if prompt != self._prompt:
             self.texts.forget_before(prompt)
-        self._prompt = prompt
+        self._prompt, self._mix, self._cuts = prompt, window.mix, window.cuts
+        self._text()  # at once: ranks that share weights make it together, whichever branch they evaluate
 
     def run(
         self, latents_1CTHW: Tensor, timesteps: Sequence[float], first: int, *, commits: bool, level: int = 0
@@ -122,35 +134,42 @@ class Forwards:
         """
 
         def evaluate(branch: Branch) -> Tensor:
-            model, memory, length = self.model, self._memory, latents_1CTHW.shape[2]
-            begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
-            positions: Sequence[int] = range(begin, begin + length)
-            view = None
-            if memory is not None:
-                memory.turn_to(level)
-                positions = memory.positions(branch, first, length)
-                view = memory.view(branch, first, length, records=commits)
-            prediction_1CTHW = model.denoise(
-                latents_1CTHW,
-                torch.tensor([timesteps], dtype=torch.float32, device=model.device),
-                [self.texts[self._prompt] if branch is Branch.CONDITIONAL else self.texts.negative],
-                positions_BT=torch.tensor([positions], device=model.device),
-                image=self.texts.image,
-                view=view,
-            )
-            if memory is not None and commits:
-                memory.commit(branch, first, length)
+            if self._memory is not None:
+                self._memory.turn_to(level)
+            prediction_1CTHW = self._predict(branch, latents_1CTHW, first, timesteps=timesteps, records=commits)
+            if self._memory is not None and commits:
+                self._memory.commit(branch, first, latents_1CTHW.shape[2])
                 self._remembered.add(branch)
             return prediction_1CTHW
 
         return evaluate
 
-    def remember_others(self, evaluate: Evaluate) -> int:
-        """Evaluate the branches that a committing step did not need: each must remember every chunk.
+    def _predict(
+        self, branch: Branch, latents_1CTHW: Tensor, first: int, *, timesteps: Sequence[float], records: bool
+    ) -> Tensor:
+        model, memory, length = self.model, self._memory, latents_1CTHW.shape[2]
+        text = self._text() if branch is Branch.CONDITIONAL else self.texts.negative
+        begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
+        positions: Sequence[int] = range(begin, begin + length)
+        view = None
+        if memory is not None:
+            memory.settle(branch, partial(model.mean_text_keys, text), self._add_up)
+            positions = place(self._rule, memory.positions(branch, first, length), cuts=self._cuts)
+            view = memory.view(branch, first, length, records=records)
+        return model.denoise(
+            latents_1CTHW,
+            torch.tensor([timesteps], dtype=torch.float32, device=model.device),
+            [text],
+            positions_BT=torch.tensor([positions], device=model.device),
+            image=self.texts.image,
+            view=view,
+        )
 
-        Returns:
-            Evaluations it took.
-        """
+    def _text(self) -> Any:
+        return self._mixed.find(self.request, self.model, self._mix) if self._mix else self.texts[self._prompt]
+
+    def remember_others(self, evaluate: Evaluate) -> int:
+        """Evaluate the branches that a committing step did not need, which must remember too; returns how many."""
         assert self._memory is not None
         others = [branch for branch in self._memory.branches if branch not in self._remembered]
         for branch in others:
@@ -158,10 +177,8 @@ class Forwards:
         self._remembered.clear()
         return len(others)
 
-    def note(
-        self, first: int, timestep: float, latents_1CTHW: Tensor, *, rewinds: bool = False, level: int = 0
-    ) -> None:
-        """Keep the input of a forward that was remembered, so that it can be repeated."""
+    def note(self, first: int, timestep: float, latents_1CTHW: Tensor, **more: Any) -> None:
+        """Keep the input of a forward that was remembered, so that it can be repeated; `more` as in `Committed`."""
         assert self._memory is not None
         flushes, self._flushes = self._flushes, None
         self._memory.note(
@@ -170,56 +187,49 @@ class Forwards:
                 timestep=timestep,
                 latents_1CTHW=latents_1CTHW.cpu(),
                 prompt=self._prompt,
-                level=level,
-                rewinds=rewinds,
+                mix=self._mix,
+                cuts=self._cuts,
                 flushes=flushes,
+                **more,
             )
         )
 
     def keep_clean(self, first: int, latents_1CTHW: Tensor) -> None:
         """Keep a clean chunk as long as it may be remembered, or remembered anew."""
-        rule = self.request.recipe.memory
-        if rule is None:
-            return
-        self._clean[first] = latents_1CTHW
-        reach = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
-        for begin in [begin for begin in self._clean if begin < first]:
-            if begin + self._clean[begin].shape[2] <= first + latents_1CTHW.shape[2] - reach:
-                del self._clean[begin]
+        self._clean.keep(self.request.recipe, first, latents_1CTHW)
 
     def remember(self, window: WindowStep) -> int:
         """Evaluate clean frames for what their forward leaves; returns the evaluations it took."""
-        rule, memory, first = self.request.recipe.memory, self._memory, window.first_latent_frame
-        assert rule is not None
+        rule, recipe, memory, first = self._rule, self.request.recipe, self._memory, window.first_latent_frame
         assert memory is not None
-        latents_1CTHW = self._find_clean(first, window.latent_frames)
-        if window.recaches:
-            memory.rewind(first)
-        timesteps = (rule.commit_timestep,) * window.latent_frames
-        evaluate = self.run(latents_1CTHW, timesteps, first, commits=True)
+        end = first + window.latent_frames
+        frames = find_anew(recipe, end) if window.recaches else ()
+        latents_1CTHW, timestep = self._clean.find(frames or range(first, end)), rule.commit_timestep
+        if frames:
+            memory.begin_anew()
+            evaluate = evaluate_anew(self._predict, memory, recipe, latents_1CTHW, timestep, frames)
+        else:
+            if window.recaches:
+                memory.rewind(first)
+            evaluate = self.run(latents_1CTHW, (timestep,) * window.latent_frames, first, commits=True)
         count = self.remember_others(evaluate)
-        self.note(first, rule.commit_timestep, latents_1CTHW, rewinds=window.recaches)
-        return count
+        self.note(first, timestep, latents_1CTHW, rewinds=window.recaches and not frames, frames=frames)
+        return count * max(1, len(cut_anew(recipe, frames)))
 
     def give(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Facts and tensors of all that is remembered, for another lane; it is not remembered here any more."""
-        history = self._past if self._memory is None else self._memory.history
-        device = self.model.device
-        tensors = {f"{_HISTORY}{number}": past.latents_1CTHW.to(device) for number, past in enumerate(history)}
-        tensors |= {f"{_CLEAN}{first}": latents for first, latents in self._clean.items()}
-        known = [{**asdict(replace(past, latents_1CTHW=torch.empty(0))), "latents_1CTHW": None} for past in history]
+        known, tensors = _split(self._past if self._memory is None else self._memory.history, self.model.device)
+        tensors |= {f"{_CLEAN}{first}": latents for first, latents in self._clean.held.items()}
         self.release()
-        self._past, self._clean = [], {}
+        self._past, self._clean = [], CleanChunks()
         return {"history": known, "prompt": self._prompt, "flushes": self._flushes}, tensors
 
     def take(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over what another lane gave; `begin` makes a memory of it."""
-        self._past = [
-            Committed(**{**past, "latents_1CTHW": tensors[f"{_HISTORY}{number}"].cpu()})
-            for number, past in enumerate(facts["history"])
-        ]
+        self._past = _join(facts["history"], tensors)
         self._prompt, self._flushes = facts["prompt"], facts["flushes"]
-        self._clean = {int(n.removeprefix(_CLEAN)): value for n, value in tensors.items() if n.startswith(_CLEAN)}
+        held = {int(n.removeprefix(_CLEAN)): value for n, value in tensors.items() if n.startswith(_CLEAN)}
+        self._clean = CleanChunks(held)
 
     def save(self) -> tuple[Any, dict[str, bytes]]:
         """Write down what is clean and yet to be remembered, and what was remembered since the last time."""
@@ -230,26 +240,16 @@ class Forwards:
 
     def state(self) -> dict[str, Any]:
         """What is clean and yet to be remembered, and the prompt in force; see `restore`."""
-        return {"clean": on_cpu(self._clean), "prompt": self._prompt, "flushes": self._flushes}
+        return {"clean": on_cpu(self._clean.held), "prompt": self._prompt, "flushes": self._flushes}
 
     def restore(self, state: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` has written down."""
-        self._clean = {first: latents.to(self.model.device) for first, latents in state["clean"].items()}
+        self._clean = CleanChunks({first: latents.to(self.model.device) for first, latents in state["clean"].items()})
         self._prompt, self._flushes = state["prompt"], state["flushes"]
         self._past = [Committed(**unpack(data)) for data in find_history(parts).values()]
         self._saved = len(self._past)
         self._written = [(first, unpack(data)) for first, data in find_memory(parts)]
         self._remember_again()
-
-    def _find_clean(self, first: int, length: int) -> Tensor:
-        """Clean frames, of whichever chunks."""
-        parts, end = [], first + length
-        for begin, latents_1CTHW in sorted(self._clean.items()):
-            here = slice(max(0, first - begin), max(0, end - begin))
-            parts.append(latents_1CTHW[:, :, here])
-        found_1CTHW = torch.cat(parts, 2)
-        assert found_1CTHW.shape[2] == length, "clean frames are kept as long as they may be remembered"
-        return found_1CTHW
 
     def _remember_again(self) -> None:
         """Come by the memory of another lane, or of ranks that are gone, by the forwards that made it."""
@@ -261,18 +261,37 @@ class Forwards:
             return
 
         prompt = self._prompt
-
-        def evaluate(past: Committed, branch: Branch) -> None:
-            if past.prompt != self._prompt:
-                self.texts.forget_before(past.prompt)
-            self._prompt = past.prompt
-            latents_1CTHW = past.latents_1CTHW.to(self.model.device)
-            timesteps = (past.timestep,) * past.length
-            self.run(latents_1CTHW, timesteps, past.first, commits=True, level=past.level)(branch)
-            self.rooms.on_progress()
-
-        self._memory.replay(self._past, evaluate)
+        self._memory.replay(self._past, self._repeat)
         self._remembered.clear()
-        self._past, self._prompt = [], prompt
+        self._past, self._prompt, self._mix, self._cuts = [], prompt, (), False
         if self._flushes is not None:
             self._memory.flush(self._flushes)
+
+    def _repeat(self, past: Committed, branch: Branch) -> None:
+        """A forward that was remembered."""
+        if past.prompt != self._prompt:
+            self.texts.forget_before(past.prompt)
+        self._prompt, self._mix, self._cuts = past.prompt, past.mix, past.cuts
+        recipe, memory, latents_1CTHW = self.request.recipe, self._memory, past.latents_1CTHW.to(self.model.device)
+        assert memory is not None
+        if past.frames:
+            evaluate_anew(self._predict, memory, recipe, latents_1CTHW, past.timestep, past.frames)(branch)
+        else:
+            timesteps = (past.timestep,) * past.length
+            self.run(latents_1CTHW, timesteps, past.first, commits=True, level=past.level)(branch)
+        self.rooms.on_progress()
+
+
+def _split(history: Sequence[Committed], device: torch.device) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Facts and tensors of the forwards that were remembered."""
+    tensors = {f"{_HISTORY}{number}": past.latents_1CTHW.to(device) for number, past in enumerate(history)}
+    bare = (replace(past, latents_1CTHW=torch.empty(0)) for past in history)
+    return [{**asdict(past), "latents_1CTHW": None} for past in bare], tensors
+
+
+def _join(facts: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> list[Committed]:
+    """What `_split` was given."""
+    return [
+        Committed(**{**past, "latents_1CTHW": tensors[f"{_HISTORY}{number}"].cpu()})
+        for number, past in enumerate(facts)
+    ]

@@ -168,7 +168,7 @@ class HeldRequest:
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
-        self.forwards.turn_to(window.prompt)
+        self.forwards.turn_to(window)
         if window.is_clean_pass or window.recaches:
             return self.forwards.remember(window)
         self._start(window)
@@ -184,7 +184,7 @@ class HeldRequest:
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
-        self.forwards.turn_to(window.prompt)
+        self.forwards.turn_to(window)
         self._start(window)
         branches, flight = self._chunk_branches, self.flight
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"

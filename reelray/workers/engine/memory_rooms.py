@@ -7,7 +7,7 @@ from weakref import ref
 import torch
 
 from reelray.proto.errors import UnsupportedError
-from reelray.proto.recipe import Commit, MemoryRule
+from reelray.proto.memory_rule import Commit, MemoryRule
 from reelray.proto.request import RenderRequest
 from reelray.workers.engine.footprint import Gauge, ShapeClass, find_gauge
 from reelray.workers.engine.page_budget import Need, PageBudget

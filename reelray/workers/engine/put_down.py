@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from reelray.proto.recipe import Commit
+from reelray.proto.memory_rule import Commit
 from reelray.proto.snapshot import SnapshotKind
 from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, clean_part, history_part, memory_part
 from reelray.workers.engine.packing import on_cpu, pack
@@ -63,7 +63,7 @@ def _find_all(held: "HeldRequest") -> dict[int, Tensor] | None:
     memory = held.forwards.memory
     if memory is None or rule is None or rule.commit is not Commit.CLEAN:
         return None
-    noted = {past.first: past.latents_1CTHW for past in memory.history if not past.rewinds}
+    noted = {past.first: past.latents_1CTHW for past in memory.history if not past.rewinds and not past.frames}
     found, end = {**noted, **held.forwards.state()["clean"], **held.clean_1CTHW}, 0
     while end in found:
         end += found[end].shape[2]

@@ -33,7 +33,7 @@ def put_to_rest(forwards: Forwards, model: VideoModel, decoder: Any) -> Any:
     Raises:
         ResourceError: There is no host memory for it; it stays awake, and so does the state that was given.
     """
-    if decoder is None or isinstance(decoder, RestingDecoder) or not forwards.remembers:
+    if decoder is None or isinstance(decoder, RestingDecoder) or forwards.memory is None:
         forwards.park()
         return decoder
     parts = model.take_apart(decoder)

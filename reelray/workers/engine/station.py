@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
@@ -15,7 +17,7 @@ from reelray.workers.parallel.attention_choice import load_choice
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.handover import BroadcastHandover
 from reelray.workers.parallel.layer_pipeline import LayerPipeline, PipelinedBranches
-from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh, find_least
+from reelray.workers.parallel.mesh import AxisGroup, Lane, Mesh, add_up, find_least
 from reelray.workers.parallel.patch_pipeline import PatchBranches
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
@@ -24,6 +26,11 @@ from reelray.workers.samplers.guidance import Branches, SequentialBranches
 
 if TYPE_CHECKING:
     from reelray.workers.models.api import VideoModel
+
+
+def keep(tensor: Tensor) -> Tensor:
+    """What the only rank adds up."""
+    return tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +46,8 @@ class Station:
         pipeline: Through which forwards go where the ranks of the lane split the layers.
         heads_of: Which of how many equal shares of the heads this rank attends; a memory keeps those.
         least: Of a number that each rank of the lane gives, the least; all of them must call it.
+        add_up: Of a tensor that each rank has which attends other heads of the same tokens, the sum; all of them must
+            call it.
         patched: Makes the branches of a request that asks for patches; None where the lane has no place for them.
     """
 
@@ -50,6 +59,7 @@ class Station:
     pipeline: LayerPipeline | None = None
     heads_of: tuple[int, int] = (0, 1)
     least: Callable[[int], int] = int
+    add_up: Callable[[Tensor], Tensor] = keep
     patched: Callable[[Patching], Branches] | None = None
 
     def branches_for(self, request: RenderRequest) -> Branches:
@@ -98,7 +108,9 @@ def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
     role, pictures = _share_pictures(model, mesh, lane.everyone, denoises=True)
     heads_of = (lane.ulysses.index, lane.ulysses.size)
     station = Station(lane=lane.replica, role=role, sharding=_share_tokens(lane), pictures=pictures, heads_of=heads_of)
-    station = replace(station, least=partial(find_least, lane.everyone, model.device))
+    station = replace(
+        station, least=partial(find_least, lane.everyone, model.device), add_up=partial(add_up, lane.ulysses)
+    )
     return _share_branches(station, model, lane)
 
 

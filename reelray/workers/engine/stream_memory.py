@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import ResourceError
-from reelray.proto.recipe import MemoryRule
+from reelray.proto.memory_rule import MemoryRule
 from reelray.workers.memory.room import Grid, MemoryRoom, OpenMemory
 from reelray.workers.memory.transfers import Transfer
 from reelray.workers.models.attention_op import View
@@ -32,6 +32,9 @@ class Committed:
         prompt: Which prompt it went by.
         level: In which memory, where each noise level has one.
         rewinds: Whether all but the sink before `first` was forgotten before.
+        mix: Weights of prompts in its text; none means `prompt` alone.
+        frames: Latent frames it is over, where all else was forgotten before it; none means those from `first` on.
+        cuts: Whether it is of the first chunk of another scene.
         flushes: How many of the latest frames were kept when the prompt changed before it; None where it did not.
     """
 
@@ -41,6 +44,9 @@ class Committed:
     prompt: int = 0
     level: int = 0
     rewinds: bool = False
+    mix: tuple[float, ...] = ()
+    frames: tuple[int, ...] = ()
+    cuts: bool = False
     flushes: int | None = None
 
     @property
@@ -116,6 +122,19 @@ class StreamMemory:
         """What a window attends; to be used before another one is asked for."""
         return self._of(branch).view(first, length, records=records)
 
+    def settle(self, branch: Branch, text: Callable[[], Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
+        """Do what is due before the next window of a branch; see `OpenMemory.settle`."""
+        self._memories[branch].settle(text, add_up)
+
+    def begin_anew(self) -> None:
+        """Forget all; what comes next comes by `commit_again`."""
+        for memory in self._memories:
+            memory.begin_anew()
+
+    def commit_again(self, branch: Branch, frames: Sequence[int]) -> None:
+        """Remember frames of a memory that has begun anew, which this branch's forward has just taken down."""
+        self._memories[branch].commit_again(frames)
+
     def rewind(self, first: int) -> None:
         """Forget all but the sink before `first`; from there frames are committed anew."""
         for memory in self._memories:
@@ -144,7 +163,12 @@ class StreamMemory:
             history: From the first chunk on.
             evaluate: Runs the forward of a branch and commits it.
         """
-        for committed in history:
+        begin = max((number for number, committed in enumerate(history) if committed.frames), default=0)
+        for committed in history[:begin]:
+            self.note(committed)  # what it left was forgotten since
+        for committed in history[begin:]:
+            if committed.frames:
+                self.begin_anew()
             if committed.flushes is not None:
                 self.flush(committed.flushes)
             if committed.rewinds:
@@ -256,8 +280,8 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     What they make again is close to what all of them made, and not the same: the first of the latest chunks attended
     chunks that are forgotten, and a moving mean has fewer frames in it.
     """
-    if any(past.level for past in history):
-        return list(history)  # every level has what others made
+    if any(past.level or past.frames for past in history):
+        return list(history)  # every level has what others made; what began anew is what counts
     chunks = [past for past in history if not past.rewinds]
     end = max((past.first + past.length for past in chunks), default=0)
     sink = [past for past in chunks if past.first < rule.sink]
@@ -265,3 +289,9 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     if latest and latest[0].first > (sink[-1].first + sink[-1].length if sink else 0):
         latest[0] = replace(latest[0], rewinds=True)
     return [*sink, *latest]
+
+
+def place(rule: MemoryRule, positions: Sequence[int], *, cuts: bool) -> Sequence[int]:
+    """Where a window stands: where memory places it, or, where a scene begins, far from all that is remembered."""
+    at = rule.cut_position
+    return positions if at is None or not cuts else range(at, at + len(positions))

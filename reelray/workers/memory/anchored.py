@@ -4,15 +4,13 @@ Pure, as `regions` is. Source: Rolling Forcing, arXiv 2509.25161.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from reelray.workers.memory.regions import Frame
+from reelray.workers.memory.entries import Frame
 
 
 def anchor(
-    sink: Sequence["Frame"], local: Sequence["Frame"], first: int, reach: int
-) -> tuple[tuple["Frame", ...], tuple[int, ...]]:
+    sink: Sequence[Frame], local: Sequence[Frame], first: int, reach: int
+) -> tuple[tuple[Frame, ...], tuple[int, ...]]:
     """What a denoise step attends before its window, and its places: the sink stands right before the latest frames.
 
     Args:
@@ -27,8 +25,8 @@ def anchor(
 
 
 def forget_anchor(
-    sink: Sequence["Frame"], local: Sequence["Frame"], first: int, reach: int
-) -> tuple[tuple["Frame", ...], tuple[int, ...]]:
+    sink: Sequence[Frame], local: Sequence[Frame], first: int, reach: int
+) -> tuple[tuple[Frame, ...], tuple[int, ...]]:
     """The same for a clean pass: the latest frames, each where it stands, whether it was in the sink or not.
 
     Args:

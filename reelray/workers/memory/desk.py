@@ -4,10 +4,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reelray.proto.recipe import PromptSwitch
 from reelray.workers.memory.arena import Arena, Run
+from reelray.workers.memory.entries import Entry
 from reelray.workers.memory.page_format import KeyShape
-from reelray.workers.memory.regions import Entry, Regions
+from reelray.workers.memory.regions import Regions
 from reelray.workers.memory.video_memory import VideoMemory
 from reelray.workers.memory.workspace import Staging, Workspace
 from reelray.workers.models.attention_op import View
@@ -44,10 +44,8 @@ class Kind:
             places: Tokens of a latent frame.
             branch: Of guidance.
         """
-        rule = regions.rule
-        anew = rule.switch_frames if rule.switch is PromptSwitch.RECACHE else 0
-        window = max(regions.chunk, regions.first, anew)
-        return cls(remembered=regions.most_attended * places, window=window * places, places=places, branch=branch)
+        remembered, window = regions.most_attended * places, regions.widest * places
+        return cls(remembered=remembered, window=window, places=places, branch=branch)
 
     def desk_bytes(self, shape: KeyShape) -> int:
         """Bytes of its workspace, and of what waits beside it to be remembered."""

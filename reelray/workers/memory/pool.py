@@ -46,6 +46,11 @@ class PagePool:
         return cls(Arena(page_bytes=rows * shape.token_bytes, pages=pages, device=device, poison=poison), shape)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether pages hold what the model made."""
+        return self._format.pages_PL2RND is not None
+
+    @property
     def rows(self) -> int:
         """Tokens of a page."""
         return self._format.rows

@@ -1,71 +1,18 @@
 """Which latent frames a window attends besides its own, where they stand, and what becomes of those that leave.
 
-Pure: it deals in names of entries, not in keys and values. An entry is a latent frame that was committed, or a mean
-that frames were folded into. Source: `streaming.md` recipes restated; policies of Self-Forcing, LongLive, Reward
-Forcing, Infinity-RoPE and MemRoPE.
+Pure: it deals in names of entries, not in keys and values. An entry is a latent frame that was committed, a mean that
+frames were folded into, or a place of a bank. Source: `streaming.md` recipes restated; policies of Self-Forcing,
+LongLive, Reward Forcing, Infinity-RoPE, MemRoPE, MemFlow, Rolling Sink, Krea Realtime and CausVid.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 from reelray.proto.errors import UnsupportedError
-from reelray.proto.recipe import MemoryRule, Placement, Sink
+from reelray.proto.memory_rule import MemoryRule, Placement, PromptSwitch, Sink
 from reelray.workers.memory.anchored import anchor, forget_anchor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Frame:
-    """A latent frame of the video.
-
-    Args:
-        index: Its number, 0 first.
-    """
-
-    index: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mean:
-    """Frames that have left, folded into one.
-
-    Args:
-        slot: Which of the means.
-        version: How many frames are in it.
-    """
-
-    slot: int
-    version: int
-
-
-Entry: TypeAlias = Frame | Mean
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drop:
-    """Forget an entry."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fold:
-    """Make a new entry of two: kept * old + (1 - kept) * new.
-
-    Args:
-        old: What is there; None makes the new entry equal `new`.
-        new: The frame that leaves.
-        kept: Weight of the old one.
-        into: Name of the result. `old` is forgotten, `new` is not.
-    """
-
-    old: Entry | None
-    new: Frame
-    kept: float
-    into: Mean
-
-
-Change: TypeAlias = Drop | Fold
+from reelray.workers.memory.bank import Bank
+from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Mean
 
 
 @dataclass(kw_only=True)
@@ -76,19 +23,30 @@ class Regions:
         rule: The recipe's.
         chunk: Latent frames of a chunk.
         first: Latent frames of the first chunk, if that is longer.
+        layers: Layers of the model, where each keeps frames of its own choice.
         sink: The first frames, or the means that have taken their places.
         means: Folded frames.
         local: The latest frames, oldest first.
         committed: Latent frames that were committed.
+        newest: How many of them came last.
+        rewound: Whether frames are remembered anew.
     """
 
     rule: MemoryRule
     chunk: int
     first: int = 0
+    layers: int = 1
     sink: list[Entry] = field(default_factory=list)
     means: list[Mean] = field(default_factory=list)
     local: list[Frame] = field(default_factory=list)
+    bank: Bank | None = None
     committed: int = 0
+    newest: int = 0
+    rewound: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bank is None and self.rule.bank is not None:
+            self.bank = Bank(rule=self.rule.bank, layers=self.layers)
 
     @property
     def room(self) -> int:
@@ -99,29 +57,44 @@ class Regions:
     @property
     def most_attended(self) -> int:
         """Most entries that a window attends besides its own frames."""
+        if self.rule.sink_kind is Sink.BOUNCING:
+            return self.room
         sink = 0 if self.rule.placement is Placement.ANCHORED else self.rule.sink
-        return sink + len(self.rule.means) + self.room
+        return sink + len(self.rule.means) + (self.bank.rule.size if self.bank else 0) + self.room
 
     @property
     def attended(self) -> tuple[Entry, ...]:
         """What the next window attends besides its own frames, if it is one chunk."""
-        return (*self.sink, *self.means, *self.local)
+        if self.rule.sink_kind is Sink.BOUNCING:
+            return self._bounce()
+        return (*self.sink, *self.means, *self._banked(), *self.local)
 
     @property
     def most(self) -> int:
         """Most entries that are ever held at once: those of a window that is being committed, and of one fold, too."""
+        if self.rule.sink_kind is Sink.BOUNCING:
+            return self.rule.sink + 2 * max(self.chunk, self.first)
         folds = bool(self.rule.means) or self.rule.sink_kind is Sink.MOVING
-        return self.rule.sink + len(self.rule.means) + self.room + self.chunk + folds
+        bank = 0 if self.bank is None else self.bank.rule.size + 1  # the candidate
+        return self.rule.sink + len(self.rule.means) + bank + self.room + self.chunk + folds
+
+    @property
+    def widest(self) -> int:
+        """Latent frames of the widest window."""
+        anew = self.rule.switch_frames if self.rule.switch is PromptSwitch.RECACHE else 0
+        return max(self.chunk, self.first, self.rule.causal_frames, anew)
 
     def copy(self) -> "Regions":
         """Regions that go on from here by themselves."""
-        return replace(self, sink=list(self.sink), means=list(self.means), local=list(self.local))
+        bank = None if self.bank is None else self.bank.copy()
+        return replace(self, sink=list(self.sink), means=list(self.means), local=list(self.local), bank=bank)
 
     def attend(self, first: int, length: int, *, records: bool = False) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
         """What a window attends besides its own frames, and the temporal positions of that.
 
         The latest frames are the fewer the longer the window is: those of all its chunks count too. A short last chunk
         attends no more than others.
+        A place of a bank stands where the frame stands that the first layer keeps there; see `VideoMemory.lay_out`.
 
         Args:
             first: First latent frame of the window.
@@ -137,15 +110,18 @@ class Regions:
             if records:
                 return forget_anchor(sink, self.local, first, self.rule.sink + reach)
             return anchor(sink, self.local, first, reach)
+        if self.rule.sink_kind is Sink.BOUNCING:
+            entries = self.attended
+            return entries, tuple(range(len(entries)))
         latest = self.local[max(0, len(self.local) - max(0, reach)) :]
-        entries = (*self.sink, *self.means, *latest)
+        entries = (*self.sink, *self.means, *self._banked(), *latest)
         if self.rule.placement is Placement.RELATIVE:
             return entries, tuple(range(len(entries)))
         places = []
         for entry in entries:
-            if not isinstance(entry, Frame):
+            if isinstance(entry, Mean):
                 raise UnsupportedError("positions are absolute, and a mean of frames has none; use relative positions")
-            places.append(self.rule.place(entry.index))
+            places.append(self.rule.place(entry.frames[0] if isinstance(entry, Banked) else entry.index))
         return entries, tuple(places)
 
     def positions(self, first: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -156,7 +132,7 @@ class Regions:
         return places, tuple(self.rule.place(index) for index in range(first, first + length))
 
     def rewind(self, first: int) -> tuple[Drop, ...]:
-        """Forget all but the sink, and of that what begins at `first`: from there frames are committed anew.
+        """Forget all but sink and bank, and of the sink what begins at `first`: from there frames are committed anew.
 
         Args:
             first: Latent frame; it was committed, and is next again.
@@ -164,14 +140,26 @@ class Regions:
         kept = [entry for entry in self.sink if not isinstance(entry, Frame) or entry.index < first]
         gone: list[Entry] = [*(entry for entry in self.sink if entry not in kept), *self.means, *self.local]
         self.sink, self.means, self.local, self.committed = kept, [], [], first
+        self.rewound = True
         return tuple(Drop(entry=entry) for entry in gone)
 
     def flush(self, keep: int) -> tuple[Drop, ...]:
-        """Forget all but the sink and the latest `keep` frames."""
+        """Forget all but sink, bank and the latest `keep` frames."""
         split = max(0, len(self.local) - keep)
         gone: list[Entry] = [*self.means, *self.local[:split]]
         self.means, self.local = [], self.local[split:]
         return tuple(Drop(entry=entry) for entry in gone)
+
+    def begin_anew(self) -> tuple[Drop, ...]:
+        """Forget all; frames that were committed before, or never were, come next by `commit_again`."""
+        gone: list[Entry] = [*self.sink, *self.means, *self.local]
+        self.sink, self.means, self.local = [], [], []
+        return tuple(Drop(entry=entry) for entry in gone)
+
+    def commit_again(self, frames: Sequence[int]) -> None:
+        """Take in frames of a memory that has begun anew, in order."""
+        self._arrange(frames)
+        self.committed = frames[-1] + 1
 
     def commit(self, first: int, length: int) -> tuple[Change, ...]:
         """Take in the frames of a window; returns what has to be done with entries, in this order.
@@ -186,19 +174,42 @@ class Regions:
         if first != self.committed:
             raise ValueError(f"latent frame {first} was to be committed; {self.committed} is next")
         self.committed += length
-        for index in range(first, first + length):
-            if len(self.sink) < self.rule.sink:
-                self.sink.append(Frame(index=index))
-            else:
-                self.local.append(Frame(index=index))
-        over = max(0, len(self.local) - self.room)
-        leaving, self.local = self.local[:over], self.local[over:]
+        self.newest = length
+        self._arrange(range(first, first + length))
         changes: list[Change] = []
+        if self.bank is not None:
+            if not self.rewound and self._brings(first):
+                changes += self.bank.stage(Frame(index=first))
+            self.bank.committed()
+        self.rewound = False
+        kept = length if self.rule.sink_kind is Sink.BOUNCING else self.room
+        over = max(0, len(self.local) - kept)
+        leaving, self.local = self.local[:over], self.local[over:]
         for number, frame in enumerate(leaving):
             changes += self._fold_into_sink(number, frame)
             changes += self._fold_into_means(frame)
             changes.append(Drop(entry=frame))
         return tuple(changes)
+
+    def _arrange(self, frames: Sequence[int]) -> None:
+        for index in frames:
+            (self.sink if len(self.sink) < self.rule.sink else self.local).append(Frame(index=index))
+
+    def _brings(self, first: int) -> bool:
+        """Whether a window that begins there brings the bank its first frame."""
+        return self.bank is not None and first % (self.bank.rule.every * self.chunk) == 0
+
+    def _banked(self) -> Sequence[Banked]:
+        return () if self.bank is None else self.bank.shown(hides=self._brings(self.committed))
+
+    def _bounce(self) -> tuple[Frame, ...]:
+        """The latest frames; but of those that were not committed last, one of the sink stands in for each."""
+        size, entries = self.rule.sink, []
+        for place in range(max(0, self.committed - self.room), self.committed):
+            run, step = divmod(place, size)
+            stand_in = size - 1 - step if run % 2 else step
+            entries.append(Frame(index=place if place >= self.committed - self.newest else stand_in))
+        return tuple(entries)
 
     def _fold_into_sink(self, number: int, frame: Frame) -> Sequence[Change]:
         """A moving sink takes up a block that leaves frame by frame."""

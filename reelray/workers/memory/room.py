@@ -1,6 +1,6 @@
 """All memory of one rank: pages, and the workspaces through which attention reads them, on one arena.
 
-Shape suffixes: S tokens, N heads, D head width.
+Shape suffixes: S tokens, L layers, N heads, D head width.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,17 +11,19 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from reelray.proto.recipe import MemoryRule
+from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.storage import Storage
 from reelray.workers.memory.arena import POISON, Arena, round_up
 from reelray.workers.memory.desk import Desks, Kind
 from reelray.workers.memory.host_pages import HostPages
+from reelray.workers.memory.page_changes import Angles, Turn
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.parcel import Parcel
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Regions
+from reelray.workers.memory.text_score import TextScore
 from reelray.workers.memory.transfers import Transfer
-from reelray.workers.memory.video_memory import Angles, VideoMemory
+from reelray.workers.memory.video_memory import VideoMemory
 from reelray.workers.models.attention_op import View
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class MemoryRoom:
         self._shape, self._angles = shape, angles
         self.heads = range(first_head, first_head + shape.heads)
         self._pools = {storage: PagePool(self.arena, shape, storage) for storage in Storage}
-        self._desks = Desks(shape, self.arena, first_head)
+        self._desks, self.first_head = Desks(shape, self.arena, first_head), first_head
 
     @property
     def pool(self) -> PagePool:
@@ -122,10 +124,14 @@ class MemoryRoom:
         Raises:
             ResourceError: The arena cannot promise what it may need.
         """
-        regions = Regions(rule=rule, chunk=chunk, first=first)
+        regions = Regions(rule=rule, chunk=chunk, first=first, layers=self._shape.layers)
         self._check(regions, grid.places, (branch,))
         memory = VideoMemory(regions, self._pools[rule.storage], grid.places)
         return self._seat(OpenMemory(self, memory, grid, branch))
+
+    def turn(self, grid: Grid) -> Turn:
+        """Angles of keys on a grid."""
+        return lambda positions: self._angles(positions, grid)
 
     def view(self, opened: "OpenMemory", first: int, length: int, *, records: bool) -> View:
         """See `OpenMemory.view`."""
@@ -133,8 +139,7 @@ class MemoryRoom:
         attended = entries, places = memory.regions.attend(first, length, records=records)
         if not desk.shows(memory, attended):
             desk.owner = None  # until all of it lies there, nobody's does
-            angles = self._angles(places, opened.grid) if places else None
-            desk.tokens = memory.lay_out(desk.workspace, entries, angles)
+            desk.tokens = memory.lay_out(desk.workspace, entries, places, self.turn(opened.grid))
             desk.owner, desk.version, desk.attended = ref(memory), memory.version, attended
         opened.staging = desk.staging
         return desk.view(records=records)
@@ -241,6 +246,19 @@ class OpenMemory:
         """Temporal positions of a window's own frames."""
         return self.memory.regions.positions(first, length)[1]
 
+    def settle(self, text: Callable[[], Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
+        """Do what is due before the next window; what it attends may be others afterwards.
+
+        Args:
+            text: Mean keys [L, N, D] of the prompt by which the window goes, of all heads of the model.
+            add_up: Of a tensor of each rank that keeps other heads, the sum; all of them must call it.
+        """
+        memory, scores = self.memory, None
+        if memory.expects_scores:
+            rate = TextScore(text(), first_head=self._room.first_head)
+            scores = add_up(memory.rate(rate, self._room.turn(self.grid))).tolist()
+        memory.settle(scores)
+
     def view(self, first: int, length: int, *, records: bool) -> View:
         """What a window attends, laid out; the same object for windows that one recording can serve.
 
@@ -255,6 +273,15 @@ class OpenMemory:
         """Remember the frames of the window that was recorded last."""
         assert self.staging is not None
         self.memory.commit(self.staging, first, length)
+
+    def begin_anew(self) -> None:
+        """See `Regions.begin_anew`."""
+        self.memory.begin_anew()
+
+    def commit_again(self, frames: Sequence[int]) -> None:
+        """See `VideoMemory.commit_again`."""
+        assert self.staging is not None
+        self.memory.commit_again(self.staging, frames)
 
     def rewind(self, first: int) -> None:
         """See `Regions.rewind`."""

@@ -4,22 +4,22 @@ Shape suffixes: S tokens, N heads, D head width, P rotated pairs of a head.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from reelray.proto.storage import Storage
+from reelray.kernels.norm_rope.api import rotate
+from reelray.proto.memory_rule import Placement
+from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Pick, Share
 from reelray.workers.memory.host_pages import HostPages
-from reelray.workers.memory.memory_state import as_plain, from_plain, read_regions, write_regions
+from reelray.workers.memory.memory_state import read_pages, read_regions, write_pages, write_regions
+from reelray.workers.memory.page_changes import Angles, Rate, Turn, fold_pages, pick_pages, rate_pages
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
-from reelray.workers.memory.regions import Change, Drop, Entry, Fold, Frame, Regions
+from reelray.workers.memory.regions import Regions
 from reelray.workers.memory.transfers import Transfer
 from reelray.workers.memory.workspace import Staging, Workspace
-
-Angles: TypeAlias = tuple[Tensor, Tensor]
-"""Cosines and sines [1, S, P] of the tokens of some latent frames."""
 
 
 class VideoMemory:
@@ -55,43 +55,87 @@ class VideoMemory:
         """Whether it lies in host memory."""
         return self._parked is not None
 
-    def lay_out(self, workspace: Workspace, entries: Sequence[Entry], angles: Angles | None) -> int:
+    @property
+    def expects_scores(self) -> bool:
+        """Whether `settle` has to choose, and does not do it blindly."""
+        bank = self.regions.bank
+        return bank is not None and bank.due and bank.is_full and not (self.regions.rewound and bank.rule.ties)
+
+    def rate(self, rate: Rate, turn: Turn) -> Tensor:
+        """Score what is in the bank.
+
+        Args:
+            rate: Scores a frame.
+            turn: Angles of keys.
+
+        Returns:
+            Shape of places, layers.
+        """
+        bank = self.regions.bank
+        assert bank is not None
+        return torch.stack(
+            [rate_pages(self._pool, self._places, self._held[one], one.frames, (rate, turn)) for one in bank.kept]
+        )
+
+    def settle(self, scores: Sequence[Sequence[float]] | None) -> None:
+        """Do what is due before the next window: take in the bank's candidate.
+
+        Args:
+            scores: Of what is in the bank, place by place and layer by layer; None lets all score the same.
+        """
+        bank = self.regions.bank
+        if bank is None or not bank.due:
+            return
+        for change in bank.take_in(scores or [[0.0] * bank.layers] * len(bank.kept)):
+            self._carry_out(change)
+        self.version += 1
+
+    def lay_out(self, workspace: Workspace, entries: Sequence[Entry], places: Sequence[int], turn: Turn) -> int:
         """Fill a workspace with what the next window attends.
 
         Args:
             workspace: Is overwritten.
             entries: Of those that are held.
-            angles: Of the entries' tokens, in their order; None where there are none.
+            places: Temporal position of each; a place of a bank stands in each layer where the frame stands that the
+                layer keeps there, unless positions are relative.
+            turn: Angles of keys.
 
         Returns:
             Tokens laid down.
         """
-        if angles is None:
+        if not entries:
             return 0
         count = len(entries) * self._places
-        frames = [self._held[entry] for entry in entries]
-        self._pool.lay_out(frames, self._places, workspace.tokens(count), angles)
+        relative = self.regions.rule.placement is Placement.RELATIVE
+        if relative or not any(isinstance(entry, Banked) for entry in entries):
+            frames = [self._held[entry] for entry in entries]
+            self._pool.lay_out(frames, self._places, workspace.tokens(count), turn(places))
+        else:
+            self._lay_out_by_layer(workspace, entries, places, turn)
         return count
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
         """Take in a window's frames from what its forward left."""
-        count = self._pool.pages_for(self._places)
-        frames = [Frame(index=first + number) for number in range(length)]
-        for frame in frames:
-            self._held[frame] = self._pool.take(count)  # held at once: whatever fails from here on, they are given back
-        room_L2SND = staging.tokens(slice(0, length * self._places))
-        self._pool.take_in([self._held[frame] for frame in frames], self._places, room_L2SND)
-        for change in self.regions.commit(first, length):
-            self._carry_out(change)
+        self._write(staging, range(first, first + length))
+        self._change(self.regions.commit(first, length))
+
+    def begin_anew(self) -> None:
+        """See `Regions.begin_anew`."""
+        self._change(self.regions.begin_anew())
+
+    def commit_again(self, staging: Staging, frames: Sequence[int]) -> None:
+        """Take in frames of a memory that has begun anew, from what their forward left."""
+        self._write(staging, frames)
+        self.regions.commit_again(frames)
         self.version += 1
 
     def rewind(self, first: int) -> None:
         """See `Regions.rewind`."""
-        self._drop(self.regions.rewind(first))
+        self._change(self.regions.rewind(first))
 
     def flush(self, keep: int) -> None:
         """See `Regions.flush`."""
-        self._drop(self.regions.flush(keep))
+        self._change(self.regions.flush(keep))
 
     def fork(self) -> Self:
         """A memory that goes its own way from here; pages are shared as long as both hold them.
@@ -143,14 +187,7 @@ class VideoMemory:
         Keys and values themselves, so that ranks which share the heads otherwise can take them; of pages in 8 bits
         their bytes, because to make them of values again would change them.
         """
-        entries, layers, pages = list(self._held), [], None
-        if self.regions.rule.storage is not Storage.EXACT:
-            pages = self._pool.show([page for held in self._held.values() for page in held])
-        elif entries:
-            reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
-            layers = [[part_SND.cpu() for part_SND in reader(layer)] for layer in range(self._pool.shape.layers)]
-        regions = write_regions(self.regions)
-        return {"regions": regions, "entries": as_plain(entries), "layers": layers, "pages": pages}
+        return {"regions": write_regions(self.regions), **write_pages(self._pool, self._held, self._places)}
 
     def read(self, state: Mapping[str, Any]) -> None:
         """Take in what `write` wrote, into a memory that is empty.
@@ -162,16 +199,7 @@ class VideoMemory:
             UnsupportedError: It has bytes of pages of other heads.
         """
         read_regions(self.regions, state["regions"])
-        count = self._pool.pages_for(self._places)
-        entries = from_plain(state["entries"])
-        for entry in entries:
-            self._held[entry] = self._pool.take(count)
-        if state["pages"] is not None:
-            self._pool.fill([page for held in self._held.values() for page in held], state["pages"])
-        elif entries:
-            writer = self._pool.writer([self._held[entry] for entry in entries], self._places)
-            for layer, (keys_SND, values_SND) in enumerate(state["layers"]):
-                writer(layer, keys_SND.to(self._pool.device), values_SND.to(self._pool.device))
+        read_pages(self._pool, self._held, self._places, state)
         self.version += 1
 
     def close(self) -> None:
@@ -188,32 +216,59 @@ class VideoMemory:
         self._pool.promise(-self._promised)
         self._promised = 0
 
-    def _drop(self, drops: Sequence[Drop]) -> None:
-        for drop in drops:
-            self._carry_out(drop)
+    def _change(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._carry_out(change)
         self.version += 1
 
+    def _lay_out_by_layer(
+        self, workspace: Workspace, entries: Sequence[Entry], places: Sequence[int], turn: Turn
+    ) -> None:
+        reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
+        known: dict[tuple[int, ...], Angles] = {}
+        for layer in range(self._pool.shape.layers):
+            own = tuple(
+                entry.frames[layer] if isinstance(entry, Banked) else place
+                for entry, place in zip(entries, places, strict=True)
+            )
+            if own not in known:
+                known[own] = turn(own)
+            keys_SND, values_SND = reader(layer)
+            workspace.put(layer, 0, rotate(keys_SND[None], *known[own])[0], values_SND)
+
+    def _write(self, staging: Staging, indices: Sequence[int]) -> None:
+        count = self._pool.pages_for(self._places)
+        frames = [Frame(index=index) for index in indices]
+        for frame in frames:
+            self._held[frame] = self._pool.take(count)  # held at once: whatever fails from here on, they are given back
+        room_L2SND = staging.tokens(slice(0, len(frames) * self._places))
+        self._pool.take_in([self._held[frame] for frame in frames], self._places, room_L2SND)
+
     def _carry_out(self, change: Change) -> None:
-        if isinstance(change, Drop):
-            self._pool.drop(self._held.pop(change.entry))
-            return
-        self._fold(change)
+        match change:
+            case Drop(entry=entry):
+                self._pool.drop(self._held.pop(entry))
+            case Share(entry=entry, into=into):
+                self._pool.hold(self._held[entry])
+                self._held[into] = self._held[entry]
+            case Pick():
+                self._pick(change)
+            case Fold():
+                self._fold(change)
+
+    def _pick(self, pick: Pick) -> None:
+        pages = self._pool.take(len(self._held[pick.one]))
+        self._held[pick.into] = pages
+        one, other = self._held[pick.one], self._held[pick.other]
+        pick_pages(self._pool, self._places, one=one, other=other, takes_other=pick.takes_other, into=pages)
 
     def _fold(self, fold: Fold) -> None:
         new = self._held[fold.new]
         if fold.old is None:
-            self._pool.hold(new)
-            self._held[fold.into] = new
+            self._carry_out(Share(entry=fold.new, into=fold.into))
             return
         # The old pages may be shared, so the result needs others; they come from what was promised for one fold more.
         old, pages = self._held[fold.old], self._pool.take(len(new))
         self._held[fold.into] = pages
-        writer = self._pool.writer([pages], self._places)
-        readers = [self._pool.reader([part], self._places) for part in (old, new)]
-        for layer in range(self._pool.shape.layers):
-            mixed = [
-                torch.lerp(new_SND.float(), old_SND.float(), fold.kept)
-                for old_SND, new_SND in zip(*(reader(layer) for reader in readers), strict=True)
-            ]
-            writer(layer, *mixed)
+        fold_pages(self._pool, self._places, old=old, new=new, kept=fold.kept, into=pages)
         self._pool.drop(self._held.pop(fold.old))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Residency
+from reelray.workers.memory.page_changes import Angles
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.room import Grid
-from reelray.workers.memory.video_memory import Angles
 from reelray.workers.models.attention_op import View
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding
 from reelray.workers.models.stages import Stages
@@ -38,6 +38,14 @@ class VideoModel(Protocol):
 
     def encode_text(self, prompts: Sequence[str]) -> list[Any]:
         """Encode prompts into one text context each, cached by content."""
+        ...
+
+    def mix_text(self, prompts: Sequence[str], weights: Sequence[float]) -> Any:
+        """The text context of prompts whose embeddings are added up by weight; these are cached by content."""
+        ...
+
+    def mean_text_keys(self, text: Any) -> Tensor:
+        """Mean of the keys of a prompt over its text slots, in cross-attention of every layer [L, N, D], float32."""
         ...
 
     def encode_image(self, image_HWC: Tensor, *, frames: int) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -357,6 +358,13 @@ def _weights_group(layout: Layout, pool: GroupPool) -> AxisGroup:
     rank = dist.get_rank()
     ranks = next(ranks for ranks in _sharing_groups(layout) if rank in ranks)
     return AxisGroup(axis=WEIGHTS, ranks=ranks, index=ranks.index(rank), pool=pool, channel=WEIGHTS)
+
+
+def add_up(group: AxisGroup, tensor: Tensor) -> Tensor:
+    """The sum of a tensor that each rank of a group has; the same bits on all of them, all of which must call this."""
+    if group.size > 1:
+        dist.all_reduce(tensor, group=group.process_group)
+    return tensor
 
 
 def find_least(group: AxisGroup, device: torch.device, number: int) -> int:

@@ -16,9 +16,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from reelray.proto.bank_rule import BankRule
 from reelray.proto.chunking import Chunking
 from reelray.proto.errors import ManifestError
-from reelray.proto.recipe import Defaults, Guidance, MemoryRule, Recipe, Schedule
+from reelray.proto.memory_rule import MemoryRule
+from reelray.proto.recipe import Defaults, Guidance, Recipe, Schedule
 from reelray.workers.recipes.weights_section import WEIGHTS_KEYS, LoraSection, WeightsSection
 
 FILE_NAME = "manifest.yaml"
@@ -31,8 +33,15 @@ SECTIONS: Mapping[str, type[Any]] = {
 }
 OPTIONAL = "memory"
 """The section that a recipe may do without."""
+BANK = "bank"
+"""The section that this one may do without."""
 WEIGHTS = "weights"
-KINDS: Mapping[str, type[Any]] = {**SECTIONS, WEIGHTS: WeightsSection, f"{WEIGHTS}.lora": LoraSection}
+KINDS: Mapping[str, type[Any]] = {
+    **SECTIONS,
+    f"{OPTIONAL}.{BANK}": BankRule,
+    WEIGHTS: WeightsSection,
+    f"{WEIGHTS}.lora": LoraSection,
+}
 """What a message about a field of a section draws on."""
 CHOICES: Mapping[str, Any] = {
     "model": Literal["wan"],
@@ -122,7 +131,8 @@ def _parse(data: object, source: str) -> tuple[Recipe, WeightsSection | None]:
 def build_schema() -> type[BaseModel]:
     """Mirror the recipe's and the weights section's dataclasses as a pydantic model that forbids unknown fields."""
     sections: dict[str, Any] = {name: (_mirror(kind), {}) for name, kind in SECTIONS.items()}
-    sections[OPTIONAL] = (sections[OPTIONAL][0] | None, None)
+    memory: dict[str, Any] = {BANK: (_mirror(BankRule) | None, None)}
+    sections[OPTIONAL] = (_mirror(MemoryRule, memory) | None, None)
     choices = {name: (kind, ...) for name, kind in CHOICES.items()}
     weights = _mirror(WeightsSection, {"lora": (_mirror(LoraSection), ...)})
     recipe = _mirror(Recipe, choices | sections)
@@ -150,7 +160,7 @@ def _build(data: dict[str, Any], source: str) -> tuple[Recipe, WeightsSection | 
     for name, kind in SECTIONS.items():
         given = data.get(name, None if name == OPTIONAL else {})
         try:
-            data[name] = None if given is None else kind(**given)
+            data[name] = None if given is None else _build_section(kind, given)
         except ValueError as error:
             problems.append(f"{source}: field `{name}`: {error}")
     try:
@@ -166,6 +176,11 @@ def _build(data: dict[str, Any], source: str) -> tuple[Recipe, WeightsSection | 
         if not problems:
             return recipe, section
     raise ManifestError("\n".join(problems))
+
+
+def _build_section(kind: type[Any], given: Mapping[str, Any]) -> Any:
+    bank = given.get(BANK)
+    return kind(**given) if bank is None else kind(**{**given, BANK: BankRule(**bank)})
 
 
 def _build_weights(data: dict[str, Any]) -> WeightsSection:

@@ -8,8 +8,9 @@ import pytest
 from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.layout import Layout
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement
 from reelray.proto.patching import Patching
-from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, Recipe, Schedule, Solver
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.scheduler.plan.choice import DEDICATION_GAIN, TIE, make_plan, plan_layout
 from reelray.scheduler.plan.explain import explain

@@ -7,8 +7,9 @@ import torch
 
 from reelray.proto.chunking import Chunking
 from reelray.proto.layout import Layout
+from reelray.proto.memory_rule import MemoryRule, Placement
 from reelray.proto.placement import Lending
-from reelray.proto.recipe import Guidance, MemoryRule, Placement, Recipe, Schedule, Solver
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from reelray.proto.chunking import Chunking
-from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.proto.step_plan import StepPlan
 from reelray.workers.engine.rank import Rank

@@ -8,7 +8,8 @@ import torch
 
 from reelray.proto.chunking import Chunking
 from reelray.proto.errors import ResourceError
-from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, PromptSwitch, Recipe, Schedule, Solver
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.storage import Storage
 from reelray.workers.engine.footprint import DryRun, Footprint, ShapeClass
 from reelray.workers.engine.memory_rooms import MemoryRooms

@@ -10,7 +10,8 @@ from reelray.proto.chunking import Chunking
 from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.proto.events import Done
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import Commit, Guidance, MemoryRule, Placement, PromptSwitch, Recipe, Schedule, Sink, Solver
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch, Sink
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange, RequestId
 from reelray.proto.step_plan import StepPlan
 from reelray.proto.storage import Storage
@@ -21,13 +22,15 @@ from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.resting import RestingDecoder
 from reelray.workers.engine.station import Station
+from reelray.workers.memory.entries import Frame
 from reelray.workers.memory.pool import PagePool
-from reelray.workers.memory.regions import Frame
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.interrupted import interrupted
 from tests.support.memory_oracle import latest, moving_sink
 from tests.support.plain_stream import stream_plainly
 from tests.support.render_on import render_on
 from tests.support.requests import make_request
+from tests.support.watched_model import Watched
 
 FEW = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 500.0), shift=5.0)
 SLANTED = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 357.14), first_chunks=((1000.0, 933.0, 357.0),))
@@ -65,24 +68,6 @@ def request_of(case, name="a", *, latent_frames=12, **changes):
     )
     size = {"width": 48, "height": 32, "prompt": "a red circle", "latent_frames": latent_frames}
     return make_request(name, recipe=recipe, **(size | changes))
-
-
-class Watched:
-    """A model whose decoder notes the latents it is given."""
-
-    def __init__(self, model):
-        self._model, self.latents, self.forwards = model, [], 0
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
-
-    def decode(self, latents, state):
-        self.latents.append(latents.clone())
-        return self._model.decode(latents, state)
-
-    def denoise(self, *inputs, **options):
-        self.forwards += 1
-        return self._model.denoise(*inputs, **options)
 
 
 def free_pages(rank):
@@ -182,25 +167,6 @@ def test_a_stream_goes_on_from_any_commit_bit_by_bit(model, case, steps):
     """The ranks that remembered are gone; new ones come to the same memory by the same forwards."""
     request = request_of(case)
     assert interrupted(model, request, after=steps) == render_on(Rank(model), request)
-
-
-def interrupted(model, request, *, after):
-    """The video, made by two ranks one after the other."""
-    core, video, rank = EngineCore(EngineLimits(commit_s=0.5)), b"", Rank(model)
-    core.submit(request, model.facts)
-    done, generation = 0, 0
-    while (plan := core.next_step(float(done))) is not None:
-        report = rank.execute(plan)
-        core.report(report)
-        done += 1
-        for frames in report.frames:
-            video += frames.data
-            core.acknowledge(request.request_id, frames.count)
-        if done == after:
-            generation += 1
-            core.rewind(generation, [0])
-            rank = Rank(model, generation=generation)
-    return video
 
 
 def test_frames_leave_before_the_clean_pass(model):

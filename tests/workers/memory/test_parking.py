@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reelray.proto.errors import ResourceError
-from reelray.proto.recipe import MemoryRule
+from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.storage import Storage
 from reelray.workers.engine.stream_memory import StreamMemory
 from reelray.workers.memory.host_pages import HostPages

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reelray.proto.errors import ResourceError
-from reelray.proto.recipe import MemoryRule, Placement, PromptSwitch, Sink
+from reelray.proto.memory_rule import MemoryRule, Placement, PromptSwitch, Sink
 from reelray.workers.memory.room import Grid, MemoryRoom
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.memory_oracle import PlainMemory, latest, moving_sink, running_means

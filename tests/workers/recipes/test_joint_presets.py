@@ -3,11 +3,13 @@
 import pytest
 
 from reelray.proto.errors import ManifestError
-from reelray.proto.recipe import Commit, PromptSwitch, Solver
+from reelray.proto.memory_rule import Commit, PromptSwitch
+from reelray.proto.recipe import Solver
 from reelray.proto.step_plan import Part
 from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.steps import plan_steps
-from reelray.workers.memory.regions import Drop, Frame, Regions
+from reelray.workers.memory.entries import Drop, Frame
+from reelray.workers.memory.regions import Regions
 from reelray.workers.recipes.manifest import parse_manifest
 from reelray.workers.recipes.presets import find_preset_for, presets
 from reelray.workers.samplers.sigmas import plan_noise_levels

@@ -13,6 +13,7 @@ from reelray.workers.recipes.scheduler_config import adapt_schedule
 WAN_1B = {"num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30, "in_channels": 16, "image_dim": None}
 WAN_14B = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "in_channels": 16}
 LICENCES = {
+    **dict.fromkeys(("memflow-1.3b", "krea-realtime-14b", "causvid-1.3b"), "CC-BY-NC-SA-4.0"),
     "rolling-forcing-1.3b": "Tencent RollingForcing (academic use only)",
     "streamdiffusion-v2-1.3b": "CC-BY-NC-SA-4.0",
     "skyreels-v2-df-14b": "Skywork Community License",

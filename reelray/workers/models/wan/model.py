@@ -12,9 +12,9 @@ from torch import Tensor
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Blocks, Residency
+from reelray.workers.memory.page_changes import Angles
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.room import Grid
-from reelray.workers.memory.video_memory import Angles
 from reelray.workers.models.attention_op import View
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.free_memory import free_bytes
@@ -24,7 +24,7 @@ from reelray.workers.models.wan.clip import ClipVision
 from reelray.workers.models.wan.image import build_condition, embed_image
 from reelray.workers.models.wan.rope import Positions
 from reelray.workers.models.wan.text import TextEncoder
-from reelray.workers.models.wan.text_context import CrossContext, pad_context, stack_contexts
+from reelray.workers.models.wan.text_context import CrossContext, mean_of_slots, pad_context, stack_contexts
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
 from reelray.workers.models.wan.vae.state import DecodeState, Tiling
@@ -119,10 +119,24 @@ class WanModel:
             PromptError: A prompt has more tokens than fit.
         """
         embeddings_BSC = self.parts.text_encoder.encode(prompts)
-        rows = [row_SC[None] for row_SC in embeddings_BSC]
-        contexts = self.parts.transformer.prepare_texts(rows, merge_padding=True)
-        # A recorded forward serves prompts of one length only.
-        return [pad_context(context, ALIKE_KEYS) for context in contexts] if self.device.type == "cuda" else contexts
+        return self._prepare_texts([row_SC[None] for row_SC in embeddings_BSC])
+
+    @torch.no_grad()
+    def mix_text(self, prompts: Sequence[str], weights: Sequence[float]) -> CrossContext:
+        """See `VideoModel.mix_text`.
+
+        Raises:
+            PromptError: A prompt has more tokens than fit.
+        """
+        embeddings_BSC = self.parts.text_encoder.encode(prompts)
+        weights_B = torch.tensor(weights, dtype=torch.float32, device=embeddings_BSC.device)
+        mixed_SC = torch.einsum("b,bsc->sc", weights_B, embeddings_BSC.float()).to(embeddings_BSC.dtype)
+        return self._prepare_texts([mixed_SC[None]])[0]
+
+    @torch.no_grad()
+    def mean_text_keys(self, text: CrossContext) -> Tensor:
+        """See `VideoModel.mean_text_keys`; a slot that stands for several counts as often."""
+        return torch.stack([mean_of_slots(keys_BKND, text.bias)[0] for keys_BKND in text.keys])
 
     @torch.no_grad()
     def encode_image(self, image_HWC: Tensor, *, frames: int) -> ImageCondition:
@@ -241,6 +255,11 @@ class WanModel:
     def put_together(self, parts: DecodeParts) -> DecodeState:
         """See `VideoModel.put_together`."""
         return DecodeState.build(parts.facts, parts.slots)
+
+    def _prepare_texts(self, rows: Sequence[Tensor]) -> list[CrossContext]:
+        contexts = self.parts.transformer.prepare_texts(rows, merge_padding=True)
+        # A recorded forward serves prompts of one length only.
+        return [pad_context(context, ALIKE_KEYS) for context in contexts] if self.device.type == "cuda" else contexts
 
     def _sharing_of(self, latent_rows: int, state: DecodeState) -> PictureSharing | None:
         """Who decodes this video with this rank; one that was cut into tiles stays so, whole on every rank."""

@@ -103,6 +103,19 @@ def pad_context(context: CrossContext, multiple: int) -> CrossContext:
     )
 
 
+def mean_of_slots(keys_BKND: Tensor, bias_BK: Tensor | None) -> Tensor:
+    """Mean [B, N, D] over all slots of a prompt, float32.
+
+    Args:
+        keys_BKND: Of the slots that are kept.
+        bias_BK: Log of how many slots each stands for; None means one.
+    """
+    if bias_BK is None:
+        return keys_BKND.float().mean(1)
+    counts_BK = bias_BK.float().exp()
+    return torch.einsum("bk,bknd->bnd", counts_BK / counts_BK.sum(1, keepdim=True), keys_BKND.float())
+
+
 def _pad_tokens(tokens_BKND: Tensor, count: int) -> Tensor:
     return F.pad(tokens_BKND, (0, 0, 0, 0, 0, count - tokens_BKND.shape[1]))
 

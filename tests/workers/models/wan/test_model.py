@@ -169,3 +169,20 @@ def test_forwards_are_shared_as_the_sharding_says(tiny_t2v: Path) -> None:
     assert shared.shape == expected.shape
     assert not shared[..., 4:, :].any()
     torch.testing.assert_close(shared[..., :4, :], expected[..., :4, :], rtol=1e-5, atol=1e-5)
+
+
+def test_a_mixed_text_adds_embeddings_up(t2v: WanModel) -> None:
+    """Not predictions, nor keys: what the text projection reads."""
+    prompts = ["a red circle", "a blue star spins and leaves"]
+    rows = t2v.parts.text_encoder.encode(prompts)
+    with torch.no_grad():
+        wanted = t2v.parts.transformer.prepare_text((0.25 * rows[0] + 0.75 * rows[1])[None], merge_padding=False)
+    found = t2v.mix_text(prompts, [0.25, 0.75])
+    latents, times = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(1)), torch.full((1, 2), 500.0)
+    places = torch.arange(2)[None]
+    gap = t2v.denoise(latents, times, [found], positions_BT=places) - t2v.denoise(
+        latents, times, [wanted], positions_BT=places
+    )
+    assert gap.abs().max() < 1e-5
+    (alone,) = t2v.encode_text(prompts[1:])
+    assert all(torch.equal(a, b) for a, b in zip(t2v.mix_text(prompts[1:], [1.0]).keys, alone.keys, strict=True))

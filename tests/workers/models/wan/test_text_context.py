@@ -7,6 +7,7 @@ import torch
 
 from reelray.workers.models.wan.text_context import (
     CrossContext,
+    mean_of_slots,
     merge_zero_tokens,
     pad_context,
     padding_biases,
@@ -101,3 +102,16 @@ def test_merging_is_the_default_without_gradients() -> None:
 def test_layers_must_pair() -> None:
     with pytest.raises(ValueError, match="1 layers of keys, 0 of values"):
         CrossContext(keys=(torch.zeros(1, 1, 1, 1),), values=())
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@torch.no_grad()
+def test_a_mean_of_slots_counts_every_slot(merge) -> None:
+    """Merged padding counts as often as there were slots, and slots that nobody uses do not count."""
+    oracle = make_oracle()
+    twin = make_twin(oracle)
+    _, text = draw_inputs(oracle, words=(3, 30))
+    whole = twin.prepare_text(text[:1], merge_padding=False)
+    context = pad_context(twin.prepare_text(text[:1], merge_padding=merge), 32)
+    for keys, wanted in zip(context.keys, whole.keys, strict=True):
+        assert (mean_of_slots(keys, context.bias) - wanted.mean(1)).abs().max() < 1e-5

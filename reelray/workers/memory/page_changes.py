@@ -1,0 +1,78 @@
+"""New pages made of others, and scores of pages, layer by layer.
+
+Shape suffixes: S tokens, N heads, D head width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from reelray.kernels.norm_rope.api import rotate
+from reelray.workers.memory.pool import PagePool
+
+Pages: TypeAlias = Sequence[int]
+"""Of one entry."""
+Angles: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and sines [1, S, P] of the tokens of some latent frames."""
+Turn: TypeAlias = Callable[[Sequence[int]], Angles]
+"""Angles of latent frames at these temporal positions, at least one."""
+Rate: TypeAlias = Callable[[int, Tensor], Tensor]
+"""Score of a latent frame by the keys [S, N, D] it has in a layer, rotated; a scalar on the device."""
+
+
+def pick_pages(
+    pool: PagePool, tokens: int, *, one: Pages, other: Pages, takes_other: Sequence[bool], into: Pages
+) -> None:
+    """Take each layer from one of two entries.
+
+    Args:
+        pool: Whose pages.
+        tokens: Of an entry.
+        one: Where `takes_other` is False.
+        other: Where it is True.
+        takes_other: Of each layer.
+        into: Is written.
+    """
+    write = pool.writer([into], tokens)
+    read_one, read_other = (pool.reader([pages], tokens) for pages in (one, other))
+    for layer, takes in enumerate(takes_other):
+        write(layer, *(read_other if takes else read_one)(layer))
+
+
+def fold_pages(pool: PagePool, tokens: int, *, old: Pages, new: Pages, kept: float, into: Pages) -> None:
+    """Write kept * old + (1 - kept) * new, computed in float32.
+
+    Args:
+        pool: Whose pages.
+        tokens: Of an entry.
+        old: What is there.
+        new: What is folded in.
+        kept: Weight of the old.
+        into: Is written.
+    """
+    write = pool.writer([into], tokens)
+    read_old, read_new = (pool.reader([pages], tokens) for pages in (old, new))
+    for layer in range(pool.shape.layers):
+        pairs = zip(read_old(layer), read_new(layer), strict=True)
+        write(layer, *(torch.lerp(new_SND.float(), old_SND.float(), kept) for old_SND, new_SND in pairs))
+
+
+def rate_pages(pool: PagePool, tokens: int, pages: Pages, frames: Sequence[int], by: tuple[Rate, Turn]) -> Tensor:
+    """Score an entry by its keys, rotated.
+
+    Args:
+        pool: Whose pages.
+        tokens: Of an entry.
+        pages: Of the entry.
+        frames: Latent frame that each layer keeps there, which says where its keys stand.
+        by: Scores keys, and gives angles.
+
+    Returns:
+        A score for each layer.
+    """
+    rate, turn = by
+    read, angles = pool.reader([pages], tokens), {frame: turn((frame,)) for frame in set(frames)}
+    rated = (rate(layer, rotate(read(layer)[0][None], *angles[frame])[0]) for layer, frame in enumerate(frames))
+    return torch.stack(list(rated))
