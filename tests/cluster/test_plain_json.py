@@ -6,8 +6,9 @@ import pytest
 
 from reelray.cluster.plain_json import from_plain, to_plain
 from reelray.proto.layout import Layout
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, Sink
 from reelray.proto.patching import Patching
-from reelray.proto.recipe import Commit, MemoryRule, Placement, Recipe, Sink
+from reelray.proto.recipe import Recipe
 from reelray.proto.request import PromptChange, RenderRequest
 from reelray.workers.recipes.presets import presets
 from tests.support.requests import make_request

@@ -2,9 +2,10 @@
 
 from functools import partial
 
+from reelray.proto.chunking import Chunking
 from reelray.proto.errors import ResourceError
 from reelray.proto.layout import Layout
-from reelray.proto.recipe import Chunking, Guidance, Recipe, Schedule, Solver
+from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.workers.engine.footprint import Footprint
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.station import Station
