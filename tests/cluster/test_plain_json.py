@@ -47,7 +47,7 @@ def test_a_rule_comes_back_equal():
         ({"seed": True}, "which is no int"),
         ({"prompt": None}, "which is no str"),
         ({"changes": {}}, "which is no list"),
-        ({"changes": [{"latent_frame": 0, "prompt": "x"}]}, "latent_frame is 0"),
+        ({"changes": [{"latent_frame": 0, "prompt": "x", "cut": False}]}, "latent_frame is 0"),
         ({"changes": [{"latent_frame": 2}]}, r"changes\[0\] has the fields \['latent_frame'\]"),
         ({"recipe": 3}, "which is no Recipe"),
         ({"later": 3}, "has the fields"),
