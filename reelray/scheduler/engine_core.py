@@ -108,6 +108,7 @@ class EngineCore:
             return False
         if rollout.phase is Phase.QUEUED:
             del self._rollouts[request_id]
+            self._put_down.pop(request_id, None)
         else:
             rollout.phase = Phase.CANCELLED
             self._retire()

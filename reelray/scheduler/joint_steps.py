@@ -44,7 +44,7 @@ class JointSteps:
 
     def clean_chunks(self, done: int) -> int:
         """Chunks that are clean after `done` steps."""
-        return self._clean[done]
+        return self._clean[min(done, len(self))]  # a clean pass may be done that a shorter video has not
 
     def is_amid_chunk(self, done: int) -> bool:
         """Whether the next step attends what the last one did: the same chunks again, and no clean pass between."""

@@ -11,6 +11,8 @@ from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
 from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.patching import Patching
+from reelray.proto.request import RequestId
+from reelray.proto.snapshot import SnapshotKind
 from reelray.proto.step_plan import Commit, StepReport
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -427,3 +429,14 @@ def test_a_stream_whose_client_takes_nothing_lets_others_go_on():
     trace.acknowledge("a")
     trace.run()
     assert trace.finished == ["c", "a"]
+
+
+def test_a_snapshot_is_forgotten_with_the_queued_request_it_was_to_be_of():
+    trace = Trace(EngineLimits(requests=1))
+    for name in "ab":
+        trace.submit(make_request(name, recipe=make_recipe(steps=20)))
+    trace.step()
+    trace.core.snapshot(RequestId("b"), SnapshotKind.EXACT)
+    trace.cancel("b")
+    trace.core.submit(make_request("b"), FACTS)
+    trace.core.snapshot(RequestId("b"), SnapshotKind.EXACT)

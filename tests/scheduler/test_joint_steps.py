@@ -104,3 +104,12 @@ def test_a_round_begins_when_all_chunks_of_the_one_before_are_clean():
     assert [steps.clean_chunks(done) for done in range(8)] == [0, 0, 1, 2, 3, 3, 4, 5]
     assert [step.prompt for step in found] == [0] * 4 + [1] * 3
     assert all(slot.part is Part.MOVES for step in found for slot in step.slots if slot.last)
+
+
+def test_a_video_that_stops_in_the_clean_pass_of_its_last_chunk_is_clean():
+    """The longer video had that pass, the shorter one has not."""
+    recipe = make_recipe(2, 2)
+    longer, shorter = (plan_steps(recipe, cut_chunks(recipe.chunking, latent_frames)) for latent_frames in (8, 4))
+    done = next(n for n in range(len(longer)) if longer.clean_chunks(n) == 2) + 1
+    assert done > len(shorter)
+    assert shorter.clean_chunks(done) == 2

@@ -81,6 +81,9 @@ class FakeModel:
     def work_alone(self):
         self.stages = self.sharding = None
 
+    def settle_decode(self, latents, state):
+        pass
+
     def new_decode_state(self):
         return FakeDecodeState()
 

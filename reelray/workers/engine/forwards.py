@@ -248,7 +248,8 @@ class Forwards:
         self._prompt, self._flushes = state["prompt"], state["flushes"]
         self._past = [Committed(**unpack(data)) for data in find_history(parts).values()]
         self._saved = len(self._past)
-        self._written = [(first, unpack(data)) for first, data in find_memory(parts)]
+        if self._past:  # an empty memory needs no writing down, and a later one must not be taken for it
+            self._written = [(first, unpack(data)) for first, data in find_memory(parts)]
         self._remember_again()
 
     def _remember_again(self) -> None:

@@ -6,10 +6,10 @@ from weakref import ref
 
 import torch
 
-from reelray.proto.errors import UnsupportedError
+from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.proto.memory_rule import Commit, MemoryRule
 from reelray.proto.request import RenderRequest
-from reelray.workers.engine.footprint import Gauge, ShapeClass, find_gauge
+from reelray.workers.engine.footprint import Footprint, Gauge, ShapeClass, find_gauge
 from reelray.workers.engine.page_budget import Need, PageBudget
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.stream_memory import StreamMemory
@@ -187,13 +187,30 @@ class MemoryRooms:
             return
         if station in self._rooms:
             self._rooms.pop(station).close()
-        footprint = gauge.measure(wish.shape, decodes=station.role.decodes)
+        footprint = self._measure(wish.shape, station, gauge)
         key_shape = self._model.key_shape(len(self._heads(station)))
         own, shared = find_need(key_shape, wish.rule, chunk=wish.chunk, first=wish.first, grid=wish.grid)
         memories = wish.branches * wish.levels
         need = Need(own_bytes=memories * own, shared_bytes=memories * shared)
         budget = PageBudget.divide(gauge.free(), wish.shape, footprint, need, station.least)
-        self._budgets[station] = replace(budget, page_bytes=budget.page_bytes // self._rooms_to_come)
+        # Ranks may have rooms of other layouts, and not as many: who promises less speaks for all.
+        page_bytes = station.least(budget.page_bytes // self._rooms_to_come)
+        self._budgets[station] = replace(budget, page_bytes=page_bytes)
+
+    def _measure(self, shape: ShapeClass, station: Station, gauge: Gauge) -> Footprint:
+        """Have every rank of the lane know when one of them cannot run it: the others would wait for it."""
+        footprint, error = None, None
+        try:
+            footprint = gauge.measure(shape, decodes=station.role.decodes)
+        except (ResourceError, torch.OutOfMemoryError) as failed:
+            error = failed
+        all_ran = station.least(int(footprint is not None))
+        if footprint is None or not all_ran:
+            raise ResourceError(
+                f"one window and one decode of {shape.width}x{shape.height} do not fit into the device's memory beside "
+                "the model; ask for a smaller picture, or share it among more ranks"
+            ) from error
+        return footprint
 
     @property
     def _rooms_to_come(self) -> int:

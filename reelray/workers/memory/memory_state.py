@@ -39,7 +39,7 @@ def write_pages(pool: PagePool, held: Mapping[Entry, Sequence[int]], places: int
     """
     entries, layers, pages = list(held), [], None
     if not pool.is_exact:
-        pages = pool.show([page for one in held.values() for page in one])
+        pages = pool.show([*held.values()])
     elif entries:
         read = pool.reader([held[entry] for entry in entries], places)
         layers = [[part_SND.cpu() for part_SND in read(layer)] for layer in range(pool.shape.layers)]
@@ -62,7 +62,7 @@ def read_pages(pool: PagePool, held: dict[Entry, tuple[int, ...]], places: int, 
     for entry in entries:
         held[entry] = pool.take(pool.pages_for(places))
     if state["pages"] is not None:
-        pool.fill([page for one in held.values() for page in one], state["pages"])
+        pool.fill([*held.values()], state["pages"])
     elif entries:
         write = pool.writer([held[entry] for entry in entries], places)
         for layer, (keys_SND, values_SND) in enumerate(state["layers"]):

@@ -100,19 +100,19 @@ class PagePool:
         """See `Arena.drop`."""
         self.arena.drop(pages)
 
-    def show(self, pages: Sequence[int]) -> Tensor:
-        """The bytes of pages [P, X], on the CPU."""
-        return self.arena.storage_PX[self._find([pages])].cpu()
+    def show(self, entries: Sequence[Sequence[int]]) -> Tensor:
+        """The bytes of the pages of entries [P, X], on the CPU; entries may share pages."""
+        return self.arena.storage_PX[self._find(entries)].cpu()
 
-    def fill(self, pages: Sequence[int], bytes_PX: Tensor) -> None:
-        """Have pages hold what `show` has shown of others.
+    def fill(self, entries: Sequence[Sequence[int]], bytes_PX: Tensor) -> None:
+        """Have the pages of entries hold what `show` has shown of others.
 
         Raises:
             UnsupportedError: Those were of another size: of other heads.
         """
         if bytes_PX.shape[1:] != self.arena.storage_PX.shape[1:]:
             raise UnsupportedError("pages in 8 bits go to ranks that share the heads as those did that wrote them")
-        self.arena.storage_PX[self._find([pages])] = bytes_PX.to(self.device)
+        self.arena.storage_PX[self._find(entries)] = bytes_PX.to(self.device)
 
     def writer(self, frames: Sequence[Sequence[int]], tokens: int) -> Callable[[int, Tensor, Tensor], None]:
         """What fills the pages of some latent frames, layer by layer.

@@ -129,6 +129,10 @@ class VideoModel(Protocol):
         """
         ...
 
+    def settle_decode(self, latents_1CTHW: Tensor, state: Any) -> None:
+        """Decode pictures of this size as this state does from here on, whatever memory is left when a video begins."""
+        ...
+
     def pack_decode_state(self, state: Any, *, latent_rows: int) -> bytes:
         """Write down a decode state; empty on a rank whose part another one collects."""
         ...

@@ -230,6 +230,33 @@ def test_a_whole_clip_gets_the_memory_that_the_last_stream_has_left(model):
     assert len(gauge.measured) == 2
 
 
+def test_ranks_with_other_rooms_promise_the_same(model):
+    """Each gives part of its memory to rooms to come, and one has more of them already."""
+    asked = []
+    station = Station(least=lambda number: asked.append(number) or min(number, 40 * MB))
+    rooms, _ = make_rooms(model, stations=[station, Station(heads_of=(0, 2))])
+    rooms.open(request_of(), station)
+    assert rooms._budgets[station].page_bytes in asked
+
+
+def run_out(*_, **__):
+    raise torch.OutOfMemoryError("none is left")
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_lane_refuses_what_one_of_its_ranks_cannot_run(model, mine):
+    """The others would wait for it in the next number that they agree on."""
+    agreed = []
+    station = Station(least=lambda number: agreed.append(number) or 0)
+    rooms, gauge = make_rooms(model)
+    if mine:
+        gauge.measure = run_out
+    with pytest.raises(ResourceError, match="one window and one decode of 48x32 do not fit"):
+        rooms.open(request_of(), station)
+    assert agreed == [int(not mine)]
+    assert not rooms._budgets
+
+
 def test_a_rank_that_does_not_decode_keeps_nothing_for_decoders(model):
     rooms, gauge = make_rooms(model)
     station = replace(Station(), role=replace(Station().role, decodes=False))

@@ -232,10 +232,12 @@ def test_no_pages_stay_behind(model):
 
 
 @pytest.mark.parametrize("storage", [Storage.FP8, Storage.INT8])
-def test_memory_in_8_bits_is_put_down_exactly(model, storage):
-    request = live_request("recache", latent_frames=10)
-    rule = replace(request.recipe.memory, storage=storage)
-    request = replace(request, recipe=replace(request.recipe, memory=rule))
+@pytest.mark.parametrize("rule", ["recache", "bank"])
+def test_memory_in_8_bits_is_put_down_exactly(model, storage, rule):
+    """A bank's candidate shares its pages with a frame."""
+    request = live_request(rule, latent_frames=10)
+    memory = replace(request.recipe.memory, storage=storage)
+    request = replace(request, recipe=replace(request.recipe, memory=memory))
     whole = run_whole(model, request)
     for kind in FAITHFUL:
         drive = Drive(model)
@@ -284,3 +286,22 @@ def test_chunks_in_flight_are_put_down_bit_by_bit(model, kind):
             drive.step()
         snapshot = put_down(drive, kind)
         assert take_up(model, snapshot) == whole[bytes_of(snapshot.frame) :], moment
+
+
+def test_a_stream_put_down_before_it_remembers_anything_goes_to_another_lane(model):
+    """What was written down then is nothing, and must not be taken for what it remembers later."""
+    request = live_request("keep", latent_frames=8)
+    first = Drive(model)
+    first.submit(request)
+    first.run(begins(0))
+    snapshot = put_down(first, SnapshotKind.EXACT)
+    drive = Drive(model)
+    drive.submit(replace(snapshot.request, request_id=RequestId("b")), snapshot=snapshot)
+    drive.run(begins(2))
+    held = drive.rank._held["b"]
+    with torch.inference_mode():
+        held.take(held.give())
+        held.begin_memory(drive.rank._station)
+    drive.run()
+    assert not drive.failures
+    assert drive.videos["b"] == run_whole(model, request)[bytes_of(snapshot.frame) :]

@@ -92,6 +92,7 @@ class WanModel:
     def work_alone(self) -> None:
         """See `VideoModel.work_alone`."""
         self._sharding, self._pictures = WholeWindow(), None
+        self._settled: dict[torch.Size, Tiling | None] = {}  # by latent rows and columns
         self._stages.forget()  # recordings hold groups of ranks
         self._stages = choose_stages(self.device, resident=self.residency.blocks is Blocks.RESIDENT)
         drop_gather(self.parts.transformer.source)
@@ -243,10 +244,15 @@ class WanModel:
             levels_1FHWC = sharing.decode(vae, raw_1CTHW, state)
             return torch.empty(0, 0, 0, 3, dtype=torch.uint8) if levels_1FHWC is None else _bring_home(levels_1FHWC[0])
         if state.latent_frames == 0 and state.tiling is None:
-            state.tiling = self._fit_tiling(latents_1CTHW)
+            size = latents_1CTHW.shape[3:]
+            state.tiling = self._settled[size] if size in self._settled else self._fit_tiling(latents_1CTHW)
         pixels_1CFHW = vae.decode(raw_1CTHW, state)
         bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
         return _bring_home(bytes_FHWC.permute(1, 2, 3, 0).contiguous())
+
+    def settle_decode(self, latents_1CTHW: Tensor, state: DecodeState) -> None:
+        """See `VideoModel.settle_decode`."""
+        self._settled[latents_1CTHW.shape[3:]] = state.tiling
 
     def take_apart(self, state: DecodeState) -> DecodeParts:
         """See `VideoModel.take_apart`."""

@@ -186,3 +186,19 @@ def test_a_mixed_text_adds_embeddings_up(t2v: WanModel) -> None:
     assert gap.abs().max() < 1e-5
     (alone,) = t2v.encode_text(prompts[1:])
     assert all(torch.equal(a, b) for a, b in zip(t2v.mix_text(prompts[1:], [1.0]).keys, alone.keys, strict=True))
+
+
+def test_pictures_of_a_settled_size_are_decoded_as_settled_whatever_memory_is_left(t2v, monkeypatch):
+    """Else a stream's pixels would depend on how many others there are."""
+    latents = torch.randn(1, 16, 2, 4, 6, generator=torch.Generator().manual_seed(0))
+    state = t2v.new_decode_state()
+    wanted = t2v.decode(latents, state)
+    assert state.tiling is None
+    t2v.settle_decode(latents, state)
+    monkeypatch.setattr("reelray.workers.models.wan.model.free_bytes", lambda _device: 1000)
+    state = t2v.new_decode_state()
+    assert torch.equal(t2v.decode(latents, state), wanted)
+    assert state.tiling is None
+    t2v.work_alone()
+    with pytest.raises(ResourceError):
+        t2v.decode(latents, t2v.new_decode_state())
