@@ -19,7 +19,7 @@ from reelray.cluster.spoken_lines import SpokenLines
 from reelray.cluster.stream_commands import HELP, StreamCommands
 from reelray.cluster.stream_job import as_live
 from reelray.cluster.stream_session import StreamSession
-from reelray.cluster.video_format import format_for, name_for
+from reelray.cluster.video_format import VideoFormat, format_for, name_for
 from reelray.cluster.video_output import VideoOutput
 from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.snapshot import Snapshot
@@ -69,11 +69,11 @@ def _stream(
     if file_options.output == "":
         raise InputError("the output's name is empty; give one (-o clip.mp4), or leave -o out")
     video_format = file_options.video_format or format_for(file_options.output or "video.mp4")
-    output = file_options.output or name_for(job.request.prompt, job.request.seed, video_format)
     first = 0 if snapshot is None else snapshot.frame
+    output = file_options.output or _name(job, prompt, video_format, snapshot)
     with (
         VideoOutput(Path(output), video_format, replace=file_options.replace) as video,
-        create_view(sys.stderr, quiet=file_options.quiet) as view,
+        create_view(sys.stderr, quiet=file_options.quiet, shared=listens) as view,
     ):
         view.say(describe_job(job))
         with closing(open_engine(job, target, services, view.update)) as engine:
@@ -102,7 +102,7 @@ def _play(session: StreamSession, video: VideoOutput, view: ProgressView, *, lis
         with suppress(ReelrayError):  # it may be over by now
             session.resume()  # else nobody could
 
-    commands = StreamCommands(session, view.say)
+    commands = StreamCommands(session, create_view(sys.stderr, quiet=False, shared=True).say)  # answers are no progress
     if listens:
         view.say(HELP)
     with (
@@ -112,6 +112,15 @@ def _play(session: StreamSession, video: VideoOutput, view: ProgressView, *, lis
         for frames_FHWC in session:
             writer.write(frames_FHWC)
         writer.finish()
+
+
+def _name(job: RenderJob, prompt: str | None, video_format: VideoFormat, snapshot: Snapshot | None) -> str:
+    """A name of its own for what goes on from a snapshot: the video that it was taken of has the other one."""
+    name = name_for(prompt or job.request.prompt, job.request.seed, video_format)
+    if snapshot is None:
+        return name
+    stem, dot, ending = name.partition(".")
+    return f"{stem}-from-{snapshot.frame}{dot}{ending}"
 
 
 def _standard_input() -> int | None:

@@ -84,7 +84,8 @@ class PlainView(QuietView):
     def say(self, line: str) -> None:
         """Print a line at once; a reader that is gone costs the line, never the render."""
         with suppress(OSError, ValueError):
-            print(line, file=self._stream, flush=True)
+            self._stream.write(line + "\n")  # in one piece: answers to what is typed come from another thread
+            self._stream.flush()
 
     def _line(self, progress: Progress) -> str:
         line, unit = STAGE_TITLES[progress.stage], UNITS.get(progress.stage)
@@ -142,10 +143,16 @@ class LiveView:
         return f"{speed:.1f} {UNITS[stage]}/s" if speed and stage in UNITS else ""
 
 
-def create_view(stream: TextIO | None, *, quiet: bool) -> ProgressView:
-    """The view that fits a stream; None is a standard error that the caller closed."""
+def create_view(stream: TextIO | None, *, quiet: bool, shared: bool = False) -> ProgressView:
+    """The view that fits a stream.
+
+    Args:
+        stream: Where it is drawn; None is a standard error that the caller closed.
+        quiet: Show nothing.
+        shared: Whether somebody types on the same terminal; bars would wipe out what he types.
+    """
     if quiet or stream is None or stream.closed:
         return QuietView()
-    if stream.isatty():
+    if stream.isatty() and not shared:
         return LiveView(Console(file=stream))
     return PlainView(stream)

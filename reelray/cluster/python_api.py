@@ -201,7 +201,7 @@ def stream(prompt: str, **arguments: Unpack[RenderArguments]) -> StreamSession:
     Args:
         prompt: What to show at first.
         **arguments: See `RenderArguments`. Without `frames` the length is rounded up to whole chunks, so that the
-            stream can be extended at any time.
+            stream can be extended until its last chunk is made.
 
     Returns:
         The running stream; close it, or use it in a `with` block.

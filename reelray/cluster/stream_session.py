@@ -97,8 +97,6 @@ class StreamSession(Iterator[FramesArray]):
             if isinstance(event, Progress):
                 self._on_progress(event)
             elif isinstance(event, Frames):
-                check_order(event, self._made, self._job.request)
-                self._made += event.count
                 return frames_array(event).copy()  # the engine's own bytes are read-only
             else:
                 self.summary = event.summary
@@ -253,6 +251,9 @@ class StreamSession(Iterator[FramesArray]):
                     raise
             with self._turn:
                 if events is self._events:
+                    if isinstance(event, Frames):
+                        check_order(event, self._made, self._job.request)
+                        self._made += event.count
                     return event
 
     def _put_down(self, kind: SnapshotKind) -> Snapshot:
@@ -265,9 +266,12 @@ class StreamSession(Iterator[FramesArray]):
 
     def _tell(self, order: Order) -> Standing:
         self._check_open()
-        standing = self._engine.tell(self._job.request.request_id, order)
+        request_id = self._job.request.request_id
+        standing = self._engine.tell(request_id, order)
         said: dict[str, Any] = {"prompt": standing.prompt, "changes": standing.changes, "frames": standing.frames}
-        self._job = replace(self._job, request=replace(self._job.request, **said))
+        with self._turn:
+            if self._job.request.request_id == request_id:  # else the stream was exchanged meanwhile
+                self._job = replace(self._job, request=replace(self._job.request, **said))
         return standing
 
 

@@ -123,7 +123,10 @@ class EngineCore:
             UnsupportedError: The model makes whole clips.
         """
         if not self._goes_on(request_id):
-            raise InputError(f"request {request_id} is not here, or it has ended", ids={"request": str(request_id)})
+            raise InputError(
+                f"request {request_id} is not here, or all of it is made; frames may wait to be taken",
+                ids={"request": str(request_id)},
+            )
         rollout = self._rollouts[request_id]
         standing, amend = carry_out(rollout, order)
         if amend is not None and rollout.phase is not Phase.QUEUED:
@@ -141,7 +144,9 @@ class EngineCore:
         """
         ids = {"request": str(request_id)}
         if not self._goes_on(request_id):
-            raise InputError(f"request {request_id} is not here, or it has ended", ids=ids)
+            raise InputError(
+                f"request {request_id} is not here, or all of it is made; frames may wait to be taken", ids=ids
+            )
         if request_id in self._put_down:
             raise InputError(f"a snapshot of request {request_id} is being taken; wait for it", ids=ids)
         self._put_down[request_id] = PuttingDown(self._rollouts[request_id], kind, len(self._lines))

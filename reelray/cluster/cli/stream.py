@@ -37,7 +37,10 @@ class StreamCommand(TyperCommand):
         for word in words:
             joined.append(word)
             if word == "--at":
-                joined += ["\n".join(pair)] if len(pair := [*islice(words, 2)]) == 2 else pair
+                pair = [*islice(words, 2)]
+                if len(pair) == 2 and pair[1].startswith("--"):
+                    raise typer.BadParameter(f"{pair[0]} has no prompt; give both, such as --at 6s 'it rains'", ctx)
+                joined += ["\n".join(pair)] if len(pair) == 2 else pair
         return super().parse_args(ctx, [*joined, *args[end:]])
 
 

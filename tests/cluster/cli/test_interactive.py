@@ -81,6 +81,24 @@ def test_a_snapshot_is_taken_and_gone_on_from(play, tmp_path):
     assert not np.array_equal(np.load(path), whole[rest["first_frame"] :])
 
 
+def test_what_goes_on_from_a_snapshot_has_a_name_of_its_own(play, tiny_stream, tmp_path, monkeypatch):
+    """The video that it was taken of is not replaced."""
+    snapshot = tmp_path / "a.snap"
+    assert play("-i", "--frames", "29", typed=f"/snapshot {snapshot} replay\n")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-red-circle-3.mp4").write_bytes(b"the first part")
+    assert main(["stream", "--from", str(snapshot), "-m", str(tiny_stream), *HERE]) == 0
+    assert (tmp_path / "a-red-circle-3.mp4").read_bytes() == b"the first part"
+    assert len([*tmp_path.glob("a-red-circle-3-from-*.mp4")]) == 1
+
+
+def test_quiet_keeps_the_answers_to_what_is_typed(play):
+    code, _, said, _ = play("-i", "-q", "--frames", "13", typed="/hold\n")
+    assert code == 0
+    assert "error: there is no order /hold" in said
+    assert "denoising" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

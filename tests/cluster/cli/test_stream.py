@@ -85,6 +85,7 @@ def test_chunks_in_flight_go_into_the_file(stream, rolling):
     ("arguments", "code", "said"),
     [
         (("--at", "1s"), 2, "the prompt at 1 s is empty"),
+        (("--at", "2s", "--json"), 2, "2s has no prompt; give both"),
         (("--at", "later", "x"), 2, "the time of a prompt is 'later'"),
         (("--at", "40s", "x"), 2, "no chunk of this video begins then"),
         (("--at", "2s", "x", "--at", "1s", "y"), 2, "not after the one before it"),

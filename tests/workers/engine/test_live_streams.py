@@ -193,7 +193,7 @@ def test_orders_that_come_too_late_are_refused_and_change_nothing(model):
         drive.core.tell("a", Say(prompt=STAR))
     drive.run()
     assert drive.videos["a"] == run_whole(model, request)
-    with pytest.raises(InputError, match="has ended"):
+    with pytest.raises(InputError, match="all of it is made"):
         drive.core.tell("a", Say(prompt=STAR))
 
 
