@@ -200,7 +200,7 @@ def test_snapshots_of_what_is_not_there_are_refused(model):
     assert not drive.snapshots
     drive.submit(request)
     drive.run()
-    with pytest.raises(InputError, match="has ended"):
+    with pytest.raises(InputError, match="all of it is made"):
         drive.core.snapshot(RequestId("a"), SnapshotKind.EXACT)
 
 
