@@ -174,7 +174,7 @@ def carry_around(rank):
         moves = (Move(request_id=name, source=place, target=target),) if target != place else ()
         ((parts,), place) = run(layout, moves=moves, commits=(name,)), target
         held = rank._held[name]
-        holds.append((target, held._chunk is not None, held._decode_state is not None))
+        holds.append((target, bool(held.flight.numbers), held._decode_state is not None))
         states.append({part: torch.load(io.BytesIO(data), weights_only=True) for part, data in parts.items()})
     moved = _own_slots(rank, name)
     run(FOUR, releases=(name,), admits=(Admit(request=request, resume=parts),))
