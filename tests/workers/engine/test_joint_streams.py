@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from reelray.proto.chunking import Chunking
 from reelray.proto.layout import Layout
@@ -11,7 +10,6 @@ from reelray.proto.memory_rule import MemoryRule, Placement
 from reelray.proto.placement import Lending
 from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
-from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.lending import pays_to_lend
 from reelray.scheduler.limits import EngineLimits
@@ -19,10 +17,12 @@ from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.interrupted import interrupted
 from tests.support.joint_stream import anchored, newest, roll_plainly, shifted
+from tests.support.pages_left import assert_nothing_stays
 from tests.support.render_on import render_on
 from tests.support.requests import make_recipe, make_request
-from tests.workers.engine.test_streams import Watched, assert_nothing_stays, interrupted
+from tests.support.stream_watched import stream_watched
 
 THREE = Schedule(solver=Solver.X0_RENOISE, timesteps=(1000.0, 600.0, 300.0), warp=True, shift=5.0)
 LEVELS = [shifted(step) for step in THREE.timesteps]
@@ -65,20 +65,10 @@ def request_of(case, name="a", *, latent_frames=17, **changes):
     return make_request(name, recipe=recipe, **(size | changes))
 
 
-def rolled(model, request):
-    """Clean latents of the video."""
-    watched = Watched(model)
-    rank = Rank(watched)
-    render_on(rank, request)
-    rank.execute(StepPlan(sequence=rank._sequence, generation=0, releases=(request.request_id,)))
-    assert_nothing_stays(rank)
-    return torch.cat(watched.latents, 2), watched.forwards
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_chunks_in_flight_are_what_a_plain_loop_makes(model, case):
     request, (_, guidance, rules) = request_of(case), CASES[case]
-    found, forwards = rolled(model, request)
+    found, forwards = stream_watched(model, request)
     wanted = roll_plainly(model, request, levels=LEVELS, **rules)
     assert found.shape == wanted.shape
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
@@ -94,7 +84,7 @@ def test_the_first_chunk_need_not_be_remembered_before_it_is_clean(model):
     assert seen[1] == [(0, 1), (1, 0)]
     assert seen[5] == [(3, 2), (4, 1), (5, 0)]
     assert seen[-2:] == [[(7, 2), (8, 1)], [(8, 2)]]
-    found, _ = rolled(model, request)
+    found, _ = stream_watched(model, request)
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
@@ -111,10 +101,10 @@ def test_chunks_in_flight_go_on_from_any_commit_bit_by_bit(model, case):
 def test_a_new_prompt_holds_from_the_window_in_which_the_next_chunk_begins(model, case):
     """Said in the fourth chunk, so the fifth brings it, and with it come the two chunks that are in flight then."""
     request = request_of(case, changes=(PromptChange(latent_frame=7, prompt="the blue square moves right"),))
-    found, _ = rolled(model, request)
+    found, _ = stream_watched(model, request)
     wanted = roll_plainly(model, request, levels=LEVELS, **CASES[case][2])
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
-    before, _ = rolled(model, replace(request, changes=()))
+    before, _ = stream_watched(model, replace(request, changes=()))
     gap = (before - found).abs().amax((0, 1, 3, 4))
     assert (gap[:4] == 0).all()
     assert (gap[4:] > 1e-4).all()
@@ -133,7 +123,7 @@ def test_the_comparison_sees_mistakes(model, mistake):
             rules["clean_rule"] = newest(2, chunk=2)
         case _:
             levels[1] = shifted(580)
-    found, _ = rolled(model, request)
+    found, _ = stream_watched(model, request)
     wanted = roll_plainly(model, request, levels=levels, **rules)
     assert (found - wanted).abs().max() > 1e-4 * wanted.abs().max()
 

@@ -3,19 +3,18 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from reelray.proto.chunking import Chunking
 from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch
 from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
-from reelray.proto.step_plan import StepPlan
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.interrupted import interrupted
 from tests.support.joint_stream import stream_by_levels, wrapped
 from tests.support.render_on import render_on
 from tests.support.requests import make_request
-from tests.workers.engine.test_streams import Watched, assert_nothing_stays, interrupted
+from tests.support.stream_watched import stream_watched
 
 TIMESTEPS = [700.0, 400.0, 200.0]
 RULE = MemoryRule(local=2, sink=2, commit=Commit.EVERY_STEP, placement=Placement.WRAPPED, wrap=7)
@@ -40,19 +39,10 @@ def request_of(scale, **changes):
     return make_request(recipe=recipe, **(size | changes))
 
 
-def streamed(model, request):
-    watched = Watched(model)
-    rank = Rank(watched)
-    render_on(rank, request)
-    rank.execute(StepPlan(sequence=rank._sequence, generation=0, releases=(request.request_id,)))
-    assert_nothing_stays(rank)
-    return torch.cat(watched.latents, 2), watched.forwards
-
-
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_levels_remember_for_themselves_as_in_a_plain_loop(model, scale):
     request = request_of(scale)
-    found, forwards = streamed(model, request)
+    found, forwards = stream_watched(model, request)
     wanted = stream_by_levels(model, request, **PLAIN, rule=wrapped(4, sink=2, wrap=7, first=2))
     assert found.shape == wanted.shape
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
@@ -62,16 +52,16 @@ def test_levels_remember_for_themselves_as_in_a_plain_loop(model, scale):
 @pytest.mark.parametrize("wrong", [{"wrap": 1000}, {"sink": 1}, {"frames": 5}])
 def test_the_comparison_sees_mistakes(model, wrong):
     words = {"frames": 4, "sink": 2, "wrap": 7, "first": 2} | wrong
-    found, _ = streamed(model, request_of(1.0))
+    found, _ = stream_watched(model, request_of(1.0))
     wanted = stream_by_levels(model, request_of(1.0), **PLAIN, rule=wrapped(words.pop("frames"), **words))
     assert (found - wanted).abs().max() > 1e-3
 
 
 def test_one_memory_for_all_levels_is_another_video(model):
     request = request_of(1.0)
-    found, _ = streamed(model, request)
+    found, _ = stream_watched(model, request)
     together = replace(request, recipe=replace(request.recipe, memory=replace(RULE, commit=Commit.LAST_STEP)))
-    other, _ = streamed(model, together)
+    other, _ = stream_watched(model, together)
     gap = (found - other).abs().amax((0, 1, 3, 4))
     assert (gap[:2] == 0).all()  # the first chunk attends nothing
     assert gap[2] < 1e-5  # and leaves one memory to all levels

@@ -27,6 +27,7 @@ from reelray.workers.memory.pool import PagePool
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.interrupted import interrupted
 from tests.support.memory_oracle import latest, moving_sink
+from tests.support.pages_left import assert_nothing_stays
 from tests.support.plain_stream import stream_plainly
 from tests.support.render_on import render_on
 from tests.support.requests import make_request
@@ -68,16 +69,6 @@ def request_of(case, name="a", *, latent_frames=12, **changes):
     )
     size = {"width": 48, "height": 32, "prompt": "a red circle", "latent_frames": latent_frames}
     return make_request(name, recipe=recipe, **(size | changes))
-
-
-def free_pages(rank):
-    return [(room.pool.free, room.pool.unpromised, room.pool.pages) for room in rank._rooms._rooms.values()]
-
-
-def assert_nothing_stays(rank):
-    assert free_pages(rank)
-    for free, unpromised, pages in free_pages(rank):
-        assert free == unpromised == pages
 
 
 @pytest.mark.parametrize("case", CASES)
