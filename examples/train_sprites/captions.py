@@ -37,6 +37,12 @@ def write_plain_caption(scene: Scene) -> str:
     return f"{' and '.join(clauses)} {PLACES[0].format(a=_with_article(background))}"
 
 
+def leave_out_color(caption: str, sprite: Sprite) -> str:
+    """The caption without the colour of one of its sprites: "an orange square rises" becomes "a square rises"."""
+    told = _with_article(f"{sprite.color} {sprite.shape}")
+    return caption.replace(told, _with_article(sprite.shape))
+
+
 def _write_clause(sprite: Sprite, form: int, rng: random.Random) -> str:
     return f"{_with_article(f'{sprite.color} {sprite.shape}')} {rng.choice(MOTIONS[sprite.motion])[form]}"
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from examples.train_sprites.captions import write_caption
+from examples.train_sprites.captions import leave_out_color, write_caption
 from reelray.quality.sprites.scene import Scene, Sprite
 from reelray.quality.sprites.shapes import EXTENT
 from reelray.quality.sprites.vocabulary import (
@@ -37,6 +37,8 @@ class SceneBatch:
         tilt_B: Angle of the gradient against the vertical, radians.
         present_BK: Whether the slot holds a sprite; slot 0 always does.
         color_BK: Index into `COLORS`.
+        paint_BK3: What it is painted with, RGB 0..255.
+        is_named_BK: Whether captions say its colour.
         shape_BK: Index into `SHAPES`.
         motion_BK: Index into `MOTIONS`.
         radius_BK: Radius of the sprite, at its largest if it grows or shrinks.
@@ -52,6 +54,8 @@ class SceneBatch:
     tilt_B: Tensor
     present_BK: Tensor
     color_BK: Tensor
+    paint_BK3: Tensor
+    is_named_BK: Tensor
     shape_BK: Tensor
     motion_BK: Tensor
     radius_BK: Tensor
@@ -77,6 +81,15 @@ class SceneBatch:
             for k in slots
         )
         return Scene(background=list(BACKGROUNDS)[int(self.background_B[index])], sprites=sprites)
+
+    def write_caption(self, index: int, rng: random.Random) -> str:
+        """Say what scene `index` shows, in one of several ways; only colours that have a name are said."""
+        scene = self.describe(index)
+        text = write_caption(scene, rng)
+        for slot, sprite in enumerate(scene.sprites):
+            if not self.is_named_BK[index, slot]:
+                text = leave_out_color(text, sprite)
+        return text
 
 
 def is_held_out(color: str, shape: str, motion: str) -> bool:
@@ -109,6 +122,11 @@ def sample_scenes(
     fits = table[color_BK].all(1) / table.sum(0) ** 2
     background_B = torch.multinomial(fits, 1, generator=generator)[:, 0]
     return _lay_out(background_B, is_pair_B, (color_BK, shape_BK, motion_BK), generator)
+
+
+def paints() -> Tensor:
+    """What `COLORS` look like: RGB 0..255, float32 [N, 3]."""
+    return torch.tensor(list(COLORS.values()), dtype=torch.float32)
 
 
 def sample_held_out_captions(count: int, seed: int) -> list[tuple[str, Scene]]:
@@ -197,6 +215,8 @@ def _lay_out(
         tilt_B=torch.rand(batch, generator=generator) - 0.5,
         present_BK=torch.stack([torch.ones_like(is_pair_B), is_pair_B], 1),
         color_BK=color_BK,
+        paint_BK3=paints()[color_BK],
+        is_named_BK=torch.ones_like(color_BK, dtype=torch.bool),
         shape_BK=shape_BK,
         motion_BK=motion_BK,
         radius_BK=radius,
