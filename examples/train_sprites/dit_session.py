@@ -52,7 +52,7 @@ class Settings:
         short_frames: Latent frames of the clips that training begins with.
         short_share: Share of the run on short clips.
         pair_share: Share of clips with two sprites.
-        mixed_share: Share of sprites of a colour without a name.
+        mixed_share: Share of sprites of a colour between two.
         pool: Clips whose latents are kept on each rank.
         first_clips: Clips made before the first step.
         renew_every: Steps between renewals of 16 clips of the pool.

@@ -31,7 +31,7 @@ class LatentPool:
         capacity: Clips kept at most.
         seed: Seed of scenes and wordings.
         pair_share: Share of clips with two sprites.
-        mixed_share: Share of sprites of a colour without a name.
+        mixed_share: Share of sprites of a colour between two.
         chunk: Clips drawn and encoded at once.
     """
 

@@ -1,7 +1,8 @@
-"""Sprites between two colours, which captions do not name.
+"""Sprites of a colour between two, of which captions say both or nothing.
 
 Taught on 384 named combinations alone, the model takes a colour and a motion for a hint at the shape: of the squares no
-purple one spins, so one that is asked for becomes half a star. Squares spin in every colour in between, though.
+purple one spins, so one that is asked for becomes half a star. Squares spin in every colour in between, though, and a
+"pink purple square" tells that its words are to be taken one by one.
 
 B scenes, K sprites, N names.
 """
@@ -15,14 +16,15 @@ from examples.train_sprites.scenes import SLOTS, SceneBatch, is_held_out, paints
 from reelray.quality.sprites.vocabulary import BACKGROUNDS, CLASH_DISTANCE, COLORS, MOTIONS, SHAPES
 
 LEAST, MOST = 0.2, 0.8
+TOLD = 0.6
 BLENDS = 9
 
 
 def mix_colors(scenes: SceneBatch, share: float, generator: torch.Generator) -> SceneBatch:
-    """Paint some sprites with a mixture of their colour and another one, and leave their colour unnamed.
+    """Paint some sprites with a mixture of their colour and another one, and tell of both or of none.
 
     A mixture is told apart from its background, and the colour that it is nearest to makes no held-out combination
-    with its shape and motion; where the first draw is not so, the sprite keeps its own colour, unnamed.
+    with its shape and motion; where the first draw is not so, the sprite keeps its own colour, untold.
 
     Args:
         scenes: Of the training split.
@@ -30,17 +32,21 @@ def mix_colors(scenes: SceneBatch, share: float, generator: torch.Generator) -> 
         generator: CPU generator.
     """
     batch = len(scenes)
-    unnamed_BK = torch.rand(batch, SLOTS, generator=generator) < share
+    chosen_BK = torch.rand(batch, SLOTS, generator=generator) < share
     other_BK = torch.randint(len(COLORS), (batch, SLOTS), generator=generator)
-    weight_BK1 = LEAST + (MOST - LEAST) * torch.rand(batch, SLOTS, 1, generator=generator)
-    mixed_BK3 = torch.lerp(paints()[scenes.color_BK], paints()[other_BK], weight_BK1)
+    weight_BK = LEAST + (MOST - LEAST) * torch.rand(batch, SLOTS, generator=generator)
+    mixed_BK3 = torch.lerp(paints()[scenes.color_BK], paints()[other_BK], weight_BK[..., None])
     nearest_BK = torch.cdist(mixed_BK3, paints()).argmin(-1)
     is_new_BK = _held_out()[nearest_BK, scenes.shape_BK, scenes.motion_BK]
-    mixes_BK = unnamed_BK & ~is_new_BK & _stands_out(mixed_BK3, scenes.background_B)
+    mixes_BK = chosen_BK & ~is_new_BK & (other_BK != scenes.color_BK) & _stands_out(mixed_BK3, scenes.background_B)
+    is_told_BK = mixes_BK & (torch.rand(batch, SLOTS, generator=generator) < TOLD)
+    both_BK2 = torch.stack([scenes.color_BK, other_BK], -1)
+    both_BK2 = torch.where((weight_BK > 0.5)[..., None], both_BK2.flip(-1), both_BK2)  # the stronger one first
+    other_words_BK2 = torch.where(is_told_BK[..., None], both_BK2, -1)
     return replace(
         scenes,
         paint_BK3=torch.where(mixes_BK[..., None], mixed_BK3, scenes.paint_BK3),
-        is_named_BK=scenes.is_named_BK & ~unnamed_BK,
+        told_BK2=torch.where(chosen_BK[..., None], other_words_BK2, scenes.told_BK2),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from examples.train_sprites.captions import leave_out_color, write_caption
+from examples.train_sprites.captions import tell_colors, write_caption
 from reelray.quality.sprites.scene import Scene, Sprite
 from reelray.quality.sprites.shapes import EXTENT
 from reelray.quality.sprites.vocabulary import (
@@ -38,7 +38,7 @@ class SceneBatch:
         present_BK: Whether the slot holds a sprite; slot 0 always does.
         color_BK: Index into `COLORS`.
         paint_BK3: What it is painted with, RGB 0..255.
-        is_named_BK: Whether captions say its colour.
+        told_BK2: What captions say of its colour: up to two indices into `COLORS`, -1 for nothing.
         shape_BK: Index into `SHAPES`.
         motion_BK: Index into `MOTIONS`.
         radius_BK: Radius of the sprite, at its largest if it grows or shrinks.
@@ -55,7 +55,7 @@ class SceneBatch:
     present_BK: Tensor
     color_BK: Tensor
     paint_BK3: Tensor
-    is_named_BK: Tensor
+    told_BK2: Tensor
     shape_BK: Tensor
     motion_BK: Tensor
     radius_BK: Tensor
@@ -83,12 +83,12 @@ class SceneBatch:
         return Scene(background=list(BACKGROUNDS)[int(self.background_B[index])], sprites=sprites)
 
     def write_caption(self, index: int, rng: random.Random) -> str:
-        """Say what scene `index` shows, in one of several ways; only colours that have a name are said."""
+        """Say what scene `index` shows, in one of several ways, with what is told of its colours."""
         scene = self.describe(index)
         text = write_caption(scene, rng)
         for slot, sprite in enumerate(scene.sprites):
-            if not self.is_named_BK[index, slot]:
-                text = leave_out_color(text, sprite)
+            told = [list(COLORS)[number] for number in self.told_BK2[index, slot].tolist() if number >= 0]
+            text = tell_colors(text, sprite, told)
         return text
 
 
@@ -216,7 +216,7 @@ def _lay_out(
         present_BK=torch.stack([torch.ones_like(is_pair_B), is_pair_B], 1),
         color_BK=color_BK,
         paint_BK3=paints()[color_BK],
-        is_named_BK=torch.ones_like(color_BK, dtype=torch.bool),
+        told_BK2=torch.stack([color_BK, torch.full_like(color_BK, -1)], -1),
         shape_BK=shape_BK,
         motion_BK=motion_BK,
         radius_BK=radius,

@@ -100,7 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=standard.batch, help="whole clips per step and GPU")
     parser.add_argument("--pair-share", type=float, default=standard.pair_share, help="share of clips with two sprites")
     parser.add_argument(
-        "--mixed-share", type=float, default=standard.mixed_share, help="share of sprites of a colour without a name"
+        "--mixed-share", type=float, default=standard.mixed_share, help="share of sprites of a colour between two"
     )
     parser.add_argument("--pool", type=int, default=standard.pool, help="clips kept on each GPU")
     parser.add_argument(

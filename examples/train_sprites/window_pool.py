@@ -70,7 +70,7 @@ class WindowPool:
         capacity: Clips kept at most.
         seed: Of scenes, wordings and windows.
         pair_share: Share of clips with two sprites.
-        mixed_share: Share of sprites of a colour without a name.
+        mixed_share: Share of sprites of a colour between two.
         switch_share: Share of windows in which the prompt may change.
         batch: Clips drawn and encoded at once, an even number.
     """

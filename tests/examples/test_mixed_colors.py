@@ -32,19 +32,31 @@ def test_a_mixture_is_seen_before_its_background() -> None:
 def test_most_are_mixed_where_all_may_be_and_none_where_none_may() -> None:
     named = torch.tensor(list(COLORS.values()), dtype=torch.float32)
     before, after = mixed(1.0)
-    assert not after.is_named_BK.any()
     assert ((after.paint_BK3 != named[before.color_BK]).any(-1)).float().mean() > 0.6
+    assert 0.3 < (after.told_BK2 == -1).all(-1).float().mean() < 0.7
     before, after = mixed(0.0)
-    assert after.is_named_BK.all()
+    assert torch.equal(after.told_BK2, before.told_BK2)
     assert torch.equal(after.paint_BK3, named[before.color_BK])
 
 
-def test_captions_say_only_colors_that_have_a_name() -> None:
+def test_paint_lies_nearer_to_the_colour_that_is_told_first() -> None:
+    _, scenes = mixed(1.0)
+    told = (scenes.told_BK2 >= 0).all(-1)
+    for paint, (first, second) in zip(scenes.paint_BK3[told], scenes.told_BK2[told].tolist(), strict=True):
+        ends = [list(COLORS.values())[number] for number in (first, second)]
+        near, far = (color_distance(tuple(paint.tolist()), end) for end in ends)
+        assert near <= far
+        assert abs(near + far - color_distance(*ends)) < 1e-2
+
+
+def test_captions_say_what_is_told_of_colors() -> None:
     _, scenes = mixed(0.5)
-    rng = random.Random(0)
+    rng, names, seen = random.Random(0), list(COLORS), set()
     for b in range(100):
         text = scenes.write_caption(b, rng)
         for k, sprite in enumerate(scenes.describe(b).sprites):
-            assert (f"{sprite.color} {sprite.shape}" in text) == bool(scenes.is_named_BK[b, k])
-            assert sprite.shape in text
-        assert "an square" not in text
+            words = [names[number] for number in scenes.told_BK2[b, k].tolist() if number >= 0]
+            phrase = " ".join([*words, sprite.shape])
+            assert f" {'an' if phrase[0] in 'aeiou' else 'a'} {phrase} " in f" {text} "
+            seen.add(len(words))
+    assert seen == {0, 1, 2}
