@@ -1,7 +1,6 @@
 """Captions of scenes: a small English grammar with paraphrases. `parse_caption` in the package is its inverse."""
 
 import random
-from collections.abc import Sequence
 
 from reelray.quality.sprites.scene import Scene, Sprite
 from reelray.quality.sprites.vocabulary import BACKGROUNDS, MOTIONS, PLACES
@@ -36,18 +35,6 @@ def write_plain_caption(scene: Scene) -> str:
     ]
     background = BACKGROUNDS[scene.background].phrases[0]
     return f"{' and '.join(clauses)} {PLACES[0].format(a=_with_article(background))}"
-
-
-def tell_colors(caption: str, sprite: Sprite, colors: Sequence[str]) -> str:
-    """The caption with other words for the colour of one of its sprites.
-
-    Args:
-        caption: As `write_caption` wrote it.
-        sprite: One of its scene.
-        colors: None leaves it out ("a square rises"), two tell of one in between ("an orange red square rises").
-    """
-    told = _with_article(f"{sprite.color} {sprite.shape}")
-    return caption.replace(told, _with_article(" ".join([*colors, sprite.shape])))
 
 
 def _write_clause(sprite: Sprite, form: int, rng: random.Random) -> str:

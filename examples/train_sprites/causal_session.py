@@ -80,7 +80,6 @@ class CausalSession:
             capacity=settings.pool,
             seed=settings.seed + 1000 * (ranks.rank + 1),
             pair_share=settings.pair_share,
-            mixed_share=settings.mixed_share,
             batch=self.BATCH,
         )
         self.pool.fill(settings.first_clips)

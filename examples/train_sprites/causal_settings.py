@@ -57,7 +57,6 @@ class CausalSettings:
         first_clips: Clips made before the first step.
         renew_every: Steps between renewals of 8 clips of the pool.
         pair_share: Share of clips with two sprites.
-        mixed_share: Share of sprites of a colour between two.
         caption_dropout: Share of prompts left out.
         own_share: Share of the first stage before chunks follow what the model itself has made.
         own_times: Steps on one batch then: the first over the truth, the others over what the last one made.
@@ -74,7 +73,6 @@ class CausalSettings:
     first_clips: int = 512
     renew_every: int = 6
     pair_share: float = 0.55
-    mixed_share: float = 0.3
     caption_dropout: float = 0.1
     own_share: float = 0.3
     own_times: int = 3

@@ -52,7 +52,6 @@ class Settings:
         short_frames: Latent frames of the clips that training begins with.
         short_share: Share of the run on short clips.
         pair_share: Share of clips with two sprites.
-        mixed_share: Share of sprites of a colour between two.
         pool: Clips whose latents are kept on each rank.
         first_clips: Clips made before the first step.
         renew_every: Steps between renewals of 16 clips of the pool.
@@ -76,7 +75,6 @@ class Settings:
     short_frames: int = 9
     short_share: float = 0.35
     pair_share: float = 0.5
-    mixed_share: float = 0.4
     pool: int = 12288
     first_clips: int = 3072
     renew_every: int = 16
@@ -152,7 +150,6 @@ class DitSession:
             capacity=settings.pool,
             seed=settings.seed,
             pair_share=settings.pair_share,
-            mixed_share=settings.mixed_share,
             chunk=chunk,
         )
         self.held_out = LatentPool(

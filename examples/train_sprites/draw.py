@@ -15,6 +15,7 @@ from reelray.quality.sprites.vocabulary import (
     BACKGROUNDS,
     CANVAS_HEIGHT,
     CANVAS_WIDTH,
+    COLORS,
     FRAMES_PER_SECOND,
     SHAPES,
 )
@@ -109,7 +110,7 @@ def _paint_slot(video: Tensor, scenes: SceneBatch, slot: int, pose: Pose, pixels
     """Paint one sprite of each scene over the video, shape by shape; indices are known on the CPU, so no GPU sync."""
     x_BW, y_BH = pixels
     placed = torch.stack([pose.x_BT, pose.y_BT, pose.radius_BT, pose.angle_BT]).to(video.device)
-    colors = scenes.paint_BK3[:, slot].to(video.device)
+    colors = torch.tensor(list(COLORS.values()), dtype=torch.float32)[scenes.color_BK[:, slot]].to(video.device)
     for number, shape in enumerate(SHAPES):
         chosen = scenes.present_BK[:, slot] & (scenes.shape_BK[:, slot] == number)
         index = chosen.nonzero()[:, 0].to(video.device)

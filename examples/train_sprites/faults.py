@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.train_sprites.draw import draw_batch
-from examples.train_sprites.scenes import SceneBatch, paints
+from examples.train_sprites.scenes import SceneBatch
 from reelray.quality.sprites.vocabulary import BACKGROUNDS, COLORS, SHAPES
 
 LEVEL = 2 / 255
@@ -72,8 +72,7 @@ def reverse(video: Tensor, scenes: SceneBatch) -> Tensor:  # noqa: ARG001  all f
 
 def recolor(video: Tensor, scenes: SceneBatch) -> Tensor:
     """Every sprite takes another colour in the last third."""
-    color_BK = (scenes.color_BK + 1) % len(COLORS)
-    return _redraw_end(video, replace(scenes, color_BK=color_BK, paint_BK3=paints()[color_BK]))
+    return _redraw_end(video, replace(scenes, color_BK=(scenes.color_BK + 1) % len(COLORS)))
 
 
 def reshape(video: Tensor, scenes: SceneBatch) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from examples.train_sprites.captions import write_caption
 from examples.train_sprites.draw import draw_batch
-from examples.train_sprites.mixed_colors import mix_colors
 from examples.train_sprites.scenes import Split, sample_scenes
 from examples.train_sprites.sprites_model import WORD_SLOTS
 from examples.train_sprites.train_vae import FRAMES
@@ -31,7 +31,6 @@ class LatentPool:
         capacity: Clips kept at most.
         seed: Seed of scenes and wordings.
         pair_share: Share of clips with two sprites.
-        mixed_share: Share of sprites of a colour between two.
         chunk: Clips drawn and encoded at once.
     """
 
@@ -44,13 +43,11 @@ class LatentPool:
         capacity: int,
         seed: int,
         pair_share: float = 0.5,
-        mixed_share: float = 0.0,
         chunk: int = 16,
     ) -> None:
         if capacity % chunk:
             raise ValueError(f"capacity is {capacity}; it must be a multiple of {chunk}")
-        self.vae, self.tokenizer, self.split, self.chunk = vae, tokenizer, split, chunk
-        self.pair_share, self.mixed_share = pair_share, mixed_share
+        self.vae, self.tokenizer, self.split, self.pair_share, self.chunk = vae, tokenizer, split, pair_share, chunk
         self.device = vae.latents_mean.device
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = random.Random(seed)
@@ -68,11 +65,10 @@ class LatentPool:
     def renew(self) -> None:
         """Add one chunk, in place of the oldest one when the pool is full."""
         scenes = sample_scenes(self.chunk, self.generator, split=self.split, pair_share=self.pair_share)
-        scenes = mix_colors(scenes, self.mixed_share, self.generator)
         video = draw_batch(scenes, range(FRAMES), device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             mean = self.vae.encode_whole(video)[0]
-        texts = [scenes.write_caption(i, self.rng) for i in range(self.chunk) for _ in range(WORDINGS)]
+        texts = [write_caption(scenes.describe(i), self.rng) for i in range(self.chunk) for _ in range(WORDINGS)]
         ids = self.tokenizer(texts, padding="max_length", max_length=WORD_SLOTS, return_tensors="pt").input_ids
         place = slice(self.cursor, self.cursor + self.chunk)
         self.latents[place] = self.vae.normalise(mean.float()).half()

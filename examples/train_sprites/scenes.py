@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from examples.train_sprites.captions import tell_colors, write_caption
+from examples.train_sprites.captions import write_caption
 from reelray.quality.sprites.scene import Scene, Sprite
 from reelray.quality.sprites.shapes import EXTENT
 from reelray.quality.sprites.vocabulary import (
@@ -37,8 +37,6 @@ class SceneBatch:
         tilt_B: Angle of the gradient against the vertical, radians.
         present_BK: Whether the slot holds a sprite; slot 0 always does.
         color_BK: Index into `COLORS`.
-        paint_BK3: What it is painted with, RGB 0..255.
-        told_BK2: What captions say of its colour: up to two indices into `COLORS`, -1 for nothing.
         shape_BK: Index into `SHAPES`.
         motion_BK: Index into `MOTIONS`.
         radius_BK: Radius of the sprite, at its largest if it grows or shrinks.
@@ -54,8 +52,6 @@ class SceneBatch:
     tilt_B: Tensor
     present_BK: Tensor
     color_BK: Tensor
-    paint_BK3: Tensor
-    told_BK2: Tensor
     shape_BK: Tensor
     motion_BK: Tensor
     radius_BK: Tensor
@@ -81,15 +77,6 @@ class SceneBatch:
             for k in slots
         )
         return Scene(background=list(BACKGROUNDS)[int(self.background_B[index])], sprites=sprites)
-
-    def write_caption(self, index: int, rng: random.Random) -> str:
-        """Say what scene `index` shows, in one of several ways, with what is told of its colours."""
-        scene = self.describe(index)
-        text = write_caption(scene, rng)
-        for slot, sprite in enumerate(scene.sprites):
-            told = [list(COLORS)[number] for number in self.told_BK2[index, slot].tolist() if number >= 0]
-            text = tell_colors(text, sprite, told)
-        return text
 
 
 def is_held_out(color: str, shape: str, motion: str) -> bool:
@@ -122,11 +109,6 @@ def sample_scenes(
     fits = table[color_BK].all(1) / table.sum(0) ** 2
     background_B = torch.multinomial(fits, 1, generator=generator)[:, 0]
     return _lay_out(background_B, is_pair_B, (color_BK, shape_BK, motion_BK), generator)
-
-
-def paints() -> Tensor:
-    """What `COLORS` look like: RGB 0..255, float32 [N, 3]."""
-    return torch.tensor(list(COLORS.values()), dtype=torch.float32)
 
 
 def sample_held_out_captions(count: int, seed: int) -> list[tuple[str, Scene]]:
@@ -215,8 +197,6 @@ def _lay_out(
         tilt_B=torch.rand(batch, generator=generator) - 0.5,
         present_BK=torch.stack([torch.ones_like(is_pair_B), is_pair_B], 1),
         color_BK=color_BK,
-        paint_BK3=paints()[color_BK],
-        told_BK2=torch.stack([color_BK, torch.full_like(color_BK, -1)], -1),
         shape_BK=shape_BK,
         motion_BK=motion_BK,
         radius_BK=radius,

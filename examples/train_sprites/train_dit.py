@@ -99,9 +99,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="train for steps instead of seconds")
     parser.add_argument("--batch", type=int, default=standard.batch, help="whole clips per step and GPU")
     parser.add_argument("--pair-share", type=float, default=standard.pair_share, help="share of clips with two sprites")
-    parser.add_argument(
-        "--mixed-share", type=float, default=standard.mixed_share, help="share of sprites of a colour between two"
-    )
     parser.add_argument("--pool", type=int, default=standard.pool, help="clips kept on each GPU")
     parser.add_argument(
         "--short-share", type=float, default=standard.short_share, help="share of the run on short clips"
@@ -137,7 +134,6 @@ def main() -> None:
         steps=options.steps,
         batch=options.batch,
         pair_share=options.pair_share,
-        mixed_share=options.mixed_share,
         short_share=options.short_share,
         pool=options.pool,
         renew_every=options.renew_every,

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from examples.train_sprites.captions import write_caption
 from examples.train_sprites.draw import draw_batch
 from examples.train_sprites.latent_pool import WORDINGS
-from examples.train_sprites.mixed_colors import mix_colors
 from examples.train_sprites.motion import place_sprites
 from examples.train_sprites.scenes import SceneBatch, Split, sample_scenes
 from examples.train_sprites.sprites_model import WORD_SLOTS
@@ -70,7 +70,6 @@ class WindowPool:
         capacity: Clips kept at most.
         seed: Of scenes, wordings and windows.
         pair_share: Share of clips with two sprites.
-        mixed_share: Share of sprites of a colour between two.
         switch_share: Share of windows in which the prompt may change.
         batch: Clips drawn and encoded at once, an even number.
     """
@@ -84,14 +83,13 @@ class WindowPool:
         capacity: int,
         seed: int,
         pair_share: float = 0.5,
-        mixed_share: float = 0.0,
         switch_share: float = 0.35,
         batch: int = 16,
     ) -> None:
         if capacity % batch or batch % 2:
             raise ValueError(f"capacity is {capacity}; it must be a multiple of {batch}, which must be even")
-        self.vae, self.tokenizer, self.split, self.batch = vae, tokenizer, split, batch
-        self.pair_share, self.mixed_share, self.switch_share = pair_share, mixed_share, switch_share
+        self.vae, self.tokenizer, self.split, self.pair_share, self.batch = vae, tokenizer, split, pair_share, batch
+        self.switch_share = switch_share
         self.device = vae.latents_mean.device
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = random.Random(seed)
@@ -113,7 +111,7 @@ class WindowPool:
         video = draw_batch(scenes, range(4 * CHUNK_FRAMES * CLIP_CHUNKS - 3), device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             mean = self.vae.encode_whole(video)[0]
-        texts = [scenes.write_caption(i, self.rng) for i in range(self.batch) for _ in range(WORDINGS)]
+        texts = [write_caption(scenes.describe(i), self.rng) for i in range(self.batch) for _ in range(WORDINGS)]
         ids = self.tokenizer(texts, padding="max_length", max_length=WORD_SLOTS, return_tensors="pt").input_ids
         place = slice(self.cursor, self.cursor + self.batch)
         chunks = torch.unflatten(self.vae.normalise(mean.float()), 2, (CLIP_CHUNKS, CHUNK_FRAMES)).movedim(2, 1)
@@ -160,7 +158,7 @@ class WindowPool:
         one, two = (sample_scenes(half, self.generator, split=self.split, pair_share=self.pair_share) for _ in range(2))
         meeting = torch.randint(1, CLIP_CHUNKS, (half,), generator=self.generator)
         both = interleave(one, move_to_meet(two, one, meeting))
-        return mix_colors(both, self.mixed_share, self.generator), meeting.repeat_interleave(2)
+        return both, meeting.repeat_interleave(2)
 
 
 def move_to_meet(scenes: SceneBatch, others: SceneBatch, chunk_B: Tensor) -> SceneBatch:
