@@ -3,7 +3,7 @@
 import queue
 import threading
 
-from reelray.cluster.video_output import VideoOutput
+from reelray.cluster.output_choice import Output
 from reelray.cluster.video_writer import FramesArray
 
 QUEUED_BATCHES = 4
@@ -12,13 +12,13 @@ POLL_S = 0.1
 
 
 class BackgroundWriter:
-    """Feeds a started `VideoOutput` from a bounded queue.
+    """Feeds an output from a bounded queue.
 
     Args:
-        output: Where frames go; committed by `finish`, left uncommitted by `close`.
+        output: Where frames go, started; committed by `finish`, left uncommitted by `close`.
     """
 
-    def __init__(self, output: VideoOutput) -> None:
+    def __init__(self, output: Output) -> None:
         self._output = output
         self._batches: queue.Queue[FramesArray | None] = queue.Queue(QUEUED_BATCHES)
         self._stopping = threading.Event()
@@ -31,6 +31,7 @@ class BackgroundWriter:
 
         Raises:
             OutputError: An earlier batch could not be written.
+            BrokenPipeError: Whoever read the output has left.
         """
         self._put(frames_FHWC)
 
@@ -48,6 +49,7 @@ class BackgroundWriter:
     def close(self) -> None:
         """Drop what is queued and wait for the thread; harmless after `finish`."""
         self._stopping.set()
+        self._output.interrupt()
         self._thread.join()
 
     def _put(self, batch: FramesArray | None) -> None:

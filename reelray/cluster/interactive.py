@@ -1,6 +1,5 @@
 """`reelray stream` while it runs: by the prompts that come meanwhile, or on from a snapshot."""
 
-import json
 import sys
 import time
 from contextlib import closing, nullcontext, suppress
@@ -8,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from reelray.cluster.background_writer import BackgroundWriter
+from reelray.cluster.output_choice import Output, choose_format, open_output
 from reelray.cluster.progress import ProgressView, create_view
 from reelray.cluster.render import RenderJob, RenderOptions
-from reelray.cluster.render_file import FileOptions, video_spec
+from reelray.cluster.render_file import FileOptions, print_summary, video_spec
 from reelray.cluster.render_plan import Target, open_engine, plan_on, plan_resumed
 from reelray.cluster.render_report import describe_job, describe_result, summary_json
 from reelray.cluster.services import Services
@@ -19,9 +19,8 @@ from reelray.cluster.spoken_lines import SpokenLines
 from reelray.cluster.stream_commands import HELP, StreamCommands
 from reelray.cluster.stream_job import as_live
 from reelray.cluster.stream_session import StreamSession
-from reelray.cluster.video_format import VideoFormat, format_for, name_for
-from reelray.cluster.video_output import VideoOutput
-from reelray.proto.errors import InputError, ReelrayError
+from reelray.cluster.video_format import VideoFormat, name_for
+from reelray.proto.errors import ReelrayError
 from reelray.proto.snapshot import Snapshot
 
 
@@ -66,14 +65,12 @@ def _stream(
     prompt: str | None = None,
 ) -> None:
     started = time.monotonic()
-    if file_options.output == "":
-        raise InputError("the output's name is empty; give one (-o clip.mp4), or leave -o out")
-    video_format = file_options.video_format or format_for(file_options.output or "video.mp4")
+    video_format = choose_format(file_options.output, file_options.video_format)
     first = 0 if snapshot is None else snapshot.frame
     output = file_options.output or _name(job, prompt, video_format, snapshot)
     with (
-        VideoOutput(Path(output), video_format, replace=file_options.replace) as video,
         create_view(sys.stderr, quiet=file_options.quiet, shared=listens) as view,
+        open_output(output, video_format, replace=file_options.replace, tell=view.say) as video,
     ):
         view.say(describe_job(job))
         with closing(open_engine(job, target, services, view.update)) as engine:
@@ -91,11 +88,12 @@ def _stream(
     seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
     view.say(describe_result(job, summary, output, seconds=seconds, replaced=video.replaces))
     if file_options.json:
-        report = summary_json(job, summary, output, video_format, seconds=seconds) | {"first_frame": first}
-        print(json.dumps(report), flush=True)  # noqa: T201  the command's result
+        print_summary(
+            summary_json(job, summary, output, video_format, seconds=seconds) | {"first_frame": first}, output
+        )
 
 
-def _play(session: StreamSession, video: VideoOutput, view: ProgressView, *, listens: bool) -> None:
+def _play(session: StreamSession, video: Output, view: ProgressView, *, listens: bool) -> None:
     """Write frames while lines are heard."""
 
     def ended() -> None:

@@ -4,21 +4,20 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from reelray.cluster.background_writer import BackgroundWriter
+from reelray.cluster.output_choice import STANDARD_OUTPUT_NAMES, Output, choose_format, open_output
 from reelray.cluster.progress import ProgressView, create_view
 from reelray.cluster.render import RenderJob, RenderOptions
 from reelray.cluster.render_plan import Place, Target, open_engine, plan_on
 from reelray.cluster.render_report import describe_job, describe_result, file_metadata, summary_json
 from reelray.cluster.render_session import RenderSession
 from reelray.cluster.services import Services
-from reelray.cluster.video_format import VideoFormat, format_for, name_for
-from reelray.cluster.video_output import VideoOutput
+from reelray.cluster.video_format import VideoFormat, name_for
 from reelray.cluster.video_writer import VideoSpec, load_writer
-from reelray.proto.errors import InputError
 from reelray.proto.request import RenderSummary
 
 
@@ -27,11 +26,11 @@ class FileOptions:
     """How a render is run and where it goes; None means the setting's or the model's choice.
 
     Args:
-        output: File or folder; None makes a name of prompt and seed.
+        output: File, folder, pipe, or ``-`` for standard output; None makes a name of prompt and seed.
         video_format: None goes by the output's ending.
         replace: An existing file may be replaced.
         place: Where it runs.
-        json: Print a summary on standard output.
+        json: Print a summary on standard output; on standard error where the video has that.
         quiet: Show no progress.
     """
 
@@ -50,14 +49,12 @@ def render_file(options: RenderOptions, file_options: FileOptions, services: Ser
         ReelrayError: Anything failed; no file has appeared or changed.
     """
     started = time.monotonic()
-    if file_options.output == "":
-        raise InputError("the output's name is empty; give one (-o clip.mp4), or leave -o out")
-    video_format = file_options.video_format or format_for(file_options.output or "video.mp4")
+    video_format = choose_format(file_options.output, file_options.video_format)
     job, target = plan_on(options, services, file_options.place)
     output = file_options.output or name_for(job.request.prompt, job.request.seed, video_format)
     with (
-        VideoOutput(Path(output), video_format, replace=file_options.replace) as video,
         create_view(sys.stderr, quiet=file_options.quiet) as view,
+        open_output(output, video_format, replace=file_options.replace, tell=view.say) as video,
     ):
         view.say(describe_job(job))
         if target.reason is not None:
@@ -66,12 +63,17 @@ def render_file(options: RenderOptions, file_options: FileOptions, services: Ser
     seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
     view.say(describe_result(job, summary, output, seconds=seconds, replaced=video.replaces))
     if file_options.json:
-        report = summary_json(job, summary, output, video_format, seconds=seconds)
-        print(json.dumps(report), flush=True)  # noqa: T201  the command's result
+        print_summary(summary_json(job, summary, output, video_format, seconds=seconds), output)
+
+
+def print_summary(report: Mapping[str, object], output: str) -> None:
+    """Print what `--json` asks for: one line, where the video is not."""
+    stream = sys.stderr if output in STANDARD_OUTPUT_NAMES else sys.stdout
+    print(json.dumps(report), file=stream, flush=True)
 
 
 def _render(
-    job: RenderJob, target: Target, services: Services, video: VideoOutput, view: ProgressView
+    job: RenderJob, target: Target, services: Services, video: Output, view: ProgressView
 ) -> tuple[RenderSummary, float]:
     """Returns the summary and the seconds until the engine was ready, loading included."""
     started = time.monotonic()

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import reelray
+from reelray.cluster.output_choice import STANDARD_OUTPUT_NAMES
 from reelray.cluster.render import RenderJob
-from reelray.cluster.video_format import VideoFormat
+from reelray.cluster.video_format import STANDARD_OUTPUT, VideoFormat
 from reelray.proto.placement import Placement
 from reelray.proto.request import RenderSummary
 from reelray.proto.residency import Residency
@@ -27,6 +28,7 @@ def describe_result(
     """One line that says what was written and how long it took."""
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     verb = "replaced" if replaced else "wrote"
+    output = "standard output" if output in STANDARD_OUTPUT_NAMES else output
     what = f"{summary.frames} frames, seed {job.request.seed}, {_describe_place(summary)}"
     return f"{verb} {output}: {what}, {seconds['total']:.1f} s ({stages})"
 
@@ -65,7 +67,7 @@ def summary_json(
 ) -> dict[str, object]:
     """What `--json` prints; `seconds.start` is the time until the engine was ready, `load` included."""
     return {
-        "file": str(Path(output).absolute()),
+        "file": STANDARD_OUTPUT if output in STANDARD_OUTPUT_NAMES else str(Path(output).absolute()),
         "format": video_format.value,
         "approximate": False,
         **file_metadata(job, summary.model_digest),

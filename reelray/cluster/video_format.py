@@ -7,6 +7,8 @@
 | gif | .gif | one palette per frame, no metadata |
 | png-dir | a folder | frame_000000.png … and reelray.json |
 | raw | .npy | uint8 array (frames, height, width, 3) for `numpy.load` |
+
+Into a pipe go mp4 (in fragments), webm, gif, and raw as nothing but the frames' RGB bytes (rgb24).
 """
 
 import re
@@ -33,6 +35,7 @@ SUFFIXES = {
     ".gif": VideoFormat.GIF,
     ".npy": VideoFormat.RAW,
 }
+STANDARD_OUTPUT = "-"
 ENDINGS = {VideoFormat.RAW: ".npy", VideoFormat.PNG_DIR: "/"}
 NAME_CHARACTERS = 40
 
@@ -50,7 +53,7 @@ def format_for(output: str) -> VideoFormat:
         ending = f"ends in '{suffix}'" if suffix else "has no ending"
         raise InputError(
             f"output '{output}' {ending}, which is no known video format; use .mp4, .webm, .gif, .npy (raw frames), "
-            "a folder ending in / (PNG frames), or --format"
+            "a folder ending in / (PNG frames), or --format; - is standard output"
         )
     return SUFFIXES[suffix]
 

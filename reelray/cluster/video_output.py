@@ -96,6 +96,9 @@ class VideoOutput:
             _flush(self._partial)
             _move(self._partial, self._final)
 
+    def interrupt(self) -> None:
+        """Nothing waits here for long."""
+
     def discard(self) -> None:
         """Remove what was not committed; harmless after `commit`."""
         if self._writer is not None:
@@ -121,10 +124,12 @@ class VideoOutput:
 
 
 @contextlib.contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn OSError into OutputError with the reason in plain words."""
+def output_errors(path: Path | str) -> Iterator[None]:
+    """Turn OSError into OutputError with the reason in plain words; a reader that has left is no such error."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         reason = REASONS.get(error.errno or 0) or error.strerror or str(error)
         raise OutputError(f"cannot write '{path}': {reason}") from error

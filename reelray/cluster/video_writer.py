@@ -63,9 +63,20 @@ class VideoWriter(Protocol):
         ...
 
 
+class ByteSink(Protocol):
+    """Takes bytes in order; cannot go back."""
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Take all of it; returns how many bytes that are. May raise OSError."""
+        ...
+
+
 CreateWriter = Callable[[Path, VideoSpec], VideoWriter]
 """Starts writing to a path, over an empty file or folder if there is one; its name does not matter. May raise
 OSError."""
+
+CreatePipeWriter = Callable[[ByteSink, VideoSpec], VideoWriter]
+"""Starts writing bytes in order. May raise OSError."""
 
 
 def load_writer(video_format: VideoFormat) -> CreateWriter:
@@ -78,6 +89,19 @@ def load_writer(video_format: VideoFormat) -> CreateWriter:
         from reelray.cluster.video_writer_raw import RawWriter  # noqa: PLC0415
 
         return RawWriter
+    from reelray.cluster.video_encodings import FILES  # noqa: PLC0415
     from reelray.cluster.video_writer_av import AvWriter  # noqa: PLC0415
 
-    return partial(AvWriter, video_format)
+    return partial(AvWriter, FILES[video_format])
+
+
+def load_pipe_writer(video_format: VideoFormat) -> CreatePipeWriter:
+    """The same for what is watched while it is written; not for folders."""
+    if video_format is VideoFormat.RAW:
+        from reelray.cluster.video_writer_raw import PixelWriter  # noqa: PLC0415
+
+        return PixelWriter
+    from reelray.cluster.video_encodings import PIPES  # noqa: PLC0415
+    from reelray.cluster.video_writer_av import AvWriter  # noqa: PLC0415
+
+    return partial(AvWriter, PIPES[video_format])

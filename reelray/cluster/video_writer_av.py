@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,65 +11,30 @@ import numpy as np
 from av.filter import Graph
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
-from reelray.cluster.video_format import VideoFormat
-from reelray.cluster.video_writer import FramesArray, VideoSpec
+from reelray.cluster.video_encodings import Encoding
+from reelray.cluster.video_writer import ByteSink, FramesArray, VideoSpec
 
 TITLE_CHARACTERS = 200
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Encoding:
-    """How one format is encoded.
+class AvWriter:
+    """Encodes RGB frames into one container.
 
     Args:
-        codec: libav name of the encoder.
-        pixel_format: What the encoder takes.
-        codec_options: Passed to the encoder.
-        muxer_options: Passed to the container.
-        even_sides: The encoder refuses odd widths and heights.
+        encoding: How.
+        target: A path, or where bytes go in order.
+        spec: What comes.
     """
 
-    codec: str
-    pixel_format: str
-    codec_options: dict[str, str] = field(default_factory=dict)
-    muxer_options: dict[str, str] = field(default_factory=dict)
-    even_sides: bool = False
-
-
-ENCODINGS = {
-    VideoFormat.MP4: Encoding(
-        codec="libx264",
-        pixel_format="yuv420p",
-        # cpu-independent: without it x264's lookahead gives other bytes from run to run with AVX-512 (measured, at no
-        # cost in time), and the same frames should give the same file.
-        codec_options={"crf": "17", "preset": "medium", "profile": "high", "x264-params": "cpu-independent=1"},
-        muxer_options={"movflags": "+faststart"},
-        even_sides=True,
-    ),
-    VideoFormat.WEBM: Encoding(
-        codec="libvpx-vp9",
-        pixel_format="yuv420p",
-        codec_options={"crf": "22", "b": "0", "row-mt": "1", "deadline": "good", "cpu-used": "3"},
-        muxer_options={"fflags": "+bitexact"},  # no random ids
-    ),
-    VideoFormat.GIF: Encoding(codec="gif", pixel_format="pal8", muxer_options={"loop": "0"}),
-}
-
-
-class AvWriter:
-    """Encodes RGB frames into one container."""
-
-    def __init__(self, video_format: VideoFormat, path: Path, spec: VideoSpec) -> None:
-        encoding = ENCODINGS[video_format]
+    def __init__(self, encoding: Encoding, target: Path | ByteSink, spec: VideoSpec) -> None:
         self._encoding = encoding
         self._frames = 0
         width, height = spec.width, spec.height
         if encoding.even_sides:
             width, height = width + width % 2, height + height % 2
         # An absolute path cannot be mistaken for a URL ("a:b.mp4").
-        self._container: Any = av.open(
-            str(path.absolute()), "w", format=video_format.value, options=dict(encoding.muxer_options)
-        )
+        place: Any = str(target.absolute()) if isinstance(target, Path) else target
+        self._container: Any = av.open(place, "w", format=encoding.container, options=dict(encoding.muxer_options))
         self._container.metadata.update(_container_metadata(spec))
         self._stream: Any = self._container.add_stream(encoding.codec, rate=spec.fps)
         self._stream.width, self._stream.height = width, height

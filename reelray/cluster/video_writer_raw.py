@@ -1,10 +1,10 @@
-"""Raw frames as one `.npy` file: exact, seekable, read back by `numpy.load(path, mmap_mode="r")`."""
+"""Raw frames: `.npy` in a file, exact and seekable (`numpy.load(path, mmap_mode="r")`); pixels alone in a pipe."""
 
 from pathlib import Path
 
 import numpy as np
 
-from reelray.cluster.video_writer import FramesArray, VideoSpec
+from reelray.cluster.video_writer import ByteSink, FramesArray, VideoSpec
 
 
 class RawWriter:
@@ -46,3 +46,25 @@ class RawWriter:
             self._file.close()
         except OSError:
             return
+
+
+class PixelWriter:
+    """Writes rows of RGB bytes, frame after frame, with nothing before or between: rgb24, as players call it.
+
+    Args:
+        target: Where bytes go.
+        spec: Not needed: the frames say all.
+    """
+
+    def __init__(self, target: ByteSink, spec: VideoSpec) -> None:  # noqa: ARG002  the seam has it
+        self._target = target
+
+    def write(self, frames_FHWC: FramesArray) -> None:
+        """Append RGB frames."""
+        self._target.write(np.ascontiguousarray(frames_FHWC).data)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def abandon(self) -> None:
+        """Nothing is held open."""

@@ -98,6 +98,9 @@ class RecordingOutput:
     def commit(self):
         self.committed = True
 
+    def interrupt(self):
+        pass
+
 
 def batch(number):
     return np.full((1, 2, 2, 3), number, np.uint8)

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
                 obj=session,
                 standalone_mode=False,
             )
-    except BrokenPipeError:
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):  # Typer leaves with 1 then
+            raise
         # Whoever read the output has left: `reelray models | head -1`. Nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_EXIT_CODE

@@ -13,6 +13,7 @@ Examples:
   reelray render "a cat surfs" --model ./Wan2.1-T2V-1.3B-Diffusers --size 832x480 --steps 30
   reelray render "the boat drifts away" --model ./wan-i2v --image boat.jpg -o boat.webm
   reelray render "a cat surfs" --model ./Wan2.1-T2V-1.3B-Diffusers --gpus 4 -o surf.mp4
+  reelray render "a green star spins on a gray background" -o - | mpv -
   reelray render "a yellow square falls" --format png-dir -o frames/ --json | jq .seed
 """
 

@@ -17,7 +17,7 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="Where the video goes: .mp4, .webm, .gif, .npy, or a folder ending in /. "
+        help="Where the video goes: .mp4, .webm, .gif, .npy, a folder ending in /, a pipe, or - for standard output. "
         "Default: a name made of the prompt and the seed, in this folder.",
     ),
 ]
@@ -55,7 +55,10 @@ Image = Annotated[Path | None, typer.Option(metavar="FILE", help="First frame, f
 Fps = Annotated[float | None, typer.Option(metavar="N", help="Frames per second of the video.")]
 Format = Annotated[
     VideoFormat | None,
-    typer.Option("--format", help="Default: by the ending of the output's name. raw is a NumPy .npy file."),
+    typer.Option(
+        "--format",
+        help="Default: by the output's ending; mp4 into a pipe. raw is a NumPy .npy file; rgb24 in a pipe.",
+    ),
 ]
 NoClobber = Annotated[bool, typer.Option("--no-clobber", "-n", help="Refuse to replace an existing file.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where the model runs. Default: auto.")]
@@ -100,6 +103,8 @@ EncoderPlace = Annotated[
     Literal["auto", "resident", "released"] | None,
     typer.Option(help="Text encoder: on the GPU, or there for the prompt only. Default: by the plan."),
 ]
-JsonSummary = Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")]
+JsonSummary = Annotated[
+    bool, typer.Option("--json", help="Print a summary as JSON on standard output; on standard error with -o -.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces of errors.")]

@@ -20,6 +20,7 @@ Examples:
   reelray stream "a cat sleeps" -m MODEL --at 10s "the cat wakes up" --at 20s "it runs away"
   reelray stream "rain on a window" -m MODEL --seconds 120 --gpus 4 --json
   reelray stream "a cat sleeps" -m MODEL --interactive -o cat.mp4
+  reelray stream "a cat sleeps" -m MODEL --interactive -o - | ffplay -
   reelray stream --from cat.snap "the cat wakes up" -o rest.mp4
   reelray stream "a busy street" -m infinity-rope-1.3b --at 8s,cut "an empty beach at dawn"
 """
