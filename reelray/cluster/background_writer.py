@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections.abc import Mapping
 
 from reelray.cluster.output_choice import Output
 from reelray.cluster.video_writer import FramesArray
@@ -35,8 +36,11 @@ class BackgroundWriter:
         """
         self._put(frames_FHWC)
 
-    def finish(self) -> None:
+    def finish(self, metadata: Mapping[str, object] | None = None) -> None:
         """Write what is queued and commit the output.
+
+        Args:
+            metadata: Facts that travel in the file, where they are others than those at the start.
 
         Raises:
             OutputError: The file could not be completed; nothing has appeared under its name.
@@ -44,7 +48,7 @@ class BackgroundWriter:
         self._put(None)
         self._thread.join()
         self._check()
-        self._output.commit()
+        self._output.commit(metadata)
 
     def close(self) -> None:
         """Drop what is queued and wait for the thread; harmless after `finish`."""

@@ -12,7 +12,7 @@ from reelray.cluster.progress import ProgressView, create_view
 from reelray.cluster.render import RenderJob, RenderOptions
 from reelray.cluster.render_file import FileOptions, print_summary, video_spec
 from reelray.cluster.render_plan import Target, open_engine, plan_on, plan_resumed
-from reelray.cluster.render_report import describe_job, describe_result, summary_json
+from reelray.cluster.render_report import describe_job, describe_result, file_metadata, summary_json
 from reelray.cluster.services import Services
 from reelray.cluster.snapshot_file import read_snapshot
 from reelray.cluster.spoken_lines import SpokenLines
@@ -21,6 +21,7 @@ from reelray.cluster.stream_job import as_live
 from reelray.cluster.stream_session import StreamSession
 from reelray.cluster.video_format import VideoFormat, name_for
 from reelray.proto.errors import ReelrayError
+from reelray.proto.request import RenderSummary
 from reelray.proto.snapshot import Snapshot
 
 
@@ -72,18 +73,14 @@ def _stream(
         create_view(sys.stderr, quiet=file_options.quiet, shared=listens) as view,
         open_output(output, video_format, replace=file_options.replace, tell=view.say) as video,
     ):
-        view.say(describe_job(job))
+        view.say(describe_job(job) + (f", from {float(first / job.fps):.2f} s on" if snapshot else ""))
         with closing(open_engine(job, target, services, view.update)) as engine:
             start_s = time.monotonic() - started
             with StreamSession(engine, job, on_progress=view.update, snapshot=snapshot) as session:
-                spec = video_spec(job, engine.description.digest)
-                video.start(replace(spec, frames=spec.frames - first))
                 if prompt is not None:
                     session.say(prompt)
-                _play(session, video, view, listens=listens)
-    summary = session.summary
-    assert summary is not None, "a session ends with a summary or an error"
-    job = replace(session.job, request=replace(session.job.request, frames=summary.frames))
+                video.start(video_spec(session.job, engine.description.digest, first_frame=first))
+                job, summary = _play(session, video, view, listens=listens, first_frame=first)
     summary = replace(summary, frames=summary.frames - first)
     seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
     view.say(describe_result(job, summary, output, seconds=seconds, replaced=video.replaces))
@@ -93,8 +90,10 @@ def _stream(
         )
 
 
-def _play(session: StreamSession, video: Output, view: ProgressView, *, listens: bool) -> None:
-    """Write frames while lines are heard."""
+def _play(
+    session: StreamSession, video: Output, view: ProgressView, *, listens: bool, first_frame: int
+) -> tuple[RenderJob, RenderSummary]:
+    """Write frames while lines are heard; returns what was made in the end, and what it took."""
 
     def ended() -> None:
         with suppress(ReelrayError):  # it may be over by now
@@ -109,7 +108,11 @@ def _play(session: StreamSession, video: Output, view: ProgressView, *, listens:
     ):
         for frames_FHWC in session:
             writer.write(frames_FHWC)
-        writer.finish()
+        summary = session.summary
+        assert summary is not None, "a session ends with a summary or an error"
+        job = replace(session.job, request=replace(session.job.request, frames=summary.frames))
+        writer.finish(file_metadata(job, summary.model_digest, first_frame=first_frame))
+    return job, summary
 
 
 def _name(job: RenderJob, prompt: str | None, video_format: VideoFormat, snapshot: Snapshot | None) -> str:

@@ -1,6 +1,6 @@
 """Where a video goes: into a file, under its name once it is complete, or into a pipe, while it is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -37,8 +37,8 @@ class Output(Protocol):
         """Append RGB frames."""
         ...
 
-    def commit(self) -> None:
-        """Finish."""
+    def commit(self, metadata: Mapping[str, object] | None = None) -> None:
+        """Finish, with other facts than those at the start where the file can take them."""
         ...
 
     def interrupt(self) -> None:

@@ -5,7 +5,7 @@ Nothing that was written can be taken back. What ends before its time leaves its
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -74,8 +74,11 @@ class PipeOutput:
         with output_errors(self._title):
             self._writer.write(frames_FHWC)
 
-    def commit(self) -> None:
+    def commit(self, metadata: Mapping[str, object] | None = None) -> None:  # noqa: ARG002  the seam has it
         """Write what comes behind the last frame, and tell the reader that it was.
+
+        Args:
+            metadata: Not needed: the facts were written at the start.
 
         Raises:
             OutputError: It failed.

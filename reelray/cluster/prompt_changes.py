@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from numbers import Real
 from typing import TypeAlias
 
 from reelray.proto.errors import InputError, PromptError, UnsupportedError
@@ -17,6 +18,7 @@ Times: TypeAlias = Sequence[tuple[str | float, str]]
 A text that ends in ``,cut`` begins another scene there.
 """
 _CUT = ",cut"
+_MEANT = {False: "seconds greater than 0", True: "seconds from the beginning on"}
 _SECONDS = re.compile(r"(?:(\d+):)?(\d+(?:\.\d*)?|\.\d+)s?")
 
 
@@ -47,14 +49,16 @@ def choose_changes(
             "makes its video chunk by chunk"
         )
     first, chunk = recipe.chunking.text_frames
-    last_begin = 0 if total <= first else first + (total - first - 1) // chunk * chunk
+    last_begin = find_last_begin(recipe, total)
     changes: list[PromptChange] = []
 
     def next_chunk(latent_frame: int) -> int:
         return max(0, math.ceil((latent_frame - first) / chunk))
 
     for marked, text in wanted:
-        time, cut = _read_cut(marked, recipe)
+        time, cut = read_cut(marked)
+        if cut:
+            check_cut(recipe)
         seconds, prompt = read_seconds(time), check(text)
         if not prompt:
             raise PromptError(f"the prompt at {seconds:g} s is empty; say what the video shows from then on")
@@ -82,35 +86,49 @@ def latent_frame_at(seconds: float, fps: Fraction, facts: ModelFacts) -> int:
     return math.ceil(max(0, frame - 1) / facts.temporal_stride) + 1
 
 
-def _read_cut(time: str | float, recipe: Recipe) -> tuple[str | float, bool]:
-    """A time without its mark, and whether it had one."""
+def find_last_begin(recipe: Recipe, latent_frames: int) -> int:
+    """The latent frame where the last chunk begins that may go by a prompt of its own; for models that make chunks."""
+    assert recipe.chunking.text_frames is not None, "whole clips go by one prompt"
+    first, chunk = recipe.chunking.text_frames
+    return 0 if latent_frames <= first else first + (latent_frames - first - 1) // chunk * chunk
+
+
+def read_cut(time: str | float) -> tuple[str | float, bool]:
+    """A time without the mark of another scene, and whether it had one."""
     if not isinstance(time, str) or not time.strip().endswith(_CUT):
         return time, False
-    if recipe.memory is None or recipe.memory.cut_position is None:
-        raise UnsupportedError(
-            f"model '{recipe.name}' makes one scene of all prompts; leave out `{_CUT}`, or take a model whose recipe "
-            "has memory.cut_position"
-        )
     return time.strip().removesuffix(_CUT), True
 
 
-def read_seconds(time: str | float, *, zero: bool = False) -> float:
+def check_cut(recipe: Recipe) -> None:
+    """Refuse another scene where the recipe has no place for it.
+
+    Raises:
+        UnsupportedError: It has none.
+    """
+    if recipe.memory is None or recipe.memory.cut_position is None:
+        raise UnsupportedError(
+            f"model '{recipe.name}' makes one scene of all prompts; leave out the cut, or take a model whose recipe "
+            "has memory.cut_position, such as infinity-rope-1.3b"
+        )
+
+
+def read_seconds(time: object, what: str = "the time of a prompt", *, zero: bool = False) -> float:
     """Read ``6``, ``6.5s`` or ``1:30``.
 
     Args:
         time: What was written.
+        what: What it is to be, for the error.
         zero: Whether the beginning counts too.
 
     Raises:
         InputError: It is something else, or not after the beginning.
     """
     seconds = math.nan
-    if not isinstance(time, str):
+    if not isinstance(time, bool) and isinstance(time, Real):
         seconds = float(time)
-    elif found := _SECONDS.fullmatch(time.strip()):
+    elif isinstance(time, str) and (found := _SECONDS.fullmatch(time.strip())):
         seconds = 60 * int(found[1] or 0) + float(found[2])
     if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
-        raise InputError(
-            f"the time of a prompt is {time!r}; write seconds after the beginning, such as 6, 6.5s or 1:30"
-        )
+        raise InputError(f"{what} is {time!r}; write {_MEANT[zero]}, such as 6, 6.5s or 1:30")
     return seconds

@@ -35,6 +35,8 @@ OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("seconds", "guidance", "fps"), Real, "a number"),
 )
 """NumPy's numbers count too."""
+STREAM_SECONDS = 60
+"""How long a stream is of which no length was said, where the model can make so much."""
 RANDOM_SEED_BITS = 32
 """Short enough to type again."""
 
@@ -55,7 +57,7 @@ class RenderOptions:
         image: First frame: a file, a PIL image or a uint8 array (H, W, 3).
         fps: Frames per second of the video.
         at: Prompts that follow the first, each with the time from which it holds; see `reelray.cluster.prompt_changes`.
-        stream: Refuse models that make whole clips.
+        stream: Refuse models that make whole clips; the default length is then `STREAM_SECONDS`.
 
     Raises:
         InputError: A value is of another kind, such as ``frames="81"``.
@@ -159,12 +161,14 @@ def new_request_id() -> RequestId:
     return RequestId(f"r-{uuid4().hex[:12]}")
 
 
-def check_text(name: str, text: str, facts: ModelFacts) -> str:
+def check_text(name: str, text: object, facts: ModelFacts) -> str:
     """Return the text without surrounding blanks.
 
     Raises:
         PromptError: It is far longer than the text encoder reads, or is no text.
     """
+    if not isinstance(text, str):
+        raise PromptError(f"the {name} is {text!r}; it must be text")
     limit = max(SHORTEST_PROMPT_LIMIT, CHARACTERS_PER_TOKEN * facts.text_tokens)
     if len(text) > limit:
         raise PromptError(
@@ -216,13 +220,22 @@ def count_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps:
     """
     if options.frames is not None and options.seconds is not None:
         raise InputError("both frames and seconds were given; give one of them")
-    frames = recipe.defaults.frames if options.frames is None else options.frames
+    if options.frames is not None:
+        return int(options.frames)
     if options.seconds is not None:
         if not math.isfinite(options.seconds) or options.seconds <= 0:
             raise InputError(f"seconds is {options.seconds:g}; it must be greater than 0")
-        wanted = math.ceil(Fraction(str(float(options.seconds))) * fps)
-        frames = facts.frames(math.ceil((wanted - 1) / facts.temporal_stride) + 1)
-    return int(frames)
+        return _frames_of(Fraction(str(float(options.seconds))), facts, fps)
+    if not options.stream:
+        return recipe.defaults.frames
+    frames = _frames_of(Fraction(STREAM_SECONDS), facts, fps)
+    return frames if recipe.is_endless or facts.positions is None else min(frames, facts.frames(facts.positions))
+
+
+def _frames_of(seconds: Fraction, facts: ModelFacts, fps: Fraction) -> int:
+    """Pixel frames of the shortest video that the model can make of at least so many seconds."""
+    wanted = math.ceil(seconds * fps)
+    return facts.frames(math.ceil((wanted - 1) / facts.temporal_stride) + 1)
 
 
 def choose_size(

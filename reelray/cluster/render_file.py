@@ -91,14 +91,20 @@ def _render(
     return session.summary, start_s
 
 
-def video_spec(job: RenderJob, digest: str) -> VideoSpec:
-    """What the file's writer must know, with the facts that travel in the file as far as they are known."""
+def video_spec(job: RenderJob, digest: str, *, first_frame: int = 0) -> VideoSpec:
+    """What the file's writer must know, with the facts that travel in the file as far as they are known.
+
+    Args:
+        job: The whole video.
+        digest: Of the model.
+        first_frame: Where the file begins that goes on from a snapshot.
+    """
     request = job.request
     return VideoSpec(
         width=request.width,
         height=request.height,
-        frames=request.frames,
+        frames=request.frames - first_frame,
         fps=job.fps,
         grows=request.live,
-        metadata=file_metadata(job, digest),
+        metadata=file_metadata(job, digest, first_frame=first_frame),
     )

@@ -33,12 +33,21 @@ def describe_result(
     return f"{verb} {output}: {what}, {seconds['total']:.1f} s ({stages})"
 
 
-def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
-    """Facts that travel in the file: enough to render it again."""
+def file_metadata(job: RenderJob, digest: str, *, first_frame: int = 0) -> dict[str, object]:
+    """Facts that travel in the file: enough to render it again.
+
+    Args:
+        job: The whole video.
+        digest: Of the model.
+        first_frame: Where the file begins that goes on from a snapshot.
+    """
     request = job.request
     patching = request.patching
     approximate = {} if patching is None else {"approximate": True, **asdict(patching)}
-    later = [{"latent_frame": change.latent_frame, "prompt": change.prompt} for change in request.changes]
+    later = [
+        {"latent_frame": change.latent_frame, "prompt": change.prompt} | ({"cut": True} if change.cut else {})
+        for change in request.changes
+    ]
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -47,12 +56,13 @@ def file_metadata(job: RenderJob, digest: str) -> dict[str, object]:
         "model_digest": digest,
         "width": request.width,
         "height": request.height,
-        "frames": request.frames,
+        "frames": request.frames - first_frame,
         "fps": float(job.fps),
         "steps": request.recipe.schedule.length,
         "guidance": request.recipe.guidance.scale,
         "reelray": reelray.__version__,
         **({"later_prompts": later} if later else {}),
+        **({"first_frame": first_frame} if first_frame else {}),
         **approximate,
     }
 

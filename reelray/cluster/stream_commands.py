@@ -1,13 +1,15 @@
 """What is typed while a stream runs: a line is the next prompt, and a few words after a slash are orders."""
 
+import shlex
 from collections.abc import Callable
 
 from reelray.cluster.stream_session import StreamSession
 from reelray.proto.errors import InputError, ReelrayError
+from reelray.proto.snapshot import SnapshotKind
 
 HELP = (
-    "a line is the next prompt; /at TIME PROMPT, /pause, /resume, /extend TIME, /snapshot FILE [exact|replay|quick], "
-    "/stop and /help are orders; times are such as 10, 10s or 1:30"
+    "a line is the next prompt; /at TIME PROMPT, /cut PROMPT, /pause, /resume, /extend TIME, "
+    "/snapshot FILE [exact|replay|quick], /stop and /help are orders; times are such as 10, 10s or 1:30"
 )
 
 
@@ -23,6 +25,7 @@ class StreamCommands:
         self._session, self._say = session, say
         self._orders: dict[str, Callable[[str], str]] = {
             "/at": self._at,
+            "/cut": self._cut,
             "/pause": self._pause,
             "/resume": self._resume,
             "/extend": self._extend,
@@ -45,14 +48,19 @@ class StreamCommands:
             answer = f"error: {' '.join(error.message.split())}"
         self._say(answer)
 
-    def _prompt(self, prompt: str, at: str | None = None) -> str:
-        return f"{prompt!r} holds from {self._session.say(prompt, at):.2f} s on"
+    def _prompt(self, prompt: str, at: str | None = None, *, cut: bool = False) -> str:
+        return f"{prompt!r} holds from {self._session.say(prompt, at, cut=cut):.2f} s on"
 
     def _at(self, rest: str) -> str:
         time, _, prompt = rest.partition(" ")
         if not prompt.strip():
             raise InputError("/at takes a time and a prompt, such as: /at 10s the cat wakes up")
         return self._prompt(prompt.strip(), time)
+
+    def _cut(self, prompt: str) -> str:
+        if not prompt:
+            raise InputError("/cut takes a prompt, such as: /cut an empty beach at dawn; /at 10s,cut PROMPT cuts later")
+        return self._prompt(prompt, cut=True)
 
     def _pause(self, rest: str) -> str:
         _check_alone("/pause", rest)
@@ -70,10 +78,18 @@ class StreamCommands:
         return f"the video now has {self._session.extend(rest):.2f} s"
 
     def _snapshot(self, rest: str) -> str:
-        path, *kind = rest.rsplit(maxsplit=1) if rest.endswith((" exact", " replay", " quick")) else [rest]
-        if not path:
-            raise InputError("/snapshot takes a file, such as: /snapshot cat.snap")
-        return f"--from {path} goes on at {self._session.snapshot(path, *kind):.2f} s"
+        words = _split(rest)
+        if not 1 <= len(words) <= 2 or not words[0]:
+            raise InputError(
+                "/snapshot takes a file and perhaps a kind, such as: /snapshot cat.snap replay; the kinds are "
+                f"{', '.join(SnapshotKind)}; a name with blanks goes in quotes"
+            )
+        if words[1:] and words[1] not in [*SnapshotKind]:
+            raise InputError(
+                f"{words[1]!r} is no kind of snapshot; the kinds are {', '.join(SnapshotKind)}, and a file's name with "
+                "blanks goes in quotes"
+            )
+        return f"--from {shlex.quote(words[0])} goes on at {self._session.snapshot(*words):.2f} s"
 
     def _stop(self, rest: str) -> str:
         _check_alone("/stop", rest)
@@ -82,6 +98,14 @@ class StreamCommands:
     def _help(self, rest: str) -> str:
         _check_alone("/help", rest)
         return HELP
+
+
+def _split(words: str) -> list[str]:
+    """Words as a shell has them: quotes hold blanks together."""
+    try:
+        return shlex.split(words)
+    except ValueError:
+        raise InputError(f"a quote in {words!r} does not end; close it, or put the name in the other quotes") from None
 
 
 def _check_alone(word: str, rest: str) -> None:

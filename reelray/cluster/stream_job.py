@@ -1,13 +1,19 @@
 """Jobs of streams that change while they run: what may grow, and what goes back."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
 
 from reelray.cluster.model_catalog import ModelEntry
-from reelray.cluster.render import RenderJob
-from reelray.proto.errors import InputError, PromptError
+from reelray.cluster.prompt_changes import check_cut, find_last_begin, latent_frame_at, read_cut, read_seconds
+from reelray.cluster.render import RenderJob, check_text
+from reelray.proto.errors import EndedError, InputError, LateError, PromptError
 from reelray.proto.request import RenderRequest
+from reelray.proto.session import Extend, Say
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.workers.models.registry import count_tokens
 
@@ -67,6 +73,105 @@ def rewind_request(job: RenderJob, seconds: float, *, before: int) -> tuple[Rend
         frame=frame,
         parts={},
     )
+
+
+def read_saying(job: RenderJob, prompt: object, at: str | float | None, *, cut: bool) -> Say:
+    """Check what is to be said to a stream, as far as that can be known without it.
+
+    Args:
+        job: The stream.
+        prompt: What to show.
+        at: Seconds of video after which it holds, perhaps with a mark of another scene; None means soon.
+        cut: Whether another scene begins there.
+
+    Raises:
+        PromptError: The prompt is empty or too long.
+        UnsupportedError: The model makes one scene of all prompts.
+        LateError: No chunk begins then.
+        InputError: It is no time.
+    """
+    facts, request = job.model.facts, job.request
+    text = check_text("prompt", prompt, facts)
+    if not text:
+        raise PromptError("the prompt is empty; say what the video shows from then on")
+    check_tokens(text, job.model)
+    latent_frame = None
+    if at is not None:
+        at, marked = read_cut(at)
+        cut = cut or marked
+        latent_frame = latent_frame_at(read_seconds(at), job.fps, facts)
+        last = find_last_begin(request.recipe, facts.latent_frames(request.frames, endless=request.recipe.is_endless))
+        if latent_frame > last:
+            raise LateError(
+                f"the prompt comes after the end of the video: it has {float(request.frames / job.fps):.2f} s, and its "
+                f"last chunk begins at {_seconds(job, last):.2f} s; extend it first"
+            )
+    if cut:
+        check_cut(request.recipe)
+    return Say(prompt=text, latent_frame=latent_frame, cut=cut)
+
+
+def read_extension(job: RenderJob, seconds: object) -> Extend:
+    """How much longer a stream becomes, in whole chunks.
+
+    Raises:
+        InputError: It is no time.
+    """
+    chunk = job.request.recipe.chunking.latent_frames or 1
+    longer_s = Fraction(str(read_seconds(seconds, "what is to be added")))
+    latent_frames = math.ceil(longer_s * job.fps / job.model.facts.temporal_stride)
+    return Extend(latent_frames=-(-latent_frames // chunk) * chunk)
+
+
+class Telling(Protocol):
+    """A stream of which errors speak."""
+
+    @property
+    def job(self) -> RenderJob:
+        """What is made."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The pixel frame that comes next."""
+        ...
+
+
+@contextmanager
+def speaking_of(stream: Telling) -> Iterator[None]:
+    """Say errors of the engine in seconds of video, without the names that the engine has for streams."""
+    try:
+        yield
+    except EndedError as error:
+        frames, fps = stream.job.request.frames, stream.job.fps
+        raise EndedError(
+            f"all {float(frames / fps):.2f} s of the video are made, and nothing can be said to it any more; "
+            f"{frames - stream.position} frames of it can still be taken",
+            ids=error.ids,
+        ) from None
+    except LateError as error:
+        if "latent_frame" not in error.ids:
+            raise
+        next_s = _seconds(stream.job, int(error.ids["latent_frame"]))
+        raise LateError(
+            f"the prompt comes too late: what is shown then is being made already; it can hold from {next_s:.2f} s on",
+            ids=error.ids,
+        ) from None
+
+
+def _seconds(job: RenderJob, latent_frame: int) -> float:
+    return float((job.model.facts.frames(latent_frame) if latent_frame else 0) / job.fps)
+
+
+def read_path(path: object) -> Path:
+    """A file's name.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not isinstance(path, str | Path) or not str(path).strip():
+        raise InputError(f"path is {path!r}; it must be the name of a file")
+    return Path(path)
 
 
 def check_tokens(prompt: str, model: ModelEntry) -> None:

@@ -3,7 +3,6 @@
 Shape legend: F pixel frames, H/W pixel height/width.
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,15 +12,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from reelray.cluster.engine_api import Engine
-from reelray.cluster.prompt_changes import latent_frame_at, read_seconds
-from reelray.cluster.render import RenderJob, check_text, new_request_id
+from reelray.cluster.prompt_changes import read_seconds
+from reelray.cluster.render import RenderJob, new_request_id
 from reelray.cluster.render_session import check_order, frames_array
 from reelray.cluster.snapshot_file import SnapshotFile, write_snapshot
-from reelray.cluster.stream_job import check_tokens, read_kind, rewind_request
+from reelray.cluster.stream_job import read_extension, read_kind, read_path, read_saying, rewind_request, speaking_of
 from reelray.cluster.video_writer import FramesArray
-from reelray.proto.errors import CancelledError, InputError, PromptError
+from reelray.proto.errors import CancelledError, EndedError
 from reelray.proto.events import Event, Frames, Progress
-from reelray.proto.session import Extend, Order, Pause, Resume, Say, Standing, Stop
+from reelray.proto.session import Order, Pause, Resume, Standing, Stop
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 if TYPE_CHECKING:
@@ -103,28 +102,25 @@ class StreamSession(Iterator[FramesArray]):
         self._over = self._over or "the stream has ended"
         raise StopIteration
 
-    def say(self, prompt: str, at: str | float | None = None) -> float:
+    def say(self, prompt: str, at: str | float | None = None, *, cut: bool = False) -> float:
         """Go by another prompt.
 
         Args:
             prompt: What to show.
             at: Seconds of video after which it holds, such as ``6.5`` or ``"1:30"``; None means as soon as possible,
                 which is the next chunk that has not begun. A prompt that was to hold from the same chunk is replaced.
+            cut: Whether another scene begins there, for recipes that can cut; ``at="8s,cut"`` says the same.
 
         Returns:
             Seconds of video after which it holds.
 
         Raises:
             PromptError: It is empty or too long.
-            InputError: It comes too late; the stream goes on as it was.
+            UnsupportedError: The model makes one scene of all prompts.
+            LateError: It comes too late, or after the end; the stream goes on as it was.
+            InputError: `at` is no time, or the stream has ended.
         """
-        facts = self._job.model.facts
-        text = check_text("prompt", prompt, facts)
-        if not text:
-            raise PromptError("the prompt is empty; say what the video shows from then on")
-        check_tokens(text, self._job.model)
-        latent_frame = None if at is None else latent_frame_at(read_seconds(at), self.fps, facts)
-        return float(self._tell(Say(prompt=text, latent_frame=latent_frame)).frame / self.fps)
+        return float(self._tell(read_saying(self._job, prompt, at, cut=cut)).frame / self.fps)
 
     def extend(self, seconds: float | str) -> float:
         """Make the video longer, by whole chunks.
@@ -135,10 +131,7 @@ class StreamSession(Iterator[FramesArray]):
         Raises:
             InputError: It comes too late, or no such length can be made; the stream goes on as it was.
         """
-        facts, chunk = self._job.model.facts, self._job.request.recipe.chunking.latent_frames or 1
-        latent_frames = math.ceil(Fraction(str(read_seconds(seconds))) * self.fps / facts.temporal_stride)
-        standing = self._tell(Extend(latent_frames=-(-latent_frames // chunk) * chunk))
-        return float(standing.frames / self.fps)
+        return float(self._tell(read_extension(self._job, seconds)).frames / self.fps)
 
     def pause(self) -> None:
         """Have the engine begin nothing until `resume`; frames that are made already can still be taken."""
@@ -174,10 +167,9 @@ class StreamSession(Iterator[FramesArray]):
             InputError: The stream has ended, or there is no such kind.
             OutputError: The file cannot be written.
         """
+        file = read_path(path)
         snapshot = self._put_down(read_kind(kind))
-        write_snapshot(
-            Path(path), SnapshotFile(snapshot=snapshot, model=str(self._job.model.path.absolute()), fps=self.fps)
-        )
+        write_snapshot(file, SnapshotFile(snapshot=snapshot, model=str(self._job.model.path.absolute()), fps=self.fps))
         return float(snapshot.frame / self.fps)
 
     def fork(self, prompt: str | None = None) -> "StreamSession":
@@ -213,7 +205,9 @@ class StreamSession(Iterator[FramesArray]):
             InputError: The stream has ended, or has not come so far.
         """
         self._check_open()
-        request, snapshot = rewind_request(self._job, read_seconds(seconds, zero=True), before=self._made)
+        request, snapshot = rewind_request(
+            self._job, read_seconds(seconds, "the time to go back to", zero=True), before=self._made
+        )
         request = replace(request, request_id=new_request_id())
         snapshot = replace(snapshot, request=request, digest=self._engine.description.digest)
         with self._turn:
@@ -258,16 +252,18 @@ class StreamSession(Iterator[FramesArray]):
 
     def _put_down(self, kind: SnapshotKind) -> Snapshot:
         self._check_open()
-        return self._engine.snapshot(self._job.request.request_id, kind)
+        with speaking_of(self):
+            return self._engine.snapshot(self._job.request.request_id, kind)
 
     def _check_open(self) -> None:
         if self._over is not None:
-            raise InputError(f"{self._over}; nothing can be said to it any more")
+            raise EndedError(f"{self._over}; nothing can be said to it any more")
 
     def _tell(self, order: Order) -> Standing:
         self._check_open()
         request_id = self._job.request.request_id
-        standing = self._engine.tell(request_id, order)
+        with speaking_of(self):
+            standing = self._engine.tell(request_id, order)
         said: dict[str, Any] = {"prompt": standing.prompt, "changes": standing.changes, "frames": standing.frames}
         with self._turn:
             if self._job.request.request_id == request_id:  # else the stream was exchanged meanwhile

@@ -9,12 +9,14 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace as with_
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from reelray.cluster.video_format import VideoFormat
+from reelray.cluster.video_tags import write_tags
 from reelray.cluster.video_writer import (
     FramesArray,
     VideoSpec,
@@ -55,6 +57,7 @@ class VideoOutput:
         self.path = path
         self.format = video_format
         self._writer: VideoWriter | None = None
+        self._spec: VideoSpec | None = None
         with output_errors(path):
             self._final = Path(os.path.realpath(path))
             self.replaces = os.path.lexists(self._final)
@@ -70,6 +73,7 @@ class VideoOutput:
         """
         if self.format is VideoFormat.RAW:
             self._check_room(spec.frames * spec.width * spec.height * 3)
+        self._spec = spec
         with output_errors(self.path):
             self._writer = load_writer(self.format)(self._partial, spec)
 
@@ -83,16 +87,22 @@ class VideoOutput:
         with output_errors(self.path):
             self._writer.write(frames_FHWC)
 
-    def commit(self) -> None:
+    def commit(self, metadata: Mapping[str, object] | None = None) -> None:
         """Finish the file and give it its final name.
+
+        Args:
+            metadata: Facts that travel in the file, where they are others than those at the start.
 
         Raises:
             OutputError: The disk is full or failed; nothing has appeared under the final name.
         """
         assert self._writer is not None, "start comes first"
+        assert self._spec is not None, "start comes first"
         with output_errors(self.path):
             self._writer.close()
             self._writer = None
+            if metadata is not None and metadata != self._spec.metadata:
+                write_tags(self._partial, self.format, with_(self._spec, metadata=metadata))
             _flush(self._partial)
             _move(self._partial, self._final)
 

@@ -35,7 +35,7 @@ class AvWriter:
         # An absolute path cannot be mistaken for a URL ("a:b.mp4").
         place: Any = str(target.absolute()) if isinstance(target, Path) else target
         self._container: Any = av.open(place, "w", format=encoding.container, options=dict(encoding.muxer_options))
-        self._container.metadata.update(_container_metadata(spec))
+        self._container.metadata.update(container_metadata(spec))
         self._stream: Any = self._container.add_stream(encoding.codec, rate=spec.fps)
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = encoding.pixel_format
@@ -84,7 +84,8 @@ class AvWriter:
         yield converted
 
 
-def _container_metadata(spec: VideoSpec) -> dict[str, str]:
+def container_metadata(spec: VideoSpec) -> dict[str, str]:
+    """The facts of a video as tags of a container."""
     if not spec.metadata:
         return {}
     title = str(spec.metadata.get("prompt", ""))

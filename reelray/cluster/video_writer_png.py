@@ -19,7 +19,7 @@ class PngWriter:
         path.mkdir(exist_ok=True)
         self._path = path
         self._next = 0
-        (path / METADATA_FILE).write_text(json.dumps({**spec.metadata, "fps": float(spec.fps)}, indent=2) + "\n")
+        write_facts(path, spec)
 
     def write(self, frames_FHWC: FramesArray) -> None:
         """Append RGB frames."""
@@ -33,6 +33,11 @@ class PngWriter:
 
     def abandon(self) -> None:
         """Nothing is held open."""
+
+
+def write_facts(path: Path, spec: VideoSpec) -> None:
+    """Write what a folder says of itself."""
+    (path / METADATA_FILE).write_text(json.dumps({**spec.metadata, "fps": float(spec.fps)}, indent=2) + "\n")
 
 
 def is_png_folder(path: Path) -> bool:

@@ -5,6 +5,8 @@ ReelrayError
 │   ├── UnknownModelError     no preset and no folder of that name
 │   ├── SizeError             width, height or frame count does not fit the model
 │   ├── PromptError           empty or too long
+│   ├── EndedError            a request that is not here, or has ended
+│   ├── LateError             a prompt for what has begun, or for after the end
 │   ├── SnapshotError         a snapshot is damaged, or of another model or version
 │   └── UnsupportedError      a well-formed wish that this model or build does not serve
 ├── CheckpointError       the folder of weights is not usable                 exit 3
@@ -75,6 +77,21 @@ class UnsupportedError(InputError):
     """A well-formed wish that this model or this build does not serve."""
 
     code = "unsupported"
+
+
+class EndedError(InputError):
+    """The request that was spoken to is not here, or has ended."""
+
+    code = "request_ended"
+
+
+class LateError(InputError):
+    """A prompt is to hold where the video is made already, or does not go on to.
+
+    Where another time would do, `ids` has the first latent frame of it as `latent_frame`.
+    """
+
+    code = "too_late"
 
 
 class SnapshotError(InputError):

@@ -14,10 +14,12 @@ class Say:
         prompt: What to show.
         latent_frame: It holds for the first chunk that begins there or later; None means the next chunk that has not
             begun.
+        cut: Whether another scene begins there, for recipes that can cut.
     """
 
     prompt: str
     latent_frame: int | None = None
+    cut: bool = False
 
     def __post_init__(self) -> None:
         if self.latent_frame is not None and self.latent_frame < 0:

@@ -7,7 +7,7 @@ bytes are those of the amended request, made from the start.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from reelray.proto.errors import InputError, UnsupportedError
+from reelray.proto.errors import InputError, LateError, UnsupportedError
 from reelray.proto.memory_rule import Commit
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import PromptChange, RenderRequest
@@ -28,23 +28,27 @@ def say(request: RenderRequest, order: Say, chunks: Sequence[Span], begun: int) 
         The request, and the chunk from which the prompt holds.
 
     Raises:
-        InputError: That chunk has begun, or there is none.
+        LateError: That chunk has begun, or there is none.
+        UnsupportedError: The recipe cannot begin another scene.
     """
     ids = {"request": str(request.request_id)}
-    wanted = order.latent_frame
+    memory, wanted = request.recipe.memory, order.latent_frame
+    if order.cut and (memory is None or memory.cut_position is None):
+        raise UnsupportedError(f"model '{request.recipe.name}' makes one scene of all prompts", ids=ids)
     chunk = begun if wanted is None else _chunk_from(chunks, wanted)
+    if begun >= len(chunks):
+        raise LateError("the prompt comes too late: the last chunk of the video has begun; extend it first", ids=ids)
     if chunk >= len(chunks):
-        when = "all chunks have begun" if wanted is None else f"no chunk begins at latent frame {wanted} or later"
-        raise InputError(f"the prompt comes after the end of the video: {when}; extend it first", ids=ids)
+        raise LateError("the prompt comes after the end of the video: no chunk begins then; extend it first", ids=ids)
     if chunk < begun:
-        raise InputError(
-            f"the chunk at latent frame {chunks[chunk].first} has begun; a prompt can hold from the next one on",
-            ids=ids,
+        raise LateError(
+            "the prompt comes too late: the chunk has begun that shows it; it can hold from the next one on",
+            ids=ids | {"latent_frame": str(chunks[begun].first)},
         )
     kept = [change for change in request.changes if _chunk_from(chunks, change.latent_frame) != chunk]
     if chunk == 0:
         return replace(request, prompt=order.prompt, changes=tuple(kept)), 0
-    kept.append(PromptChange(latent_frame=chunks[chunk].first, prompt=order.prompt))
+    kept.append(PromptChange(latent_frame=chunks[chunk].first, prompt=order.prompt, cut=order.cut))
     return replace(request, changes=tuple(sorted(kept, key=lambda change: change.latent_frame))), chunk
 
 
@@ -79,13 +83,15 @@ def extend(
 
 
 def stop(request: RenderRequest, facts: ModelFacts, chunks: Sequence[Span], begun: int) -> RenderRequest:
-    """The request with the chunks that have begun, the first one at least.
+    """The request with the chunks that have begun, the first one at least, and the prompts that they go by.
 
     Raises:
         UnsupportedError: The model makes its chunks in rounds.
     """
     _check_rounds(request)
-    return replace(request, frames=facts.frames(chunks[max(1, begun) - 1].end))
+    last = chunks[max(1, begun) - 1]
+    shown = tuple(change for change in request.changes if change.latent_frame <= last.first)
+    return replace(request, frames=facts.frames(last.end), changes=shown)
 
 
 def _check_rounds(request: RenderRequest) -> None:

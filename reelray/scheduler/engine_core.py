@@ -26,7 +26,7 @@ on the ranks in the next step, once; releases go before admits, so its id may be
 
 from collections.abc import Collection, Sequence
 
-from reelray.proto.errors import InputError, UnsupportedError
+from reelray.proto.errors import EndedError, InputError, UnsupportedError
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout, check_remembering_layout
 from reelray.proto.model_facts import ModelFacts
@@ -118,15 +118,13 @@ class EngineCore:
         """Change a request while it runs; see `reelray/scheduler/live.py`.
 
         Raises:
-            InputError: It is not here or has ended, or the order comes too late.
+            EndedError: It is not here or has ended.
+            InputError: The order comes too late.
             SizeError: The model cannot place so many frames.
-            UnsupportedError: The model makes whole clips.
+            UnsupportedError: The model makes whole clips, or cannot begin another scene.
         """
         if not self._goes_on(request_id):
-            raise InputError(
-                f"request {request_id} is not here, or all of it is made; frames may wait to be taken",
-                ids={"request": str(request_id)},
-            )
+            raise _ended(request_id)
         rollout = self._rollouts[request_id]
         standing, amend = carry_out(rollout, order)
         if amend is not None and rollout.phase is not Phase.QUEUED:
@@ -140,15 +138,15 @@ class EngineCore:
         """Put a request down as soon as a step can; the outcome of that step has the snapshot, and it goes on.
 
         Raises:
-            InputError: It is not here or has ended, or another snapshot of it is on its way.
+            EndedError: It is not here or has ended.
+            InputError: Another snapshot of it is on its way.
         """
-        ids = {"request": str(request_id)}
         if not self._goes_on(request_id):
-            raise InputError(
-                f"request {request_id} is not here, or all of it is made; frames may wait to be taken", ids=ids
-            )
+            raise _ended(request_id)
         if request_id in self._put_down:
-            raise InputError(f"a snapshot of request {request_id} is being taken; wait for it", ids=ids)
+            raise InputError(
+                f"a snapshot of request {request_id} is being taken; wait for it", ids={"request": str(request_id)}
+            )
         self._put_down[request_id] = PuttingDown(self._rollouts[request_id], kind, len(self._lines))
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
@@ -266,6 +264,13 @@ class EngineCore:
     def _goes_on(self, request_id: RequestId) -> bool:
         rollout = self._rollouts.get(request_id)
         return rollout is not None and rollout.phase not in ENDED
+
+
+def _ended(request_id: RequestId) -> EndedError:
+    return EndedError(
+        f"request {request_id} is not here, or all of it is made; frames may wait to be taken",
+        ids={"request": str(request_id)},
+    )
 
 
 def _concerned(line: CrewLine, lost: Collection[int]) -> set[RequestId]:

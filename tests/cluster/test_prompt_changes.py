@@ -34,7 +34,7 @@ def test_seconds_are_read(time, seconds):
 
 @pytest.mark.parametrize("time", ["0", "-1", "", "soon", "1:2:3", "6 s s", 0, -2.0, float("nan"), float("inf")])
 def test_what_is_no_time_is_named(time):
-    with pytest.raises(InputError, match="write seconds after the beginning"):
+    with pytest.raises(InputError, match="write seconds"):
         read_seconds(time)
 
 
@@ -61,7 +61,7 @@ def test_another_scene_is_marked():
     assert [change.latent_frame for change in found] == [5, 9, 13]
     with pytest.raises(UnsupportedError, match="'streams' makes one scene of all prompts"):
         choose([("1s,cut", "one")])
-    with pytest.raises(InputError, match="write seconds after the beginning"):
+    with pytest.raises(InputError, match="write seconds"):
         choose([("soon,cut", "one")], recipe=cuts)
 
 

@@ -16,10 +16,10 @@ class Session:
     def __init__(self):
         self.told = []
 
-    def say(self, prompt, at=None):
+    def say(self, prompt, at=None, *, cut=False):
         if prompt == "too late":
             raise InputError("the prompt comes\nafter the end")
-        self.told.append(("say", prompt, at))
+        self.told.append(("say", prompt, at, "cut") if cut else ("say", prompt, at))
         return 2.5
 
     def extend(self, time):
@@ -50,7 +50,19 @@ class Session:
         ("/resume", ("resume",), "it goes on"),
         ("/extend 10s", ("extend", "10s"), "the video now has 70.00 s"),
         ("/stop", ("stop",), "the video ends at 12.00 s"),
-        ("/snapshot my cat.snap", ("snapshot", "my cat.snap", "exact"), "--from my cat.snap goes on at 3.00 s"),
+        ("/cut  a beach at dawn", ("say", "a beach at dawn", None, "cut"), "'a beach at dawn' holds from 2.50 s on"),
+        ("/at 9,cut a beach", ("say", "a beach", "9,cut"), "'a beach' holds from 2.50 s on"),
+        ("/snapshot 'my cat.snap'", ("snapshot", "my cat.snap", "exact"), "--from 'my cat.snap' goes on at 3.00 s"),
+        ("/snapshot my\\ cat quick", ("snapshot", "my cat", "quick"), "--from 'my cat' goes on at 3.00 s"),
+        (
+            "/snapshot my cat.snap",
+            None,
+            "error: 'cat.snap' is no kind of snapshot; the kinds are exact, replay, quick,",
+        ),
+        ("/snapshot my cat snap", None, "error: /snapshot takes a file and perhaps a kind"),
+        ("/snapshot ''", None, "error: /snapshot takes a file"),
+        ("/snapshot it's", None, 'error: a quote in "it\'s" does not end; close it'),
+        ("/cut", None, "error: /cut takes a prompt"),
         ("/snapshot a.snap quick", ("snapshot", "a.snap", "quick"), "--from a.snap goes on at 3.00 s"),
         ("/snapshot", None, "error: /snapshot takes a file"),
         ("/help", None, "a line is the next prompt"),

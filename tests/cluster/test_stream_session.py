@@ -6,17 +6,33 @@ import numpy as np
 import pytest
 
 import reelray
-from reelray.proto.errors import InputError, OutputError, PromptError, SizeError, SnapshotError, UnsupportedError
+from reelray.proto.errors import (
+    EndedError,
+    InputError,
+    LateError,
+    OutputError,
+    PromptError,
+    SizeError,
+    SnapshotError,
+    UnsupportedError,
+)
 from tests.support.tiny_stream import write_tiny_stream
 
 WISH = {"size": (48, 32), "fps": 16, "seed": 3, "device": "cpu", "engine": "local"}
 """A chunk begins every half a second: at pixel frames 0, 5, 13, 21, 29, ..."""
 
 
+@pytest.fixture(scope="module")
+def scenes(tiny_t2v, tmp_path_factory):
+    """The same model with positions that are counted anew, which can begin other scenes."""
+    memory = {"local": 4, "sink": 1, "placement": "relative", "cut_position": 20}
+    return write_tiny_stream(tiny_t2v, tmp_path_factory.mktemp("streams") / "scenes", memory=memory)
+
+
 @pytest.fixture
 def start(tiny_stream):
     def start(prompt="a red circle", **wish):
-        return reelray.stream(prompt, model=tiny_stream, **(WISH | wish))
+        return reelray.stream(prompt, **({"model": tiny_stream} | WISH | wish))
 
     return start
 
@@ -26,7 +42,7 @@ def known(tiny_stream):
     """Frames of a stream of which everything is known in advance."""
 
     def known(*at, prompt="a red circle", **wish):
-        return reelray.render(prompt, model=tiny_stream, at=at, **(WISH | wish)).frames
+        return reelray.render(prompt, at=at, **({"model": tiny_stream} | WISH | wish)).frames
 
     return known
 
@@ -69,11 +85,13 @@ def test_a_paused_stream_waits_for_another_thread(start, known):
 def test_a_stopped_stream_is_complete_and_hears_nothing_more(start, known):
     with start(frames=201) as session:
         first = next(session)
+        session.say("a pink heart", at=12)
         seconds = session.stop()
         with pytest.raises(InputError, match="was stopped; nothing can be said"):
             session.say("a blue star spins")
         frames = np.concatenate([first, rest_of(session)])
     assert len(frames) == session.summary.frames == round(seconds * 16) < 201
+    assert session.job.request.changes == ()  # what was to come is no part of the video
     assert np.array_equal(frames, known(frames=201)[: len(frames)])
     with pytest.raises(InputError):
         session.pause()
@@ -96,18 +114,76 @@ def test_what_is_wrong_is_refused_and_the_stream_goes_on(start, known):
         with pytest.raises(PromptError, match="tokens and the model reads at most 32"):
             session.say("a red circle " * 40)
         session.say("a red circle")  # from frame 0 on
-        with pytest.raises(InputError, match="write seconds after the beginning"):
-            session.say("x", at="later")
-        with pytest.raises(InputError, match="after the end"):
-            session.say("x", at=100)
         with pytest.raises(InputError, match="write seconds"):
-            session.extend(-1)
+            session.say("x", at="later")
+        with pytest.raises(
+            LateError, match=r"after the end of the video: it has 3\.81 s, .* begins at 3\.31 s; extend"
+        ):
+            session.say("x", at=100)
+        with pytest.raises(UnsupportedError, match="makes one scene of all prompts"):
+            session.say("x", at="1s,cut")
+        for wrong in (None, 5):
+            with pytest.raises(PromptError, match=f"the prompt is {wrong}; it must be text"):
+                session.say(wrong)
+        for wrong in (-1, "abc", None, True, []):
+            with pytest.raises(InputError, match=r"^what is to be added is .*; write seconds greater than 0, such as"):
+                session.extend(wrong)
+        with pytest.raises(InputError, match=r"^the time to go back to is 'x'; write seconds from the beginning on"):
+            session.seek("x")
+        with pytest.raises(InputError, match=r"path is 5; it must be the name of a file"):
+            session.snapshot(5)
         with pytest.raises(SizeError, match="too many"):
             session.extend(1e6)
         session.resume()
-        assert np.array_equal(rest_of(session), known(frames=61))
+        frames = [next(session) for _ in range(3)]
+        with pytest.raises(LateError, match=r"is being made already; it can hold from \d\.\d\d s on"):
+            session.say("x", at=0.1)
+        assert np.array_equal(np.concatenate([*frames, rest_of(session)]), known(frames=61))
         with pytest.raises(InputError, match="has ended"):
             session.say("x")
+
+
+def test_a_scene_is_cut_live_as_if_it_had_been_known(start, known, scenes):
+    with start(frames=61, model=scenes) as session:
+        session.pause()
+        assert session.say("a blue star spins", at=1, cut=True) == 21 / 16
+        session.say("a pink heart", at="2.2s,cut")
+        session.say("a green ring", at="2.2s")  # takes its place, and cuts no more
+        session.resume()
+        frames = rest_of(session)
+    assert [change.cut for change in session.job.request.changes] == [True, False]
+    wish = {"frames": 61, "model": scenes}
+    assert np.array_equal(frames, known(("1s,cut", "a blue star spins"), ("2.2s", "a green ring"), **wish))
+    assert not np.array_equal(frames, known(("1s", "a blue star spins"), ("2.2s", "a green ring"), **wish))
+
+
+def resume_until_made(session):
+    for _ in range(1000):
+        session.resume()
+        threading.Event().wait(0.01)
+
+
+def test_all_that_is_made_is_told_as_such(start):
+    """Its frames wait: the engine is ahead of whoever takes them."""
+    with start(frames=13) as session:
+        told = "all 0.81 s of the video are made, and nothing can be said .*; 13 frames of it can still be taken"
+        with pytest.raises(EndedError, match=told):
+            resume_until_made(session)
+        with pytest.raises(EndedError, match=told):
+            session.snapshot("never.snap")
+        assert len(rest_of(session)) == 13
+
+
+def test_the_length_of_which_nothing_was_said(tiny_stream, scenes):
+    """A minute, or as much as the model can make; the same from the command line."""
+    from reelray.cluster.render import RenderOptions, plan_job
+    from reelray.cluster.services import default_services
+
+    services = default_services()
+    catalog = services.open_catalog(services.load_settings())
+    wish = RenderOptions(prompt="x", stream=True, fps=16)
+    assert plan_job(wish, catalog.find(str(tiny_stream))).request.frames == 253
+    assert plan_job(wish, catalog.find(str(scenes))).request.frames == 961
 
 
 def test_a_closed_stream_says_so(start):

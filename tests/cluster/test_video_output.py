@@ -2,13 +2,16 @@
 
 import os
 import threading
+from dataclasses import replace
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
 from reelray.cluster.background_writer import QUEUED_BATCHES, BackgroundWriter
 from reelray.cluster.video_format import VideoFormat
+from reelray.cluster.video_info import read_video_info
 from reelray.cluster.video_output import VideoOutput
 from reelray.cluster.video_writer import VideoSpec
 from reelray.proto.errors import OutputError
@@ -41,6 +44,33 @@ def test_nothing_stays_without_commit(tmp_path, video_format, stage):
         if stage == "written":
             output.write(FRAMES)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("video_format", [VideoFormat.MP4, VideoFormat.WEBM, VideoFormat.PNG_DIR])
+def test_facts_that_are_known_late_are_in_the_file(tmp_path, video_format):
+    """The frames are those of a file that had them from the start."""
+    spec = replace(SPEC, metadata={"prompt": "one", "seed": 7})
+    late = {"prompt": "one", "seed": 7, "later_prompts": [{"prompt": "zwölf"}]}
+    contents = []
+    for name, start, end in (("known", late, late), ("late", spec.metadata, late), ("none", spec.metadata, None)):
+        with VideoOutput(tmp_path / name, video_format) as output:
+            output.start(replace(spec, metadata=start))
+            output.write(FRAMES)
+            output.commit(end)
+        info = read_video_info(tmp_path / name)
+        contents.append(read_packets(tmp_path / name))
+        assert info.get("later_prompts") == (None if name == "none" else late["later_prompts"])
+        assert (info["prompt"], info["frames"]) == ("one", 3)
+    assert contents[0] == contents[1] == contents[2]
+    assert names(tmp_path) == ["known", "late", "none"]
+
+
+def read_packets(path):
+    """What is shown, and when."""
+    if path.is_dir():
+        return [file.read_bytes() for file in sorted(path.glob("*.png"))]
+    with av.open(str(path)) as container:
+        return [(p.pts, p.dts, p.duration, p.is_keyframe, bytes(p)) for p in container.demux(video=0)]
 
 
 def test_png_folder_of_ours_is_replaced_whole(tmp_path):
@@ -95,8 +125,8 @@ class RecordingOutput:
             raise self.error
         self.written.append(int(frames[0, 0, 0, 0]))
 
-    def commit(self):
-        self.committed = True
+    def commit(self, metadata=None):
+        self.committed, self.metadata = True, metadata
 
     def interrupt(self):
         pass
@@ -117,9 +147,9 @@ def test_background_writer_keeps_order_and_commits():
     writer = BackgroundWriter(output)
     for number in range(20):
         writer.write(batch(number))
-    writer.finish()
+    writer.finish({"prompt": "late"})
     writer.close()
-    assert (output.written, output.committed) == (list(range(20)), True)
+    assert (output.written, output.committed, output.metadata) == (list(range(20)), True, {"prompt": "late"})
 
 
 def test_background_writer_holds_the_engine_back():

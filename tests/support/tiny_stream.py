@@ -4,8 +4,10 @@ import shutil
 
 import yaml
 
+MEMORY = {"local": 4, "sink": 1, "switch": "recache", "switch_frames": 4}
 
-def write_tiny_stream(source, folder):
+
+def write_tiny_stream(source, folder, *, memory=MEMORY):
     """Make it of a tiny text-to-video checkpoint; returns the folder."""
     shutil.copytree(source, folder)
     path = folder / "manifest.yaml"
@@ -13,6 +15,6 @@ def write_tiny_stream(source, folder):
     manifest["chunking"] = {"latent_frames": 2}
     manifest["schedule"] = {"solver": "x0_renoise", "timesteps": [1000, 500], "shift": 5.0}
     manifest["guidance"] = {"scale": 1.0}
-    manifest["memory"] = {"local": 4, "sink": 1, "switch": "recache", "switch_frames": 4}
+    manifest["memory"] = dict(memory)
     path.write_text(yaml.safe_dump(manifest))
     return folder

@@ -76,8 +76,9 @@ def stream(
 
     For models that make their video chunk by chunk and remember what was. A prompt of --at holds from the first chunk
     that begins at its time or later; what the change does to memory is the model's recipe. 60 seconds, if nothing else
-    is said. Memory does not grow with the video's length; only its latents are kept, to build lost memory anew. With
-    --interactive every line of standard input is the next prompt; /help names the orders that may be given there.
+    is said, or as much as the model can make. Memory does not grow with the video's length; only its latents are kept,
+    to build lost memory anew. With --interactive every line of standard input is the next prompt; /help names the
+    orders that may be given there.
     """
     session = session_of(context)
     session.set_debug(wanted=debug)
@@ -104,8 +105,6 @@ def _begin(session: Session, way: "FileOptions", wish: Mapping[str, Any], *, int
     from reelray.cluster.render import RenderOptions  # noqa: PLC0415
     from reelray.cluster.render_file import render_file  # noqa: PLC0415
 
-    if wish["seconds"] is None and wish["frames"] is None:
-        wish = {**wish, "seconds": 60.0}
     run = stream_interactively if interactive else render_file
     run(RenderOptions(**wish, stream=True), way, session.services)
 

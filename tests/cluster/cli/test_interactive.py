@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from reelray.cluster.cli.entry import main
+from reelray.cluster.video_info import read_video_info
 
 HERE = ["--engine", "local", "--device", "cpu", "--json"]
 SMALL = ["a red circle", "--size", "48x32", "--fps", "16", "--seed", "3"]
@@ -56,9 +58,12 @@ def test_a_stopped_video_is_written_as_far_as_it_came(play):
 
 
 def test_the_end_of_the_input_lets_the_stream_go_on(play):
-    code, live, said, _ = play("-i", "--seconds", "2", typed="/pause\n", output="c.mp4")
+    typed = "/pause\n/at 1s a blue star spins\n"
+    code, live, said, path = play("-i", "--seconds", "2", typed=typed, output="c.mp4")
     assert code == 0, said
     assert live["frames"] == 37
+    assert read_video_info(path)["later_prompts"] == live["later_prompts"]  # which came when the file was open
+    assert [change["prompt"] for change in live["later_prompts"]] == ["a blue star spins"]
 
 
 def test_a_snapshot_is_taken_and_gone_on_from(play, tmp_path):
@@ -74,11 +79,18 @@ def test_a_snapshot_is_taken_and_gone_on_from(play, tmp_path):
     assert code == 0, said
     assert rest["first_frame"] + rest["frames"] == 45
     assert np.array_equal(np.load(path), whole[rest["first_frame"] :])
-    code, rest, said, path = play("a pink heart", "--from", str(snapshot), output="other.npy", begins=False)
+    code, rest, said, path = play(
+        "a pink heart", "--from", str(snapshot), "--format", "png-dir", output="other", begins=False
+    )
     assert code == 0, said
     later = [change["prompt"] for change in rest.get("later_prompts", [])]
     assert [rest["prompt"], *later][-1] == "a pink heart"  # the first chunk may not have begun
-    assert not np.array_equal(np.load(path), whole[rest["first_frame"] :])
+    frames = np.stack([np.asarray(Image.open(file)) for file in sorted(path.glob("*.png"))])
+    assert len(frames) == rest["frames"]
+    assert not np.array_equal(frames, whole[rest["first_frame"] :])
+    inside = read_video_info(path)
+    for name in ("prompt", "later_prompts", "first_frame", "frames", "seed"):
+        assert inside.get(name) == (rest.get(name) or None), name
 
 
 def test_what_goes_on_from_a_snapshot_has_a_name_of_its_own(play, tiny_stream, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reelray.proto.errors import InputError, SizeError
+from reelray.proto.errors import EndedError, InputError, LateError, SizeError, UnsupportedError
 from reelray.proto.request import PromptChange
 from reelray.proto.session import Extend, Pause, Resume, Say, Stop
 from reelray.scheduler.limits import EngineLimits
@@ -180,20 +180,23 @@ def test_orders_that_come_too_late_are_refused_and_change_nothing(model):
     drive = Drive(model)
     drive.submit(request)
     drive.run(begins(1))
-    with pytest.raises(InputError, match="latent frame 2 has begun"):
+    with pytest.raises(LateError, match="the chunk has begun") as late:
         drive.core.tell("a", Say(prompt=STAR, latent_frame=2))
-    with pytest.raises(InputError, match="no chunk begins at latent frame 5 or later"):
+    assert late.value.ids["latent_frame"] == "4"
+    with pytest.raises(LateError, match="after the end of the video: no chunk begins then"):
         drive.core.tell("a", Say(prompt=STAR, latent_frame=5))
-    with pytest.raises(InputError, match="request b is not here"):
+    with pytest.raises(UnsupportedError, match="one scene"):
+        drive.core.tell("a", Say(prompt=STAR, cut=True))
+    with pytest.raises(EndedError, match="request b is not here"):
         drive.core.tell("b", Say(prompt=STAR))
     with pytest.raises(SizeError, match="too many"):
         drive.core.tell("a", Extend(latent_frames=5000))
     drive.run(begins(2))
-    with pytest.raises(InputError, match="after the end"):
+    with pytest.raises(LateError, match="too late: the last chunk of the video has begun"):
         drive.core.tell("a", Say(prompt=STAR))
     drive.run()
     assert drive.videos["a"] == run_whole(model, request)
-    with pytest.raises(InputError, match="all of it is made"):
+    with pytest.raises(EndedError, match="all of it is made"):
         drive.core.tell("a", Say(prompt=STAR))
 
 
