@@ -15,9 +15,10 @@ from reelray.cluster.render_plan import Place, Target, open_engine, plan_on, pla
 from reelray.cluster.render_session import RenderSession
 from reelray.cluster.services import EngineKind, Services, default_services
 from reelray.cluster.snapshot_file import read_snapshot
-from reelray.cluster.stream_job import as_live
+from reelray.cluster.stream_job import as_live, read_path
 from reelray.cluster.stream_session import StreamSession
 from reelray.cluster.video_writer import FramesArray
+from reelray.proto.errors import InputError
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout
 from reelray.proto.request import RenderSummary
@@ -34,7 +35,7 @@ class RenderArguments(TypedDict, total=False):
     """
 
     model: str | Path
-    seconds: float
+    seconds: float | str
     frames: int
     size: str | tuple[int, int]
     seed: int
@@ -127,9 +128,9 @@ class Client:
 
     def resume(self, path: str | Path, arguments: ResumeArguments) -> StreamSession:
         """Go on from a snapshot; see `reelray.resume`."""
-        file = read_snapshot(Path(path))
+        file = read_snapshot(read_path(path))
         options = dict(arguments)
-        on_progress: OnProgress = options.pop("on_progress", _ignore)  # type: ignore[assignment]
+        on_progress = _check_callable(options.pop("on_progress", _ignore))
         job, target = plan_resumed(file, self._services, Place(**options))  # type: ignore[arg-type]
         engine = open_engine(job, target, self._services, on_progress)
         try:
@@ -147,11 +148,11 @@ class Client:
         self, prompt: str, arguments: RenderArguments, *, stream: bool = False
     ) -> tuple[RenderJob, Target, OnProgress]:
         options = dict(arguments)
-        on_progress = options.pop("on_progress", _ignore)
+        on_progress = _check_callable(options.pop("on_progress", _ignore))
         where = {f.name: options.pop(f.name, None) for f in fields(Place)}
         place = Place(**where)  # type: ignore[arg-type]
         job, target = plan_on(RenderOptions(prompt=prompt, stream=stream, **options), self._services, place)  # type: ignore[arg-type]
-        return job, target, on_progress  # type: ignore[return-value]
+        return job, target, on_progress
 
 
 def render(prompt: str, **arguments: Unpack[RenderArguments]) -> Rendered:
@@ -227,6 +228,12 @@ def resume(path: str | Path, **arguments: Unpack[ResumeArguments]) -> StreamSess
         ReelrayError: An option is wrong, or the model cannot be loaded; see `reelray.proto.errors`.
     """
     return Client(default_services()).resume(path, arguments)
+
+
+def _check_callable(on_progress: object) -> OnProgress:
+    if not callable(on_progress):
+        raise InputError(f"on_progress is {on_progress!r}; it must be a function that takes a Progress")
+    return on_progress
 
 
 def _ignore(_progress: Progress) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from reelray.cluster.first_frame import Picture, fit_picture, load_picture, size_for_picture
 from reelray.cluster.model_catalog import ModelEntry
-from reelray.cluster.prompt_changes import Times, choose_changes
+from reelray.cluster.prompt_changes import Times, choose_changes, read_seconds
 from reelray.proto.errors import InputError, PromptError, SizeError, UnsupportedError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Recipe
@@ -32,7 +32,7 @@ CHARACTERS_PER_TOKEN = 16
 OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("prompt", "negative"), str, "text"),
     (("frames", "seed", "steps"), Integral, "a whole number"),
-    (("seconds", "guidance", "fps"), Real, "a number"),
+    (("guidance", "fps"), Real, "a number"),
 )
 """NumPy's numbers count too."""
 STREAM_SECONDS = 60
@@ -47,7 +47,8 @@ class RenderOptions:
 
     Args:
         prompt: What to show.
-        seconds: Length; rounded up to a whole number of latent frames. Excludes `frames`.
+        seconds: Length, as a number or as text such as ``1:30``; rounded up to what the model can make. Excludes
+            `frames`.
         frames: Pixel frames.
         size: Pixels, such as ``832x480``.
         seed: Noise seed; None draws one.
@@ -64,7 +65,7 @@ class RenderOptions:
     """
 
     prompt: str
-    seconds: float | None = None
+    seconds: float | str | None = None
     frames: int | None = None
     size: str | tuple[int, int] | None = None
     seed: int | None = None
@@ -204,11 +205,21 @@ def choose_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps
     """Pixel frames: as asked, long enough for the seconds asked, or the default.
 
     Raises:
-        InputError: Both were given, or seconds is not positive.
+        InputError: Both were given, or seconds is no time greater than 0.
         SizeError: The count does not fit the temporal stride.
     """
     frames = count_frames(options, recipe, facts, fps)
-    facts.latent_frames(frames, endless=recipe.is_endless)
+    try:
+        facts.latent_frames(frames, endless=recipe.is_endless)
+    except SizeError as error:
+        if options.seconds is None or facts.positions is None:
+            raise
+        most = facts.frames(facts.positions)
+        raise SizeError(
+            f"seconds is {options.seconds}, and model '{recipe.name}' can make at most {most} frames: "
+            f"{float(most / fps):.5g} s at {float(fps):g} frames per second",
+            ids=error.ids,
+        ) from None
     return frames
 
 
@@ -216,16 +227,14 @@ def count_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps:
     """Pixel frames that were asked for, whether or not the model can make them.
 
     Raises:
-        InputError: Both were given, or seconds is not positive.
+        InputError: Both were given, or seconds is no time greater than 0.
     """
     if options.frames is not None and options.seconds is not None:
         raise InputError("both frames and seconds were given; give one of them")
     if options.frames is not None:
         return int(options.frames)
     if options.seconds is not None:
-        if not math.isfinite(options.seconds) or options.seconds <= 0:
-            raise InputError(f"seconds is {options.seconds:g}; it must be greater than 0")
-        return _frames_of(Fraction(str(float(options.seconds))), facts, fps)
+        return _frames_of(Fraction(str(read_seconds(options.seconds, "seconds"))), facts, fps)
     if not options.stream:
         return recipe.defaults.frames
     frames = _frames_of(Fraction(STREAM_SECONDS), facts, fps)

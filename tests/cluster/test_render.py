@@ -68,8 +68,9 @@ def test_more_than_the_model_can_place_is_refused():
     assert plan(size="320x16", frames=77, facts=facts).request.frames == 77
     with pytest.raises(SizeError, match="81 frames are too many for this model; it makes at most 77"):
         plan(frames=81, facts=facts)
-    with pytest.raises(SizeError, match="too many"):
-        plan(seconds=1e6, facts=facts)
+    told = r"seconds is 1:30, and model 'fake' can make at most 77 frames: 4\.8125 s at 16 frames per second"
+    with pytest.raises(SizeError, match=told):
+        plan(seconds="1:30", facts=facts)
     with pytest.raises(SizeError, match=r"height 336 is too large.*at most 320; nearest size: 32x320"):
         plan(size="32x336", facts=facts)
 

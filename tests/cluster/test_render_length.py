@@ -43,7 +43,7 @@ def test_a_clip_is_made_by_the_model_that_was_asked_for(chosen, options):
 
 @pytest.mark.parametrize(
     ("options", "frames"),
-    [({"frames": 21}, 21), ({"seconds": 60}, 961), ({"stream": True}, 17), ({"frames": 41, "at": [("1s", "q")]}, 41)],
+    [({"frames": 21}, 21), ({"seconds": 60}, 961), ({"stream": True}, 961), ({"frames": 41, "at": [("1s", "q")]}, 41)],
 )
 def test_what_is_longer_or_a_stream_is_made_by_the_named_one(chosen, options, frames):
     assert chosen(**options) == ("long", frames)

@@ -67,7 +67,10 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
     # Usage errors have no public base class in Typer; this method is what they share in every version.
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
-        return f"{format_message()} (see reelray --help)", USAGE_EXIT_CODE
+        told = f"{format_message()} (see reelray --help)"
+        if "unexpected extra argument" in told:
+            told = told.replace(" (see", "; words that belong together go in quotes (see")
+        return told, USAGE_EXIT_CODE
     return (
         f"unexpected {type(error).__name__}: {error}; run again with --debug for the stack trace",
         UNEXPECTED_EXIT_CODE,

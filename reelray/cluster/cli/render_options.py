@@ -40,8 +40,11 @@ From = Annotated[
     str | None, typer.Option("--from", metavar="FILE", help="Go on from a snapshot; a PROMPT holds from there.")
 ]
 Seconds = Annotated[
-    float | None,
-    typer.Option(metavar="S", help="Length; rounded up. What is longer than a clip may be another model's (`longer`)."),
+    str | None,
+    typer.Option(
+        metavar="S",
+        help="Length, such as 60 or 1:30; rounded up. What is longer than a clip may be another model's (`longer`).",
+    ),
 ]
 FrameCount = Annotated[int | None, typer.Option(metavar="N", help="Length in frames (4n+1 for Wan).")]
 Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels.")]

@@ -95,7 +95,7 @@ def stream(
     changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
     wish = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed, "fps": fps}
     if snapshot is None:
-        _begin(session, way, {"prompt": prompt or "", **wish}, interactive=interactive)
+        _begin(session, way, {"prompt": prompt, **wish}, interactive=interactive)
     else:
         _go_on(session, way, wish, snapshot, prompt, interactive=interactive)
 
@@ -104,7 +104,13 @@ def _begin(session: Session, way: "FileOptions", wish: Mapping[str, Any], *, int
     from reelray.cluster.interactive import stream_interactively  # noqa: PLC0415
     from reelray.cluster.render import RenderOptions  # noqa: PLC0415
     from reelray.cluster.render_file import render_file  # noqa: PLC0415
+    from reelray.proto.errors import PromptError  # noqa: PLC0415
 
+    if wish["prompt"] is None:
+        raise PromptError(
+            'no prompt was given; say what the video shows, such as: reelray stream "a cat sleeps", or go on from a '
+            "snapshot (--from FILE)"
+        )
     run = stream_interactively if interactive else render_file
     run(RenderOptions(**wish, stream=True), way, session.services)
 

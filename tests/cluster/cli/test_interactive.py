@@ -117,7 +117,8 @@ def test_quiet_keeps_the_answers_to_what_is_typed(play):
         (("--from", "no.snap"), "snapshot 'no.snap' cannot be read"),
         (("--from", "no.snap", "--seconds", "3"), "--seconds was given with --from"),
         (("--from", __file__), "is no snapshot of a stream"),
-        ((), "the prompt is empty"),
+        ((), "no prompt was given; say what the video shows"),
+        ((" ",), "the prompt is empty"),
     ],
 )
 def test_wrong_snapshots_are_one_line(play, arguments, told):
