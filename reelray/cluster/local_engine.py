@@ -1,5 +1,6 @@
 """An engine without Ray: one rank in this process, or a gang of processes on this machine."""
 
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -50,6 +51,8 @@ class LocalEngine:
         self._channel = channel
         core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks, lending=lending)
         self._leader = Leader(core, channel, description).start()
+        # Also when nobody holds it, and at the interpreter's end: a thread that computes cannot be stopped later.
+        self._end = weakref.finalize(self, _end, self._leader, channel)
 
     @classmethod
     def open(cls, load: ModelLoader, *, limits: EngineLimits | None = None) -> Self:
@@ -136,9 +139,8 @@ class LocalEngine:
         return self._leader.snapshot(request_id, kind)
 
     def close(self) -> None:
-        """Stop after the step in flight."""
-        self._leader.close()
-        self._channel.close()
+        """Stop after the step in flight; harmless when called twice."""
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -147,3 +149,8 @@ class LocalEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _end(leader: Leader, channel: Channel) -> None:
+    leader.close()
+    channel.close()

@@ -4,6 +4,7 @@ Shape legend: F pixel frames, H/W pixel height/width.
 """
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -18,7 +19,7 @@ from reelray.cluster.render_session import check_order, frames_array
 from reelray.cluster.snapshot_file import SnapshotFile, write_snapshot
 from reelray.cluster.stream_job import read_extension, read_kind, read_path, read_saying, rewind_request, speaking_of
 from reelray.cluster.video_writer import FramesArray
-from reelray.proto.errors import CancelledError, EndedError
+from reelray.proto.errors import CancelledError, EndedError, ReelrayError
 from reelray.proto.events import Event, Frames, Progress
 from reelray.proto.session import Order, Pause, Resume, Standing, Stop
 from reelray.proto.snapshot import Snapshot, SnapshotKind
@@ -30,8 +31,13 @@ if TYPE_CHECKING:
 class StreamSession(Iterator[FramesArray]):
     """Iterate for frames; everything else may be called meanwhile, from any thread.
 
-    Whoever takes no frames holds the engine back: it makes a few chunks ahead and waits. Leaving the `with` block ends
-    the stream, complete or not.
+    Every frame comes once and in order, some at a time: RGB, uint8, shape F, H, W, 3, in an array that is the caller's.
+    Whoever takes no frames holds the engine back: it makes a few chunks ahead and waits. A loop over the session ends
+    when the video is complete (`summary` is set then), or when any thread has called `close`.
+
+    Leaving the `with` block ends the stream, complete or not: after `break`, an error or Ctrl-C its request is
+    cancelled, what it remembered is free, and so is the engine that was opened for it. A session that nobody holds any
+    more is closed too, and so is one that is left at the interpreter's end.
 
     Args:
         engine: Holds the job's model.
@@ -54,7 +60,8 @@ class StreamSession(Iterator[FramesArray]):
         snapshot: Snapshot | None = None,
     ) -> None:
         self.summary: RenderSummary | None = None
-        self._engine, self._job, self._on_progress, self._closes = engine, job, on_progress, closes
+        self._engine, self._job, self._on_progress = engine, job, on_progress
+        self._closes, self._closed = weakref.finalize(self, closes), False
         self._made = 0 if snapshot is None else snapshot.frame
         self._over: str | None = None
         self._turn = threading.Lock()  # held while the stream is exchanged for another
@@ -218,12 +225,11 @@ class StreamSession(Iterator[FramesArray]):
 
     def close(self) -> None:
         """End the stream where it is; may be called twice."""
-        self._over = self._over or "the stream was closed"
-        closes, self._closes = self._closes, lambda: None
+        self._over, self._closed = self._over or "the stream was closed", True
         try:
             _close(self._events)
         finally:
-            closes()
+            self._closes()
 
     def __enter__(self) -> Self:
         return self
@@ -239,9 +245,10 @@ class StreamSession(Iterator[FramesArray]):
             events = self._events
             try:
                 event = next(events, None)
-            except CancelledError:
+            except ReelrayError as error:
                 event = None
-                if events is self._events:
+                left = isinstance(error, CancelledError) and events is not self._events
+                if not self._closed and not left:
                     raise
             with self._turn:
                 if events is self._events:

@@ -1,5 +1,6 @@
 """`reelray.stream`: frames come out while prompts go in."""
 
+import gc
 import threading
 
 import numpy as np
@@ -16,6 +17,8 @@ from reelray.proto.errors import (
     SnapshotError,
     UnsupportedError,
 )
+from tests.support.commands import start_process
+from tests.support.pages_left import free_pages
 from tests.support.tiny_stream import write_tiny_stream
 
 WISH = {"size": (48, 32), "fps": 16, "seed": 3, "device": "cpu", "engine": "local"}
@@ -57,6 +60,7 @@ def test_frames_come_out_while_prompts_go_in(start, known):
         assert parts[0].dtype == np.uint8
         assert parts[0].shape[1:] == (32, 48, 3)
         assert parts[0].flags.writeable
+        assert parts[0].flags.c_contiguous
         held_from = session.say("a blue star spins")
         assert session.position == len(parts[0])
         parts += session
@@ -184,6 +188,89 @@ def test_the_length_of_which_nothing_was_said(tiny_stream, scenes):
     wish = RenderOptions(prompt="x", stream=True, fps=16)
     assert plan_job(wish, catalog.find(str(tiny_stream))).request.frames == 253
     assert plan_job(wish, catalog.find(str(scenes))).request.frames == 961
+
+
+def leaders():
+    """Threads of engines that run here."""
+    return [thread for thread in threading.enumerate() if thread.name == "reelray-leader"]
+
+
+@pytest.mark.parametrize("left_by", ["break", "error", "interrupt", "nobody"])
+def test_a_stream_that_is_left_early_leaves_nothing_behind(start, left_by):
+    before = leaders()
+
+    def take():
+        if left_by == "nobody":
+            for _ in start(frames=253):
+                return
+        with start(frames=253) as session:
+            for _ in session:
+                assert len(leaders()) == len(before) + 1
+                if left_by == "break":
+                    break
+                raise {"error": OSError, "interrupt": KeyboardInterrupt}[left_by]
+
+    if left_by in {"break", "nobody"}:
+        take()
+    else:
+        with pytest.raises((OSError, KeyboardInterrupt)):
+            take()
+    gc.collect()
+    assert leaders() == before
+
+
+def test_a_loop_ends_when_another_thread_closes_the_stream(start):
+    session, taken = start(frames=61), []
+    session.pause()
+    loop = threading.Thread(target=lambda: taken.extend(session))
+    loop.start()
+    threading.Timer(0.2, session.close).start()
+    loop.join(30)
+    assert not loop.is_alive()
+    assert session.summary is None
+
+
+def test_the_pages_of_a_stream_that_is_closed_are_free_while_others_go_on(start, known):
+    with start(frames=125) as session:
+        frames = [next(session)]
+        rank = session._engine._channel
+        one = promised_pages(rank)
+        with session.fork() as other:
+            next(other)
+            assert promised_pages(rank) > one > 0
+        frames += [next(session) for _ in range(8)]  # longer than the engine can be ahead
+        assert promised_pages(rank) <= one
+        assert np.array_equal(np.concatenate([*frames, rest_of(session)]), known(frames=125))
+
+
+def promised_pages(rank):
+    return sum(pages - unpromised for _, unpromised, pages in free_pages(rank))
+
+
+LEFT = """
+import os, signal, threading, reelray
+wish = {"model": sys.argv[1], "size": (48, 32), "frames": 253, "device": "cpu", "engine": "local"}
+try:
+    with reelray.stream("a disc", **wish) as session:
+        session.pause()
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        for _ in session:
+            pass
+except KeyboardInterrupt:
+    print("interrupted", threading.active_count())
+left = reelray.stream("a disc", **wish)
+print(next(left).shape)
+single = reelray.render_stream("a disc", **wish)
+print(next(single).shape)
+"""
+
+
+def test_ctrl_c_in_a_stream_that_waits_and_streams_at_the_end_of_python(tiny_stream, tmp_path):
+    """A thread that still computes then would end the process with a core dump."""
+    with start_process(LEFT, tmp_path, str(tiny_stream)) as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == ["interrupted 1", "(5, 32, 48, 3)", "(32, 48, 3)"]
 
 
 def test_a_closed_stream_says_so(start):

@@ -98,7 +98,7 @@ class Leader:
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; its stream ends at once. Returns whether it was still going on."""
         with self._wake:
-            if not self._core.cancel(request_id):
+            if self._ended is not None or not self._core.cancel(request_id):
                 return False
             self._close_stream(
                 request_id, CancelledError("the request was cancelled", ids={"request": str(request_id)})
