@@ -18,7 +18,7 @@ from reelray.cluster.first_frame import Picture, fit_picture, load_picture, size
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.prompt_changes import Times, choose_changes, read_seconds
 from reelray.proto.errors import InputError, PromptError, SizeError, UnsupportedError
-from reelray.proto.model_facts import ModelFacts
+from reelray.proto.model_facts import LONGEST_LATENT_FRAMES, ModelFacts
 from reelray.proto.recipe import Recipe
 from reelray.proto.request import RenderRequest, RequestId
 
@@ -212,9 +212,9 @@ def choose_frames(options: RenderOptions, recipe: Recipe, facts: ModelFacts, fps
     try:
         facts.latent_frames(frames, endless=recipe.is_endless)
     except SizeError as error:
-        if options.seconds is None or facts.positions is None:
+        most = facts.frames(LONGEST_LATENT_FRAMES if recipe.is_endless else facts.positions or 1)
+        if options.seconds is None or frames <= most:
             raise
-        most = facts.frames(facts.positions)
         raise SizeError(
             f"seconds is {options.seconds}, and model '{recipe.name}' can make at most {most} frames: "
             f"{float(most / fps):.5g} s at {float(fps):g} frames per second",

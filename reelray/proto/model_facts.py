@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from reelray.proto.errors import SizeError
 
+LONGEST_LATENT_FRAMES = 1 << 18
+"""Of a video without an end of its own: every chunk of it is planned ahead. 18 hours at 16 frames a second."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
@@ -45,7 +48,8 @@ class ModelFacts:
             endless: Whether positions do not grow with the video.
 
         Raises:
-            SizeError: `frames` is not a multiple of the temporal stride plus one, or is more than the model can place.
+            SizeError: `frames` is not a multiple of the temporal stride plus one, or is more than the model can place,
+                or than `LONGEST_LATENT_FRAMES`.
         """
         if frames < 1 or (frames - 1) % self.temporal_stride:
             lower = max(1, (frames - 1) // self.temporal_stride * self.temporal_stride + 1)
@@ -57,6 +61,11 @@ class ModelFacts:
         if self.positions is not None and latent_frames > self.positions and not endless:
             raise SizeError(
                 f"{frames} frames are too many for this model; it makes at most {self.frames(self.positions)}"
+            )
+        if endless and latent_frames > LONGEST_LATENT_FRAMES:
+            raise SizeError(
+                f"{frames} frames are too many for one video; it has at most {self.frames(LONGEST_LATENT_FRAMES)}, and "
+                "another may go on from a snapshot of it"
             )
         return latent_frames
 

@@ -12,6 +12,7 @@ from reelray.cluster.memory_check import check_memory, estimate_bytes
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.proto.chunking import Chunking
 from reelray.proto.errors import InputError, ResourceError, SizeError, UnsupportedError
+from reelray.proto.memory_rule import MemoryRule, Placement
 from reelray.proto.recipe import Guidance, Schedule
 from tests.support.fake_engine import FACTS, RECIPE, fake_entry
 
@@ -71,6 +72,11 @@ def test_more_than_the_model_can_place_is_refused():
     told = r"seconds is 1:30, and model 'fake' can make at most 77 frames: 4\.8125 s at 16 frames per second"
     with pytest.raises(SizeError, match=told):
         plan(seconds="1:30", facts=facts)
+    endless = replace(
+        RECIPE, chunking=Chunking(latent_frames=3), memory=MemoryRule(local=9, placement=Placement.RELATIVE)
+    )
+    with pytest.raises(SizeError, match=r"can make at most 1048573 frames: 65536 s at 16 frames per second"):
+        plan(seconds=1e7, facts=facts, recipe=endless)
     with pytest.raises(SizeError, match=r"height 336 is too large.*at most 320; nearest size: 32x320"):
         plan(size="32x336", facts=facts)
 

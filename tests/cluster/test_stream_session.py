@@ -150,6 +150,8 @@ def test_what_is_wrong_is_refused_and_the_stream_goes_on(start, known):
 def test_a_scene_is_cut_live_as_if_it_had_been_known(start, known, scenes):
     with start(frames=61, model=scenes) as session:
         session.pause()
+        with pytest.raises(SizeError, match="too many for one video; it has at most 1048573, and another may go on"):
+            session.extend(1e7)
         assert session.say("a blue star spins", at=1, cut=True) == 21 / 16
         session.say("a pink heart", at="2.2s,cut")
         session.say("a green ring", at="2.2s")  # takes its place, and cuts no more
