@@ -17,7 +17,7 @@ from reelray.cluster.services import Services
 from reelray.cluster.snapshot_file import read_snapshot
 from reelray.cluster.spoken_lines import SpokenLines
 from reelray.cluster.stream_commands import HELP, StreamCommands
-from reelray.cluster.stream_job import as_live
+from reelray.cluster.stream_job import as_live, read_saying
 from reelray.cluster.stream_session import StreamSession
 from reelray.cluster.video_format import VideoFormat, name_for
 from reelray.proto.errors import ReelrayError
@@ -52,6 +52,8 @@ def stream_from(path: str, prompt: str | None, file_options: FileOptions, servic
     """
     file = read_snapshot(Path(path))
     job, target = plan_resumed(file, services, file_options.place)
+    if prompt is not None:
+        read_saying(job, prompt, None, cut=False)  # what is wrong with it is wrong before a model is loaded
     _stream(job, target, file_options, services, listens=listens, snapshot=file.snapshot, prompt=prompt)
 
 

@@ -88,7 +88,9 @@ def test_a_snapshot_is_taken_and_gone_on_from(play, tmp_path):
     frames = np.stack([np.asarray(Image.open(file)) for file in sorted(path.glob("*.png"))])
     assert len(frames) == rest["frames"]
     assert not np.array_equal(frames, whole[rest["first_frame"] :])
-    inside = read_video_info(path)
+    code, _, said, path = play(" ", "--from", str(snapshot), output="never.mp4", begins=False)
+    assert (code, said) == (2, "reelray: error: the prompt is empty; say what the video shows from then on\n")
+    inside = read_video_info(tmp_path / "other")
     for name in ("prompt", "later_prompts", "first_frame", "frames", "seed"):
         assert inside.get(name) == (rest.get(name) or None), name
 
