@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 # Typer keeps a paragraph's lines apart only after \b.
 STREAM_EPILOG = """\b
 Examples:
-  reelray stream "a red circle moves left" -m longlive-1.3b --seconds 60 -o long.mp4
+  reelray stream "a red circle moves left on a blue background" --seconds 1:30 -o long.mp4
+  reelray stream "a red circle moves left on a blue background" --interactive -o - | ffplay -
   reelray stream "a cat sleeps" -m MODEL --at 10s "the cat wakes up" --at 20s "it runs away"
   reelray stream "rain on a window" -m MODEL --seconds 120 --gpus 4 --json
   reelray stream "a cat sleeps" -m MODEL --interactive -o cat.mp4
-  reelray stream "a cat sleeps" -m MODEL --interactive -o - | ffplay -
   reelray stream --from cat.snap "the cat wakes up" -o rest.mp4
   reelray stream "a busy street" -m infinity-rope-1.3b --at 8s,cut "an empty beach at dawn"
 """
