@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from reelray.cluster.output_choice import Output
 from reelray.cluster.video_writer import FramesArray
@@ -17,10 +17,12 @@ class BackgroundWriter:
 
     Args:
         output: Where frames go, started; committed by `finish`, left uncommitted by `close`.
+        failed: Called once in the writer's thread when nothing more can be written: whoever waits for frames may not
+            hear of it otherwise.
     """
 
-    def __init__(self, output: Output) -> None:
-        self._output = output
+    def __init__(self, output: Output, failed: Callable[[], None] = lambda: None) -> None:
+        self._output, self._failed = output, failed
         self._batches: queue.Queue[FramesArray | None] = queue.Queue(QUEUED_BATCHES)
         self._stopping = threading.Event()
         self._error: BaseException | None = None
@@ -47,8 +49,18 @@ class BackgroundWriter:
         """
         self._put(None)
         self._thread.join()
-        self._check()
+        self.check()
         self._output.commit(metadata)
+
+    def check(self) -> None:
+        """Raise what went wrong until now.
+
+        Raises:
+            OutputError: Something could not be written.
+            BrokenPipeError: Whoever read the output has left.
+        """
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Drop what is queued and wait for the thread; harmless after `finish`."""
@@ -58,16 +70,12 @@ class BackgroundWriter:
 
     def _put(self, batch: FramesArray | None) -> None:
         while True:
-            self._check()
+            self.check()
             try:
                 self._batches.put(batch, timeout=POLL_S)
             except queue.Full:
                 continue
             return
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
 
     def _run(self) -> None:
         try:
@@ -75,11 +83,12 @@ class BackgroundWriter:
                 self._output.write(batch)
         except BaseException as error:  # noqa: BLE001  raised again in the thread that feeds this one
             self._error = error
+            self._failed()
 
     def _take(self) -> FramesArray | None:
         while not self._stopping.is_set():
             try:
                 return self._batches.get(timeout=POLL_S)
             except queue.Empty:
-                continue
+                self._output.check()
         return None

@@ -105,11 +105,12 @@ def _play(
     if listens:
         view.say(HELP)
     with (
-        closing(BackgroundWriter(video)) as writer,
+        closing(BackgroundWriter(video, failed=session.close)) as writer,
         closing(SpokenLines(_standard_input(), commands.hear, ended)) if listens else nullcontext(),
     ):
         for frames_FHWC in session:
             writer.write(frames_FHWC)
+        writer.check()
         summary = session.summary
         assert summary is not None, "a session ends with a summary or an error"
         job = replace(session.job, request=replace(session.job.request, frames=summary.frames))

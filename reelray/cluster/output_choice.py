@@ -41,6 +41,10 @@ class Output(Protocol):
         """Finish, with other facts than those at the start where the file can take them."""
         ...
 
+    def check(self) -> None:
+        """Look whether something can still be written; may raise OSError."""
+        ...
+
     def interrupt(self) -> None:
         """Free a thread that waits in `write`, which is the end of it."""
         ...

@@ -43,6 +43,15 @@ class PipeEnd:
                 left = left[self._write_piece(left[: self._piece]) :]
         return total
 
+    def check(self) -> None:
+        """Look whether somebody still reads.
+
+        Raises:
+            BrokenPipeError: The reader has left.
+        """
+        if any(event & select.POLLERR for _, event in self._poll.poll(0)):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
     def free(self) -> None:
         """Let nobody wait here any more; what has not been read is lost."""
         self._freed.set()

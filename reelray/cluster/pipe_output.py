@@ -90,6 +90,15 @@ class PipeOutput:
             self._writer = None
         self.discard()
 
+    def check(self) -> None:
+        """Look whether somebody still reads.
+
+        Raises:
+            BrokenPipeError: The reader has left.
+        """
+        if self._end is not None:
+            self._end.check()
+
     def interrupt(self) -> None:
         """Free a thread that waits in `write`; nothing more is written."""
         if self._end is not None:

@@ -106,6 +106,9 @@ class VideoOutput:
             _flush(self._partial)
             _move(self._partial, self._final)
 
+    def check(self) -> None:
+        """A file can be written until it cannot."""
+
     def interrupt(self) -> None:
         """Nothing waits here for long."""
 

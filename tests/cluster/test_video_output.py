@@ -128,6 +128,9 @@ class RecordingOutput:
     def commit(self, metadata=None):
         self.committed, self.metadata = True, metadata
 
+    def check(self):
+        pass
+
     def interrupt(self):
         pass
 

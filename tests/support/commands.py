@@ -57,12 +57,13 @@ def is_there(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def start_process(code: str, cwd: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def start_process(code: str, cwd: Path, *arguments: str, stdin: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """Run Python with the repository on its path; `code` may use everything of `tests.support.fake_engine`."""
     process = subprocess.Popen(
         [sys.executable, "-c", "import sys\n" + code, *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},  # processes of its own need the repository too
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -62,6 +62,28 @@ def test_what_is_typed_changes_what_plays(play, tmp_path, monkeypatch):
     assert out == np.load(file).tobytes()
 
 
+PAUSED = """
+from reelray.cluster.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_reader_may_leave_while_the_stream_is_paused(tiny_stream, tmp_path):
+    wish = ("a disc", "-m", str(tiny_stream), *SMALL, "--seconds", "15", "-i", "-o", "live", "--format", "raw")
+    os.mkfifo(tmp_path / "live")
+    source, sink = os.pipe()
+    os.write(sink, b"/pause\n")
+    reader = os.open(tmp_path / "live", os.O_RDONLY | os.O_NONBLOCK)
+    with start_process(PAUSED, tmp_path, "stream", *wish, stdin=source) as process:
+        while "paused" not in process.stderr.readline():
+            pass
+        os.close(reader)
+        assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+        assert "error" not in process.stderr.read()
+    os.close(source)
+    os.close(sink)
+
+
 def test_a_reader_that_leaves_ends_it_as_it_ends_others(tmp_path):
     with start_process(SLOW, tmp_path, "render", "a disc", "-o", "-", "--frames", "401") as process:
         assert b"ftyp" in os.read(process.stdout.fileno(), 100)
