@@ -131,10 +131,10 @@ def check_remembering_layout(layout: Layout) -> None:
     """Refuse a layout that is not for chunks which attend others, remembered or in flight.
 
     Raises:
-        UnsupportedError: It splits the layers, or sends keys around a ring: what is remembered would have to go too.
+        UnsupportedError: It splits the layers: what is remembered lies whole with those who attend it.
     """
-    if layout.pipe > 1 or layout.ring > 1:
+    if layout.pipe > 1:
         raise UnsupportedError(
-            f"layout {layout} splits what chunks attend of others; for a recipe with memory, or with chunks in flight, "
-            "take cfg and ulysses, such as ulysses=2"
+            f"layout {layout} splits the layers, and with them what chunks attend of others; for a recipe with memory, "
+            "or with chunks in flight, take cfg, ulysses and ring, such as ulysses=2"
         )

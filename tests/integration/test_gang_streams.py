@@ -129,6 +129,8 @@ def kill_at(gang, rank, step):
         (Layout(cfg=2), rounds()),
         (Layout(ulysses=2), stream(LEVELS)),
         (Layout(ulysses=2), stream(BANKED, changes=CHANGE)),
+        (Layout(ring=2), stream(BANKED, changes=CHANGE)),
+        (Layout(ring=2), rolling(changes=CHANGE)),
     ],
     ids=[
         "heads",
@@ -138,6 +140,8 @@ def kill_at(gang, rank, step):
         "branches, in rounds",
         "heads, by level",
         "heads, bank",
+        "ring, bank",
+        "ring, in flight",
     ],
 )
 def test_ranks_that_share_a_stream_remember_what_one_remembers(led, alone, layout, request_):

@@ -30,7 +30,6 @@ def run_broken(rank, case):
                 parts=("decode",) if "rows" in name else ("forward",),
                 against=() if "remembered" in name else ("xfuser",) if "xfuser" in name else case.against,
                 remembered=3 if "remembered" in name else 0,
-                layouts=tuple(layout for layout in case.layouts if layout.ring == 1 or "remembered" not in name),
             ),
         )
         for name, patch in breakages(rank).items()

@@ -131,7 +131,7 @@ def make_request(options: BenchOptions, services: Services) -> BenchRequest:
         latent_frames=job.latent_frames,
         rows=rows,
         columns=columns,
-        layouts=choose_layouts(options.layouts, job, machine, ring=not options.remembered),
+        layouts=choose_layouts(options.layouts, job, machine),
         head_groups=parse_numbers(options.head_groups),
         against=check_names(options.against, PEERS, "against"),
         parts=tuple(part for part in PARTS if part in check_names(options.parts or PARTS, PARTS, "measure")),
@@ -180,17 +180,16 @@ def check_memory(options: BenchOptions) -> None:
         raise InputError(f"{' and '.join(options.against)} cannot attend remembered frames; leave --against out")
 
 
-def choose_layouts(text: str | None, job: PlanJob, machine: Machine, *, ring: bool = True) -> tuple[Layout, ...]:
+def choose_layouts(text: str | None, job: PlanJob, machine: Machine) -> tuple[Layout, ...]:
     """Read layouts, or take the legal ones of the usual kinds; idle ranks become replicas.
 
     Args:
         text: Layouts; None takes the usual ones.
         job: The window.
         machine: Says how many ranks there are.
-        ring: Whether rings can be measured.
 
     Raises:
-        InputError: A layout is not legal, does not divide the ranks, splits layers, or has a ring that cannot be.
+        InputError: A layout is not legal, does not divide the ranks, or splits layers.
     """
     gpus = machine.gpus
     if text is None:
@@ -199,15 +198,12 @@ def choose_layouts(text: str | None, job: PlanJob, machine: Machine, *, ring: bo
         if gpus % 2 == 0:
             pair = [Layout(cfg=2, ulysses=half)]
             usual = [*pair, *usual, *([Layout(ring=2, ulysses=half)] if half > 1 else [])]
-        possible = [layout for layout in usual if ring or layout.ring == 1]
-        return tuple(layout for layout in possible if why_illegal(layout, job, machine) is None)
+        return tuple(layout for layout in usual if why_illegal(layout, job, machine) is None)
     found: list[Layout] = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         layout = Layout.parse(part)
         if layout.pipe > 1:
             raise InputError(f"layout {layout} splits the layers, which no engine does yet; leave pipe out")
-        if layout.ring > 1 and not ring:
-            raise InputError(f"layout {layout} has a ring, which does not pass on remembered frames; use ulysses")
         if gpus % layout.lane:
             raise InputError(f"layout {layout} has lanes of {layout.lane} ranks, which do not divide {gpus}")
         layout = replace(layout, replica=gpus // layout.lane)

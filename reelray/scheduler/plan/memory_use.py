@@ -191,9 +191,8 @@ def ring_bytes(setting: Setting) -> float:
     job, layout = setting.job, setting.layout
     if layout.ring == 1:
         return 0.0
-    most = max(job.windows, key=lambda window: window.attended)
-    passing = RING_BUFFERS * 2 * most.attended / layout.sequence * job.value_bytes
-    return (passing + most.tokens / layout.sequence * FP32_BYTES) * job.facts.dim
+    most = max(window.tokens for window in job.windows)
+    return (RING_BUFFERS * 2 * job.value_bytes + FP32_BYTES) * most / layout.sequence * job.facts.dim
 
 
 def decode_bytes(setting: Setting, ranks: int) -> float:

@@ -9,7 +9,8 @@ width D, c context tokens, R ranks that share the tokens, u of them by `ulysses`
 - element-wise: a s d + b s f values through device memory; a and b are fitted.
 - Ulysses (arXiv 2309.14509): q, k, v in and the output back, each s d values, of which (u-1)/u are sent; each is copied
   once before or after the wire.
-- ring (arXiv 2310.01889): keys and values of a rank go round in r-1 steps; each merges a float32 partial result.
+- ring (arXiv 2310.01889): keys and values of a rank's tokens go round in r-1 steps; each merges a float32 partial
+  result. What is remembered lies on every rank of the ring.
 - launch: no layer is faster than the host starts its kernels and exchanges.
 - weights: of the copy of the next block, what does not hide behind the layer.
 
@@ -200,7 +201,7 @@ def layer_exchange(setting: Setting, window: Window) -> StepTime:
     if layout.ring > 1:
         turns = layout.ring - 1
         heads = math.ceil(job.sizes.heads / layout.ulysses) / job.sizes.heads
-        passed = 2 * math.ceil(window.attended / layout.ring) * heads * job.facts.dim * job.value_bytes
+        passed = 2 * math.ceil(window.tokens / layout.ring) * heads * job.facts.dim * job.value_bytes
         time = time.plus(
             StepTime(
                 ring=exposed * turns * table.exchange_time(passed, setting.link),

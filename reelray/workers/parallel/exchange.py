@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.nn import functional as F
 
 from reelray.proto.errors import UnsupportedError
 from reelray.workers.parallel.mesh import AxisGroup
@@ -147,6 +148,29 @@ class ToTokens:
     def wait(self) -> list[Tensor]:
         """Wait; returns for each rank of the axis its heads of this rank's tokens, [B, S, N, D]."""
         return [view.view(shape) for view, shape in zip(self.flight.wait(), self.shapes, strict=True)]
+
+
+def gather_places(tokens_BSC: Tensor, group: AxisGroup, *, frames: int, held: Sequence[int]) -> Tensor:
+    """Gather the tokens of all ranks of an axis, in the order of one rank; every rank of it must call this.
+
+    Args:
+        tokens_BSC: Of this rank.
+        group: The axis.
+        frames: Latent frames of the window.
+        held: Places of a latent frame that each rank of the axis has.
+
+    Returns:
+        The same tokens on every rank.
+    """
+    if group.size == 1:
+        return tokens_BSC
+    # Gathering needs equal sizes.
+    batch, _, channels = tokens_BSC.shape
+    cells = torch.unflatten(tokens_BSC, 1, (frames, -1))
+    cells = F.pad(cells, (0, 0, 0, max(held) - cells.shape[2])).contiguous()
+    landed = cells.new_empty(len(held), batch, frames, max(held), channels)
+    dist.all_gather(list(landed), cells, group=group.process_group)
+    return torch.cat([part[:, :, :count] for part, count in zip(landed, held, strict=True)], 2).flatten(1, 2)
 
 
 def _send(packed: Tensor, got: list[int], sent: list[int], group: AxisGroup) -> Flight:

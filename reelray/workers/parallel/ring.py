@@ -13,7 +13,14 @@ from reelray.kernels.attention.lse import attend_with_lse, merge_partials
 from reelray.workers.parallel.mesh import AxisGroup
 
 
-def attend_ring(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, ring: AxisGroup, keys: Sequence[int]) -> Tensor:
+def attend_ring(  # noqa: PLR0917  (queries, keys and values are one argument in three)
+    q_BSND: Tensor,
+    k_BKND: Tensor,
+    v_BKND: Tensor,
+    ring: AxisGroup,
+    keys: Sequence[int],
+    here: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Attend the keys of all ranks of the ring axis; every rank of it must call this.
 
     Each rank holds one block of keys and values. While it attends a block it sends it to the next rank and gets the one
@@ -25,6 +32,7 @@ def attend_ring(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, ring: AxisGroup,
         v_BKND: Values of this rank.
         ring: The ring axis.
         keys: Keys of every rank's block.
+        here: Keys and values of this rank and of what all ranks have besides, which is not passed on.
 
     Returns:
         Mixed values, shape and dtype of `q_BSND`.
@@ -44,7 +52,8 @@ def attend_ring(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, ring: AxisGroup,
         if step + 1 < ring.size:
             following = _view(buffers[(step + 1) % 2], shapes[(ring.index - step - 1) % ring.size])
             flights = _pass_on(block, following, ring)
-        found_BSND, found_BSN = attend_with_lse(q_BSND, block[0], block[1])
+        attended = here if step == 0 and here is not None else (block[0], block[1])
+        found_BSND, found_BSN = attend_with_lse(q_BSND, *attended)
         if mixed_BSND is None or lse_BSN is None:
             mixed_BSND, lse_BSN = found_BSND.float(), found_BSN
         else:

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from reelray.kernels.attention.api import attend
 from reelray.kernels.norm_rope.api import rotate
-from reelray.proto.errors import UnsupportedError
 from reelray.workers.models.attention_op import View
-from reelray.workers.parallel.exchange import Exchange, ToHeads, ToTokens, plan_heads
+from reelray.workers.parallel.exchange import Exchange, ToHeads, ToTokens, gather_places, plan_heads
 from reelray.workers.parallel.mesh import Lane
 from reelray.workers.parallel.ring import attend_ring
 from reelray.workers.parallel.token_split import TokenSplit
@@ -26,15 +25,11 @@ class SequenceAttention:
         lane: This rank's groups.
         split: Tokens of the window and of this rank.
         head_groups: Groups of heads; more hide more of the exchange behind attention and make smaller kernels.
-        view: Of the memory, which holds the heads that this rank computes.
-
-    Raises:
-        UnsupportedError: There is a memory, and a ring: what is remembered would have to go around too.
+        view: Of the memory, which holds the heads that this rank computes, of all tokens: a ring passes on the window's
+            alone, and gathers them where they are recorded.
     """
 
     def __init__(self, lane: Lane, split: TokenSplit, *, head_groups: int = 1, view: View | None = None) -> None:
-        if view is not None and lane.ring.size > 1:
-            raise UnsupportedError("a ring does not pass on what is remembered; use ulysses for streams of chunks")
         if head_groups < 1:
             raise ValueError(f"head_groups is {head_groups}; it must be at least 1")
         self._lane = lane
@@ -85,8 +80,18 @@ class SequenceAttention:
     ) -> Tensor:
         if self._view.recorder is not None:
             assert plain_k_BSND is not None
-            self._view.recorder.write(plain_k_BSND, v_BSND, layer=layer, heads=heads)
-        k_BSND, v_BSND = self._view.extend(k_BSND, v_BSND, layer=layer, heads=heads)
+            self._view.recorder.write(*self._gather(plain_k_BSND, v_BSND), layer=layer, heads=heads)
+        extended = self._view.extend(k_BSND, v_BSND, layer=layer, heads=heads)
         if self._lane.ring.size == 1:
-            return attend(q_BSND, k_BSND, v_BSND)
-        return attend_ring(q_BSND, k_BSND, v_BSND, self._lane.ring, self._split.block_tokens)
+            return attend(q_BSND, *extended)
+        return attend_ring(q_BSND, k_BSND, v_BSND, self._lane.ring, self._split.block_tokens, extended)
+
+    def _gather(self, k_BSND: Tensor, v_BSND: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all blocks of the ring, batch 1, as one rank has them."""
+        ring, split = self._lane.ring, self._split
+        if ring.size == 1:
+            return k_BSND, v_BSND
+        both_2SC = torch.cat([k_BSND, v_BSND]).flatten(2)
+        whole_2SC = gather_places(both_2SC, ring, frames=split.frames, held=split.ring_places)
+        whole_2SND = torch.unflatten(whole_2SC, 2, k_BSND.shape[2:])
+        return whole_2SND[:1], whole_2SND[1:]

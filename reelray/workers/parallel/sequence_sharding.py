@@ -8,10 +8,10 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.nn import functional as F
 
 from reelray.workers.models.attention_op import AttentionOp, View
 from reelray.workers.parallel.attention_choice import AttentionFactory, make_ours
+from reelray.workers.parallel.exchange import gather_places
 from reelray.workers.parallel.mesh import AxisGroup, Lane
 from reelray.workers.parallel.sequence_attention import SequenceAttention
 from reelray.workers.parallel.token_split import TokenSplit
@@ -90,13 +90,5 @@ class SequenceShard:
 
     def join(self, tokens_BSC: Tensor) -> Tensor:
         """Gather the tokens of all sequence ranks, all of which must call this; see `TokenShard`."""
-        if self._group.size == 1:
-            return tokens_BSC
-        frames, held = self._split.frames, [len(share) for share in self._split.shares]
-        # Gathering needs equal sizes; shares differ by one place at most.
-        batch, _, channels = tokens_BSC.shape
-        cells = torch.unflatten(tokens_BSC, 1, (frames, -1))
-        cells = F.pad(cells, (0, 0, 0, max(held) - cells.shape[2])).contiguous()
-        landed = cells.new_empty(len(held), batch, frames, max(held), channels)
-        dist.all_gather(list(landed), cells, group=self._group.process_group)
-        return torch.cat([part[:, :, :count] for part, count in zip(landed, held, strict=True)], 2).flatten(1, 2)
+        held = [len(share) for share in self._split.shares]
+        return gather_places(tokens_BSC, self._group, frames=self._split.frames, held=held)

@@ -67,6 +67,11 @@ class TokenSplit:
         return tuple(len(share) for share in self.shares[first : first + self.ulysses])
 
     @property
+    def ring_places(self) -> tuple[int, ...]:
+        """How many places every block of the ring has."""
+        return tuple(tokens // self.frames for tokens in self.block_tokens)
+
+    @property
     def block_tokens(self) -> tuple[int, ...]:
         """Tokens of every block of the ring."""
         shares = self.shares

@@ -139,7 +139,7 @@ def test_the_attention_of_xfuser_is_measured_in_our_model(broken):
 def test_forwards_over_remembered_frames_are_checked_and_timed(broken):
     rows = broken["frames are remembered"]["rows"]
     assert {(row["what"], row["layout"]) for row in rows if row["by"] == "reelray"} == {
-        *{(what, layout) for what in ("forward", "guided step") for layout in ("", "ulysses=2")},
+        *{(what, layout) for what in ("forward", "guided step") for layout in ("", "ulysses=2", "ring=2")},
         ("guided step", "cfg=2"),
     }
     assert all(row["samples_ms"] and not row["wrong"] for row in rows)

@@ -230,17 +230,15 @@ def test_bytes_that_do_not_fit_are_told_of_a_forced_layout():
     assert "Nothing fits: ulysses=2" in explain(plan, table())
 
 
-def test_streams_that_remember_take_cfg_and_ulysses_and_a_clean_pass():
+def test_streams_that_remember_split_no_layers_and_take_a_clean_pass():
     stream = make_stream(steps=4, memory=9)
     clean = replace(stream, memory=replace(stream.memory, commit=Commit.CLEAN))
     machine = make_machine(4)
-    assert (
-        {lane.ring for lane in list_lanes(stream, machine)}
-        == {lane.pipe for lane in list_lanes(stream, machine)}
-        == {1}
-    )
-    with pytest.raises(UnsupportedError, match="take cfg and ulysses"):
-        check_layout(Layout(ring=2), stream, machine)
+    lanes = list(list_lanes(stream, machine))
+    assert {lane.pipe for lane in lanes} == {1}
+    assert {lane.ring for lane in lanes} == {1, 2, 3, 4}
+    with pytest.raises(UnsupportedError, match="take cfg, ulysses and ring"):
+        check_layout(Layout(pipe=2), stream, machine)
     assert (stream.forwards, clean.forwards, clean.clean_passes) == (28, 34, 6)
     short, long = (predict(job, machine, table(), Layout(ulysses=4), Residency()).denoise_s for job in (stream, clean))
     assert 1 + 6 / 28 * 0.8 < long / short < 1 + 6 / 28 * 1.2
@@ -278,4 +276,4 @@ def test_rounds_are_counted_as_the_engine_counts_them():
     assert stream.forwards == 2 * len(plan_steps(recipe, stream.chunks))
     assert {window.tokens // 1560 for window in stream.windows} == {9}
     with pytest.raises(UnsupportedError, match="chunks in flight"):
-        check_layout(Layout(ring=2), stream, make_machine(4))
+        check_layout(Layout(pipe=2), stream, make_machine(4))

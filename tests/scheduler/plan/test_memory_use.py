@@ -9,6 +9,7 @@ from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.proto.storage import Storage
 from reelray.scheduler.plan.memory_use import predict_memory
 from reelray.scheduler.plan.residency import RESIDENCIES
+from reelray.scheduler.plan.step_time import predict_layer
 from tests.support.planning import GIB, make_job, make_setting, make_stream, table
 
 OFFLOADED = Residency(blocks=Blocks.OFFLOADED)
@@ -121,3 +122,14 @@ def test_patches_keep_the_keys_of_the_step_before():
 def test_a_ring_holds_what_passes():
     assert use(make_job(), "ring=2").buffers > 0
     assert use(make_job(), "ulysses=2").buffers == 0
+
+
+def test_a_ring_passes_the_window_and_keeps_what_is_remembered():
+    alone, stream = make_stream(memory=None), make_stream(memory=9)
+    assert use(stream, "ring=2").buffers == use(alone, "ring=2").buffers > 0
+    assert use(stream, "ring=2").memory == use(stream).memory > use(stream, "ulysses=2").memory
+    settings = [make_setting(job, "ring=2") for job in (alone, stream)]
+    windows = (alone.windows[-1], stream.windows[-1])
+    assert windows[1].attended == 3 * windows[0].attended
+    sent = [predict_layer(*pair).sent_bytes for pair in zip(settings, windows, strict=True)]
+    assert sent[0] == sent[1] > 0

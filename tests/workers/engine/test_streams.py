@@ -413,9 +413,6 @@ def test_ranks_that_split_layers_remember_nothing_and_say_so(model):
     core = EngineCore(EngineLimits(), layouts=(Layout(pipe=2),))
     with pytest.raises(UnsupportedError, match="ulysses"):
         core.submit(request, model.facts)
-    core = EngineCore(EngineLimits(), layouts=(Layout(ring=2),))
-    with pytest.raises(UnsupportedError, match="ulysses"):
-        core.submit(request, model.facts)
 
 
 def test_the_summary_tells_denoise_steps_from_what_is_only_remembered(model):

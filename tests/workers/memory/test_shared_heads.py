@@ -1,4 +1,4 @@
-"""Ranks that share the heads of a memory predict what one rank predicts."""
+"""Ranks that share the heads of a memory, or the tokens over it, predict what one rank predicts."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ WORLDS = [
 
 
 @pytest.mark.parametrize(("ranks", "device"), WORLDS)
-def test_a_rollout_on_shared_heads_equals_one_rank(ranks, device):
+def test_a_rollout_on_several_ranks_equals_one_rank(ranks, device):
     if device == "cuda" and torch.cuda.device_count() < ranks:
         pytest.skip(f"needs {ranks} CUDA devices")
-    layouts = [f"ulysses={ranks}", *(["cfg=2,ulysses=2"] if ranks == 4 else [])]
+    layouts = [f"ulysses={ranks}", f"ring={ranks}", *(["ring=2,ulysses=2"] if ranks == 4 else [])]
     results = run_ranks(roll_on_ranks, layouts, ranks=ranks, device=device, deadline_s=120)
     for result in results:
-        assert len(result) == (6 if ranks == 2 else 9)
+        assert len(result) == (12 if ranks == 2 else 15)
         for (layout, name, number), found in result.items():
             wanted = roll(make_model(name, torch.float32, device), RULES[number])
             assert wanted.abs().mean() > 0.1
