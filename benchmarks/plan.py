@@ -2,77 +2,130 @@
 
     python -m benchmarks.plan
 
-Needs no GPU: the measured side is the run of 2026-11-20 (diffusers 0.42.1, compiled blocks, cuDNN attention, torch
-2.11.0+cu130, one to four H200 with NVLink, medians). Prints a table and writes it as JSON.
+Needs no GPU: the measured side are medians of our own runs on one and two H200 with NVLink (torch 2.11.0+cu130, bf16),
+as they stand in `results/`. Prints a table and writes it as JSON. What four GPUs are predicted to take stands beside it,
+which nobody has measured.
 """
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reelray.cluster.calibration import load_calibration
 from reelray.proto.layout import Layout
 from reelray.proto.residency import Residency
-from reelray.scheduler.plan.job import PlanJob
+from reelray.scheduler.plan.calibration import Calibration
+from reelray.scheduler.plan.job import PlanJob, Window
 from reelray.scheduler.plan.machine import Link
+from reelray.scheduler.plan.prediction import predict_decode_s
 from reelray.scheduler.plan.step_time import Setting, predict_step
 from reelray.workers.models.registry import describe_preset
 from reelray.workers.recipes.presets import load_presets
 
-SIZES = {"480p": (832, 480), "720p": (1280, 720)}
-MEASURED_MS = (
-    ("1.3b", "480p", 81, "", 520.0),
-    ("1.3b", "480p", 9, "", 36.0),
-    ("14b", "480p", 81, "", 2890.0),
-    ("14b", "720p", 81, "", 11354.0),
-    ("1.3b", "480p", 81, "ulysses=4", 144.6),
-    ("1.3b", "480p", 81, "ring=2,ulysses=2", 150.1),
-    ("1.3b", "480p", 9, "ulysses=4", 28.9),
-    ("14b", "480p", 81, "ulysses=4", 802.9),
-    ("14b", "720p", 81, "ulysses=4", 2996.5),
+WIDTH, HEIGHT = 832, 480
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A forward of one window of a Wan text-to-video model at 832x480, or a guided step.
+
+    Args:
+        model: Of the presets.
+        frames: Pixel frames.
+        remembered: Latent frames that are attended besides.
+        guided: Both branches of guidance in place of one.
+        layout: How ranks share it; empty for one GPU.
+        measured_ms: What it took; None where nobody has measured it.
+    """
+
+    model: str = "1.3b"
+    frames: int = 81
+    remembered: int = 0
+    guided: bool = False
+    layout: str = ""
+    measured_ms: float | None = None
+
+    def __str__(self) -> str:
+        memory = f" over {self.remembered} latent frames" if self.remembered else ""
+        what = "guided step" if self.guided else "forward"
+        return f"{self.model} {self.frames} frames{memory}, {what}, {self.layout or 'one GPU'}"
+
+
+MEASURED = (
+    Case(measured_ms=494.6),
+    Case(layout="ulysses=2", measured_ms=270.5),
+    Case(layout="ring=2", measured_ms=266.8),
+    Case(guided=True, measured_ms=983.5),
+    Case(guided=True, layout="cfg=2", measured_ms=491.9),
+    Case(guided=True, layout="ulysses=2", measured_ms=542.7),
+    Case(guided=True, layout="ring=2", measured_ms=530.4),
+    Case(frames=9, measured_ms=27.9),
+    Case(frames=9, layout="ulysses=2", measured_ms=20.9),
+    Case(frames=9, layout="ring=2", measured_ms=18.8),
+    Case(frames=9, guided=True, layout="cfg=2", measured_ms=30.7),
+    Case(frames=9, remembered=9, measured_ms=53.3),
+    Case(frames=9, remembered=9, layout="ulysses=2", measured_ms=33.1),
+    Case(frames=9, remembered=9, guided=True, layout="cfg=2", measured_ms=55.7),
+    Case(model="14b", measured_ms=2745.9),
 )
-"""Model, size, frames, layout, milliseconds of one forward."""
-
-
-def predict_forward_ms(model: str, size: str, frames: int, layout: str) -> float:
-    """Predict one unguided forward of a Wan text-to-video preset."""
-    preset = next(preset for preset in load_presets() if preset.recipe.name == f"wan2.1-t2v-{model}")
-    facts, sizes = describe_preset(preset)
-    width, height = SIZES[size]
-    job = PlanJob(facts=facts, sizes=sizes, width=width, height=height, frames=frames, steps=1)
-    setting = Setting(
-        job=job, layout=Layout.parse(layout), residency=Residency(), link=Link.NVLINK, table=load_calibration()
+"""`results/parallel_2x_h200_*.json` and `results/transformer_14b.json`, 2026-11-21."""
+UNMEASURED = tuple(
+    Case(model=model, frames=frames, remembered=remembered, guided=guided, layout=layout)
+    for model, frames, remembered, guided, layout in (
+        ("1.3b", 81, 0, True, "cfg=2,ulysses=2"),
+        ("1.3b", 81, 0, False, "ulysses=4"),
+        ("1.3b", 9, 0, False, "ulysses=4"),
+        ("1.3b", 9, 9, False, "ulysses=4"),
+        ("14b", 81, 0, True, "cfg=2,ulysses=2"),
+        ("14b", 81, 0, False, "ulysses=4"),
     )
-    return predict_step(setting, job.windows[0], guided=False).total_ms
+)
+DECODES = ((1, 709.0), (2, 383.8))
+"""GPUs that share a picture, milliseconds of 81 frames."""
+
+
+def make_job(case: Case) -> PlanJob:
+    """One step of the case."""
+    preset = next(preset for preset in load_presets() if preset.recipe.name == f"wan2.1-t2v-{case.model}")
+    facts, sizes = describe_preset(preset)
+    guided = int(case.guided)
+    return PlanJob(
+        facts=facts, sizes=sizes, width=WIDTH, height=HEIGHT, frames=case.frames, steps=1, guided_steps=guided
+    )
+
+
+def predict_ms(case: Case, table: Calibration) -> float:
+    """Milliseconds of a case by a table."""
+    job, layout = make_job(case), Layout.parse(case.layout)
+    tokens = job.windows[0].tokens
+    remembered = job.facts.tokens(case.remembered, WIDTH, HEIGHT) if case.remembered else 0
+    setting = Setting(job=job, layout=layout, residency=Residency(), link=Link.NVLINK, table=table)
+    return predict_step(setting, Window(tokens=tokens, attended=tokens + remembered), guided=case.guided).total_ms
+
+
+def make_row(what: str, predicted_ms: float, measured_ms: float | None) -> dict[str, Any]:
+    """A row of the report."""
+    error = None if measured_ms is None else round(predicted_ms / measured_ms - 1, 3)
+    return {"what": what, "measured_ms": measured_ms, "predicted_ms": round(predicted_ms, 1), "error": error}
 
 
 def main() -> None:
     """Print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plan.json"))
-    out = parser.parse_args().out
-    rows = []
-    for model, size, frames, layout, measured_ms in MEASURED_MS:
-        predicted_ms = predict_forward_ms(model, size, frames, layout)
-        error = predicted_ms / measured_ms - 1
-        rows.append(
-            {
-                "model": model,
-                "size": size,
-                "frames": frames,
-                "layout": layout or "one GPU",
-                "measured_ms": measured_ms,
-                "predicted_ms": round(predicted_ms, 1),
-                "error": round(error, 3),
-            }
-        )
-        print(
-            f"| {model} {size}, {frames} frames, {layout or 'one GPU'} "
-            f"| {measured_ms} | {predicted_ms:.1f} | {error:+.1%} |"
-        )
-    out.write_text(
-        json.dumps({"measured": "2026-11-20", "table": load_calibration().name, "rows": rows}, indent=2) + "\n"
-    )
+    out, table = parser.parse_args().out, load_calibration()
+    rows = [make_row(str(case), predict_ms(case, table), case.measured_ms) for case in (*MEASURED, *UNMEASURED)]
+    for ranks, measured_ms in DECODES:
+        predicted_ms = 1000 * predict_decode_s(make_job(Case()), table, ranks)
+        rows.append(make_row(f"1.3b 81 frames, decode, {ranks} GPUs", predicted_ms, measured_ms))
+    for row in rows:
+        known = "- | {predicted_ms} | -" if row["error"] is None else "{measured_ms} | {predicted_ms} | {error:+.1%}"
+        print(f"| {row['what']} | {known.format(**row)} |")
+    errors = [abs(row["error"]) for row in rows if row["error"] is not None]
+    print(f"mean {sum(errors) / len(errors):.1%}, largest {max(errors):.1%}")
+    out.write_text(json.dumps({"measured": "2026-11-21", "table": table.name, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

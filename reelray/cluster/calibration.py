@@ -33,7 +33,7 @@ class _Number(BaseModel):
     """A value with its origin."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    kind: Literal["measured", "fitted", "reported", "assumed"]
+    kind: Literal["measured", "fitted", "derived", "reported", "assumed"]
     source: str = Field(min_length=1)
     date: dt.date
 

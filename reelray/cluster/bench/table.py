@@ -7,10 +7,12 @@ from typing import Any
 
 from reelray.cluster.bench.request import BenchRequest
 from reelray.cluster.bench.results import DECODE, FORWARD, OURS, median_of
-from reelray.cluster.calibration import parse_calibration
+from reelray.cluster.calibration import packaged_table, parse_calibration
 from reelray.proto.layout import Layout
 from reelray.proto.residency import Residency
+from reelray.scheduler.plan.job import Window
 from reelray.scheduler.plan.machine import Link
+from reelray.scheduler.plan.memory_use import layer_bytes
 from reelray.scheduler.plan.step_time import PER_TFLOP_MS, Setting, layer_compute
 
 COPIED = "not measured in this run; from table"
@@ -64,6 +66,8 @@ def measured_values(request: BenchRequest, findings: Mapping[str, Any]) -> dict[
     if "exchange" in rates and request.link is not Link.NONE:
         points = [[point["sent_bytes"], point["ms"]] for point in rates["exchange"]]
         values[f"exchange_{request.link}_ms"] = merge_points([], points)
+    if "graph_pool" in rates:
+        values["graph_pool_factor"] = find_pool_factor(request, **rates["graph_pool"])
     alone_ms = median_of(rows, DECODE, OURS, "")
     if alone_ms is not None:
         job = request.job
@@ -73,6 +77,19 @@ def measured_values(request: BenchRequest, findings: Mapping[str, Any]) -> dict[
         if together_ms is not None:
             values["decode_speedup"] = [[1, 1.0], [request.ranks, alone_ms / together_ms]]
     return values
+
+
+def find_pool_factor(request: BenchRequest, *, tokens: float, bytes: float) -> float:  # noqa: A002  (as it is written)
+    """What a recording keeps, over the plan's count of one layer of the recorded window.
+
+    Args:
+        request: Says which model.
+        tokens: Of the window.
+        bytes: That its recording keeps.
+    """
+    table = parse_calibration(packaged_table(), "packaged")
+    setting = Setting(job=request.job, layout=Layout(), residency=Residency(), link=request.link, table=table)
+    return bytes / layer_bytes(setting, Window(tokens=int(tokens), attended=int(tokens)))
 
 
 def fit_products(points: Sequence[Mapping[str, float]]) -> tuple[float, float] | None:

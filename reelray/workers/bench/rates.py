@@ -17,6 +17,7 @@ from reelray.kernels.attention.api import attend
 from reelray.proto.layout import Layout
 from reelray.workers.bench.case import BenchModel, ParallelCase
 from reelray.workers.bench.forwards import forward
+from reelray.workers.bench.graph_pool import measure_graph_pool
 from reelray.workers.bench.timing import gather, time_short
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.parallel.mesh import Mesh
@@ -43,6 +44,7 @@ def measure_rates(case: ParallelCase, model: BenchModel, mesh: Mesh) -> dict[str
         Plain numbers by the names of `Calibration`, and for curves the points; what this device cannot tell is absent.
     """
     device, dtype = model.device, model.dtype
+    pool = measure_graph_pool(case, model)
     found: dict[str, Any] = {
         "gemm": [measure_products(case, tokens, device, dtype) for tokens in token_counts(case)],
         "attention": [measure_attention(case, degree, device, dtype) for degree in degrees(case)],
@@ -51,7 +53,7 @@ def measure_rates(case: ParallelCase, model: BenchModel, mesh: Mesh) -> dict[str
         "relayout_gb_s": measure_relayout(case, device, dtype),
         "exchange": [measure_exchange(size, device) for size in EXCHANGED_BYTES[device.type]],
     }
-    found |= measure_launch(case, model, mesh)
+    found |= measure_launch(case, model, mesh) | ({"graph_pool": pool} if pool else {})
     if device.type == "cuda":
         found |= measure_host_copies(device)
         found["memory_bytes"] = torch.cuda.get_device_properties(device).total_memory

@@ -88,6 +88,14 @@ def test_a_second_model_refines_the_table_of_the_same_machine():
     assert len(make_table(large, elsewhere, first, today=DAY)["numbers"]["gemm_tflops"]["value"]) == 1
 
 
+def test_what_recordings_keep_is_told_in_layers_of_the_plan():
+    request = request_for()
+    layer = 15600 * 2 * (1536 + 8960) * 2  # tokens; stream and feed-forward, twice; two bytes
+    found = findings_for(request, 1536, graph_pool={"tokens": 15600, "bytes": 0.75 * layer})
+    table = make_table(request, found, packaged_table(), today=DAY)["numbers"]["graph_pool_factor"]
+    assert (table["value"], table["kind"]) == (pytest.approx(0.75), "measured")
+
+
 def test_what_was_found_before_a_rank_was_lost_is_kept(monkeypatch):
     request = request_for(device="cpu")
     data = {"peers": {}, "done": ["start", "rates"], "peak_bytes": [], **findings_for(request, 1536)}

@@ -2,22 +2,22 @@
 
 import pytest
 
-from benchmarks.plan import MEASURED_MS, predict_forward_ms
+from benchmarks.plan import DECODES, MEASURED, Case, make_job, predict_ms
 from reelray.scheduler.plan.prediction import predict_decode_s
-from tests.support.planning import make_job, table
+from tests.support.planning import table
 
 
-@pytest.mark.parametrize(("model", "size", "frames", "layout", "measured_ms"), MEASURED_MS)
-def test_a_forward_is_predicted_within_ten_percent(model, size, frames, layout, measured_ms):
-    assert predict_forward_ms(model, size, frames, layout) == pytest.approx(measured_ms, rel=0.10)
+@pytest.mark.parametrize("case", MEASURED, ids=str)
+def test_a_forward_is_predicted_within_ten_percent(case):
+    assert predict_ms(case, table()) == pytest.approx(case.measured_ms, rel=0.10)
 
 
-def test_the_mean_error_is_below_four_percent():
-    errors = [abs(predict_forward_ms(*case) / measured_ms - 1) for *case, measured_ms in MEASURED_MS]
-    assert sum(errors) / len(errors) < 0.04
+def test_whole_clips_are_predicted_within_three_percent_and_all_within_two_on_average():
+    errors = {case: abs(predict_ms(case, table()) / case.measured_ms - 1) for case in MEASURED}
+    assert max(error for case, error in errors.items() if case.frames == 81) < 0.03
+    assert sum(errors.values()) / len(errors) < 0.025
 
 
-def test_decode_is_predicted():
-    job = make_job("1.3b", "480p")
-    assert predict_decode_s(job, table(), 1) == pytest.approx(0.714, rel=0.01)
-    assert predict_decode_s(job, table(), 2) == pytest.approx(0.388, rel=0.01)
+@pytest.mark.parametrize(("ranks", "measured_ms"), DECODES)
+def test_decode_is_predicted(ranks, measured_ms):
+    assert 1000 * predict_decode_s(make_job(Case()), table(), ranks) == pytest.approx(measured_ms, rel=0.01)
