@@ -3,8 +3,7 @@
     python -m benchmarks.plan
 
 Needs no GPU: the measured side are medians of our own runs on one and two H200 with NVLink (torch 2.11.0+cu130, bf16),
-as they stand in `results/`. Prints a table and writes it as JSON. What four GPUs are predicted to take stands beside it,
-which nobody has measured.
+as they stand in `results/`. Prints a table and writes it as JSON. What it says of four GPUs is predicted only.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.proto.errors import ResourceError
-from reelray.proto.residency import Blocks, Residency, WeightShare
+from reelray.proto.residency import Blocks, Networks, Residency, WeightShare
 from reelray.workers.models.registry import describe_checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class CheckpointLoader:
         residency: Where the weights are while they do not compute.
         share: What the process keeps of sharded weights.
         page_bytes: What streams may take of the memory of a device; None lets the engine find out.
+        networks: What the process has use for.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class CheckpointLoader:
     residency: Residency = RESIDENT
     share: WeightShare | None = None
     page_bytes: int | None = None
+    networks: Networks = Networks.ALL
 
     @property
     def shares(self) -> bool:
@@ -59,6 +61,10 @@ class CheckpointLoader:
         """See `reelray.workers.engine.seams.SharingLoader`."""
         return replace(self, share=share)
 
+    def for_networks(self, networks: Networks) -> "CheckpointLoader":
+        """See `reelray.workers.engine.seams.PartLoader`."""
+        return replace(self, networks=networks)
+
     def __call__(self) -> "VideoModel":
         """Load the weights.
 
@@ -68,7 +74,9 @@ class CheckpointLoader:
             InputError: Weights are to be sharded, and no other rank has them.
         """
         device = choose_device(self.device)
-        model = open_checkpoint(self.path, device=device, residency=self.residency, share=self.share)
+        model = open_checkpoint(
+            self.path, device=device, residency=self.residency, share=self.share, networks=self.networks
+        )
         model.page_bytes = self.page_bytes
         return model
 

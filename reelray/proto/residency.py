@@ -19,6 +19,14 @@ class Encoder(StrEnum):
     RELEASED = "released"  # host memory holds them; copied in for a prompt, gone before the first step
 
 
+class Networks(StrEnum):
+    """What of a checkpoint a rank opens."""
+
+    ALL = "all"
+    DENOISING = "denoising"  # encoders of text and image and the transformer; the latent decoder only for its encoder
+    DECODING = "decoding"  # the latent decoder
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Residency:
     """One way to hold the weights."""

@@ -24,7 +24,7 @@ from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.fake_model import FakeModel
-from tests.support.gang_cases import Brittle, Gated, InStep, Overheard, clip_of, pid_of
+from tests.support.gang_cases import Brittle, Gated, InStep, Noting, Overheard, clip_of, pid_of
 from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
 
@@ -104,6 +104,21 @@ def test_decode_ranks_help_with_the_first_chunk_and_join_others_in_the_middle(se
     assert lent[:6] == [(0, step) for step in range(6)]
     assert any(plan.joins for plan in plans)
     assert {chunk for chunk, _ in lent} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("lent", [False, True])
+def test_ranks_open_what_they_have_a_use_for(served, lent, tmp_path):
+    request = make_request(
+        "a", prompt="a red circle", latent_frames=3, recipe=replace(RECIPE, text_tokens=512), width=96, height=64
+    )
+    with LocalEngine.open(OPEN) as alone:
+        wanted = clip_of(alone.render(request))
+    lending = Lending(layout=Layout(cfg=2), apart_step_s=2.0, lent_step_s=1.0) if lent else None
+    load = Noting(path=PACKAGED / "sprites", device="cpu", notes=tmp_path)
+    _, _, leader = served(load, lending=lending)
+    assert clip_of(leader.submit(request)) == wanted
+    opened = sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir())
+    assert opened == ["transformer+text_encoder", "transformer+vae+text_encoder" if lent else "vae"]
 
 
 def test_a_rank_lost_while_it_helps_is_replaced_and_all_go_on(served):

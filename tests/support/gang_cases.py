@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reelray.cluster.checkpoint_loader import CheckpointLoader
 from reelray.proto.events import Frames
 from reelray.proto.step_plan import Crew
+from reelray.workers.models.absent import is_here
 from tests.support.fake_model import FakeModel
 
 
@@ -216,4 +218,22 @@ class InStep:
             return frames
 
         model.denoise, model.decode = denoise_late, decode_and_tell
+        return model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noting(CheckpointLoader):
+    """Leaves a file for every opened checkpoint, named by what of it is there.
+
+    Args:
+        notes: The folder.
+    """
+
+    notes: Path
+
+    def __call__(self):
+        model = super(Noting, self).__call__()
+        parts = model.parts
+        here = [name for name in ("transformer", "vae", "text_encoder") if is_here(getattr(parts, name))]
+        (self.notes / f"{'+'.join(here)}-{os.getpid()}").touch()
         return model

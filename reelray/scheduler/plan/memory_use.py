@@ -99,7 +99,7 @@ def predict_memory(setting: Setting, *, decode_ranks: int) -> MemoryUse:
         context=context,
         blocks=block_weights(setting),
         encoder=encoder_weights(setting) * (BLOCKS_IN_FLIGHT / ENCODER_BLOCKS if leaves else 1),
-        decoder=0.0 if decode_ranks else decode_bytes(setting, layout.lane),
+        decoder=condition_weights(setting) if decode_ranks else decode_bytes(setting, layout.lane),
         activations=activation_bytes(setting),
         memory=kept_bytes(setting),
         latents=latents,
@@ -114,6 +114,12 @@ def encoder_weights(setting: Setting) -> float:
     """Bytes of the encoders of text and image."""
     sizes = setting.job.sizes
     return (sizes.text_encoder_parameters + sizes.image_encoder_parameters) * setting.job.value_bytes
+
+
+def condition_weights(setting: Setting) -> float:
+    """Bytes of what a GPU that does not decode keeps of the decoder: whoever takes a first frame has its encoder."""
+    sizes = setting.job.sizes
+    return sizes.decoder_parameters * setting.job.value_bytes if sizes.image_encoder_parameters else 0.0
 
 
 def block_weights(setting: Setting) -> float:
@@ -204,8 +210,5 @@ def decode_bytes(setting: Setting, ranks: int) -> float:
 
 
 def decode_alone_bytes(setting: Setting, ranks: int) -> float:
-    """Bytes of a GPU that only decodes; it loads the whole checkpoint, as every rank of a gang does."""
-    loaded = block_weights(setting) + encoder_weights(setting) * (
-        BLOCKS_IN_FLIGHT / ENCODER_BLOCKS if setting.residency.encoder is Encoder.RELEASED else 1
-    )
-    return setting.table.context_bytes + loaded + decode_bytes(setting, ranks)
+    """Bytes of a GPU that only decodes and is never lent: it loads the decoder alone."""
+    return setting.table.context_bytes + decode_bytes(setting, ranks)

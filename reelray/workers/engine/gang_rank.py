@@ -17,7 +17,7 @@ import torch
 from torch import distributed as dist
 
 from reelray.proto.errors import EngineError, ReelrayError
-from reelray.proto.residency import Blocks
+from reelray.proto.residency import Blocks, Networks
 from reelray.workers.engine.chunk_sharer import make_sharer
 from reelray.workers.engine.device_memory import check_device
 from reelray.workers.engine.gang_wire import (
@@ -39,7 +39,7 @@ from reelray.workers.engine.gang_wire import (
 from reelray.workers.engine.loading import open_timed
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.regroup import make_regrouper
-from reelray.workers.engine.seams import ModelLoader, SharingLoader
+from reelray.workers.engine.seams import ModelLoader, PartLoader, SharingLoader
 from reelray.workers.engine.station import make_stations
 from reelray.workers.parallel.mesh import Mesh, abort_groups, find_share
 
@@ -199,7 +199,19 @@ def load(invitation: Invitation, assignment: Assignment) -> "tuple[VideoModel, f
 
 def _own_loader(assignment: Assignment, rank: int) -> ModelLoader:
     load = assignment.load
-    return load.for_share(find_share(assignment.layouts[0], rank)) if isinstance(load, SharingLoader) else load
+    if isinstance(load, SharingLoader):
+        load = load.for_share(find_share(assignment.layouts[0], rank))
+    networks = _own_networks(assignment, rank)
+    return load.for_networks(networks) if isinstance(load, PartLoader) else load
+
+
+def _own_networks(assignment: Assignment, rank: int) -> Networks:
+    """What a rank has use for; one that only decodes and is lent needs everything."""
+    if not assignment.decode_ranks:
+        return Networks.ALL
+    if rank < assignment.ranks - assignment.decode_ranks:
+        return Networks.DENOISING
+    return Networks.DECODING if assignment.lent is None else Networks.ALL
 
 
 class Seat:

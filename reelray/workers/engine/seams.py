@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.residency import WeightShare
+from reelray.proto.residency import Networks, WeightShare
 from reelray.proto.session import Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
@@ -40,6 +40,15 @@ class SharingLoader(ModelLoader, Protocol):
 
     def for_share(self, share: WeightShare) -> ModelLoader:
         """The loader of one of the ranks that hold the same layers."""
+        ...
+
+
+@runtime_checkable
+class PartLoader(ModelLoader, Protocol):
+    """A loader that can leave out the networks that its process has no use for."""
+
+    def for_networks(self, networks: Networks) -> ModelLoader:
+        """The loader of a rank that does not do everything."""
         ...
 
 

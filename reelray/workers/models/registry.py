@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from reelray.proto.residency import Networks
+
 if TYPE_CHECKING:
     import torch
 
@@ -151,6 +153,7 @@ def open_checkpoint(
     layers: range | None = None,
     residency: "Residency | None" = None,
     share: "WeightShare | None" = None,
+    networks: Networks = Networks.ALL,
 ) -> "VideoModel":
     """Load a checkpoint of any family.
 
@@ -164,6 +167,7 @@ def open_checkpoint(
         layers: Layers of the denoiser to load, where other ranks have the others; None means all.
         residency: Where the weights are while they do not compute; all on the device by default.
         share: What this rank keeps of sharded weights.
+        networks: What is loaded; the rest is checked all the same, and named by the same digest.
 
     Raises:
         CheckpointError: As `describe_checkpoint`.
@@ -180,6 +184,7 @@ def open_checkpoint(
         layers=layers,
         residency=residency,
         share=share,
+        networks=networks,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from reelray.proto.patching import Patching
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.proto.storage import Storage
-from reelray.scheduler.plan.memory_use import predict_memory
+from reelray.scheduler.plan.memory_use import decode_alone_bytes, decode_bytes, predict_memory
 from reelray.scheduler.plan.residency import RESIDENCIES
 from reelray.scheduler.plan.step_time import predict_layer
 from tests.support.planning import GIB, make_job, make_setting, make_stream, table
@@ -121,6 +121,17 @@ def test_patches_keep_the_keys_of_the_step_before():
     assert memory.stages["decode"] == use(job, "pipe=2").stages["decode"]
     one = replace(make_setting(job, "cfg=2,pipe=2"), patching=Patching(patches=4))
     assert predict_memory(one, decode_ranks=0).stale == memory.stale / 2
+
+
+def test_ranks_that_only_decode_hold_the_decoder_alone():
+    job = make_job()
+    decoder = job.sizes.decoder_parameters * job.value_bytes
+    beside = predict_memory(make_setting(job, "ulysses=2"), decode_ranks=1)
+    assert beside.decoder == 0
+    assert predict_memory(make_setting(make_job("i2v-14b-480p"), "ulysses=2"), decode_ranks=1).decoder == decoder
+    alone = decode_alone_bytes(make_setting(job, "ulysses=2"), 1)
+    assert alone == table().context_bytes + decode_bytes(make_setting(job), 1)
+    assert decoder + table().context_bytes < alone < beside.blocks
 
 
 def test_a_ring_holds_what_passes():

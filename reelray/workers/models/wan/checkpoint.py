@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 
 from reelray.proto.errors import CheckpointError, ResourceError
+from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Recipe
-from reelray.proto.residency import Blocks, Encoder, Residency, WeightShare
+from reelray.proto.residency import Blocks, Encoder, Networks, Residency, WeightShare
+from reelray.workers.models.absent import absent, is_here
 from reelray.workers.models.wan.block_ops import choose_ops
 from reelray.workers.models.wan.clip import ClipConfig, ClipVision, load_clip
 from reelray.workers.models.wan.clip_original import load_original_clip
@@ -23,10 +25,11 @@ from reelray.workers.models.wan.description import (
 from reelray.workers.models.wan.dtypes import Dtypes, choose_dtypes
 from reelray.workers.models.wan.layout import Layout, find_layout
 from reelray.workers.models.wan.model import WanModel, WanParts
-from reelray.workers.models.wan.text import load_text_encoder
+from reelray.workers.models.wan.text import TextEncoder, load_text_encoder
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.umt5 import Umt5Config
 from reelray.workers.models.wan.vae import WanVae, WanVaeConfig
+from reelray.workers.models.wan.vae.model import decodes_several
 from reelray.workers.models.wan.vae_names import rename_tensor
 from reelray.workers.models.wan.weights import check_architecture, load_transformer
 from reelray.workers.models.weight_loading import load_module
@@ -44,6 +47,7 @@ class _Placing:
     layers: range | None
     residency: Residency
     share: WeightShare | None
+    networks: Networks
 
 
 def open_checkpoint(
@@ -57,6 +61,7 @@ def open_checkpoint(
     layers: range | None = None,
     residency: Residency | None = None,
     share: WeightShare | None = None,
+    networks: Networks = Networks.ALL,
 ) -> WanModel:
     """Load a checkpoint.
 
@@ -70,6 +75,7 @@ def open_checkpoint(
         layers: Layers of the transformer to load, where other ranks have the others; None means all.
         residency: Where the weights are while they do not compute; all on the device by default.
         share: What this rank keeps of sharded blocks; `WanModel.use_weight_gather` is then to be called.
+        networks: What is loaded; whoever reaches for the rest is told.
 
     Returns:
         A model ready to denoise.
@@ -88,24 +94,35 @@ def open_checkpoint(
     check_recipe(recipe, layout)
     configs = read_transformer_config(layout), _vae_config(layout), _text_config(layout)
     _check_configs(*configs, layout)
-    place = torch.device(device)
-    parameters, digest = count_transformer(layout), digest_layout(layout)
+    place, parameters, digest = torch.device(device), count_transformer(layout), digest_layout(layout)
     placing = _Placing(
         device=place,
         dtypes=choose_dtypes(place, dtype, vae_dtype),
         layers=layers,
         residency=residency or Residency(),
         share=share,
+        networks=networks,
     )
     parts = _load_parts(layout, configs, placing, text_tokens=recipe.text_tokens, digest=digest)
-    # The one place that says how a checkpoint computes; the VAE says it for itself in `WanVae.to_inference`.
-    parts.transformer.use_ops(choose_ops(place))
-    if compiled:
-        parts.transformer.compile_blocks()
+    if is_here(parts.transformer):
+        _choose_arithmetic(parts.transformer, compiled=compiled)
+    facts = _gather_facts(layout, recipe, parameters, placing)
+    return WanModel(
+        facts=facts, parts=parts, digest=digest, residency=placing.residency, at=(place, placing.dtypes.transformer)
+    )
+
+
+def _gather_facts(layout: Layout, recipe: Recipe, parameters: int, placing: _Placing) -> ModelFacts:
     facts = gather_facts(layout, recipe, parameters)
-    if parts.vae.latents_per_call > 1:
-        facts = replace(facts, decode_pixels=GPU_DECODE_PIXELS)
-    return WanModel(facts=facts, parts=parts, digest=digest, residency=placing.residency)
+    several = decodes_several(placing.device, placing.dtypes.vae)  # whoever decodes
+    return replace(facts, decode_pixels=GPU_DECODE_PIXELS) if several else facts
+
+
+def _choose_arithmetic(transformer: WanTransformer, *, compiled: bool) -> None:
+    """The one place that says how a transformer computes; the VAE says it for itself in `WanVae.to_inference`."""
+    transformer.use_ops(choose_ops(transformer.device))
+    if compiled:
+        transformer.compile_blocks()
 
 
 def _too_large(layout: Layout, device: torch.device, residency: Residency, free: int) -> ResourceError:
@@ -155,11 +172,13 @@ def _load_parts(
     config, vae_config, text_config = configs
     device, dtypes = placing.device, placing.dtypes
     released = placing.residency.encoder is Encoder.RELEASED
+    denoises = placing.networks is not Networks.DECODING
+    has_vae = placing.networks is not Networks.DENOISING or layout.task == "i2v"  # which encodes the first frame
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0  # before anything is loaded
     try:
         return WanParts(
-            transformer=_load_transformer(layout, config, placing),
-            vae=_load_vae(layout, vae_config, device, dtypes),
+            transformer=_load_transformer(layout, config, placing) if denoises else absent(WanTransformer),
+            vae=_load_vae(layout, vae_config, device, dtypes) if has_vae else absent(WanVae),
             text_encoder=load_text_encoder(
                 layout.weights["text_encoder"],
                 layout.tokenizer,
@@ -169,8 +188,10 @@ def _load_parts(
                 text_tokens=text_tokens,
                 digest=digest,
                 released=released,
-            ),
-            clip=_load_clip(layout, device, dtypes, released=released),
+            )
+            if denoises
+            else absent(TextEncoder),
+            clip=_load_clip(layout, device, dtypes, released=released) if denoises else None,
         )
     except torch.OutOfMemoryError as error:
         raise _too_large(layout, device, placing.residency, free) from error

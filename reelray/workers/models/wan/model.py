@@ -15,6 +15,7 @@ from reelray.proto.residency import Blocks, Residency
 from reelray.workers.memory.page_changes import Angles
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.room import Grid
+from reelray.workers.models.absent import is_here
 from reelray.workers.models.attention_op import View
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.free_memory import free_bytes
@@ -42,7 +43,7 @@ class WanParts:
 
     Args:
         transformer: Denoiser.
-        vae: Latent decoder, and encoder of i2v conditions.
+        vae: Latent decoder, and encoder of i2v conditions. It, or transformer and encoders, may be `Absent`.
         text_encoder: Tokenizer and UMT5.
         clip: Vision tower of an i2v checkpoint.
     """
@@ -74,16 +75,24 @@ class WanModel:
         parts: The loaded modules.
         digest: Names the checkpoint.
         residency: Where its weights are while they do not compute.
+        at: Device and dtype of the transformer; None asks it.
     """
 
-    def __init__(self, *, facts: ModelFacts, parts: WanParts, digest: str, residency: Residency | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        facts: ModelFacts,
+        parts: WanParts,
+        digest: str,
+        residency: Residency | None = None,
+        at: tuple[torch.device, torch.dtype] | None = None,
+    ) -> None:
         self.facts = facts
         self.residency = residency or Residency()
         self.page_bytes: int | None = None
         self.parts = parts
         self.digest = digest
-        self.device = parts.transformer.device
-        self.dtype = parts.transformer.dtype
+        self.device, self.dtype = at or (parts.transformer.device, parts.transformer.dtype)
         self._sharding: Sharding
         self._pictures: PictureSharing | None
         self._stages: Stages = WholeModel()
@@ -95,7 +104,8 @@ class WanModel:
         self._settled: dict[torch.Size, Tiling | None] = {}  # by latent rows and columns
         self._stages.forget()  # recordings hold groups of ranks
         self._stages = choose_stages(self.device, resident=self.residency.blocks is Blocks.RESIDENT)
-        drop_gather(self.parts.transformer.source)
+        if is_here(self.parts.transformer):
+            drop_gather(self.parts.transformer.source)
 
     def use_sharding(self, sharding: Sharding) -> None:
         """Let the forwards that follow share their tokens by `sharding`; its ranks call `denoise` together."""

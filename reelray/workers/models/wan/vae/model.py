@@ -27,6 +27,11 @@ GPU_LATENTS_PER_CALL = 4
 _LOGVAR_RANGE = (-30.0, 20.0)
 
 
+def decodes_several(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether several latent frames go through the network at once."""
+    return device.type == "cuda" and dtype == torch.bfloat16
+
+
 class WanVae(nn.Module):
     """Wan2.1 video VAE. Latents are raw VAE latents unless a name says normalised.
 
@@ -84,7 +89,7 @@ class WanVae(nn.Module):
             elif isinstance(module, Upsample):
                 module.subpixel = subpixel
         self._set_statistics()
-        if self._weight.is_cuda and self._dtype == torch.bfloat16:
+        if decodes_several(self._weight.device, self._dtype):
             self._fused = FusedDecoder(self.post_quant_conv, self.decoder)
             self.latents_per_call = GPU_LATENTS_PER_CALL
         return self
