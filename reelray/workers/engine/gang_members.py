@@ -12,6 +12,8 @@ from reelray.proto.errors import RankLostError
 from reelray.workers.engine.gang_wire import Hello, Invitation, Message, Wire
 
 TICK_S = 0.1
+FAREWELL_S = 5.0
+"""How long what a rank said last may be on its way when its process is known to have ended."""
 LAST_WORDS_S = 0.5
 """How long the leader waits for the death that explains a rank's complaint."""
 
@@ -73,6 +75,7 @@ class Member:
         seen_at: When it was last heard.
         progress: Its last count.
         lost: Whether it is known to be dead or frozen.
+        ended_at: When its process was first found to have ended.
     """
 
     rank: int
@@ -85,6 +88,7 @@ class Member:
     seen_at: float = 0.0
     progress: int = 0
     lost: bool = False
+    ended_at: float | None = None
 
     def send(self, message: Message) -> bool:
         """Send it a message; returns whether it is there."""
@@ -95,9 +99,21 @@ class Member:
             return False
         return True
 
-    def is_gone(self) -> bool:
-        """Whether its process has ended, and all that it said before is read."""
-        return not self.process.is_alive() and not (self.wire is not None and self.wire.connection.poll())
+    def is_gone(self, now: float) -> bool:
+        """Whether its process has ended, and all that it said before is read.
+
+        A connection that ends says so, behind all that was said. One that does not may still bring something: launchers
+        hear of an end by another way, which may be faster.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        if self.process.is_alive():
+            return False
+        if self.wire is None:
+            return True
+        self.ended_at = now if self.ended_at is None else self.ended_at
+        return now - self.ended_at > FAREWELL_S and not self.wire.connection.poll()
 
     def end(self) -> None:
         """End its process."""

@@ -75,7 +75,7 @@ class Muster:
         """
         for rank in range(len(self._members), self._spec.ranks):
             self._members.append(self._launch(rank))
-        lost = [member for member in self._members if member.lost or member.is_gone()]
+        lost = [member for member in self._members if member.lost or not member.process.is_alive()]
         for member in self._members:
             if member.wire is not None and member not in lost:
                 member.stage, member.seen_at = Stage.LEAVES, self._clock()
@@ -167,7 +167,7 @@ class Muster:
             silent_s = now - member.seen_at
             if member is not self._members[member.rank]:
                 continue
-            if member.is_gone():
+            if member.is_gone(now):
                 self._lose(member, member.process.last_words())
             elif member.stage is Stage.LEAVES and now > self._back_by:
                 self._lose(member, f"it did not leave the lost gang within {spec.rejoin_s:g} s")

@@ -17,8 +17,9 @@ from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.gang_door import Door
+from reelray.workers.engine.gang_members import Member, hear
 from reelray.workers.engine.gang_rank import Ear, Seat
-from reelray.workers.engine.gang_wire import Assignment, Hello, Leave, Left, Meet, Pulse, Run, Wire
+from reelray.workers.engine.gang_wire import Assignment, Hello, Leave, Left, Meet, Pulse, Refused, Run, Wire
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 from tests.support.fake_model import FakeModel
@@ -182,6 +183,27 @@ def test_nobody_waits_at_the_door_for_one_who_is_silent():
     ((_, known),) = wait_until(door.arrivals)
     for end in (silent, wire, known, door):
         end.close()
+
+
+class Ended:
+    def is_alive(self):
+        return False
+
+
+def test_what_a_rank_said_last_is_waited_for_when_its_process_has_ended():
+    here, there = (Wire(end) for end in Pipe())
+    member = Member(rank=0, ticket=0, process=Ended())
+    assert member.is_gone(100.0)  # it never came
+    member.wire = here
+    assert not member.is_gone(100.0)
+    there.send(Refused(error=EngineError("shard 2 is missing")))
+    assert not member.is_gone(200.0)  # it is still to be read
+    ((_, message),) = hear([member], time.monotonic, 0.0)
+    assert isinstance(message, Refused)
+    assert member.is_gone(200.0)
+    there.close()
+    assert hear([member], time.monotonic, 0.0) == [(member, None)]
+    here.close()
 
 
 class CountedMesh:
