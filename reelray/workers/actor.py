@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from reelray.proto.engine_description import EngineDescription
@@ -41,6 +41,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 CALLS = 16  # actor calls that may wait at once, most of them in `take`
 RANK_CPUS = 0.01  # what a rank on a CPU books; it uses the cores that the leader assigns to it
+ONE_MACHINE = "a gang lies on one machine, its leader's: give it fewer ranks, or start it where the GPUs are"
 PLACE_S = 60.0
 END_S = 10.0
 LAST_WORDS_S = 0.5
@@ -244,6 +245,9 @@ class RayLauncher:
             missing = _what_is_missing(ranks, self._resource)
             self.close()
             raise EngineError(f"{missing} (waited {place_s:g} s)")
+        if _nodes_of(self._group) != {_own_node()}:
+            self.close()
+            raise EngineError(f"the ranks were placed on another machine than their leader; {ONE_MACHINE}")
 
     def launch(self, invitation: "Invitation") -> RankHandle:
         """See `RankLauncher`."""
@@ -301,7 +305,15 @@ def _what_is_missing(ranks: int, resource: str) -> str:
         )
     if has < ranks:
         return f"{ranks} GPUs were asked for, the cluster has {has:g}"
-    return f"{ranks} GPUs were asked for on one machine; the cluster has {has:g}, {free:g} of them free"
+    return f"{ranks} GPUs were asked for on one machine; the cluster has {has:g}, {free:g} of them free; {ONE_MACHINE}"
+
+
+def _nodes_of(group: Any) -> set[str]:
+    return set(placement_group_table(group)["bundles_to_node_id"].values())
+
+
+def _own_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def _first_words(error: Exception) -> str:

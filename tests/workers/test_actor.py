@@ -38,6 +38,13 @@ def test_places_that_are_not_there_are_named():
         RayLauncher(400, on_gpus=False, place_s=0.1)
 
 
+def test_ranks_on_another_machine_than_their_leader_are_refused(monkeypatch):
+    monkeypatch.setattr("reelray.workers.actor._own_node", lambda: "elsewhere")
+    with pytest.raises(EngineError, match="another machine than their leader; a gang lies on one machine"):
+        RayLauncher(2, on_gpus=False)
+    assert created_groups() == {}
+
+
 def test_successors_take_the_places_of_killed_and_frozen_ranks():
     launcher = RayLauncher(2, on_gpus=False)
     gang = Gang(launcher, GangSpec(load=FakeModel, layout=CFG, start_s=90.0))
