@@ -5,7 +5,8 @@
 The embedded model on CPU processes, or another with `--model` and `--device`. Each regrouping is a step plan with
 nothing but its moves; the state is the same after a round, and checked to be. For each: milliseconds of a step, of the
 slowest move in it, and bytes that ranks received. `denoising`: half-way through a whole clip, no decoder state.
-`streaming`: one chunk decoded, one waiting, one in work.
+`streaming`: one chunk decoded, one waiting, one in work. `remembering`: the same of a stream whose chunks attend those
+before, keys and values of both branches of guidance included.
 """
 
 import argparse
@@ -26,14 +27,25 @@ from reelray.cluster.model_catalog import PACKAGED
 from reelray.proto.chunking import Chunking
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout, Place
+from reelray.proto.memory_rule import Commit, MemoryRule
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import Admit, DecodeStep, Move, StepPlan, StepReport, WindowStep
+from reelray.proto.step_plan import (
+    CHUNK_PART,
+    DECODE_PART,
+    Admit,
+    DecodeStep,
+    Move,
+    StepPlan,
+    StepReport,
+    WindowStep,
+)
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.local_launcher import LocalLauncher
 
 SPRITES = PACKAGED / "sprites"
 FOUR, PAIRS, SINGLES = Layout(ulysses=4), Layout(replica=2, ulysses=2), Layout(replica=4)
 CHUNK = 3
+MEMORY = MemoryRule(local=9, sink=3, commit=Commit.LAST_STEP)
 STEPS = 6
 
 
@@ -68,14 +80,15 @@ class Driver:
     def state(self, layout: Layout, request_id: RequestId) -> dict[str, bytes]:
         """What the ranks would write down of a request now."""
         (commit,) = self.run(layout, commits=(request_id,))[0].commits
-        return dict(commit.parts)
+        return {name: commit.parts[name] for name in (CHUNK_PART, DECODE_PART)}
 
 
-def request_for(name: str, model: Path, *, streaming: bool, frames: int) -> RenderRequest:
+def request_for(name: str, model: Path, *, streaming: bool, remembers: bool, frames: int) -> RenderRequest:
     """A clip of a checkpoint, whole or in chunks."""
     recipe = describe_model(model).recipe
     chunking = Chunking(latent_frames=CHUNK) if streaming else Chunking()
     recipe = replace(recipe, schedule=replace(recipe.schedule, steps=STEPS), chunking=chunking)
+    recipe = replace(recipe, memory=MEMORY) if remembers else recipe
     return RenderRequest(
         request_id=RequestId(name), prompt="a red circle moves left on a blue background", negative_prompt="",
         width=recipe.defaults.width, height=recipe.defaults.height, frames=frames, seed=1, recipe=recipe,
@@ -92,7 +105,9 @@ def bring_half_way(driver: Driver, layout: Layout, lane: int, request: RenderReq
     for chunk in range(3 if chunked else 1):
         ends = chunked is not None and chunk < 2
         for step in range(STEPS if ends else STEPS // 2):
-            at = window(chunk=chunk, first_latent_frame=chunk * CHUNK, step=step, last=step == STEPS - 1)
+            last = step == STEPS - 1
+            commits = last and request.recipe.memory is not None
+            at = window(chunk=chunk, first_latent_frame=chunk * CHUNK, step=step, last=last, commits=commits)
             report, _ = driver.run(layout, windows=(at,))
             cost_ms = report.costs[0].seconds * 1e3
     if chunked:
@@ -103,9 +118,9 @@ def bring_half_way(driver: Driver, layout: Layout, lane: int, request: RenderReq
     return cost_ms
 
 
-def measure(driver: Driver, model: Path, *, streaming: bool, frames: int, runs: int) -> dict[str, Any]:
+def measure(driver: Driver, model: Path, *, frames: int, runs: int, **kind: bool) -> dict[str, Any]:
     """All regroupings of one case, there and back, `runs` times."""
-    a, b = (request_for(name, model, streaming=streaming, frames=frames) for name in "ab")
+    a, b = (request_for(name, model, frames=frames, **kind) for name in "ab")
     window_ms = bring_half_way(driver, FOUR, 0, a)
     bring_half_way(driver, PAIRS, 1, b)
     one, pair, single = Place(layout=FOUR), Place(layout=PAIRS), Place(layout=SINGLES)
@@ -148,10 +163,9 @@ def main() -> None:
     gang.start()
     driver, cases = Driver(gang), {}
     try:
-        for name in ("denoising", "streaming"):
-            cases[name] = measure(
-                driver, options.model, streaming=name == "streaming", frames=options.frames, runs=options.runs
-            )
+        for name in ("denoising", "streaming", "remembering"):
+            kind = {"streaming": name != "denoising", "remembers": name == "remembering"}
+            cases[name] = measure(driver, options.model, frames=options.frames, runs=options.runs, **kind)
             print(name, json.dumps(cases[name], indent=1), flush=True)
     finally:
         gang.close()

@@ -12,8 +12,10 @@ from torch import distributed as dist
 
 from reelray.cluster.model_catalog import PACKAGED
 from reelray.proto.layout import Layout, Place
+from reelray.proto.memory_rule import Commit, MemoryRule
 from reelray.proto.recipe import Solver
 from reelray.proto.step_plan import Admit, DecodeStep, Move, StepPlan, WindowStep
+from reelray.proto.storage import Storage
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.held_request import HeldRequest
@@ -29,6 +31,7 @@ from tests.support.requests import make_recipe, make_request
 OPEN = partial(open_checkpoint, PACKAGED / "sprites", device="cpu")
 FOUR, PAIRS, SINGLES = Layout(ulysses=4), Layout(replica=2, ulysses=2), Layout(replica=4)
 CFG = Layout(cfg=2, ulysses=2)
+RING = Layout(ring=2, ulysses=2)
 LIMITS = EngineLimits(frame_credit=999, decode_latent_frames=1)
 PROMPTS = ("a red circle moves left", "a blue square", "two green triangles", "a white star moves down")
 
@@ -84,7 +87,7 @@ def requests_of(name):
 def run_world():
     """All scenarios, and what can be said of the gang."""
     model = OPEN()
-    layouts = (FOUR, PAIRS, SINGLES, CFG, Layout(replica=2, cfg=2))
+    layouts = (FOUR, PAIRS, SINGLES, CFG, RING, Layout(replica=2, cfg=2))
     mesh = Mesh.create(layouts, "cpu", timeout_s=100)
     stations, regrouper = make_stations(model, mesh, layouts), make_regrouper(model, mesh)
     start = partial(Rank, model, stations=stations, regrouper=regrouper)
@@ -93,6 +96,7 @@ def run_world():
     groups = [mesh.groups]
     found = {name: serve(start(), *scenario) for name, scenario in SCENARIOS.items()}
     found["states"] = carry_around(start())
+    found["memories"] = {storage: carry_memory(start(), storage) for storage in Storage}
     fake = FakeModel()  # its pictures cannot be shared: the first rank of a lane decodes
     other = Rank(fake, stations=make_stations(fake, mesh, layouts), regrouper=make_regrouper(fake, mesh))
     found["unshared"] = serve(other, (CFG, Layout(replica=2, cfg=2)), UNSHARED)
@@ -179,6 +183,41 @@ def carry_around(rank):
     moved = _own_slots(rank, name)
     run(FOUR, releases=(name,), admits=(Admit(request=request, resume=parts),))
     return {"states": states, "holds": holds, "here": [moved, _own_slots(rank, name)]}
+
+
+def carry_memory(rank, storage):
+    """Bring what a stream remembers to every lane; returns what this rank keeps on each, and the forwards it took."""
+    rule = MemoryRule(local=5, sink=1, commit=Commit.LAST_STEP, storage=storage)
+    request = a_request(0, steps=1, chunk=2, latent_frames=7)
+    request = replace(request, recipe=replace(request.recipe, memory=rule))
+    name, sequence, found, forwards = request.request_id, 0, [], []
+    denoise = rank._model.denoise
+    rank._model.page_bytes = 1 << 28
+    rank._model.denoise = lambda *args, **named: forwards.append(0) or denoise(*args, **named)
+
+    def run(layout, **parts):
+        nonlocal sequence
+        report, _ = execute(rank, StepPlan(sequence=sequence, generation=0, layout=layout, **parts))
+        sequence += 1
+        assert not report.failures, report.failures
+        return report.moved_bytes
+
+    run(FOUR, admits=(Admit(request=request),))
+    for chunk in (0, 1):
+        at = {"chunk": chunk, "first_latent_frame": 2 * chunk, "latent_frames": 2}
+        run(FOUR, windows=(WindowStep(request_id=name, step=0, last=True, commits=True, **at),))
+    place, moved = Place(layout=FOUR), 0
+    for layout, lane in ((FOUR, 0), (PAIRS, 1), (SINGLES, 0), (RING, 0), (SINGLES, 3), (CFG, 0), (FOUR, 0)):
+        target, before = Place(layout=layout, lane=lane), len(forwards)
+        if target != place:
+            moved = run(layout, moves=(Move(request_id=name, source=place, target=target),))
+        memory, place = rank._held[name].forwards.memory, target
+        kept = None if memory is None else (memory.first_head, memory.write(), len(memory.history))
+        found.append({"place": place, "kept": kept, "forwards": len(forwards) - before, "moved": moved})
+    run(FOUR, windows=(WindowStep(request_id=name, chunk=2, first_latent_frame=4, latent_frames=2, step=0, last=True),))
+    run(FOUR, releases=(name,))
+    rank._model.denoise, rank._model.page_bytes = denoise, None
+    return found
 
 
 def _own_slots(rank, name):

@@ -81,9 +81,29 @@ class Forwards:
             ResourceError: There is no room for it.
         """
         if self._memory is None:
-            self._add_up = station.add_up
-            self._memory = self.rooms.open(self.request, station)
+            self.open(station)
             self._remember_again()
+
+    def open(self, station: Station) -> None:
+        """Have room to remember here, and nothing in it yet; `adopt` or `begin` say what is.
+
+        Raises:
+            ResourceError: There is no room for it.
+        """
+        self._add_up = station.add_up
+        self._memory = self.rooms.open(self.request, station)
+
+    def set_aside(self) -> StreamMemory | None:
+        """Let another have what is remembered here, who closes it; the forwards that made it are still known."""
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            self._past = memory.history
+        return memory
+
+    def adopt(self) -> None:
+        """Take the forwards that are known as those that have made what is remembered here, if anything is."""
+        if self._memory is not None:
+            self._memory.history, self._past = list(self._past), []
 
     def release(self) -> None:
         """Give back what others share."""

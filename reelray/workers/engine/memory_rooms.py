@@ -22,7 +22,7 @@ SHARE = 0.25
 """Part of the memory of a machine that is free when the first stream comes and becomes pages, where nothing says how
 much a stream needs besides: others have that memory too."""
 HOST_SHARE = 0.5
-"""Part of the free memory of the host that videos which rest may fill, shared by the ranks of a lane."""
+"""Part of the free memory of the host that videos which rest may fill, shared by the ranks of a gang."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,8 @@ class MemoryRooms:
         self.on_progress = on_progress
         self._model = model
         self._gauge = gauge or find_gauge(model, on_progress)
-        self._shares = max(1, len({station.heads_of for station in stations if station.role.denoises}))
+        remembering = [station for station in stations if station.role.denoises and station.remembers]
+        self._shares = max(1, len({(station.heads_of, station.layout) for station in remembering}))
         self._fixed: int | None = None
         self._budgets: dict[Station, PageBudget] = {}
         self._rooms: dict[Station, MemoryRoom] = {}
@@ -214,7 +215,7 @@ class MemoryRooms:
 
     @property
     def _rooms_to_come(self) -> int:
-        """Layouts that share the heads in another way will want rooms of their own."""
+        """Other layouts will want rooms of their own."""
         return max(1, self._shares - len(self._rooms))
 
     def _heads(self, station: Station) -> range:
@@ -244,4 +245,5 @@ class MemoryRooms:
         return station.least(max(0, self._fixed - taken) // self._rooms_to_come)
 
     def _host_bytes(self, station: Station) -> int:
-        return int(free_bytes(torch.device("cpu")) * HOST_SHARE / station.heads_of[1] / self._shares)
+        ranks = station.heads_of[1] if station.layout is None else station.layout.ranks
+        return int(free_bytes(torch.device("cpu")) * HOST_SHARE / ranks / self._shares)

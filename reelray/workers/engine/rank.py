@@ -189,9 +189,10 @@ class Rank:
 
     def _carry_out(self, move: Move, held: HeldRequest, *, here: bool) -> None:
         assert self._regrouper is not None
+        leaving = held.forwards.set_aside()
         self._regrouper.carry_out(move, held)
         held.settle(self._station, here=here)
-        held.begin_memory(self._station)
+        self._regrouper.memories.carry_out(move, held, self._station, leaving)
 
     def _admit(self, admit: Admit) -> None:
         here = admit.lane == self._station.lane

@@ -14,6 +14,7 @@ from torch import Tensor
 from reelray.proto.layout import Place
 from reelray.proto.step_plan import Move
 from reelray.workers.engine.held_request import HeldRequest, HeldState
+from reelray.workers.engine.memory_move import MemoryMover
 from reelray.workers.models.api import VideoModel
 from reelray.workers.parallel.mesh import Mesh
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
@@ -46,10 +47,12 @@ class Regrouper:
     Args:
         mover: Between all of them.
         shares: Whether the ranks of a lane share pictures; otherwise the first one of each decodes.
+        memories: Moves what streams remember; to be asked after the rest of a request has moved.
     """
 
-    def __init__(self, mover: StateMover, *, shares: bool) -> None:
+    def __init__(self, mover: StateMover, *, shares: bool, memories: MemoryMover) -> None:
         self._mover = mover
+        self.memories = memories
         self._shares = shares
 
     @property
@@ -145,7 +148,8 @@ def make_regrouper(model: VideoModel, mesh: Mesh) -> Regrouper | None:
     if group is None or mesh.has_spare or group.size == 1:
         return None
     shares = model.use_picture_sharing(RowSharing(group, scale=model.facts.spatial_stride))
-    return Regrouper(StateMover(group, model.device), shares=shares)
+    mover = StateMover(group, model.device)
+    return Regrouper(mover, shares=shares, memories=MemoryMover(mover=mover, model=model))
 
 
 def _take_stock(state: HeldState, split: RowSplit | None, index: int, latent_rows: int) -> _Inventory:

@@ -44,6 +44,8 @@ class Station:
         sharding: With whom it shares the tokens of a forward.
         pictures: With whom it decodes; None means alone.
         pipeline: Through which forwards go where the ranks of the lane split the layers.
+        layout: The layout; None where there is no gang.
+        remembers: Whether streams that remember may come here.
         heads_of: Which of how many equal shares of the heads this rank attends; a memory keeps those.
         least: Of a number that each rank of the lane gives, the least; all of them must call it.
         add_up: Of a tensor that each rank has which attends other heads of the same tokens, the sum; all of them must
@@ -57,6 +59,8 @@ class Station:
     sharding: Sharding = field(default_factory=WholeWindow)
     pictures: PictureSharing | None = None
     pipeline: LayerPipeline | None = None
+    layout: Layout | None = None
+    remembers: bool = True
     heads_of: tuple[int, int] = (0, 1)
     least: Callable[[int], int] = int
     add_up: Callable[[Tensor], Tensor] = keep
@@ -108,9 +112,8 @@ def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
     role, pictures = _share_pictures(model, mesh, lane.everyone, denoises=True)
     heads_of = (lane.ulysses.index, lane.ulysses.size)
     station = Station(lane=lane.replica, role=role, sharding=_share_tokens(lane), pictures=pictures, heads_of=heads_of)
-    station = replace(
-        station, least=partial(find_least, lane.everyone, model.device), add_up=partial(add_up, lane.ulysses)
-    )
+    least = partial(find_least, lane.everyone, model.device)
+    station = replace(station, layout=layout, least=least, add_up=partial(add_up, lane.ulysses))
     return _share_branches(station, model, lane)
 
 
@@ -124,7 +127,7 @@ def _make_lent(model: "VideoModel", lane: Lane, own: Role) -> Station:
     """
     handover = own.handover if own.denoises else None
     role = Role(decodes=False, tells_denoise=own.tells_denoise, tells_decode=False, handover=handover)
-    return _share_branches(Station(role=role, sharding=_share_tokens(lane)), model, lane)
+    return _share_branches(Station(role=role, sharding=_share_tokens(lane), remembers=False), model, lane)
 
 
 def _share_tokens(lane: Lane) -> Sharding:

@@ -1,9 +1,9 @@
 """What a rank remembers of one stream, and how to come by it again: every forward that was remembered can be repeated.
 
-Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
+Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width; S tokens, N heads, D head width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reelray.proto.errors import ResourceError
 from reelray.proto.memory_rule import MemoryRule
+from reelray.proto.storage import Storage
 from reelray.workers.memory.room import Grid, MemoryRoom, OpenMemory
 from reelray.workers.memory.transfers import Transfer
 from reelray.workers.models.attention_op import View
@@ -86,7 +87,7 @@ class StreamMemory:
         levels: int = 1,
     ) -> None:
         self.is_open = True
-        self._room = room
+        self._rule, self._room = rule, room
         self._parcel: Parcel | None = None
         self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
         self._arrival = Transfer()
@@ -263,6 +264,25 @@ class StreamMemory:
             ]
             memory.memory.read({**states.get(heads.start, written[0][1][number]), "layers": layers})
         self.history = list(history)
+
+    def outline(self) -> list[dict[str, Any]] | None:
+        """What is held, without keys and values; None where ranks that share the heads otherwise cannot take them."""
+        if self.rests or self._rule.storage is not Storage.EXACT:
+            return None
+        return [memory.memory.outline() for memory in self._memories]
+
+    def layer(self, number: int, layer: int) -> Tensor:
+        """See `VideoMemory.layer`."""
+        return self._memories[number].memory.layer(layer)
+
+    def adopt(self, outline: Sequence[Mapping[str, Any]]) -> None:
+        """See `VideoMemory.adopt`."""
+        for memory, outlined in zip(self._memories, outline, strict=True):
+            memory.memory.adopt(outlined)
+
+    def fill(self, number: int, layer: int, tokens_2SND: Tensor) -> None:
+        """See `VideoMemory.fill`."""
+        self._memories[number].memory.fill(layer, tokens_2SND)
 
     def close(self) -> None:
         """Give all pages back; may be called twice."""

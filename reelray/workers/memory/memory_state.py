@@ -58,15 +58,23 @@ def read_pages(pool: PagePool, held: dict[Entry, tuple[int, ...]], places: int, 
     Raises:
         UnsupportedError: It has bytes of pages of other heads.
     """
-    entries = from_plain(state["entries"])
-    for entry in entries:
-        held[entry] = pool.take(pool.pages_for(places))
+    entries = take_entries(pool, held, places, state)
     if state["pages"] is not None:
         pool.fill([*held.values()], state["pages"])
     elif entries:
         write = pool.writer([held[entry] for entry in entries], places)
         for layer, (keys_SND, values_SND) in enumerate(state["layers"]):
             write(layer, keys_SND.to(pool.device), values_SND.to(pool.device))
+
+
+def take_entries(
+    pool: PagePool, held: dict[Entry, tuple[int, ...]], places: int, state: Mapping[str, Any]
+) -> list[Entry]:
+    """Take pages for the entries that a state names; what they hold is to come."""
+    entries: list[Entry] = from_plain(state["entries"])
+    for entry in entries:
+        held[entry] = pool.take(pool.pages_for(places))
+    return entries
 
 
 def as_plain(value: Any) -> Any:

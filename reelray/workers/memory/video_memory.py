@@ -13,7 +13,14 @@ from reelray.kernels.norm_rope.api import rotate
 from reelray.proto.memory_rule import Placement
 from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Pick, Share
 from reelray.workers.memory.host_pages import HostPages
-from reelray.workers.memory.memory_state import read_pages, read_regions, write_pages, write_regions
+from reelray.workers.memory.memory_state import (
+    as_plain,
+    read_pages,
+    read_regions,
+    take_entries,
+    write_pages,
+    write_regions,
+)
 from reelray.workers.memory.page_changes import Angles, Rate, Turn, fold_pages, pick_pages, rate_pages
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
@@ -201,6 +208,25 @@ class VideoMemory:
         read_regions(self.regions, state["regions"])
         read_pages(self._pool, self._held, self._places, state)
         self.version += 1
+
+    def outline(self) -> dict[str, Any]:
+        """Names of what is held, and how many tokens that is; see `adopt`."""
+        tokens = len(self._held) * self._places
+        return {"regions": write_regions(self.regions), "entries": as_plain(list(self._held)), "tokens": tokens}
+
+    def layer(self, layer: int) -> Tensor:
+        """Keys, not rotated, and values of all that is held [2, S, N, D], in the order of `outline`."""
+        return torch.stack(self._pool.reader([*self._held.values()], self._places)(layer))
+
+    def adopt(self, outline: Mapping[str, Any]) -> None:
+        """Be what another rank has outlined, into a memory that is empty; `fill` brings keys and values."""
+        read_regions(self.regions, outline["regions"])
+        take_entries(self._pool, self._held, self._places, outline)
+        self.version += 1
+
+    def fill(self, layer: int, tokens_2SND: Tensor) -> None:
+        """Write what `layer` has shown of the heads that are here."""
+        self._pool.writer([*self._held.values()], self._places)(layer, *tokens_2SND.unbind(0))
 
     def close(self) -> None:
         """Give everything back; may be called twice."""

@@ -264,12 +264,18 @@ def test_layouts_that_share_heads_in_another_way_have_room_too(model, monkeypatc
     frame_bytes = memory_rooms.PAGE_ROWS * model.key_shape(model.heads).token_bytes
     monkeypatch.setattr(memory_rooms, "free_bytes", lambda _device: 24 * frame_bytes)
     monkeypatch.setattr(memory_rooms, "SHARE", 1.0)
-    stations = [Station(heads_of=(0, ranks)) for ranks in (1, 2)]
+    ways = [(Layout(ring=2), 1), (Layout(ulysses=2), 2)]
+    stations = [Station(layout=layout, heads_of=(0, ranks)) for layout, ranks in ways]
     rooms = MemoryRooms(model, stations)
     request = request_of("sink and latest")
     for station in stations:
         assert rooms.open(request, station) is not None
     assert [room.pool.pages for room in rooms._rooms.values()] == [12, 24]  # of all heads, and of half of them
+    alike = [Station(layout=layout) for layout in (Layout(ring=2), Layout(replica=2))]  # and the same heads
+    rooms = MemoryRooms(model, [*alike, Station(layout=Layout(ring=4), remembers=False)])
+    for station in alike:
+        assert rooms.open(request, station) is not None
+    assert [room.pool.pages for room in rooms._rooms.values()] == [12, 12]
 
 
 def test_streams_side_by_side_do_not_disturb_each_other(model):
