@@ -74,36 +74,19 @@ class Forwards:
         """Number of the prompt in force."""
         return self._prompt
 
-    def begin(self, station: Station) -> None:
-        """Remember here from now on, what was remembered elsewhere included.
+    def begin(self, station: Station, *, repeats: bool = True) -> None:
+        """Remember here from now on, what was remembered elsewhere included; others bring that where nothing `repeats`.
 
         Raises:
             ResourceError: There is no room for it.
         """
         if self._memory is None:
-            self.open(station)
-            self._remember_again()
-
-    def open(self, station: Station) -> None:
-        """Have room to remember here, and nothing in it yet; `adopt` or `begin` say what is.
-
-        Raises:
-            ResourceError: There is no room for it.
-        """
-        self._add_up = station.add_up
-        self._memory = self.rooms.open(self.request, station)
-
-    def set_aside(self) -> StreamMemory | None:
-        """Let another have what is remembered here, who closes it; the forwards that made it are still known."""
-        memory, self._memory = self._memory, None
-        if memory is not None:
-            self._past = memory.history
-        return memory
-
-    def adopt(self) -> None:
-        """Take the forwards that are known as those that have made what is remembered here, if anything is."""
-        if self._memory is not None:
-            self._memory.history, self._past = list(self._past), []
+            self._add_up = station.add_up
+            self._memory = self.rooms.open(self.request, station)
+            if repeats:
+                self._remember_again()
+            elif self._memory is not None:
+                self._memory.history, self._past = self._past, []
 
     def release(self) -> None:
         """Give back what others share."""
@@ -200,19 +183,9 @@ class Forwards:
     def note(self, first: int, timestep: float, latents_1CTHW: Tensor, **more: Any) -> None:
         """Keep the input of a forward that was remembered, so that it can be repeated; `more` as in `Committed`."""
         assert self._memory is not None
-        flushes, self._flushes = self._flushes, None
-        self._memory.note(
-            Committed(
-                first=first,
-                timestep=timestep,
-                latents_1CTHW=latents_1CTHW.cpu(),
-                prompt=self._prompt,
-                mix=self._mix,
-                cuts=self._cuts,
-                flushes=flushes,
-                **more,
-            )
-        )
+        text: dict[str, Any] = {"prompt": self._prompt, "mix": self._mix, "cuts": self._cuts, "flushes": self._flushes}
+        self._flushes, kept_1CTHW = None, latents_1CTHW.cpu()
+        self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=kept_1CTHW, **text, **more))
 
     def keep_clean(self, first: int, latents_1CTHW: Tensor) -> None:
         """Keep a clean chunk as long as it may be remembered, or remembered anew."""

@@ -71,7 +71,7 @@ class MemoryMover:
         error: ReelrayError | None = None
         if rank in takers:
             try:
-                held.forwards.open(station)
+                held.forwards.begin(station, repeats=False)
             except ReelrayError as refused:
                 error = refused
         # The takers agree among themselves on what they promise; who only gives must hear of it.
@@ -79,7 +79,6 @@ class MemoryMover:
         if ready:
             found = held.forwards.memory if rank in takers else None
             self._move_heads(_find_way(move, self.model.heads), outline, leaving, found)
-            held.forwards.adopt()
         if error is not None:
             raise error
 

@@ -189,8 +189,7 @@ class Rank:
 
     def _carry_out(self, move: Move, held: HeldRequest, *, here: bool) -> None:
         assert self._regrouper is not None
-        leaving = held.forwards.set_aside()
-        self._regrouper.carry_out(move, held)
+        leaving = self._regrouper.carry_out(move, held)
         held.settle(self._station, here=here)
         self._regrouper.memories.carry_out(move, held, self._station, leaving)
 

@@ -15,6 +15,7 @@ from reelray.proto.layout import Place
 from reelray.proto.step_plan import Move
 from reelray.workers.engine.held_request import HeldRequest, HeldState
 from reelray.workers.engine.memory_move import MemoryMover
+from reelray.workers.engine.stream_memory import StreamMemory
 from reelray.workers.models.api import VideoModel
 from reelray.workers.parallel.mesh import Mesh
 from reelray.workers.parallel.row_sharing import COLLECTOR, RowSharing
@@ -60,17 +61,23 @@ class Regrouper:
         """What this rank has received since its start."""
         return self._mover.received_bytes
 
-    def carry_out(self, move: Move, held: HeldRequest) -> None:
+    def carry_out(self, move: Move, held: HeldRequest) -> StreamMemory | None:
         """Give what this rank holds of the request and take what it is to hold of it.
 
         Args:
             move: From where to where.
             held: The request on this rank, whose state is replaced.
+
+        Returns:
+            What it has remembered here, for `memories`.
         """
         rank = self._mover.rank
         takes = rank in move.target.ranks
         if rank not in move.source.ranks and not takes:
-            return
+            return None
+        leaving = held.forwards.memory
+        if leaving is not None:
+            leaving.hold()
         state = held.give()
         inventory = self._tell(move, state, held.latent_rows)
         denoise = self._move_whole(inventory.denoise, state.denoise, list(move.source.ranks), list(move.target.ranks))
@@ -89,6 +96,7 @@ class Regrouper:
                     splits=inventory.splits,
                 )
             )
+        return leaving
 
     def _tell(self, move: Move, state: HeldState, latent_rows: int) -> _Inventory:
         """What there is, on every rank that gives or takes; those that decode know, the others are told."""

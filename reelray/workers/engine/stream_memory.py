@@ -86,7 +86,7 @@ class StreamMemory:
         first: int = 0,
         levels: int = 1,
     ) -> None:
-        self.is_open = True
+        self.is_open, self._is_held = True, False
         self._rule, self._room = rule, room
         self._parcel: Parcel | None = None
         self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
@@ -269,23 +269,30 @@ class StreamMemory:
         """What is held, without keys and values; None where ranks that share the heads otherwise cannot take them."""
         if self.rests or self._rule.storage is not Storage.EXACT:
             return None
-        return [memory.memory.outline() for memory in self._memories]
+        return [memory.memory.contents.outline() for memory in self._memories]
 
     def layer(self, number: int, layer: int) -> Tensor:
-        """See `VideoMemory.layer`."""
-        return self._memories[number].memory.layer(layer)
+        """See `Contents.layer`."""
+        return self._memories[number].memory.contents.layer(layer)
 
     def adopt(self, outline: Sequence[Mapping[str, Any]]) -> None:
-        """See `VideoMemory.adopt`."""
+        """See `Contents.adopt`."""
         for memory, outlined in zip(self._memories, outline, strict=True):
-            memory.memory.adopt(outlined)
+            memory.memory.contents.adopt(outlined)
 
     def fill(self, number: int, layer: int, tokens_2SND: Tensor) -> None:
-        """See `VideoMemory.fill`."""
-        self._memories[number].memory.fill(layer, tokens_2SND)
+        """See `Contents.fill`."""
+        self._memories[number].memory.contents.fill(layer, tokens_2SND)
+
+    def hold(self) -> None:
+        """Keep it through the next `close`, for whoever brings it elsewhere."""
+        self._is_held = True
 
     def close(self) -> None:
         """Give all pages back; may be called twice."""
+        if self._is_held:
+            self._is_held = False
+            return
         self.is_open = False
         for memory in self._memories:
             memory.close()

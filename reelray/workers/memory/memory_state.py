@@ -30,7 +30,9 @@ def read_regions(regions: Regions, state: dict[str, Any]) -> None:
 
 
 def write_pages(pool: PagePool, held: Mapping[Entry, Sequence[int]], places: int) -> dict[str, Any]:
-    """Entries by name, and their keys and values; of pages in 8 bits their bytes.
+    """Entries by name, and their keys and values, so that ranks which share the heads otherwise can take them.
+
+    Of pages in 8 bits it is their bytes, because to make them of values again would change them.
 
     Args:
         pool: Where they lie.

@@ -11,16 +11,10 @@ from torch import Tensor
 
 from reelray.kernels.norm_rope.api import rotate
 from reelray.proto.memory_rule import Placement
+from reelray.workers.memory.contents import Contents
 from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Pick, Share
 from reelray.workers.memory.host_pages import HostPages
-from reelray.workers.memory.memory_state import (
-    as_plain,
-    read_pages,
-    read_regions,
-    take_entries,
-    write_pages,
-    write_regions,
-)
+from reelray.workers.memory.memory_state import read_pages, read_regions, write_pages, write_regions
 from reelray.workers.memory.page_changes import Angles, Rate, Turn, fold_pages, pick_pages, rate_pages
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
@@ -189,11 +183,7 @@ class VideoMemory:
         self._arrival = Transfer()
 
     def write(self) -> dict[str, Any]:
-        """All of it as plain values and tensors on the CPU; see `read`.
-
-        Keys and values themselves, so that ranks which share the heads otherwise can take them; of pages in 8 bits
-        their bytes, because to make them of values again would change them.
-        """
+        """All of it as plain values and tensors on the CPU; see `read` and `write_pages`."""
         return {"regions": write_regions(self.regions), **write_pages(self._pool, self._held, self._places)}
 
     def read(self, state: Mapping[str, Any]) -> None:
@@ -209,24 +199,10 @@ class VideoMemory:
         read_pages(self._pool, self._held, self._places, state)
         self.version += 1
 
-    def outline(self) -> dict[str, Any]:
-        """Names of what is held, and how many tokens that is; see `adopt`."""
-        tokens = len(self._held) * self._places
-        return {"regions": write_regions(self.regions), "entries": as_plain(list(self._held)), "tokens": tokens}
-
-    def layer(self, layer: int) -> Tensor:
-        """Keys, not rotated, and values of all that is held [2, S, N, D], in the order of `outline`."""
-        return torch.stack(self._pool.reader([*self._held.values()], self._places)(layer))
-
-    def adopt(self, outline: Mapping[str, Any]) -> None:
-        """Be what another rank has outlined, into a memory that is empty; `fill` brings keys and values."""
-        read_regions(self.regions, outline["regions"])
-        take_entries(self._pool, self._held, self._places, outline)
-        self.version += 1
-
-    def fill(self, layer: int, tokens_2SND: Tensor) -> None:
-        """Write what `layer` has shown of the heads that are here."""
-        self._pool.writer([*self._held.values()], self._places)(layer, *tokens_2SND.unbind(0))
+    @property
+    def contents(self) -> Contents:
+        """What is held, for other ranks; into a new memory, theirs can be filled."""
+        return Contents(regions=self.regions, pool=self._pool, held=self._held, places=self._places)
 
     def close(self) -> None:
         """Give everything back; may be called twice."""
