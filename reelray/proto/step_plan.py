@@ -210,11 +210,14 @@ class Admit:
         request: The request.
         resume: What the ranks wrote of it at its last commit, by part; None means from the beginning.
         lane: Lane of the plan's layout where it lies.
+        seats: How many windows of requests like it may share a forward; what they remember must have places beside
+            each other.
     """
 
     request: RenderRequest
     resume: Mapping[str, bytes] | None = None
     lane: int = 0
+    seats: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,8 +256,9 @@ class StepPlan:
         amends: Requests whose prompts or length are others from here on.
         joins: Requests whose chunk in work goes to the ranks that only decode, which help with it; in a plan of both.
         deliveries: Clean latents that go from one crew to the other; in a plan of both.
-        windows: Windows to move, lane by lane: one on each at most, or as many as its layout has `pipe` ranks, which
-            then are of different requests and follow each other through the layers.
+        windows: Windows to move, lane by lane: one on each; or several of different requests, which follow each other
+            through the layers, as many as its layout has `pipe` ranks, or, where it has one, share their forwards.
+        in_step: Whether those that share forwards go through every layer one by one, with the bits they have alone.
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
         snapshots: The same for snapshots.
@@ -272,6 +276,7 @@ class StepPlan:
     joins: tuple[RequestId, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     windows: tuple[WindowStep, ...] = ()
+    in_step: bool = False
     decodes: tuple[DecodeStep, ...] = ()
     commits: tuple[RequestId, ...] = ()
     snapshots: tuple[SnapshotStep, ...] = ()

@@ -4,7 +4,9 @@ Where all ranks denoise and decode, one step is in flight at a time. It may admi
 (`reelray/scheduler/lanes.py` has the rule), and on every lane move windows and decode one piece:
 
 - the window goes to the lane's running request whose last window lies furthest back (round robin, ties by arrival), so
-  that a short clip is not held up behind a long one. Every window has forwards of its own.
+  that a short clip is not held up behind a long one. Where `EngineLimits.batching` says that it pays and a lane is one
+  rank, others of the same shape share its forwards (`reelray/scheduler/batching.py` has the rule), whatever chunk, step
+  and prompt each is at; who joins or leaves does so between two steps.
 - ranks that split the layers (`pipe`) would wait for each other over one window: they get one of each of up to `pipe`
   requests, in the same turn. A request that was in flight when a gang was lost goes alone until its next commit: it may
   be what ends ranks, and whoever goes with it is blamed too.
@@ -25,6 +27,7 @@ on the ranks in the next step, once; releases go before admits, so its id may be
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.events import Progress
@@ -36,6 +39,7 @@ from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.session import Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.proto.step_plan import Commit, Crew, StepOutcome, StepPlan, StepReport
+from reelray.scheduler.batching import Batching
 from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.limits import EngineLimits
@@ -72,12 +76,17 @@ class EngineCore:
         generation: int = 0,
     ) -> None:
         check_placement(layouts, decode_ranks, lending)
-        self._limits = limits or EngineLimits()
+        self._limits = _fit(limits or EngineLimits(), layouts, lending)
         self._roster = Roster(self._limits)
         self._rollouts = self._roster.rollouts
         self._put_down: dict[RequestId, PuttingDown] = {}
         self._forming = StepForming(
-            self._roster, layouts, decode_ranks=decode_ranks, lending=lending, generation=generation
+            self._roster,
+            layouts,
+            decode_ranks=decode_ranks,
+            lending=lending,
+            generation=generation,
+            in_step=self._limits.batching.invariant,
         )
         self._lines = self._forming.lines
 
@@ -266,6 +275,13 @@ class EngineCore:
     def _goes_on(self, request_id: RequestId) -> bool:
         rollout = self._rollouts.get(request_id)
         return rollout is not None and rollout.phase not in ENDED
+
+
+def _fit(limits: EngineLimits, layouts: Sequence[Layout], lending: Lending | None) -> EngineLimits:
+    """Windows share forwards where a lane is one rank: several would have to agree on who of them failed."""
+    if lending is None and all(layout.lane == 1 for layout in layouts):
+        return limits
+    return replace(limits, batching=Batching())
 
 
 def _concerned(line: CrewLine, lost: Collection[int]) -> set[RequestId]:

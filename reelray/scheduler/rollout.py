@@ -16,6 +16,7 @@ from reelray.proto.step_plan import (
     WindowStep,
     clean_part,
 )
+from reelray.scheduler.batching import WindowClass
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.saved import Saved
@@ -108,6 +109,21 @@ class Rollout:
         """Whether a chunk is in work for which memory was laid out; another stream's would take its place."""
         remembers = self.request.recipe.memory is not None
         return remembers and self.phase is Phase.RUNNING and self._steps.is_amid_chunk(self.windows_done)
+
+    @property
+    def seats(self) -> int:
+        """How many of its windows and of others like them share a forward at most."""
+        recipe, chunk = self.request.recipe, self.request.recipe.chunking.latent_frames
+        frames = self.chunks[-1].end if chunk is None else chunk * recipe.in_flight
+        return self._limits.batching.choose(WindowClass.of(self.request, frames).tokens(self.facts))
+
+    @property
+    def alike(self) -> WindowClass | None:
+        """What its next window has in common with those that may share its forward; None where it goes alone."""
+        window = self.next_window()
+        if window is None or window.recaches or self.suspect or self.request.patching is not None:
+            return None
+        return WindowClass.of(self.request, window.latent_frames)
 
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
@@ -248,7 +264,7 @@ class Rollout:
 
     def admit(self, crew: Crew | None = None) -> Admit:
         """What the ranks of a crew are told of it: the request, and what was written down last."""
-        return Admit(request=self.request, resume=self.saved.parts_for(crew), lane=self._lane)
+        return Admit(request=self.request, resume=self.saved.parts_for(crew), lane=self._lane, seats=self.seats)
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""

@@ -1,17 +1,15 @@
 """The requests of an engine, and whose turn it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
-from typing import TypeVar
 
 from reelray.proto.layout import Place
 from reelray.proto.request import RequestId
 from reelray.proto.step_plan import DecodeStep, Delivery, SnapshotStep, WindowStep
+from reelray.scheduler.batching import gather
 from reelray.scheduler.lanes import PATIENCE
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import Phase, Rollout
-
-Work = TypeVar("Work", WindowStep, DecodeStep)
 
 
 class Roster:
@@ -50,21 +48,44 @@ class Roster:
         return [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
 
     def pick_windows(self, places: Sequence[Place], *, decodes: bool) -> tuple[WindowStep, ...]:
-        """For every lane, the window of that request of its own whose turn it is; of several where layers are split.
+        """For every lane, the window of that request of its own whose turn it is; of several where they go together.
 
         A stream that remembers keeps its turn until its chunk is over, so that its memory is laid out once per chunk
-        and not for every step.
+        and not for every step. Those that share forwards keep it together, and each has a place for its memory.
 
         Args:
             places: The lanes.
             decodes: Whether their ranks decode too, in the same steps.
         """
         next_of = Rollout.next_window_after_frames if decodes else Rollout.next_window
-        return self._pick(places, next_of, "window_turn", most=max(place.layout.pipe for place in places))
+        picked: list[WindowStep] = []
+        for place in places:
+            here = self._here(place, "window_turn")
+            keepers = [one for one in here if one.keeps_turn and one.next_window() is not None]
+            if place.layout.pipe > 1:
+                ready = [(one, window) for one in keepers[:1] or here if (window := next_of(one)) is not None]
+                going = _who_goes_together(ready, place.layout.pipe)
+            else:
+                going = gather(keepers, [one for one in here if one not in keepers], next_of)
+            for rollout, _ in going:
+                self._turn += 1
+                rollout.window_turn = self._turn
+            arrived = {request_id: number for number, request_id in enumerate(self.rollouts)}
+            if place.layout.pipe == 1:  # the same windows in the same order: what was recorded of them serves again
+                going = sorted(going, key=lambda one: arrived[one[1].request_id])
+            picked += [window for _, window in going]
+        return tuple(picked)
 
     def pick_decodes(self, places: Sequence[Place]) -> tuple[DecodeStep, ...]:
         """For every lane, the piece of that request of its own whose turn it is."""
-        return self._pick(places, Rollout.next_decode, "decode_turn", most=1)
+        picked: list[DecodeStep] = []
+        for place in places:
+            here = self._here(place, "decode_turn")
+            for rollout, piece in [(one, work) for one in here if (work := one.next_decode()) is not None][:1]:
+                self._turn += 1
+                rollout.decode_turn = self._turn
+                picked.append(piece)
+        return tuple(picked)
 
     def pick_delivered(self) -> tuple[DecodeStep, ...]:
         """The piece whose turn it is, if the ranks that only decode have it."""
@@ -104,31 +125,13 @@ class Roster:
         """Requests whose decoder should be written down once these pieces are decoded, by ranks that only decode."""
         return tuple(d.request_id for d in decodes if self.rollouts[d.request_id].wants_decode_commit(d))
 
-    def _pick(
-        self, places: Sequence[Place], next_of: Callable[[Rollout], Work | None], turn: str, *, most: int
-    ) -> tuple[Work, ...]:
-        picked: list[Work] = []
-        for place in places:
-            here = [rollout for rollout in self.rollouts.values() if rollout.place == place]
-            ordered: Sequence[Rollout] = sorted(here, key=attrgetter(turn))
-            if turn == "window_turn":
-                ordered = _before_others(ordered)
-            ready = [(rollout, work) for rollout in ordered if (work := next_of(rollout)) is not None]
-            for rollout, work in _who_goes_together(ready, most):
-                self._turn += 1
-                setattr(rollout, turn, self._turn)
-                picked.append(work)
-        return tuple(picked)
+    def _here(self, place: Place, turn: str) -> list[Rollout]:
+        """Requests of a lane, whoever has waited longest first."""
+        return sorted((one for one in self.rollouts.values() if one.place == place), key=attrgetter(turn))
 
 
-def _before_others(ordered: Sequence[Rollout]) -> Sequence[Rollout]:
-    """Whoever keeps his turn alone, while he can go on or waits for frames of his own to be decoded first."""
-    keeps = next((rollout for rollout in ordered if rollout.keeps_turn), None)
-    return ordered if keeps is None or keeps.next_window() is None else [keeps]
-
-
-def _who_goes_together(ready: Sequence[tuple[Rollout, Work]], most: int) -> Sequence[tuple[Rollout, Work]]:
-    """The first, and those behind it that may go with it."""
+def _who_goes_together(ready: Sequence[tuple[Rollout, WindowStep]], most: int) -> Sequence[tuple[Rollout, WindowStep]]:
+    """The first, and those behind it that may follow it through the layers."""
     if not ready or ready[0][0].suspect:
         return ready[:1]
     return [one for one in ready if not one[0].suspect][:most]

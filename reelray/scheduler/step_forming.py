@@ -23,6 +23,7 @@ class StepForming:
         decode_ranks: Ranks behind those of the layout that do nothing but decode.
         lending: When these help to denoise; None means never.
         generation: Of the gang.
+        in_step: See `StepPlan`.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class StepForming:
         decode_ranks: int,
         lending: Lending | None,
         generation: int,
+        in_step: bool = False,
     ) -> None:
         self._roster, self._layout, self._lending = roster, layouts[0], lending
+        self._in_step = in_step
         self._lanes = Lanes(layouts)
         self.layouts = self._lanes.layouts
         self.generation = generation
@@ -124,7 +127,7 @@ class StepForming:
         return False
 
     def _issue(self, line: CrewLine, *, now_s: float, **parts: Any) -> None:
-        plan = line.issue(self.generation, now_s, **parts)
+        plan = line.issue(self.generation, now_s, in_step=self._in_step, **parts)
         for window in plan.windows:
             rollout = self._roster.rollouts[window.request_id]
             rollout.chunks_begun = max(rollout.chunks_begun, *(slot.chunk + 1 for slot in window.chunks))

@@ -88,7 +88,8 @@ class Trace:
         for decode in plan.decodes:
             assert decode.request_id in self.held - self.ended
             self._check_decode(decode)
-        for steps, most in ((plan.windows, self.pipe), (plan.decodes, 1)):
+        together = max(self.pipe, self.limits.batching.most)
+        for steps, most in ((plan.windows, together), (plan.decodes, 1)):
             lanes = [step.lane for step in steps]
             assert lanes == sorted(lanes)
             assert all(lanes.count(lane) <= most for lane in lanes)

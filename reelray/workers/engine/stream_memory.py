@@ -69,6 +69,7 @@ class StreamMemory:
         branches: How many.
         first: Latent frames of the first chunk, if that is longer.
         levels: Noise levels with memories of their own.
+        seats: How many streams of its kind may share a forward.
 
     Raises:
         ResourceError: There is no room for them; none is opened.
@@ -84,6 +85,7 @@ class StreamMemory:
         branches: int,
         first: int = 0,
         levels: int = 1,
+        seats: int = 1,
     ) -> None:
         self.is_open = True
         self._room = room
@@ -94,7 +96,7 @@ class StreamMemory:
         self._branches, self._level = branches, 0
         try:
             for number in range(branches * levels):
-                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=number, first=first))
+                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=number, first=first, seats=seats))
         except Exception:
             self.close()
             raise
