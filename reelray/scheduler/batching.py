@@ -84,6 +84,28 @@ class WindowClass:
         return self.latent_frames * places * (1 + self.guided)
 
 
+def count_seats(batching: Batching, request: RenderRequest, facts: ModelFacts) -> int:
+    """How many windows of a request and of others like it share a forward at most.
+
+    Args:
+        batching: The rule.
+        request: The request.
+        facts: Of its model.
+    """
+    recipe, chunk = request.recipe, request.recipe.chunking.latent_frames
+    whole = facts.latent_frames(request.frames, endless=recipe.is_endless)
+    frames = whole if chunk is None else chunk * recipe.in_flight
+    return batching.choose(WindowClass.of(request, frames).tokens(facts))
+
+
+def find_class(rollout: "Rollout") -> WindowClass | None:
+    """What its next window has in common with those that may share its forward; None where it goes alone."""
+    window, request = rollout.next_window(), rollout.request
+    if window is None or window.recaches or rollout.suspect or request.patching is not None:
+        return None
+    return WindowClass.of(request, window.latent_frames)
+
+
 def gather(
     keepers: "Sequence[Rollout]", others: "Sequence[Rollout]", next_of: "Callable[[Rollout], WindowStep | None]"
 ) -> "list[tuple[Rollout, WindowStep]]":
@@ -102,11 +124,11 @@ def gather(
     if not keepers:
         return _begin_together(ready)
     lead = keepers[0]
-    alike, seats = lead.alike, lead.seats
-    seated = [one for one in keepers if one is lead or (alike is not None and one.alike == alike)][:seats]
+    alike, seats = find_class(lead), lead.seats
+    seated = [one for one in keepers if one is lead or (alike is not None and find_class(one) == alike)][:seats]
     going = [(one, window) for one in seated if (window := next_of(one)) is not None]
     for one, window in ready[: seats - len(seated)]:
-        if alike is None or one.alike != alike:
+        if alike is None or find_class(one) != alike:
             break
         going.append((one, window))
     return going
@@ -117,5 +139,6 @@ def _begin_together(ready: "list[tuple[Rollout, WindowStep]]") -> "list[tuple[Ro
     if not ready:
         return []
     lead, _ = ready[0]
-    joint = [pair for pair in ready if lead.alike is not None and pair[0].alike == lead.alike]
+    alike = find_class(lead)
+    joint = [pair for pair in ready if alike is not None and find_class(pair[0]) == alike]
     return joint[: lead.seats] or ready[:1]

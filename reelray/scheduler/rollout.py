@@ -16,7 +16,7 @@ from reelray.proto.step_plan import (
     WindowStep,
     clean_part,
 )
-from reelray.scheduler.batching import WindowClass
+from reelray.scheduler.batching import count_seats
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.saved import Saved
@@ -86,6 +86,7 @@ class Rollout:
         self.request = request
         self.chunks = cut_chunks(recipe.chunking, facts.latent_frames(request.frames, endless=recipe.is_endless))
         self._steps = plan_steps(recipe, self.chunks, request.changes, grows=request.live)
+        self.seats = count_seats(self._limits.batching, request, facts)  # windows that share a forward at most
         size = self._limits.piece_latent_frames(facts, width=request.width, height=request.height)
         self.pieces = cut_pieces(self.chunks, size)
 
@@ -109,21 +110,6 @@ class Rollout:
         """Whether a chunk is in work for which memory was laid out; another stream's would take its place."""
         remembers = self.request.recipe.memory is not None
         return remembers and self.phase is Phase.RUNNING and self._steps.is_amid_chunk(self.windows_done)
-
-    @property
-    def seats(self) -> int:
-        """How many of its windows and of others like them share a forward at most."""
-        recipe, chunk = self.request.recipe, self.request.recipe.chunking.latent_frames
-        frames = self.chunks[-1].end if chunk is None else chunk * recipe.in_flight
-        return self._limits.batching.choose(WindowClass.of(self.request, frames).tokens(self.facts))
-
-    @property
-    def alike(self) -> WindowClass | None:
-        """What its next window has in common with those that may share its forward; None where it goes alone."""
-        window = self.next_window()
-        if window is None or window.recaches or self.suspect or self.request.patching is not None:
-            return None
-        return WindowClass.of(self.request, window.latent_frames)
 
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelray.proto.memory_rule import MemoryRule, PromptSwitch
+from reelray.proto.memory_rule import PromptSwitch
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import WindowStep, find_history, find_memory, history_part
 from reelray.workers.engine.anew import cut_anew, evaluate_anew, find_anew
@@ -20,9 +20,10 @@ from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.mixed_text import MixedText
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station, keep
-from reelray.workers.engine.stream_memory import Committed, StreamMemory, place
+from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
+from reelray.workers.models.joint_rows import Row
 from reelray.workers.samplers.guidance import Branch
 
 _HISTORY, _CLEAN = "history.", "clean."
@@ -38,12 +39,14 @@ class Forwards:
         model: By what.
         rooms: Where streams are remembered.
         texts: Contexts of its prompts.
+        seats: How many streams of its kind may share a forward.
     """
 
     request: RenderRequest
     model: VideoModel
     rooms: MemoryRooms
     texts: Texts
+    seats: int = 1
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
     _written: Sequence[Any] = field(default=(), init=False)  # that memory itself, by first head, if it was written
@@ -56,13 +59,6 @@ class Forwards:
     _mixed: MixedText = field(default_factory=MixedText, init=False)
     _cuts: bool = field(default=False, init=False)  # whether another scene begins
     _add_up: Callable[[Tensor], Tensor] = field(default=keep, init=False)  # see `Station`
-
-    @property
-    def _rule(self) -> MemoryRule:
-        """How the request remembers; only asked where it does."""
-        rule = self.request.recipe.memory
-        assert rule is not None
-        return rule
 
     @property
     def memory(self) -> StreamMemory | None:
@@ -82,7 +78,7 @@ class Forwards:
         """
         if self._memory is None:
             self._add_up = station.add_up
-            self._memory = self.rooms.open(self.request, station)
+            self._memory = self.rooms.open(self.request, station, seats=self.seats)
             self._remember_again()
 
     def release(self) -> None:
@@ -147,21 +143,27 @@ class Forwards:
     def _predict(
         self, branch: Branch, latents_1CTHW: Tensor, first: int, *, timesteps: Sequence[float], records: bool
     ) -> Tensor:
-        model, memory, length = self.model, self._memory, latents_1CTHW.shape[2]
+        return self.row(branch, latents_1CTHW, first, timesteps=timesteps, records=records).evaluate_by(self.model)
+
+    def row(
+        self, branch: Branch, latents_1CTHW: Tensor, first: int, *, timesteps: Sequence[float], records: bool
+    ) -> Row:
+        """What is evaluated of a branch on a window, with what it attends laid out; see `run`."""
+        memory, length = self._memory, latents_1CTHW.shape[2]
         text = self._text() if branch is Branch.CONDITIONAL else self.texts.negative
         begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
         positions: Sequence[int] = range(begin, begin + length)
         view = None
         if memory is not None:
-            memory.settle(branch, partial(model.mean_text_keys, text), self._add_up)
-            positions = place(self._rule, memory.positions(branch, first, length), cuts=self._cuts)
+            memory.settle(branch, partial(self.model.mean_text_keys, text), self._add_up)
+            positions = memory.positions(branch, first, length, cuts=self._cuts)
             view = memory.view(branch, first, length, records=records)
-        return model.denoise(
-            latents_1CTHW,
-            torch.tensor([timesteps], dtype=torch.float32, device=model.device),
-            [text],
-            positions_BT=torch.tensor([positions], device=model.device),
-            image=self.texts.image,
+        return Row(
+            latents_1CTHW=latents_1CTHW,
+            timesteps=tuple(timesteps),
+            text=text,
+            positions=tuple(positions),
+            image=self.texts.image and self.texts.image[0],
             view=view,
         )
 
@@ -180,31 +182,27 @@ class Forwards:
     def note(self, first: int, timestep: float, latents_1CTHW: Tensor, **more: Any) -> None:
         """Keep the input of a forward that was remembered, so that it can be repeated; `more` as in `Committed`."""
         assert self._memory is not None
-        flushes, self._flushes = self._flushes, None
-        self._memory.note(
-            Committed(
-                first=first,
-                timestep=timestep,
-                latents_1CTHW=latents_1CTHW.cpu(),
-                prompt=self._prompt,
-                mix=self._mix,
-                cuts=self._cuts,
-                flushes=flushes,
-                **more,
-            )
-        )
+        go_by: dict[str, Any] = {"prompt": self._prompt, "mix": self._mix, "cuts": self._cuts, "flushes": self._flushes}
+        self._flushes, facts = None, go_by | more
+        self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=latents_1CTHW.cpu(), **facts))
 
     def keep_clean(self, first: int, latents_1CTHW: Tensor) -> None:
         """Keep a clean chunk as long as it may be remembered, or remembered anew."""
         self._clean.keep(self.request.recipe, first, latents_1CTHW)
 
+    def clean(self, window: WindowStep, frames: Sequence[int] = ()) -> Tensor:
+        """The clean latents of a window that is remembered, or of `frames`."""
+        first = window.first_latent_frame
+        return self._clean.find(frames or range(first, first + window.latent_frames))
+
     def remember(self, window: WindowStep) -> int:
         """Evaluate clean frames for what their forward leaves; returns the evaluations it took."""
-        rule, recipe, memory, first = self._rule, self.request.recipe, self._memory, window.first_latent_frame
+        recipe, memory, first = self.request.recipe, self._memory, window.first_latent_frame
+        rule = recipe.memory
+        assert rule is not None
         assert memory is not None
-        end = first + window.latent_frames
-        frames = find_anew(recipe, end) if window.recaches else ()
-        latents_1CTHW, timestep = self._clean.find(frames or range(first, end)), rule.commit_timestep
+        frames = find_anew(recipe, first + window.latent_frames) if window.recaches else ()
+        latents_1CTHW, timestep = self.clean(window, frames), rule.commit_timestep
         if frames:
             memory.begin_anew()
             evaluate = evaluate_anew(self._predict, memory, recipe, latents_1CTHW, timestep, frames)

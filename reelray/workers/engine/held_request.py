@@ -32,6 +32,7 @@ from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
 from reelray.workers.parallel.layer_pipeline import LineBranches, OpenStep
+from reelray.workers.samplers.guidance import Branches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +66,7 @@ class HeldRequest:
         rooms: Where streams are remembered.
         here: Whether the request lies on the lane of that station; on other lanes it is only known.
         resumes: Whether it goes on from what was written down: of its prompts only those are encoded that it needs.
+        seats: How many requests like it may share a forward.
 
     Raises:
         ResourceError: There is no room to remember it.
@@ -79,11 +81,12 @@ class HeldRequest:
         *,
         here: bool = True,
         resumes: bool = False,
+        seats: int = 1,
     ) -> None:
         self.request = request
         self._model = model
         self._texts = Texts(model)
-        self.forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts)
+        self.forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts, seats=seats)
         self._reads = station.role.denoises or station.role.helps
         if self._reads:
             self._texts.follow(request, since=None if resumes else 0)
@@ -171,7 +174,7 @@ class HeldRequest:
         self.forwards.turn_to(window)
         if window.is_clean_pass or window.recaches:
             return self.forwards.remember(window)
-        self._start(window)
+        self.start(window)
         flight = self.flight
         input_1CTHW = flight.latents(window)
         timesteps, weight = flight.timesteps(window), flight.weight(window)
@@ -180,12 +183,12 @@ class HeldRequest:
         if window.commits:
             more = self.forwards.remember_others(evaluate)
             self.forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW, level=window.level or 0)
-        return self._end(window, prediction) + more
+        return self.end(window, prediction) + more
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
         self.forwards.turn_to(window)
-        self._start(window)
+        self.start(window)
         branches, flight = self._chunk_branches, self.flight
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
         input_1CTHW = flight.latents(window)
@@ -194,15 +197,22 @@ class HeldRequest:
 
     def close(self, window: WindowStep, step: OpenStep, predicted: Sequence[Tensor]) -> int:
         """End what `open` began; returns the transformer evaluations it took."""
-        return self._end(window, step.finish(predicted))
+        return self.end(window, step.finish(predicted))
 
-    def _start(self, window: WindowStep) -> None:
+    @property
+    def branches(self) -> Branches:
+        """What evaluates the steps of the chunks in work."""
+        return self._chunk_branches
+
+    def start(self, window: WindowStep) -> None:
+        """Let the chunks of a window enter."""
         begins = not self.flight.numbers or (window.step == 0 and not window.slots)
         self.flight.enter(window)
         if begins:
             self._chunk_branches = self._branches.begin()
 
-    def _end(self, window: WindowStep, prediction_1CTHW: Tensor) -> int:
+    def end(self, window: WindowStep, prediction_1CTHW: Tensor) -> int:
+        """Move the chunks of a window; returns the transformer evaluations it took."""
         evaluations = 1 if self.flight.weight(window) == 1.0 else 2
         for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
             check_finite(latents_1CTHW, self._model.digest)

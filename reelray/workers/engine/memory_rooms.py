@@ -37,6 +37,7 @@ class _Wish:
         branches: Of guidance.
         levels: Noise levels with memories of their own.
         shape: Of its forwards and decodes.
+        seats: How many streams like it may share a forward.
     """
 
     rule: MemoryRule
@@ -46,6 +47,7 @@ class _Wish:
     branches: int
     levels: int
     shape: ShapeClass
+    seats: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,8 +105,13 @@ class MemoryRooms:
         self._rooms: dict[Station, MemoryRoom] = {}
         self._entries: list[_Entry] = []
 
-    def open(self, request: RenderRequest, station: Station) -> StreamMemory | None:
+    def open(self, request: RenderRequest, station: Station, *, seats: int = 1) -> StreamMemory | None:
         """Begin to remember a request; None where its recipe remembers nothing.
+
+        Args:
+            request: The request.
+            station: Where.
+            seats: How many requests like it may share a forward.
 
         Raises:
             ResourceError: There is no room for it.
@@ -115,16 +122,15 @@ class MemoryRooms:
             return None
         if station.pipeline is not None:
             raise UnsupportedError("ranks that split the layers remember nothing; use ulysses for streams of chunks")
-        wish = self._read(request, request.recipe.memory)
+        wish = self._read(request, request.recipe.memory, seats)
         self._entries = [entry for entry in self._entries if entry.is_open]
         if self._gauge is not None and self._model.page_bytes is None:
             self._divide(wish, station, self._gauge)
         room = self._room(station)
-        chunk, first, levels = wish.chunk, wish.first, wish.levels
-        room.check(wish.rule, chunk=chunk, first=first, grid=wish.grid, branches=wish.branches * levels)
-        stream = StreamMemory(
-            wish.rule, chunk=chunk, first=first, grid=wish.grid, room=room, branches=wish.branches, levels=levels
-        )
+        memories, branches, levels = wish.branches * wish.levels, wish.branches, wish.levels
+        kind = {"chunk": wish.chunk, "first": wish.first, "seats": wish.seats}
+        room.check(wish.rule, grid=wish.grid, branches=memories, **kind)
+        stream = StreamMemory(wish.rule, grid=wish.grid, room=room, branches=branches, levels=levels, **kind)
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
 
@@ -157,19 +163,21 @@ class MemoryRooms:
             if station in self._rooms:
                 self._rooms.pop(station).close()
 
-    def _read(self, request: RenderRequest, rule: MemoryRule) -> _Wish:
+    def _read(self, request: RenderRequest, rule: MemoryRule, seats: int) -> _Wish:
         facts, chunk = self._model.facts, request.recipe.chunking.latent_frames
         assert chunk is not None
         rows, columns = facts.latent_size(request.width, request.height)
         _, patch_rows, patch_columns = facts.patch
+        branches = 2 if request.recipe.guidance.needs_unconditional else 1
         return _Wish(
             rule=rule,
             chunk=chunk,
             first=request.recipe.chunking.first_latent_frames or 0,
             grid=Grid(rows=rows // patch_rows, columns=columns // patch_columns),
-            branches=2 if request.recipe.guidance.needs_unconditional else 1,
+            branches=branches,
             levels=request.recipe.schedule.length if rule.commit is Commit.EVERY_STEP else 1,
-            shape=ShapeClass.of(request, facts),
+            shape=replace(ShapeClass.of(request, facts), rows=seats * branches if seats > 1 else 1),
+            seats=seats,
         )
 
     def _awake(self, station: Station) -> list[ShapeClass]:
@@ -191,7 +199,7 @@ class MemoryRooms:
         key_shape = self._model.key_shape(len(self._heads(station)))
         own, shared = find_need(key_shape, wish.rule, chunk=wish.chunk, first=wish.first, grid=wish.grid)
         memories = wish.branches * wish.levels
-        need = Need(own_bytes=memories * own, shared_bytes=memories * shared)
+        need = Need(own_bytes=memories * own, shared_bytes=memories * shared * wish.seats)
         budget = PageBudget.divide(gauge.free(), wish.shape, footprint, need, station.least)
         # Ranks may have rooms of other layouts, and not as many: who promises less speaks for all.
         page_bytes = station.least(budget.page_bytes // self._rooms_to_come)

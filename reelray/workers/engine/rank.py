@@ -26,6 +26,7 @@ from reelray.workers.engine.chunk_sharer import ChunkSharer
 from reelray.workers.engine.device_memory import device_name, peak_bytes, synchronize
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
+from reelray.workers.engine.joint_step import JointStep
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.put_down import add_snapshot
 from reelray.workers.engine.regroup import Regrouper
@@ -33,7 +34,6 @@ from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
 from reelray.workers.engine.window_line import WindowLine
 from reelray.workers.models.api import VideoModel
-from reelray.workers.parallel.layer_pipeline import LayerPipeline
 
 
 class Rank:
@@ -136,7 +136,7 @@ class Rank:
     def _work(self, record: StepRecord, plan: StepPlan) -> None:
         role, lane = self._station.role, self._station.lane
         if role.denoises:
-            self._move_windows(record, [window for window in plan.windows if window.lane == lane])
+            self._move_windows(record, [window for window in plan.windows if window.lane == lane], in_step=plan.in_step)
         for decode in plan.decodes if role.decodes else ():
             if decode.lane == lane:
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
@@ -194,37 +194,37 @@ class Rank:
         held.begin_memory(self._station)
 
     def _admit(self, admit: Admit) -> None:
-        here = admit.lane == self._station.lane
-        resumes = admit.resume is not None
-        held = HeldRequest(admit.request, self._model, self._station, self._rooms, here=here, resumes=resumes)
+        parts = admit.request, self._model, self._station, self._rooms
+        here, resumes = admit.lane == self._station.lane, admit.resume is not None
+        held = HeldRequest(*parts, here=here, resumes=resumes, seats=admit.seats)
         self._held[admit.request.request_id] = held
         if here and admit.resume is not None:
             held.restore(admit.resume)
 
-    def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep]) -> None:
+    def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep], *, in_step: bool) -> None:
         pipeline = self._station.pipeline
-        if pipeline is not None and len(windows) > 1:
-            self._move_in_line(record, windows, pipeline)
-            return
-        for window in windows:
-            self._on_held(record, window, _stage_of(window), partial(HeldRequest.move, window=window))
+        if len(windows) == 1:
+            self._on_held(record, windows[0], _stage_of(windows[0]), partial(HeldRequest.move, window=windows[0]))
+        elif windows:
+            together = JointStep(self._model, in_step=in_step) if pipeline is None else WindowLine(pipeline)
+            self._move_together(record, windows, together)
 
-    def _move_in_line(self, record: StepRecord, windows: Sequence[WindowStep], pipeline: LayerPipeline) -> None:
-        """Let the forwards of all windows follow each other through the ranks of the lane."""
+    def _move_together(
+        self, record: StepRecord, windows: Sequence[WindowStep], together: WindowLine | JointStep
+    ) -> None:
+        """Let the forwards of all windows follow each other through the ranks of the lane, or be one."""
         started = time.perf_counter()
-        line = WindowLine(pipeline)
         for window in windows:
             held = self._held.get(window.request_id)
             if held is not None:  # else it failed earlier in this very plan
-                self._attempt(record, held.request, Stage.DENOISE, partial(line.add, window, held), told=False)
-        for request, error in line.run(partial(synchronize, self._model.device)):
+                self._attempt(record, held.request, _stage_of(window), partial(together.add, window, held), told=False)
+        for request, error in together.run(partial(synchronize, self._model.device)):
             record.add_failure(request.request_id, error)
             self._forget(request.request_id)
-        share_s = (time.perf_counter() - started) / max(1, len(line.windows))
-        for window, close in line.windows.items():
-            told = self._station.role.tells_denoise
-            held = self._held[window.request_id]
-            self._attempt(record, held.request, Stage.DENOISE, close, told=told, spent_s=share_s)
+        share_s = (time.perf_counter() - started) / max(1, len(together.windows))
+        for window, close in together.windows.items():
+            request, told = self._held[window.request_id].request, self._station.role.tells_denoise
+            self._attempt(record, request, _stage_of(window), close, told=told, spent_s=share_s)
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> None:
         frames = held.decode(step)

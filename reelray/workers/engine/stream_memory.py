@@ -88,7 +88,7 @@ class StreamMemory:
         seats: int = 1,
     ) -> None:
         self.is_open = True
-        self._room = room
+        self._room, self._rule = room, rule
         self._parcel: Parcel | None = None
         self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
         self._arrival = Transfer()
@@ -116,9 +116,10 @@ class StreamMemory:
         """Whether it lies in host memory."""
         return any(memory.rests for memory in self._memories)
 
-    def positions(self, branch: Branch, first: int, length: int) -> tuple[int, ...]:
-        """Temporal positions of a window's own frames."""
-        return self._of(branch).positions(first, length)
+    def positions(self, branch: Branch, first: int, length: int, *, cuts: bool) -> Sequence[int]:
+        """Temporal positions of a window's own frames: where memory places them; far from it where a scene begins."""
+        at = self._rule.cut_position
+        return range(at, at + length) if at is not None and cuts else self._of(branch).positions(first, length)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
         """What a window attends; to be used before another one is asked for."""
@@ -291,9 +292,3 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     if latest and latest[0].first > (sink[-1].first + sink[-1].length if sink else 0):
         latest[0] = replace(latest[0], rewinds=True)
     return [*sink, *latest]
-
-
-def place(rule: MemoryRule, positions: Sequence[int], *, cuts: bool) -> Sequence[int]:
-    """Where a window stands: where memory places it, or, where a scene begins, far from all that is remembered."""
-    at = rule.cut_position
-    return positions if at is None or not cuts else range(at, at + len(positions))

@@ -82,6 +82,11 @@ class Desk:
     attended: tuple[tuple[Entry, ...], tuple[int, ...]] = ((), ())
     tokens: int = 0
 
+    @property
+    def is_free(self) -> bool:
+        """Whether no memory that is in use lies here."""
+        return self.owner is None or self.owner() is None
+
     def is_of(self, memory: VideoMemory) -> bool:
         """Whether it was last laid with this memory."""
         return self.owner is not None and self.owner() is memory
@@ -163,7 +168,8 @@ class Desks:
         bench = self._benches[kind]
         bench.users -= 1
         if len(bench.desks) > bench.users:
-            desk = next((desk for desk in bench.desks if desk.is_of(memory)), bench.desks[0])
+            # The latest ones may be those of windows on their way, which must not be taken from them.
+            desk = next((desk for desk in bench.desks if desk.is_of(memory) or desk.is_free), bench.desks[0])
             bench.desks.remove(desk)
             self._left[kind, desk.number] = desk
             self._arena.drop_run(desk.run)

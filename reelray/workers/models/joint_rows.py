@@ -6,7 +6,7 @@ rotated pairs of a head.
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from reelray.kernels.norm_rope.api import rotate
 from reelray.workers.models.attention_op import AttentionOp, View
 from reelray.workers.models.sharding import TokenShard
+
+if TYPE_CHECKING:
+    from reelray.workers.models.api import VideoModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,6 +38,17 @@ class Row:
     positions: tuple[int, ...]
     image: Any | None = None
     view: View | None = None
+
+    def evaluate_by(self, model: "VideoModel") -> Tensor:
+        """The prediction of this window alone."""
+        return model.denoise(
+            self.latents_1CTHW,
+            torch.tensor([self.timesteps], dtype=torch.float32, device=model.device),
+            [self.text],
+            positions_BT=torch.tensor([self.positions], device=model.device),
+            image=None if self.image is None else [self.image],
+            view=self.view,
+        )
 
 
 @dataclass(kw_only=True, slots=True, unsafe_hash=True)
