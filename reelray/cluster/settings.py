@@ -50,6 +50,22 @@ class Settings(BaseSettings):
         description="What streams may remember on each GPU, in GB (10^9 bytes). Default: what all else leaves.",
     )
 
+    batch: str = Field(
+        default="auto",
+        pattern="^(auto|off|[1-9][0-9]*)$",
+        description="How many requests may share a forward at most, or `off`; `auto`: several on a CPU, none on GPUs.",
+    )
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens up to which a forward takes about as long as a smaller one: as many are shared. "
+        "Default: as measured on two CPU cores.",
+    )
+    batch_invariant: bool = Field(
+        default=False,
+        description="Give each request the bits that it gets alone, also where it shares forwards with others.",
+    )
+
     @field_validator("model_path", mode="before")
     @classmethod
     def _split_path(cls, value: object) -> object:
