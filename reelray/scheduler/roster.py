@@ -9,6 +9,7 @@ from reelray.proto.step_plan import DecodeStep, Delivery, SnapshotStep, WindowSt
 from reelray.scheduler.batching import gather
 from reelray.scheduler.lanes import PATIENCE
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.pace import Paces
 from reelray.scheduler.rollout import Phase, Rollout
 
 
@@ -22,6 +23,7 @@ class Roster:
     def __init__(self, limits: EngineLimits) -> None:
         self.rollouts: dict[RequestId, Rollout] = {}
         self.plans = 0  # of whichever crew
+        self._paces = Paces()
         self._turn = 0  # grows with every window and piece, which so have an order within a step too
         self._limits = limits
 
@@ -47,7 +49,7 @@ class Roster:
                 rollout.worked_at = self.plans
         return [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
 
-    def pick_windows(self, places: Sequence[Place], *, decodes: bool) -> tuple[WindowStep, ...]:
+    def pick_windows(self, places: Sequence[Place], now_s: float, *, decodes: bool) -> tuple[WindowStep, ...]:
         """For every lane, the window of that request of its own whose turn it is; of several where they go together.
 
         A stream that remembers keeps its turn until its chunk is over, so that its memory is laid out once per chunk
@@ -55,12 +57,16 @@ class Roster:
 
         Args:
             places: The lanes.
+            now_s: Seconds on the caller's clock.
             decodes: Whether their ranks decode too, in the same steps.
         """
         next_of = Rollout.next_window_after_frames if decodes else Rollout.next_window
+        self._paces.follow(self.rollouts, now_s)
         picked: list[WindowStep] = []
         for place in places:
             here = self._here(place, "window_turn")
+            if not any(one.keeps_turn and one.next_window() is not None for one in here):
+                here = self._paces.order(here, now_s, place.lane)
             keepers = [one for one in here if one.keeps_turn and one.next_window() is not None]
             if place.layout.pipe > 1:
                 ready = [(one, window) for one in keepers[:1] or here if (window := next_of(one)) is not None]

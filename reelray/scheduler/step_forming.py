@@ -72,7 +72,7 @@ class StepForming:
             return
         moves = self._lanes.arrange(at_work)
         layout, places = self._lanes.named, self._lanes.places()
-        windows, decodes = self._roster.pick_windows(places, decodes=True), self._roster.pick_decodes(places)
+        windows, decodes = self._roster.pick_windows(places, now_s, decodes=True), self._roster.pick_decodes(places)
         issue = partial(self._issue, line, now_s=now_s, layout=layout, moves=moves)
         commits, snapshots = self._roster.list_commits(windows, now_s), self._roster.pick_put_downs()
         issue(windows=windows, decodes=decodes, commits=commits, snapshots=snapshots)
@@ -85,7 +85,7 @@ class StepForming:
             return  # a snapshot is what both write at once
         if denoise.is_free:
             self._lanes.arrange(self._roster.at_work())
-        windows = self._roster.pick_windows(self._lanes.places(), decodes=False) if denoise.is_free else ()
+        windows = self._roster.pick_windows(self._lanes.places(), now_s, decodes=False) if denoise.is_free else ()
         if both and not puts_down and self._lend(denoise, decode, windows, now_s):
             return
         layout = None if self._lending is None else self._layout

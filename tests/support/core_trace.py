@@ -21,7 +21,7 @@ class Trace:
         self.core = EngineCore(limits, layouts=layouts, generation=generation)
         self.limits = limits or EngineLimits()
         self.generation = generation
-        self.sequence = 0
+        self.sequence, self.now_s = 0, 0.0
         self.requests = {}
         self.ended = set()
         self.held = set()
@@ -49,11 +49,11 @@ class Trace:
             self.owed[name] = 0
 
     def step(self, fail=(), during=lambda: None):
-        plan = self.core.next_step(0.0)
+        plan = self.core.next_step(self.now_s)
         if plan is None:
             return None
         self._check(plan)
-        assert self.core.next_step(0.0) is None
+        assert self.core.next_step(self.now_s) is None
         during()
         touched = {w.request_id for w in plan.windows} | {d.request_id for d in plan.decodes}
         touched |= {a.request.request_id for a in plan.admits}
