@@ -11,6 +11,7 @@ from reelray.workers.models.attention_op import View
 from reelray.workers.models.captured import CapturedModel
 from reelray.workers.models.joint_rows import Row
 from reelray.workers.models.registry import open_checkpoint
+from reelray.workers.models.stages import WholeModel
 from tests.support.captured_cases import Replayer
 
 PROMPTS = ["a red circle", "the green square moves right on a blue background", "a"]
@@ -113,3 +114,27 @@ def test_a_recording_of_some_rows_does_not_serve_others(model, monkeypatch):
         found = model.denoise_rows(together)
         for row, one in zip(together, found, strict=True):
             assert (one - alone(model, row)).abs().max() <= 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recorded", [False, True])
+def test_rows_in_step_are_the_bits_of_each_alone_on_a_gpu(tiny_t2v, monkeypatch, recorded):
+    """In half precision, where products of other sizes round in another way; three times, by recordings at last."""
+    model = open_checkpoint(tiny_t2v, device="cuda")
+    if not recorded:
+        monkeypatch.setattr(model, "_stages", WholeModel())
+    texts = model.encode_text(PROMPTS)
+    rows = [
+        Row(
+            latents_1CTHW=draw(1, 16, FRAMES, 4, 6, seed=number).cuda(),
+            timesteps=(900.0 - 100 * number, 700.0),
+            text=text,
+            positions=(3 * number, 3 * number + 1),
+        )
+        for number, text in enumerate(texts)
+    ]
+    wanted = [model.denoise_rows([row])[0] for row in rows]
+    for _ in range(3):
+        assert all(map(torch.equal, model.denoise_rows(rows, in_step=True), wanted))
+        for one, other in zip(model.denoise_rows(rows), wanted, strict=True):
+            assert (one - other).abs().max() <= 0.03 * other.abs().max()
