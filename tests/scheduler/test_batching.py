@@ -9,6 +9,7 @@ from reelray.proto.layout import Layout
 from reelray.proto.memory_rule import Commit, MemoryRule, PromptSwitch
 from reelray.proto.placement import Lending
 from reelray.proto.request import PromptChange, RequestId
+from reelray.proto.step_plan import StepReport
 from reelray.scheduler.batching import Batching
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -261,3 +262,32 @@ def test_a_stream_that_remembers_anew_lets_the_others_go_on_before_its_chunk():
         ("a", False, 3),
         ("b", False, 3),
     ]
+
+
+def test_every_lane_of_one_rank_has_a_forward_of_its_own_to_share():
+    trace = Trace(limits(most=2), layouts=(Layout(replica=2),))
+    for name in "abcd":
+        trace.submit(stream(name))
+    plans = windows_of(trace)
+    assert any(sorted(w.lane for w in plan.windows) == [0, 0, 1, 1] for plan in plans)
+    for name in "abcd":
+        trace.assert_complete(name)
+
+
+def test_whoever_was_at_work_when_a_gang_was_lost_goes_alone_until_its_next_commit():
+    core = EngineCore(limits(commit_s=1e9, losses=9))
+    for name in "abc":
+        core.submit(stream(name), FACTS)
+
+    def step():
+        plan = core.next_step(0.0)
+        core.report(StepReport(sequence=plan.sequence, generation=plan.generation))
+        return plan
+
+    while len(step().windows) < 3:
+        pass
+    lost = core.next_step(0.0)
+    assert names(lost) == "abc"
+    core.rewind(1)
+    later = [step() for _ in range(6)]
+    assert {len(plan.windows) for plan in later} == {0, 1}
