@@ -88,7 +88,7 @@ class StreamMemory:
         seats: int = 1,
     ) -> None:
         self.is_open = True
-        self._room, self._rule = room, rule
+        self._room = room
         self._parcel: Parcel | None = None
         self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
         self._arrival = Transfer()
@@ -118,7 +118,7 @@ class StreamMemory:
 
     def positions(self, branch: Branch, first: int, length: int, *, cuts: bool) -> Sequence[int]:
         """Temporal positions of a window's own frames: where memory places them; far from it where a scene begins."""
-        at = self._rule.cut_position
+        at = self._of(branch).memory.regions.rule.cut_position
         return range(at, at + length) if at is not None and cuts else self._of(branch).positions(first, length)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
