@@ -117,9 +117,8 @@ class StreamMemory:
         return any(memory.rests for memory in self._memories)
 
     def positions(self, branch: Branch, first: int, length: int, *, cuts: bool) -> Sequence[int]:
-        """Temporal positions of a window's own frames: where memory places them; far from it where a scene begins."""
-        at = self._of(branch).memory.regions.rule.cut_position
-        return range(at, at + length) if at is not None and cuts else self._of(branch).positions(first, length)
+        """Temporal positions of a window's own frames; see `OpenMemory.positions`."""
+        return self._of(branch).positions(first, length, cuts=cuts)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
         """What a window attends; to be used before another one is asked for."""
@@ -167,8 +166,7 @@ class StreamMemory:
             evaluate: Runs the forward of a branch and commits it.
         """
         begin = max((number for number, committed in enumerate(history) if committed.frames), default=0)
-        for committed in history[:begin]:
-            self.note(committed)  # what it left was forgotten since
+        self.history += history[:begin]  # what these left was forgotten since
         for committed in history[begin:]:
             if committed.frames:
                 self.begin_anew()

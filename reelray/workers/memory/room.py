@@ -250,9 +250,11 @@ class OpenMemory:
         """Whether it lies in host memory."""
         return self.memory.is_parked
 
-    def positions(self, first: int, length: int) -> tuple[int, ...]:
-        """Temporal positions of a window's own frames."""
-        return self.memory.regions.positions(first, length)[1]
+    def positions(self, first: int, length: int, *, cuts: bool = False) -> Sequence[int]:
+        """Temporal positions of a window's own frames: where memory places them; far from it where a scene begins."""
+        regions = self.memory.regions
+        at = regions.rule.cut_position
+        return range(at, at + length) if at is not None and cuts else regions.positions(first, length)[1]
 
     def settle(self, text: Callable[[], Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
         """Do what is due before the next window; what it attends may be others afterwards.
