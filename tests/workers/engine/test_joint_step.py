@@ -16,7 +16,7 @@ from reelray.scheduler.batching import Batching
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine import open_rows
-from reelray.workers.engine.held_request import HeldRequest
+from reelray.workers.engine.forwards import Forwards
 from reelray.workers.engine.open_rows import OpenRows
 from reelray.workers.engine.rank import Rank
 from reelray.workers.memory.pool import PagePool
@@ -59,17 +59,17 @@ def request_of(case, name, schedule=None):
 
 
 class Latents:
-    """What each request hands to its decoder."""
+    """The clean latents of each request."""
 
     def __init__(self, monkeypatch):
         self.of = {}
-        keep = HeldRequest._hand_on
+        whole = Forwards.keep_clean
 
-        def hand_on(held, first, latents_1CTHW):
-            self.of.setdefault(held.request.request_id, []).append(latents_1CTHW.clone())
-            keep(held, first, latents_1CTHW)
+        def keep_clean(forwards, first, latents_1CTHW):
+            self.of.setdefault(forwards.request.request_id, []).append(latents_1CTHW.clone())
+            whole(forwards, first, latents_1CTHW)
 
-        monkeypatch.setattr(HeldRequest, "_hand_on", hand_on)
+        monkeypatch.setattr(Forwards, "keep_clean", keep_clean)
 
     def take(self):
         found, self.of = {name: torch.cat(parts, 2) for name, parts in self.of.items()}, {}
