@@ -51,14 +51,23 @@ def _open_catalog(settings: "Settings") -> "ModelCatalog":
     return ModelCatalog((*settings.model_folders, PACKAGED), presets(), describe_model)
 
 
+def _as_bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
 def _open_engine(
     kind: EngineKind, model: "ModelEntry", device: str, placement: "Placement", residency: "Residency"
 ) -> "Engine":
     from reelray.cluster.checkpoint_loader import CheckpointLoader  # noqa: PLC0415
 
-    memory_gb = _load_settings().memory_gb
-    page_bytes = None if memory_gb is None else int(memory_gb * 1e9)
-    loader = CheckpointLoader(path=model.path.absolute(), device=device, residency=residency, page_bytes=page_bytes)
+    settings = _load_settings()
+    loader = CheckpointLoader(
+        path=model.path.absolute(),
+        device=device,
+        residency=residency,
+        page_bytes=_as_bytes(settings.memory_gb),
+        host_bytes=_as_bytes(settings.host_memory_gb),
+    )
     if kind == "local":
         return _open_local(loader, placement)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray

@@ -141,11 +141,14 @@ class StreamSession(Iterator[FramesArray]):
         return float(standing.frames / self.fps)
 
     def pause(self) -> None:
-        """Have the engine begin nothing until `resume`; frames that are made already can still be taken."""
+        """Have the engine begin nothing until `resume`, and let others have the room of this stream meanwhile.
+
+        Frames that are made already can still be taken.
+        """
         self._tell(Pause())
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Go on after `pause`, as soon as there is room: others may have it."""
         self._tell(Resume())
 
     def stop(self) -> float:

@@ -41,7 +41,7 @@ class Extend:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pause:
-    """Begin nothing until it is resumed; what is remembered stays."""
+    """Begin nothing until it is resumed; what is remembered rests in host memory, and others have its room."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,44 +18,6 @@ class Crew(StrEnum):
     DECODE = "decode"
 
 
-CHUNK_PART = "chunk"
-"""Part of a commit: the chunk in work, with its solver."""
-DECODE_PART = "decode"
-"""Part of a commit: the decoder's state, and what waits for it on the ranks that hold it."""
-
-
-_HISTORY = "history."
-
-
-def history_part(number: int) -> str:
-    """Name of the part of a commit that holds the input of forward `number` of those that were remembered."""
-    return f"{_HISTORY}{number}"
-
-
-def find_history(parts: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The parts of that kind in order: they are written once each, and all are needed."""
-    found = {name: data for name, data in parts.items() if name.startswith(_HISTORY)}
-    return dict(sorted(found.items(), key=lambda item: int(item[0].removeprefix(_HISTORY))))
-
-
-def clean_part(first_latent_frame: int) -> str:
-    """Name of the part of a commit that holds the clean latents of the chunk which begins there."""
-    return f"clean.{first_latent_frame}"
-
-
-_MEMORY = "memory."
-
-
-def memory_part(first_head: int) -> str:
-    """Name of the part of a snapshot that holds what is remembered by heads from this one on."""
-    return f"{_MEMORY}{first_head}"
-
-
-def find_memory(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
-    """The parts of that kind by first head, in order."""
-    return sorted((int(n.removeprefix(_MEMORY)), data) for n, data in parts.items() if n.startswith(_MEMORY))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
     """Bring what the ranks hold of a request to another lane: latents, solver history, decoder state.
@@ -248,6 +210,8 @@ class StepPlan:
         joint: Whether the other crew has a plan that belongs to this one: their ranks meet in collectives.
         layout: How the ranks are grouped in this step; None means as they were started.
         releases: Requests to forget (finished, cancelled or failed); their memory is freed.
+        parks: Requests that let others have their room until they come back: what they remember goes to host memory.
+        fetches: Requests that come back from there; copies run beside the work of others.
         moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
         amends: Requests whose prompts or length are others from here on.
@@ -266,6 +230,8 @@ class StepPlan:
     joint: bool = False
     layout: Layout | None = None
     releases: tuple[RequestId, ...] = ()
+    parks: tuple[RequestId, ...] = ()
+    fetches: tuple[RequestId, ...] = ()
     moves: tuple[Move, ...] = ()
     admits: tuple[Admit, ...] = ()
     amends: tuple[Amend, ...] = ()
@@ -349,6 +315,8 @@ class StepReport:
         frames: Decoded frames, in the order of the plan's decodes.
         costs: Time spent, per request and stage; those of different lanes passed at the same time.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
+        waiting: Requests for whose memory there is no room at present, among those that came back or were moved: they
+            go on resting, and whatever else the plan said of them was skipped.
         commits: States that the plan asked for.
         snapshots: Snapshots that it asked for.
         moved_bytes: Bytes that came from other ranks for the plan's moves.
@@ -361,6 +329,7 @@ class StepReport:
     frames: tuple[Frames, ...] = ()
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
+    waiting: tuple[RequestId, ...] = ()
     commits: tuple[Commit, ...] = ()
     snapshots: tuple[Commit, ...] = ()
     moved_bytes: int = 0

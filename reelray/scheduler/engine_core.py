@@ -41,6 +41,7 @@ from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.live import carry_out
 from reelray.scheduler.putting_down import PuttingDown, take_up
+from reelray.scheduler.resting import note_report
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 from reelray.scheduler.roster import Roster
 from reelray.scheduler.step_forming import StepForming
@@ -179,7 +180,8 @@ class EngineCore:
         failed = tuple(f.request_id for f in report.failures if self._goes_on(f.request_id))
         for request_id in failed:
             self._rollouts[request_id].phase = Phase.FAILED
-        progress = self._advance(plan)
+        note_report([r for i, r in self._rollouts.items() if self._goes_on(i)], plan, report.waiting)
+        progress = self._advance(plan, report.waiting)
         for commit in report.commits:
             if self._goes_on(commit.request_id):
                 self._rollouts[commit.request_id].committed(commit.parts, line.issued_at_s, plan.crew)
@@ -255,12 +257,13 @@ class EngineCore:
         if len(cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))) > 1:
             raise UnsupportedError(NO_STREAMS)
 
-    def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
+    def _advance(self, plan: StepPlan, waiting: Collection[RequestId]) -> tuple[Progress, ...]:
         helps = plan.crew is Crew.DECODE  # what it does for the other crew is in the other one's plan
         admits, windows = ((), ()) if helps else (plan.admits, plan.windows)
         moved = [self._rollouts[a.request.request_id].admitted() for a in admits if self._goes_on(a.request.request_id)]
-        moved += [self._rollouts[w.request_id].window_moved() for w in windows if self._goes_on(w.request_id)]
-        moved += [self._rollouts[d.request_id].piece_decoded() for d in plan.decodes if self._goes_on(d.request_id)]
+        there = {i: rollout for i, rollout in self._rollouts.items() if self._goes_on(i) and i not in waiting}
+        moved += [there[w.request_id].window_moved() for w in windows if w.request_id in there]
+        moved += [there[d.request_id].piece_decoded() for d in plan.decodes if d.request_id in there]
         return tuple(moved)
 
     def _goes_on(self, request_id: RequestId) -> bool:

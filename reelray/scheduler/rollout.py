@@ -5,24 +5,18 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from reelray.proto.commit_parts import clean_part
 from reelray.proto.events import Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import (
-    Admit,
-    Crew,
-    DecodeStep,
-    Delivery,
-    WindowStep,
-    clean_part,
-)
+from reelray.proto.step_plan import Admit, Crew, DecodeStep, Delivery, WindowStep
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.saved import Saved
 from reelray.scheduler.steps import plan_steps
 
 if TYPE_CHECKING:
-    from reelray.proto.layout import Place
+    from reelray.proto.layout import Layout, Place
     from reelray.proto.snapshot import SnapshotKind
 
 
@@ -56,6 +50,9 @@ class Rollout:
         facts.latent_size(request.width, request.height)
         self.phase = Phase.QUEUED
         self.paused = False
+        self.rests = False  # whether the ranks were told to give its room to others
+        self.waits_for_room = False  # whether they had none when it was to come back
+        self.cramped: set[Layout] = set()  # in which there was no room for it
         self.put_down: SnapshotKind | None = None  # a snapshot was asked for, and no plan has said so
         self.chunks_begun = 0  # chunks of which a step was ever issued: their prompts are settled
         self.window_turn = -1  # when a window was moved last, for round robin
@@ -253,6 +250,7 @@ class Rollout:
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
         self.phase, self.place, self.is_shared = Phase.QUEUED, None, True
+        self.rests, self.waits_for_room = self.rests and self.paused, False
         self.windows_done, self.pieces_done = self.saved.windows, self.saved.pieces
         self._delivered = self._chunks_decoded()
         self.saved = replace(self.saved, at_s=None)
@@ -267,7 +265,7 @@ class Rollout:
 
     @property
     def _goes_on(self) -> bool:
-        return self.phase is Phase.RUNNING and not self.paused
+        return self.phase is Phase.RUNNING and not self.paused and not self.rests
 
     @property
     def _lane(self) -> int:

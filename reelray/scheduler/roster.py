@@ -1,14 +1,15 @@
 """The requests of an engine, and whose turn it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from reelray.proto.layout import Place
 from reelray.proto.request import RequestId
 from reelray.proto.step_plan import DecodeStep, Delivery, SnapshotStep, WindowStep
 from reelray.scheduler.lanes import PATIENCE
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.resting import comes_back, list_fetches, list_parks
 from reelray.scheduler.rollout import Phase, Rollout
 
 Work = TypeVar("Work", WindowStep, DecodeStep)
@@ -34,20 +35,39 @@ class Roster:
 
     def take_admits(self) -> list[Rollout]:
         """Requests that the ranks are to take in now."""
-        queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED]
-        room = self._limits.requests - (len(self.rollouts) - len(queued))
-        admitted = queued[: max(0, room)]
+        queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED and not _stays_away(r)]
+        coming = sum(comes_back(r) and not r.waits_for_room for r in self.rollouts.values())
+        admitted = queued[: max(0, self._places_left - coming)]
         for rollout in admitted:
-            rollout.phase = Phase.ADMITTED
+            rollout.phase, rollout.rests = Phase.ADMITTED, False
         return admitted
 
     def at_work(self) -> list[Rollout]:
         """Requests on the ranks, or about to be, that had something to do not long ago."""
         held = [r for r in self.rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
         for rollout in held:
-            if rollout.phase is Phase.ADMITTED or rollout.has_work:
+            if rollout.phase is Phase.ADMITTED or rollout.has_work or comes_back(rollout):
                 rollout.worked_at = self.plans
-        return [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
+        patient = [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
+        return [rollout for rollout in patient if not rollout.rests or rollout.has_work or comes_back(rollout)]
+
+    def list_rests(self, moved: Collection[RequestId] = (), *, frees: bool) -> dict[str, Any]:
+        """What the next plan says of streams that rest, by its fields; see `reelray/scheduler/resting.py`.
+
+        Args:
+            moved: Requests that it moves.
+            frees: Whether it releases requests.
+        """
+        rollouts = self.rollouts.values()
+        parks = list_parks(rollouts, moved)
+        most, frees = self._places_left + len(parks), frees or bool(parks)
+        return {"parks": parks, "fetches": list_fetches(rollouts, moved, most=most, frees=frees)}
+
+    @property
+    def _places_left(self) -> int:
+        """Requests that the ranks may take in; those that rest take no place."""
+        held = [r for r in self.rollouts.values() if r.phase is not Phase.QUEUED and not r.rests]
+        return self._limits.requests - len(held)
 
     def pick_windows(self, places: Sequence[Place], *, decodes: bool) -> tuple[WindowStep, ...]:
         """For every lane, the window of that request of its own whose turn it is; of several where layers are split.
@@ -119,6 +139,11 @@ class Roster:
                 setattr(rollout, turn, self._turn)
                 picked.append(work)
         return tuple(picked)
+
+
+def _stays_away(rollout: Rollout) -> bool:
+    """Whether it had given its room away when the ranks were lost, and nobody asks for it yet."""
+    return rollout.rests and rollout.paused and rollout.put_down is None
 
 
 def _before_others(ordered: Sequence[Rollout]) -> Sequence[Rollout]:

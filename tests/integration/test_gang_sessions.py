@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from reelray.cluster.local_engine import LocalEngine
+from reelray.proto.commit_parts import find_memory
 from reelray.proto.events import Frames
 from reelray.proto.layout import Layout
 from reelray.proto.request import RequestId
 from reelray.proto.session import Extend, Pause, Say
 from reelray.proto.snapshot import SnapshotKind
-from reelray.proto.step_plan import find_memory
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import GangSpec
 from reelray.workers.models.registry import open_checkpoint

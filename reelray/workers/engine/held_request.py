@@ -13,20 +13,11 @@ from torch import Tensor
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import (
-    CHUNK_PART,
-    DECODE_PART,
-    Amend,
-    DecodeStep,
-    Delivery,
-    WindowStep,
-    clean_part,
-)
+from reelray.proto.step_plan import Amend, DecodeStep, Delivery, WindowStep
 from reelray.workers.engine.flight import Flight
 from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
-from reelray.workers.engine.packing import on_cpu, pack, unpack
-from reelray.workers.engine.resting import put_to_rest, wake_up
+from reelray.workers.engine.resting import put_to_rest, show_decoder, wake_up
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
@@ -91,6 +82,7 @@ class HeldRequest:
         self.flight = Flight(request, (model.facts.latent_channels, self.latent_rows, columns), model.device)
         self.clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
+        self.rests = False  # from `park` to `wake`
         self.settle(station, here=here)
         self.begin_memory(station)
 
@@ -123,18 +115,22 @@ class HeldRequest:
     def park(self) -> None:
         """See `put_to_rest`."""
         self._decode_state = put_to_rest(self.forwards, self._model, self._decode_state)
+        self.rests = True
 
     def prefetch(self) -> None:
-        """See `Forwards.prefetch`."""
-        self.forwards.prefetch()
+        """Begin to bring back what rests; see `MemoryRooms.prefetch`."""
+        if self.forwards.memory is not None:
+            self.forwards.rooms.prefetch(self.forwards.memory)
 
     def wake(self) -> None:
         """See `wake_up`."""
         self._decode_state = wake_up(self.forwards, self._model, self._decode_state)
+        self.rests = False
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
-        parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
+        decoder = show_decoder(self.forwards, self._model, self._decode_state)
+        parts = None if decoder is None else self._model.take_apart(decoder)
         facts, remembered = self.forwards.give()
         state = HeldState(
             facts={
@@ -148,7 +144,7 @@ class HeldRequest:
             splits=parts is not None and parts.splits,
         )
         self.flight.clear()
-        self.clean_1CTHW, self._decode_state = {}, None
+        self.clean_1CTHW, self._decode_state, self.rests = {}, None, False
         return state
 
     def take(self, state: HeldState) -> None:
@@ -168,6 +164,8 @@ class HeldRequest:
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
+        if self.rests:
+            self.wake()
         self.forwards.turn_to(window)
         if window.is_clean_pass or window.recaches:
             return self.forwards.remember(window)
@@ -214,6 +212,8 @@ class HeldRequest:
 
     def decode(self, step: DecodeStep) -> Frames:
         """Decode the next clean latent frames."""
+        if self.rests:
+            self.wake()
         latents_1CTHW = self._take_clean(step)
         if step.first_latent_frame == 0:
             self._decode_state = self._model.new_decode_state()
@@ -241,47 +241,27 @@ class HeldRequest:
             del self.clean_1CTHW[first]
         return chunk_1CTHW[:, :, begin:end]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self._model.device
+
     def work(self) -> dict[str, Any]:
         """The chunks in work."""
         return {"chunks": self.flight.numbers, "tensors": self.flight.show()}
 
-    def save(self) -> dict[str, bytes]:
-        """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
-        parts: dict[str, bytes] = {}
-        role = self._role
-        if role.denoises:
-            memory, history = self.forwards.save()
-            parts |= {CHUNK_PART: pack({"work": on_cpu(self.work()), "memory": memory}), **history}
-        if role.decodes:
-            # What was delivered is written down by the rank that gave it: crews write at different times.
-            clean = {} if role.handover is not None else on_cpu(self.clean_1CTHW)
-            parts[DECODE_PART] = pack({"clean": clean, "decoder": self.pack_decoder()})
-        elif role.handover is not None:
-            parts |= {clean_part(first): pack(latents.cpu()) for first, latents in self.clean_1CTHW.items()}
-        return parts
-
-    def restore(self, parts: Mapping[str, bytes]) -> None:
-        """Go on from what `save` wrote on the ranks that do the same, on a fresh `HeldRequest` of the same request."""
-        device = self._model.device
-        if self._role.denoises or self._role.helps:
-            state = unpack(parts[CHUNK_PART])
-            self.take_flight(state["work"]["chunks"], state["work"]["tensors"])
-            if self._role.denoises:
-                self.forwards.restore(state["memory"], parts)
-        if self._role.denoises and (self._role.decodes or self._role.handover is not None):
-            self.clean_1CTHW = {first: unpack(data).to(device) for first, data in _clean_parts(parts)}
-        if self._role.decodes and DECODE_PART in parts:
-            state = unpack(parts[DECODE_PART])
-            self.clean_1CTHW |= {first: latents.to(device) for first, latents in state["clean"].items()}
-            if state["decoder"] is not None:
-                decoder = state["decoder"].numpy().tobytes()
-                self._decode_state = self._model.unpack_decode_state(decoder, latent_rows=self.latent_rows)
+    def take_decoder(self, packed: Tensor | None) -> None:
+        """Go on with the decoder's state that `pack_decoder` has packed."""
+        if packed is not None:
+            data = packed.numpy().tobytes()
+            self._decode_state = self._model.unpack_decode_state(data, latent_rows=self.latent_rows)
 
     def pack_decoder(self) -> Tensor | None:
         """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""
-        if self._decode_state is None:
+        state = show_decoder(self.forwards, self._model, self._decode_state)
+        if state is None:
             return None
-        data = self._model.pack_decode_state(self._decode_state, latent_rows=self.latent_rows)
+        data = self._model.pack_decode_state(state, latent_rows=self.latent_rows)
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
 
     def _hand_on(self, first_latent_frame: int, latents_1CTHW: Tensor) -> None:
@@ -316,9 +296,3 @@ def _as_frames(request_id: RequestId, first_frame: int, frames_FHWC: Tensor) -> 
     count, height, width, _ = frames_FHWC.shape
     data = frames_FHWC.contiguous().numpy().tobytes()
     return Frames(request_id=request_id, first_frame=first_frame, count=count, height=height, width=width, data=data)
-
-
-def _clean_parts(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
-    """Clean latents among the parts of a commit, by first latent frame."""
-    prefix = clean_part(0).removesuffix("0")
-    return [(int(name.removeprefix(prefix)), data) for name, data in parts.items() if name.startswith(prefix)]

@@ -1,10 +1,11 @@
 """Opens the memories of a rank's streams, and gives pages what nothing else needs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from weakref import ref
 
 import torch
+from torch import Tensor
 
 from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.proto.memory_rule import Commit, MemoryRule
@@ -81,7 +82,8 @@ class MemoryRooms:
     come to the same: they open the same streams in the same order, and agree on every number.
 
     Args:
-        model: Whose keys and values are remembered; its `page_bytes`, if any, are the bytes of all pages.
+        model: Whose keys and values are remembered; its `page_bytes`, if any, are the bytes of all pages, and its
+            `host_bytes` those of streams that rest.
         stations: Of the rank.
         on_progress: Called for every forward that is repeated to come by a lost memory again.
         gauge: Says what streams need; by default a dry run on a GPU, and nothing on a CPU.
@@ -128,6 +130,28 @@ class MemoryRooms:
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
 
+    def park(self, stream: StreamMemory, beside: Sequence[Tensor] = ()) -> None:
+        """Let a stream rest on every rank of its lane, or on none; all of them must call this.
+
+        Args:
+            stream: May rest already.
+            beside: See `StreamMemory.park`.
+
+        Raises:
+            ResourceError: A rank has no host memory for it; it stays awake.
+        """
+        if stream.rests:
+            return
+        error = None
+        try:
+            stream.park(beside)
+        except ResourceError as failed:
+            error = failed
+        if not self._find(stream).station.least(int(error is None)):
+            if error is None:
+                stream.wake()
+            raise ResourceError("a rank of the lane has no host memory to put this video to rest") from error
+
     def prefetch(self, stream: StreamMemory) -> None:
         """Let a stream that rests begin to come back; one that is awake is.
 
@@ -135,7 +159,7 @@ class MemoryRooms:
             ResourceError: There is no room for it at present.
         """
         if stream.rests:
-            (entry,) = (entry for entry in self._entries if entry.stream() is stream)
+            entry = self._find(stream)
             if entry.station in self._budgets:
                 self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
         stream.prefetch()
@@ -145,6 +169,10 @@ class MemoryRooms:
         for room in self._rooms.values():
             room.close()
         self._rooms.clear()
+
+    def _find(self, stream: StreamMemory) -> _Entry:
+        (entry,) = (entry for entry in self._entries if entry.stream() is stream)
+        return entry
 
     def _make_way(self, station: Station) -> None:
         """Leave a whole clip the memory that the last stream has left; beside streams it has what they do not need.
@@ -244,4 +272,5 @@ class MemoryRooms:
         return station.least(max(0, self._fixed - taken) // self._rooms_to_come)
 
     def _host_bytes(self, station: Station) -> int:
-        return int(free_bytes(torch.device("cpu")) * HOST_SHARE / station.heads_of[1] / self._shares)
+        whole = self._model.host_bytes or free_bytes(torch.device("cpu")) * HOST_SHARE
+        return int(whole / station.heads_of[1] / self._shares)

@@ -232,6 +232,13 @@ class StreamMemory:
         back, self._back = self._back, []
         return back
 
+    def show_beside(self) -> list[Tensor]:
+        """What rests beside it, while it goes on resting, or is on its way back."""
+        if self._parcel is not None:
+            return self._room.show(self._parcel)
+        self._arrival.wait()
+        return self._back
+
     def _of(self, branch: Branch) -> OpenMemory:
         return self._memories[self._level * self._branches + branch]
 

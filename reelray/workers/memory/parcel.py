@@ -37,10 +37,23 @@ class Parcel:
         Args:
             device: Where they were.
         """
-        tensors = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self._kinds]
-        arrival = self._transfers.begin(self._pair(tensors))
+        tensors, arrival = self._bring(device)
         self.close()
         return tensors, arrival
+
+    def show(self, device: torch.device) -> list[Tensor]:
+        """Copies of all of them for later work of the device.
+
+        Args:
+            device: Where they were.
+        """
+        tensors, arrival = self._bring(device)
+        arrival.wait()
+        return tensors
+
+    def _bring(self, device: torch.device) -> tuple[list[Tensor], Transfer]:
+        tensors = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self._kinds]
+        return tensors, self._transfers.begin(self._pair(tensors))
 
     def close(self) -> None:
         """Give the host's memory back; may be called twice."""

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 
+import torch
+
 from reelray.workers.memory.arena import Arena
 from reelray.workers.memory.host_pages import HostPages
+from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.transfers import Transfer
 
 Name = TypeVar("Name", bound=Hashable)
@@ -47,6 +50,25 @@ class Parked(Generic[Name]):
         arrival = self._arena.transfers.begin(zip(targets, self._host.rows(copies), strict=True))
         self.close()
         return held, arrival
+
+    def show(self, pool: PagePool) -> tuple[PagePool, dict[Name, Pages]]:
+        """All of it on pages of the host's that can be read like others; what rests goes on resting.
+
+        Args:
+            pool: Whose pages they were.
+        """
+        copies = [page for pages in self._copies.values() for page in pages]
+        self._arena.transfers.last.finish()
+        shown = PagePool(
+            Arena(page_bytes=self._arena.page_bytes, pages=max(1, len(copies)), device=torch.device("cpu")),
+            pool.shape,
+            pool.storage,
+        )
+        held = {name: shown.take(len(pages)) for name, pages in self._copies.items()}
+        places = [place for pages in held.values() for place in shown.arena.places(pages)]
+        for place, row_X in zip(places, self._host.rows(copies), strict=True):
+            shown.arena.storage_PX[place].copy_(row_X)
+        return shown, held
 
     def close(self) -> None:
         """Give the host's memory back; may be called twice."""

@@ -176,6 +176,10 @@ class MemoryRoom:
         """Begin to bring them back; see `Parcel`."""
         return parcel.unpack(self.arena.storage_PX.device)
 
+    def show(self, parcel: Parcel) -> list[Tensor]:
+        """Copies of them on the device, while they rest."""
+        return parcel.show(self.arena.storage_PX.device)
+
     def leave(self, kind: Kind) -> None:
         """Free a workspace when nobody is left who uses it."""
         self._desks.leave(kind)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reelray.proto.commit_parts import DECODE_PART, find_history, find_memory
 from reelray.proto.errors import InputError
 from reelray.proto.request import RequestId
 from reelray.proto.session import Extend, Pause, Resume, Say
 from reelray.proto.snapshot import SnapshotKind
-from reelray.proto.step_plan import DECODE_PART, find_history, find_memory
 from reelray.proto.storage import Storage
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.packing import unpack
@@ -252,7 +252,7 @@ def test_a_stream_that_rests_is_put_down_too(model):
     drive = Drive(model)
     drive.submit(request)
     drive.run(begins(3))
-    drive.rank._held["a"].forwards.park()
+    drive.rank._held["a"].park()
     drive.core.tell("a", Pause())
     snapshot = put_down(drive, SnapshotKind.EXACT)
     assert take_up(model, snapshot) == run_whole(model, request)[bytes_of(snapshot.frame) :]
