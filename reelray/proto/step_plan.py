@@ -8,6 +8,7 @@ from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout, Place
 from reelray.proto.request import PromptChange, RenderRequest, RequestId
+from reelray.proto.session import Forked
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 
@@ -165,6 +166,19 @@ class SnapshotStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ForkStep:
+    """Hold a request a second time, as it stands after the rest of the plan; what is remembered is shared.
+
+    Args:
+        source: The request.
+        request: What it is called from there on, where it goes its own way.
+    """
+
+    source: RequestId
+    request: RenderRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Admit:
     """Take in a request. Every rank encodes its text, so that a move need not bring it; its state lies on one lane.
 
@@ -222,6 +236,7 @@ class StepPlan:
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
         snapshots: The same for snapshots.
+        forks: Requests that go two ways from here.
     """
 
     sequence: int
@@ -241,10 +256,11 @@ class StepPlan:
     decodes: tuple[DecodeStep, ...] = ()
     commits: tuple[RequestId, ...] = ()
     snapshots: tuple[SnapshotStep, ...] = ()
+    forks: tuple[ForkStep, ...] = ()
 
     def ranks_of(self, request_id: RequestId) -> frozenset[int] | None:
         """Ranks that work on a request in this step; None means all that have the plan."""
-        reads = request_id in {admit.request.request_id for admit in self.admits} | self._amended
+        reads = request_id in {admit.request.request_id for admit in self.admits} | self._amended | self._forked
         if self.layout is None or self.crew is not None or reads:
             return None
         moves = [move for move in self.moves if move.request_id == request_id]
@@ -264,7 +280,11 @@ class StepPlan:
             {decode.request_id for decode in self.decodes} | {*self.joins} | {d.request_id for d in self.deliveries}
         )
         read = self._amended | {admit.request.request_id for admit in self.admits}
-        return frozenset(moved | decoded | read | {step.request_id for step in self.snapshots})
+        return frozenset(moved | decoded | read | {step.request_id for step in self.snapshots} | self._forked)
+
+    @property
+    def _forked(self) -> frozenset[RequestId]:
+        return frozenset(name for fork in self.forks for name in (fork.source, fork.request.request_id))
 
     @property
     def _amended(self) -> frozenset[RequestId]:
@@ -345,9 +365,11 @@ class StepOutcome:
         finished: Requests that are complete.
         failed: Requests that ended by an error of this step.
         snapshots: Those that are complete; their digest is the engine's.
+        forks: What came of forks.
     """
 
     progress: tuple[Progress, ...] = ()
     finished: tuple[RequestId, ...] = ()
     failed: tuple[RequestId, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
+    forks: tuple[Forked, ...] = ()

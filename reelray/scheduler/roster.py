@@ -1,12 +1,13 @@
 """The requests of an engine, and whose turn it is."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
 from reelray.proto.layout import Place
 from reelray.proto.request import RequestId
-from reelray.proto.step_plan import DecodeStep, Delivery, SnapshotStep, WindowStep
+from reelray.proto.step_plan import DecodeStep, Delivery, ForkStep, SnapshotStep, WindowStep
 from reelray.scheduler.lanes import PATIENCE
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.resting import comes_back, list_fetches, list_parks
@@ -37,7 +38,7 @@ class Roster:
         """Requests that the ranks are to take in now."""
         queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED and not _stays_away(r)]
         coming = sum(comes_back(r) and not r.waits_for_room for r in self.rollouts.values())
-        admitted = queued[: max(0, self._places_left - coming)]
+        admitted = queued[: max(0, self.places_left - coming)]
         for rollout in admitted:
             rollout.phase, rollout.rests = Phase.ADMITTED, False
         return admitted
@@ -60,11 +61,11 @@ class Roster:
         """
         rollouts = self.rollouts.values()
         parks = list_parks(rollouts, moved)
-        most, frees = self._places_left + len(parks), frees or bool(parks)
+        most, frees = self.places_left + len(parks), frees or bool(parks)
         return {"parks": parks, "fetches": list_fetches(rollouts, moved, most=most, frees=frees)}
 
     @property
-    def _places_left(self) -> int:
+    def places_left(self) -> int:
         """Requests that the ranks may take in; those that rest take no place."""
         held = [r for r in self.rollouts.values() if r.phase is not Phase.QUEUED and not r.rests]
         return self._limits.requests - len(held)
@@ -104,8 +105,18 @@ class Roster:
 
     @property
     def has_put_downs(self) -> bool:
-        """Whether a snapshot is due."""
-        return any(r.put_down is not None and r.phase is Phase.RUNNING for r in self.rollouts.values())
+        """Whether a snapshot or a fork is due."""
+        return any(r.is_copied and r.phase is Phase.RUNNING for r in self.rollouts.values())
+
+    def pick_forks(self) -> tuple[ForkStep, ...]:
+        """Forks that are due; they are not from here on."""
+        steps = []
+        for request_id, rollout in self.rollouts.items():
+            if rollout.fork is not None and rollout.phase is Phase.RUNNING:
+                request = replace(rollout.request, request_id=rollout.fork)
+                steps.append(ForkStep(source=request_id, request=request))
+                rollout.fork = None
+        return tuple(steps)
 
     def pick_put_downs(self) -> tuple[SnapshotStep, ...]:
         """Snapshots that are due; they are not from here on."""
@@ -143,7 +154,7 @@ class Roster:
 
 def _stays_away(rollout: Rollout) -> bool:
     """Whether it had given its room away when the ranks were lost, and nobody asks for it yet."""
-    return rollout.rests and rollout.paused and rollout.put_down is None
+    return rollout.rests and rollout.paused and not rollout.is_copied
 
 
 def _before_others(ordered: Sequence[Rollout]) -> Sequence[Rollout]:

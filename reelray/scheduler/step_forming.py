@@ -75,7 +75,8 @@ class StepForming:
         windows, decodes = self._roster.pick_windows(places, decodes=True), self._roster.pick_decodes(places)
         issue = partial(self._issue, line, now_s=now_s, layout=layout, moves=moves)
         commits, snapshots = self._roster.list_commits(windows, now_s), self._roster.pick_put_downs()
-        issue(windows=windows, decodes=decodes, commits=commits, snapshots=snapshots, **rests)
+        forks = self._roster.pick_forks()
+        issue(windows=windows, decodes=decodes, commits=commits, snapshots=snapshots, forks=forks, **rests)
 
     def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
         if self._lending is not None and self._waits_to_lend(self._lending, denoise, decode):
@@ -91,15 +92,16 @@ class StepForming:
             return
         layout = None if self._lending is None else self._layout
         deliveries = self._roster.deliver() if both else ()
-        snapshots = self._roster.pick_put_downs() if both else ()
+        snapshots, forks = (self._roster.pick_put_downs(), self._roster.pick_forks()) if both else ((), ())
         tell = partial(self._issue, now_s=now_s, layout=layout)
-        issue = partial(tell, deliveries=deliveries, joint=bool(deliveries), snapshots=snapshots)
-        if denoise.is_free and (denoise.has_news or deliveries or windows or snapshots or any(rests.values())):
+        copies = bool(snapshots or forks)
+        issue = partial(tell, deliveries=deliveries, joint=bool(deliveries), snapshots=snapshots, forks=forks)
+        if denoise.is_free and (denoise.has_news or deliveries or windows or copies or any(rests.values())):
             for window in windows:
                 self._roster.rollouts[window.request_id].is_shared = False
             issue(denoise, windows=windows, commits=self._roster.list_commits(windows, now_s), **rests)
         decodes = self._roster.pick_delivered() if decode.is_free else ()
-        if decode.is_free and (decode.has_news or deliveries or decodes or snapshots):
+        if decode.is_free and (decode.has_news or deliveries or decodes or copies):
             commits = self._roster.list_decode_commits(decodes)
             issue(decode, decodes=decodes, commits=commits)
 
@@ -117,7 +119,7 @@ class StepForming:
         for window in windows:
             rollout = self._roster.rollouts[window.request_id]
             joins = window.step > 0 and not rollout.is_shared
-            steps_left = rollout.steps_left_of(window)
+            steps_left = rollout.request.recipe.schedule.of_chunk(window.chunk).length - window.step
             if pays_to_lend(self._lending, rollout.request, steps_left=steps_left, joins=joins):
                 rollout.is_shared = True
                 issue = partial(self._issue, now_s=now_s, layout=self._lending.layout, joint=True, windows=windows)

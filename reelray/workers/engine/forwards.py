@@ -91,6 +91,16 @@ class Forwards:
             self._memory = self.rooms.open(self.request, station)
             self._remember_again()
 
+    def fork(self, request: RenderRequest, texts: Texts) -> "Forwards":
+        """Those of a request that goes on from here; see `MemoryRooms.fork`."""
+        other = Forwards(request=request, model=self.model, rooms=self.rooms, texts=texts)
+        other._past, other._written, other._saved = [*self._past], self._written, self._saved
+        other._add_up = self._add_up
+        other._prompt, other._mix, other._cuts, other._flushes = self._prompt, self._mix, self._cuts, self._flushes
+        other._clean = CleanChunks(self._clean.held)
+        other._memory = None if self._memory is None else self.rooms.fork(self._memory)
+        return other
+
     def release(self) -> None:
         """Give back what others share."""
         if self._memory is not None:

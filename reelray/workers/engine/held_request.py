@@ -17,7 +17,7 @@ from reelray.proto.step_plan import Amend, DecodeStep, Delivery, WindowStep
 from reelray.workers.engine.flight import Flight
 from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
-from reelray.workers.engine.resting import put_to_rest, show_decoder, wake_up
+from reelray.workers.engine.resting import copy_decoder, put_to_rest, show_decoder, wake_up
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
@@ -56,6 +56,7 @@ class HeldRequest:
         rooms: Where streams are remembered.
         here: Whether the request lies on the lane of that station; on other lanes it is only known.
         resumes: Whether it goes on from what was written down: of its prompts only those are encoded that it needs.
+        texts: Of the one that it goes on from; see `fork`.
 
     Raises:
         ResourceError: There is no room to remember it.
@@ -70,16 +71,18 @@ class HeldRequest:
         *,
         here: bool = True,
         resumes: bool = False,
+        texts: Texts | None = None,
     ) -> None:
         self.request = request
         self._model = model
-        self._texts = Texts(model)
+        self._texts = texts or Texts(model)
         self.forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts)
         self._reads = station.role.denoises or station.role.helps
         if self._reads:
-            self._texts.follow(request, since=None if resumes else 0)
+            self._texts.follow(request, since=None if resumes or texts is not None else 0)
         self.latent_rows, columns = model.facts.latent_size(request.width, request.height)
-        self.flight = Flight(request, (model.facts.latent_channels, self.latent_rows, columns), model.device)
+        self._plane_CHW = (model.facts.latent_channels, self.latent_rows, columns)
+        self.flight = Flight(request, self._plane_CHW, model.device)
         self.clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
         self.rests = False  # from `park` to `wake`
@@ -94,6 +97,25 @@ class HeldRequest:
         """
         if self.here and station.role.denoises:
             self.forwards.begin(station)
+
+    def fork(self, request: RenderRequest, station: Station) -> "HeldRequest":
+        """Another one that goes on from here; what is remembered is shared until either forgets it.
+
+        Args:
+            request: The same by another name.
+            station: What this rank does with both.
+
+        Raises:
+            ResourceError: There is no room for both.
+        """
+        texts, decoder = self._texts.fork(), copy_decoder(self.forwards, self._model, self._decode_state)
+        other = HeldRequest(request, self._model, station, self.forwards.rooms, here=False, texts=texts)
+        other.forwards, other._decode_state = self.forwards.fork(request, texts), decoder
+        shown = {name: tensor.clone() for name, tensor in self.flight.show().items()}
+        other.flight.take(self.flight.numbers, shown)
+        other.clean_1CTHW, other.rests = {**self.clean_1CTHW}, self.rests
+        other.settle(station, here=self.here)
+        return other
 
     def settle(self, station: Station, *, here: bool) -> None:
         """Go on at a station, after what belongs there was taken."""
@@ -204,7 +226,8 @@ class HeldRequest:
         evaluations = 1 if self.flight.weight(window) == 1.0 else 2
         for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
             check_finite(latents_1CTHW, self._model.digest)
-            self._hand_on(first, latents_1CTHW)
+            if self._role.decodes or self._role.handover is not None:
+                self.clean_1CTHW[first] = latents_1CTHW
             self.forwards.keep_clean(first, latents_1CTHW)
         if not self.flight.numbers:
             self._chunk_branches = self._branches
@@ -229,7 +252,8 @@ class HeldRequest:
         if self._role.denoises:
             handover.send(self.clean_1CTHW.pop(first))
         else:
-            self.clean_1CTHW[first] = handover.receive((1, *self._shape(delivery)))
+            channels, *plane = self._plane_CHW
+            self.clean_1CTHW[first] = handover.receive((1, channels, delivery.latent_frames, *plane))
 
     def _take_clean(self, step: DecodeStep) -> Tensor:
         """The latents of a piece; those of its chunk are dropped once it is through."""
@@ -263,14 +287,6 @@ class HeldRequest:
             return None
         data = self._model.pack_decode_state(state, latent_rows=self.latent_rows)
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
-
-    def _hand_on(self, first_latent_frame: int, latents_1CTHW: Tensor) -> None:
-        if self._role.decodes or self._role.handover is not None:
-            self.clean_1CTHW[first_latent_frame] = latents_1CTHW
-
-    def _shape(self, delivery: Delivery) -> tuple[int, int, int, int]:
-        height, width = self._model.facts.latent_size(self.request.width, self.request.height)
-        return (self._model.facts.latent_channels, delivery.latent_frames, height, width)
 
     def _evaluate(self, latents_1CTHW: Tensor, timesteps: Sequence[float], window: WindowStep) -> Evaluate:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only

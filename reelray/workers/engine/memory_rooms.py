@@ -124,7 +124,7 @@ class MemoryRooms:
         room = self._room(station)
         chunk, first, levels = wish.chunk, wish.first, wish.levels
         room.check(wish.rule, chunk=chunk, first=first, grid=wish.grid, branches=wish.branches * levels)
-        stream = StreamMemory(
+        stream = StreamMemory.open(
             wish.rule, chunk=chunk, first=first, grid=wish.grid, room=room, branches=wish.branches, levels=levels
         )
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
@@ -163,6 +163,19 @@ class MemoryRooms:
             if entry.station in self._budgets:
                 self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
         stream.prefetch()
+
+    def fork(self, stream: StreamMemory) -> StreamMemory:
+        """A stream that goes its own way from here; see `StreamMemory.fork`.
+
+        Raises:
+            ResourceError: There is no room for it.
+        """
+        entry = self._find(stream)
+        if entry.station in self._budgets and not stream.rests:
+            self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
+        other = stream.fork()
+        self._entries.append(replace(entry, stream=ref(other)))
+        return other
 
     def close(self) -> None:
         """Free all of it."""

@@ -17,6 +17,7 @@ from reelray.proto.step_plan import (
     Amend,
     DecodeStep,
     Delivery,
+    ForkStep,
     Move,
     StepPlan,
     StepReport,
@@ -94,7 +95,8 @@ class Rank:
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
         """
-        self._check(plan)
+        _check(plan, self._generation, self._sequence)
+        self._sequence += 1
         # A thread that is new to torch runs oneDNN on OpenMP's default number of threads until it asks for torch's own;
         # the order of additions, and so the last bit, would depend on who calls.
         torch.get_num_threads()
@@ -152,13 +154,6 @@ class Rank:
         for request_id in [*self._held]:
             self._drop(request_id)
         self._rooms.close()
-
-    def _check(self, plan: StepPlan) -> None:
-        if plan.generation != self._generation:
-            raise EngineError(f"plan of generation {plan.generation} came to a rank of generation {self._generation}")
-        if plan.sequence != self._sequence:
-            raise EngineError(f"plan {plan.sequence} came where plan {self._sequence} was due")
-        self._sequence += 1
 
     def _take_station(self, layout: Layout) -> None:
         if layout not in self._stations:
@@ -238,6 +233,12 @@ class Rank:
                 held = here[step.request_id]
                 write = partial(add_snapshot, record, held, role, step.kind)
                 self._attempt(record, held.request, Stage.REMEMBER, write, told=False)
+        for fork in plan.forks:
+            if fork.source in self._held:
+                self._attempt(record, fork.request, Stage.REMEMBER, partial(self._split, fork), told=False)
+
+    def _split(self, fork: ForkStep) -> None:
+        self._held[fork.request.request_id] = self._held[fork.source].fork(fork.request, self._station)
 
     def _on_held(
         self,
@@ -290,3 +291,10 @@ class Rank:
 
 def _stage_of(window: WindowStep) -> Stage:
     return Stage.REMEMBER if window.is_clean_pass or window.recaches else Stage.DENOISE
+
+
+def _check(plan: StepPlan, generation: int, sequence: int) -> None:
+    if plan.generation != generation:
+        raise EngineError(f"plan of generation {plan.generation} came to a rank of generation {generation}")
+    if plan.sequence != sequence:
+        raise EngineError(f"plan {plan.sequence} came where plan {sequence} was due")

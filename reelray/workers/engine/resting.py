@@ -85,6 +85,14 @@ def show_decoder(forwards: Forwards, model: VideoModel, decoder: Any) -> Any:
     return model.put_together(replace(decoder.parts, slots=tuple(forwards.memory.show_beside())))
 
 
+def copy_decoder(forwards: Forwards, model: VideoModel, decoder: Any) -> Any:
+    """The state of the decoder of a fork; where the first one rests it rests with the copy of its memory."""
+    if decoder is None or (forwards.memory is not None and forwards.memory.rests):
+        return decoder
+    parts = model.take_apart(show_decoder(forwards, model, decoder))
+    return model.put_together(replace(parts, slots=tuple(slot.clone() for slot in parts.slots)))
+
+
 def rest(held: "HeldRequest") -> None:
     """Have a request give its room to others; where there is no host memory for it, it keeps it."""
     with suppress(ResourceError):

@@ -62,20 +62,24 @@ class StreamMemory:
     first chunk, whichever level remembers it.
 
     Args:
-        rule: The recipe's.
-        chunk: Latent frames of a chunk.
-        grid: Tokens of a latent frame.
+        memories: Those of the branches, of each level after the other.
         room: Where they lie.
         branches: How many.
-        first: Latent frames of the first chunk, if that is longer.
-        levels: Noise levels with memories of their own.
-
-    Raises:
-        ResourceError: There is no room for them; none is opened.
     """
 
-    def __init__(
-        self,
+    def __init__(self, memories: Sequence[OpenMemory], *, room: MemoryRoom, branches: int) -> None:
+        self.is_open = True
+        self._room = room
+        self._parcel: Parcel | None = None
+        self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
+        self._arrival = Transfer()
+        self._memories = [*memories]
+        self._branches, self._level = branches, 0
+        self.history: list[Committed] = []
+
+    @classmethod
+    def open(
+        cls,
         rule: MemoryRule,
         *,
         chunk: int,
@@ -84,21 +88,29 @@ class StreamMemory:
         branches: int,
         first: int = 0,
         levels: int = 1,
-    ) -> None:
-        self.is_open = True
-        self._room = room
-        self._parcel: Parcel | None = None
-        self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
-        self._arrival = Transfer()
-        self._memories: list[OpenMemory] = []
-        self._branches, self._level = branches, 0
+    ) -> "StreamMemory":
+        """Begin to remember a stream.
+
+        Args:
+            rule: The recipe's.
+            chunk: Latent frames of a chunk.
+            grid: Tokens of a latent frame.
+            room: Where its memories lie.
+            branches: How many.
+            first: Latent frames of the first chunk, if that is longer.
+            levels: Noise levels with memories of their own.
+
+        Raises:
+            ResourceError: There is no room for them; none is opened.
+        """
+        opened = cls([], room=room, branches=branches)
         try:
             for number in range(branches * levels):
-                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=number, first=first))
+                opened._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=number, first=first))
         except Exception:
-            self.close()
+            opened.close()
             raise
-        self.history: list[Committed] = []
+        return opened
 
     @property
     def branches(self) -> Sequence[Branch]:
@@ -231,6 +243,19 @@ class StreamMemory:
         self._arrival.wait()
         back, self._back = self._back, []
         return back
+
+    def fork(self) -> "StreamMemory":
+        """A memory that goes its own way from here; see `VideoMemory.fork`."""
+        other = StreamMemory([], room=self._room, branches=self._branches)
+        other.history = [*self.history]
+        try:
+            for memory in self._memories:
+                other._memories.append(memory.fork())
+            other._parcel = None if self._parcel is None else self._parcel.copy()
+        except ResourceError:
+            other.close()
+            raise
+        return other
 
     def show_beside(self) -> list[Tensor]:
         """What rests beside it, while it goes on resting, or is on its way back."""

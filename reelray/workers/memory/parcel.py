@@ -31,6 +31,19 @@ class Parcel:
         self._pages = host.take(-(-nbytes // host.page_bytes))
         transfers.begin((there_X, here_X) for here_X, there_X in self._pair(tensors))
 
+    def copy(self) -> "Parcel":
+        """The same once more.
+
+        Raises:
+            ResourceError: There is no host memory for it.
+        """
+        other = Parcel([], self._host, self._transfers)
+        other._kinds, other._pages = self._kinds, self._host.take(len(self._pages))
+        self._transfers.last.finish()
+        for target_X, source_X in zip(self._host.rows(other._pages), self._host.rows(self._pages), strict=True):
+            target_X.copy_(source_X)
+        return other
+
     def unpack(self, device: torch.device) -> tuple[list[Tensor], Transfer]:
         """Begin to bring all of them back, once; the host's copies are given up.
 

@@ -146,7 +146,16 @@ class MemoryRoom:
 
     def fork(self, opened: "OpenMemory") -> "OpenMemory":
         """See `OpenMemory.fork`."""
-        return self._seat(OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch))
+        other = OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch)
+        return other if other.rests else self._seat(other)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of pages that several videos hold: so much less is taken than would be if nothing was shared.
+
+        Promises do not count on it: each video has been promised all of its own, for the time when nothing is shared.
+        """
+        return self.arena.shared * self.arena.page_bytes
 
     def park(self, opened: "OpenMemory") -> None:
         """See `OpenMemory.park`."""
@@ -239,7 +248,7 @@ class OpenMemory:
         self.kind = Kind.of(memory.regions, places=grid.places, branch=branch)
         self.staging: Staging | None = None
         self._room = room
-        self._sits = True  # at a workspace; it rests, or is closed, when it does not
+        self._sits = not memory.is_parked  # at a workspace; it rests, or is closed, when it does not
 
     @property
     def rests(self) -> bool:

@@ -4,7 +4,7 @@ Shape suffixes: S tokens, N heads, D head width, P rotated pairs of a head.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,20 +28,22 @@ class VideoMemory:
         regions: What is remembered.
         pool: Where.
         places: Tokens of a latent frame.
+        parked: What it remembers, where it begins in host memory; nothing is promised to it there.
 
     Raises:
         ResourceError: The pool cannot promise so many pages.
     """
 
-    def __init__(self, regions: Regions, pool: PagePool, places: int) -> None:
+    def __init__(self, regions: Regions, pool: PagePool, places: int, parked: Parked[Entry] | None = None) -> None:
         self.regions = regions
         self.version = 0
         self._pool = pool
         self._places = places
         self._held: dict[Entry, tuple[int, ...]] = {}
-        self._parked: Parked[Entry] | None = None
+        self._parked = parked
         self._arrival = Transfer()
-        self.most_pages = self._promised = pool.pages_for(places) * regions.most
+        self.most_pages = pool.pages_for(places) * regions.most
+        self._promised = self.most_pages if parked is None else 0
         pool.promise(self._promised)
 
     @property
@@ -138,21 +140,24 @@ class VideoMemory:
         """See `Regions.flush`."""
         self._change(self.regions.flush(keep))
 
-    def fork(self) -> Self:
-        """A memory that goes its own way from here; pages are shared as long as both hold them.
+    def fork(self) -> "VideoMemory":
+        """A memory that goes its own way from here; of one that rests a copy in host memory, which rests too.
+
+        Pages are shared as long as both hold them, for nobody writes to a page once it is filled. What is promised is
+        all that the other one may need when nothing is shared any more.
 
         Raises:
-            ResourceError: The pool cannot promise so many pages.
+            ResourceError: The pool cannot promise so many pages, or there is no host memory.
         """
-        other = type(self)(self.regions.copy(), self._pool, self._places)
-        other.share(self._held)
-        return other
-
-    def share(self, held: Mapping[Entry, tuple[int, ...]]) -> None:
-        """Hold entries of another memory too."""
-        for entry, pages in held.items():
+        regions = self.regions.copy()
+        if self._parked is not None:
+            return VideoMemory(regions, self._pool, self._places, self._parked.copy())
+        self._arrival.wait()
+        other = VideoMemory(regions, self._pool, self._places)
+        for entry, pages in self._held.items():
             self._pool.hold(pages)
-            self._held[entry] = pages
+            other._held[entry] = pages
+        return other
 
     def park(self, host: HostPages) -> None:
         """Bring everything to host memory and give back pages and promise; `wake` comes before anything else.
