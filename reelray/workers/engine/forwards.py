@@ -103,6 +103,7 @@ class Forwards:
 
     def release(self) -> None:
         """Give back what others share."""
+        self.rooms.forget(self.request.request_id)
         if self._memory is not None:
             self._memory.close()
         self._memory = None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.proto.memory_rule import Commit, MemoryRule
-from reelray.proto.request import RenderRequest
+from reelray.proto.request import RenderRequest, RequestId
 from reelray.workers.engine.footprint import Footprint, Gauge, ShapeClass, find_gauge
 from reelray.workers.engine.page_budget import Need, PageBudget
 from reelray.workers.engine.station import Station
@@ -104,6 +104,7 @@ class MemoryRooms:
         self._budgets: dict[Station, PageBudget] = {}
         self._rooms: dict[Station, MemoryRoom] = {}
         self._entries: list[_Entry] = []
+        self._clips: dict[RequestId, Station] = {}  # whole clips that are being made
 
     def open(self, request: RenderRequest, station: Station) -> StreamMemory | None:
         """Begin to remember a request; None where its recipe remembers nothing.
@@ -114,6 +115,7 @@ class MemoryRooms:
         """
         if request.recipe.memory is None:
             self._make_way(station)
+            self._clips[request.request_id] = station
             return None
         if station.pipeline is not None:
             raise UnsupportedError("ranks that split the layers remember nothing; use ulysses for streams of chunks")
@@ -129,6 +131,10 @@ class MemoryRooms:
         )
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
+
+    def forget(self, request_id: RequestId) -> None:
+        """Note that a request is over, or goes on elsewhere."""
+        self._clips.pop(request_id, None)
 
     def park(self, stream: StreamMemory, beside: Sequence[Tensor] = ()) -> None:
         """Let a stream rest on every rank of its lane, or on none; all of them must call this.
@@ -226,6 +232,11 @@ class MemoryRooms:
         if known is not None and (goes_on or wish.shape.needs_no_more_than(known.shape)):
             known.check(wish.shape, self._awake(station))
             return
+        if station in self._clips.values():
+            raise ResourceError(
+                "a whole clip is being made, and what its forwards take of the device's memory is not known beside "
+                "those of streams; ask again when it is over, or set REELRAY_MEMORY_GB to what streams may take"
+            )
         if station in self._rooms:
             self._rooms.pop(station).close()
         footprint = self._measure(wish.shape, station, gauge)

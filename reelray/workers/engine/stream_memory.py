@@ -314,8 +314,12 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     """
     if any(past.level or past.frames for past in history):
         return list(history)  # every level has what others made; what began anew is what counts
-    chunks = [past for past in history if not past.rewinds]
-    end = max((past.first + past.length for past in chunks), default=0)
+    chunks: list[Committed] = []
+    end = 0
+    for past in history:
+        if past.first >= end:  # else its frames are remembered anew; a quick snapshot says of its first chunk too that
+            chunks.append(past)  # all before it was forgotten
+            end = past.first + past.length
     sink = [past for past in chunks if past.first < rule.sink]
     latest = [past for past in chunks if past.first >= rule.sink and past.first + past.length > end - rule.local]
     if latest and latest[0].first > (sink[-1].first + sink[-1].length if sink else 0):

@@ -115,6 +115,21 @@ def test_a_quick_snapshot_is_bounded_and_goes_on_like_the_stream(model):
     assert not put_down_early(model, request).is_lossy
 
 
+def test_a_quick_snapshot_of_a_quickly_resumed_stream_has_the_same_chunks(model):
+    request = live_request("keep", latent_frames=16)
+    drive = Drive(model)
+    drive.submit(request)
+    drive.run(begins(5))
+    first = put_down(drive, SnapshotKind.QUICK)
+    again = Drive(model)
+    again.submit(first.request, snapshot=first)
+    again.run(lambda plan: bool(plan.admits))
+    second = put_down(again, SnapshotKind.QUICK)
+    chunks = [unpack(data)["first"] for data in find_history(first.parts).values()]
+    assert chunks == [0, 6, 8]
+    assert [unpack(data)["first"] for data in find_history(second.parts).values()] == chunks
+
+
 def put_down_early(model, request):
     drive = Drive(model)
     drive.submit(request)
