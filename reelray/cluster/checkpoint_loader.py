@@ -42,6 +42,7 @@ class CheckpointLoader:
         residency: Where the weights are while they do not compute.
         share: What the process keeps of sharded weights.
         page_bytes: What streams may take of the memory of a device; None lets the engine find out.
+        host_bytes: What streams that rest may take of the host's memory; None means half of what is free.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class CheckpointLoader:
     residency: Residency = RESIDENT
     share: WeightShare | None = None
     page_bytes: int | None = None
+    host_bytes: int | None = None
 
     @property
     def shares(self) -> bool:
@@ -69,7 +71,7 @@ class CheckpointLoader:
         """
         device = choose_device(self.device)
         model = open_checkpoint(self.path, device=device, residency=self.residency, share=self.share)
-        model.page_bytes = self.page_bytes
+        model.page_bytes, model.host_bytes = self.page_bytes, self.host_bytes
         return model
 
 

@@ -52,6 +52,10 @@ def _open_catalog(settings: "Settings") -> "ModelCatalog":
     return ModelCatalog((*settings.model_folders, PACKAGED), presets(), describe_model)
 
 
+def _as_bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
 def _open_engine(
     kind: EngineKind, model: "ModelEntry", device: str, placement: "Placement", residency: "Residency"
 ) -> "Engine":
@@ -62,10 +66,15 @@ def _open_engine(
     from reelray.scheduler.limits import EngineLimits  # noqa: PLC0415
 
     settings, on_gpus = _load_settings(), runs_on_gpus(device)
-    page_bytes = None if settings.memory_gb is None else int(settings.memory_gb * 1e9)
     limits = EngineLimits() if placement.ranks == 1 else limits_for((placement.layout,))
     limits = replace(limits, batching=choose_batching(settings, on_gpus=on_gpus))
-    loader = CheckpointLoader(path=model.path.absolute(), device=device, residency=residency, page_bytes=page_bytes)
+    loader = CheckpointLoader(
+        path=model.path.absolute(),
+        device=device,
+        residency=residency,
+        page_bytes=_as_bytes(settings.memory_gb),
+        host_bytes=_as_bytes(settings.host_memory_gb),
+    )
     if kind == "local":
         return _open_local(loader, placement, limits)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray

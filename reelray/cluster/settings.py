@@ -49,6 +49,11 @@ class Settings(BaseSettings):
         gt=0,
         description="What streams may remember on each GPU, in GB (10^9 bytes). Default: what all else leaves.",
     )
+    host_memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="Host memory for streams that are paused, in GB (10^9 bytes). Default: half of what is free.",
+    )
 
     batch: str = Field(
         default="auto",

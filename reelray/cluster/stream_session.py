@@ -21,10 +21,11 @@ from reelray.cluster.stream_job import check_tokens, read_kind, rewind_request
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import CancelledError, InputError, PromptError
 from reelray.proto.events import Event, Frames, Progress
-from reelray.proto.session import Extend, Order, Pause, Resume, Say, Standing, Stop
-from reelray.proto.snapshot import Snapshot, SnapshotKind
+from reelray.proto.session import Extend, Fork, Order, Pause, Resume, Say, Standing, Stop
+from reelray.proto.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from reelray.cluster.model_catalog import ModelEntry
     from reelray.proto.request import RenderSummary
 
 
@@ -40,6 +41,7 @@ class StreamSession(Iterator[FramesArray]):
         on_progress: Told whenever a stage moves on.
         closes: What to do once the session is closed.
         snapshot: What it goes on from.
+        begun: Its events and its first frame, where it has begun already.
 
     Raises:
         SnapshotError: The engine cannot go on from it.
@@ -53,13 +55,15 @@ class StreamSession(Iterator[FramesArray]):
         on_progress: Callable[[Progress], None] = lambda _progress: None,
         closes: Callable[[], None] = lambda: None,
         snapshot: Snapshot | None = None,
+        begun: tuple[Iterator[Event], int] | None = None,
     ) -> None:
         self.summary: RenderSummary | None = None
         self._engine, self._job, self._on_progress, self._closes = engine, job, on_progress, closes
-        self._made = 0 if snapshot is None else snapshot.frame
         self._over: str | None = None
         self._turn = threading.Lock()  # held while the stream is exchanged for another
-        self._events = engine.render(job.request, snapshot)
+        self._paused = False
+        first = 0 if snapshot is None else snapshot.frame
+        self._events, self._made = begun or (engine.render(job.request, snapshot), first)
 
     @property
     def fps(self) -> Fraction:
@@ -118,11 +122,7 @@ class StreamSession(Iterator[FramesArray]):
             PromptError: It is empty or too long.
             InputError: It comes too late; the stream goes on as it was.
         """
-        facts = self._job.model.facts
-        text = check_text("prompt", prompt, facts)
-        if not text:
-            raise PromptError("the prompt is empty; say what the video shows from then on")
-        check_tokens(text, self._job.model)
+        facts, text = self._job.model.facts, _read_prompt(prompt, self._job.model)
         latent_frame = None if at is None else latent_frame_at(read_seconds(at), self.fps, facts)
         return float(self._tell(Say(prompt=text, latent_frame=latent_frame)).frame / self.fps)
 
@@ -141,12 +141,12 @@ class StreamSession(Iterator[FramesArray]):
         return float(standing.frames / self.fps)
 
     def pause(self) -> None:
-        """Have the engine begin nothing until `resume`; frames that are made already can still be taken."""
-        self._tell(Pause())
+        """Have the engine begin nothing until `resume`; others have its room, and frames that are made can be taken."""
+        self._paused = self._tell(Pause()).paused
 
     def resume(self) -> None:
-        """Go on after `pause`."""
-        self._tell(Resume())
+        """Go on after `pause`, as soon as there is room: others may have it."""
+        self._paused = self._tell(Resume()).paused
 
     def stop(self) -> float:
         """End with the chunks that have begun: their frames still come, and the video is then complete.
@@ -174,7 +174,9 @@ class StreamSession(Iterator[FramesArray]):
             InputError: The stream has ended, or there is no such kind.
             OutputError: The file cannot be written.
         """
-        snapshot = self._put_down(read_kind(kind))
+        wanted = read_kind(kind)
+        self._check_open()
+        snapshot = self._engine.snapshot(self._job.request.request_id, wanted)
         write_snapshot(
             Path(path), SnapshotFile(snapshot=snapshot, model=str(self._job.model.path.absolute()), fps=self.fps)
         )
@@ -182,6 +184,8 @@ class StreamSession(Iterator[FramesArray]):
 
     def fork(self, prompt: str | None = None) -> "StreamSession":
         """Have a second stream that goes its own way from here, on the same engine; this one goes on too.
+
+        What both remember lies in memory once, until either forgets it. The fork of a paused stream is paused.
 
         Args:
             prompt: What it shows from its next chunk on; None means what this one shows.
@@ -191,18 +195,23 @@ class StreamSession(Iterator[FramesArray]):
             engine closes with the session that opened it, and so do all others.
 
         Raises:
-            InputError: The stream has ended.
+            InputError: The stream has ended, or the prompt comes too late.
+            PromptError: The prompt is empty or too long.
             ResourceError: There is no room for two; this one goes on.
         """
-        snapshot = self._put_down(SnapshotKind.EXACT)
-        job = replace(self._job, request=replace(snapshot.request, request_id=new_request_id()))
-        other = StreamSession(self._engine, job, on_progress=self._on_progress, snapshot=snapshot)
-        if prompt is not None:
-            other.say(prompt)
+        self._check_open()
+        text = None if prompt is None else _read_prompt(prompt, self._job.model)
+        wish = Fork(request_id=new_request_id(), prompt=text)
+        forked, events = self._engine.fork(self._job.request.request_id, wish)
+        job = replace(self._job, request=forked.request)
+        other = StreamSession(self._engine, job, on_progress=self._on_progress, begun=(events, forked.frame))
+        other._paused = self._paused
         return other
 
     def seek(self, seconds: float | str) -> float:
         """Go back to the last beginning of a chunk before a time; what followed is forgotten, prompts included.
+
+        A paused stream stays paused.
 
         What comes before is made again, from the beginning of the video, and not shown.
 
@@ -220,6 +229,8 @@ class StreamSession(Iterator[FramesArray]):
             old, self._events = self._events, self._engine.render(request, snapshot)
             self._job, self._made = replace(self._job, request=request), snapshot.frame
         _close(old)
+        if self._paused:
+            self._tell(Pause())
         return float(snapshot.frame / self.fps)
 
     def close(self) -> None:
@@ -256,10 +267,6 @@ class StreamSession(Iterator[FramesArray]):
                         self._made += event.count
                     return event
 
-    def _put_down(self, kind: SnapshotKind) -> Snapshot:
-        self._check_open()
-        return self._engine.snapshot(self._job.request.request_id, kind)
-
     def _check_open(self) -> None:
         if self._over is not None:
             raise InputError(f"{self._over}; nothing can be said to it any more")
@@ -273,6 +280,14 @@ class StreamSession(Iterator[FramesArray]):
             if self._job.request.request_id == request_id:  # else the stream was exchanged meanwhile
                 self._job = replace(self._job, request=replace(self._job.request, **said))
         return standing
+
+
+def _read_prompt(prompt: str, model: "ModelEntry") -> str:
+    text = check_text("prompt", prompt, model.facts)
+    if not text:
+        raise PromptError("the prompt is empty; say what the video shows from then on")
+    check_tokens(text, model)
+    return text
 
 
 def _close(events: Iterator[Event]) -> None:

@@ -1,15 +1,18 @@
 """The requests of an engine, and whose turn it is."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from operator import attrgetter
+from typing import Any
 
 from reelray.proto.layout import Place
 from reelray.proto.request import RequestId
-from reelray.proto.step_plan import DecodeStep, Delivery, SnapshotStep, WindowStep
+from reelray.proto.step_plan import DecodeStep, Delivery, ForkStep, SnapshotStep, WindowStep
 from reelray.scheduler.batching import gather
 from reelray.scheduler.lanes import PATIENCE
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.pace import Paces
+from reelray.scheduler.resting import comes_back, list_fetches, list_parks
 from reelray.scheduler.rollout import Phase, Rollout
 
 
@@ -34,20 +37,39 @@ class Roster:
 
     def take_admits(self) -> list[Rollout]:
         """Requests that the ranks are to take in now."""
-        queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED]
-        room = self._limits.requests - (len(self.rollouts) - len(queued))
-        admitted = queued[: max(0, room)]
+        queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED and not _stays_away(r)]
+        coming = sum(comes_back(r) and not r.waits_for_room for r in self.rollouts.values())
+        admitted = queued[: max(0, self.places_left - coming)]
         for rollout in admitted:
-            rollout.phase = Phase.ADMITTED
+            rollout.phase, rollout.rests = Phase.ADMITTED, False
         return admitted
 
     def at_work(self) -> list[Rollout]:
         """Requests on the ranks, or about to be, that had something to do not long ago."""
         held = [r for r in self.rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
         for rollout in held:
-            if rollout.phase is Phase.ADMITTED or rollout.has_work:
+            if rollout.phase is Phase.ADMITTED or rollout.has_work or comes_back(rollout):
                 rollout.worked_at = self.plans
-        return [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
+        patient = [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
+        return [rollout for rollout in patient if not rollout.rests or rollout.has_work or comes_back(rollout)]
+
+    def list_rests(self, moved: Collection[RequestId] = (), *, frees: bool) -> dict[str, Any]:
+        """What the next plan says of streams that rest, by its fields; see `reelray/scheduler/resting.py`.
+
+        Args:
+            moved: Requests that it moves.
+            frees: Whether it releases requests.
+        """
+        rollouts = self.rollouts.values()
+        parks = list_parks(rollouts, moved)
+        most, frees = self.places_left + len(parks), frees or bool(parks)
+        return {"parks": parks, "fetches": list_fetches(rollouts, moved, most=most, frees=frees)}
+
+    @property
+    def places_left(self) -> int:
+        """Requests that the ranks may take in; those that rest take no place."""
+        held = [r for r in self.rollouts.values() if r.phase is not Phase.QUEUED and not r.rests]
+        return self._limits.requests - len(held)
 
     def pick_windows(self, places: Sequence[Place], now_s: float, *, decodes: bool) -> tuple[WindowStep, ...]:
         """For every lane, the window of that request of its own whose turn it is; of several where they go together.
@@ -111,8 +133,18 @@ class Roster:
 
     @property
     def has_put_downs(self) -> bool:
-        """Whether a snapshot is due."""
-        return any(r.put_down is not None and r.phase is Phase.RUNNING for r in self.rollouts.values())
+        """Whether a snapshot or a fork is due."""
+        return any(r.is_copied and r.phase is Phase.RUNNING for r in self.rollouts.values())
+
+    def pick_forks(self) -> tuple[ForkStep, ...]:
+        """Forks that are due; they are not from here on."""
+        steps = []
+        for request_id, rollout in self.rollouts.items():
+            if rollout.fork is not None and rollout.phase is Phase.RUNNING:
+                request = replace(rollout.request, request_id=rollout.fork)
+                steps.append(ForkStep(source=request_id, request=request))
+                rollout.fork = None
+        return tuple(steps)
 
     def pick_put_downs(self) -> tuple[SnapshotStep, ...]:
         """Snapshots that are due; they are not from here on."""
@@ -134,6 +166,11 @@ class Roster:
     def _here(self, place: Place, turn: str) -> list[Rollout]:
         """Requests of a lane, whoever has waited longest first."""
         return sorted((one for one in self.rollouts.values() if one.place == place), key=attrgetter(turn))
+
+
+def _stays_away(rollout: Rollout) -> bool:
+    """Whether it had given its room away when the ranks were lost, and nobody asks for it yet."""
+    return rollout.rests and rollout.paused and not rollout.is_copied
 
 
 def _who_goes_together(ready: Sequence[tuple[Rollout, WindowStep]], most: int) -> Sequence[tuple[Rollout, WindowStep]]:

@@ -48,7 +48,8 @@ class Trace:
             self.core.acknowledge(name, self.owed[name])
             self.owed[name] = 0
 
-    def step(self, fail=(), during=lambda: None):
+    def step(self, fail=(), during=lambda: None, waiting=()):
+        """Carry out a plan; `waiting` names requests that the ranks have no room for."""
         plan = self.core.next_step(self.now_s)
         if plan is None:
             return None
@@ -58,7 +59,12 @@ class Trace:
         touched = {w.request_id for w in plan.windows} | {d.request_id for d in plan.decodes}
         touched |= {a.request.request_id for a in plan.admits}
         failures = tuple(RequestFailure(request_id=i, error=ReelrayError("no")) for i in fail if i in touched)
-        report = StepReport(sequence=plan.sequence, generation=plan.generation, failures=failures)
+        moved = {move.request_id for move in plan.moves} | {*plan.fetches}
+        waiting = tuple(moved & {*waiting})
+        for window in plan.windows:
+            if window.request_id in waiting:
+                self.windows[window.request_id].pop()
+        report = StepReport(sequence=plan.sequence, generation=plan.generation, failures=failures, waiting=waiting)
         outcome = self.core.report(report)
         self.ended |= set(outcome.failed) | set(outcome.finished)
         self.finished += outcome.finished

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reelray.proto.commit_parts import find_history, find_memory, history_part
 from reelray.proto.memory_rule import PromptSwitch
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import WindowStep, find_history, find_memory, history_part
+from reelray.proto.step_plan import WindowStep
 from reelray.workers.engine.anew import cut_anew, evaluate_anew, find_anew
 from reelray.workers.engine.clean_chunks import CleanChunks
 from reelray.workers.engine.memory_rooms import MemoryRooms
@@ -66,6 +67,11 @@ class Forwards:
         return self._memory
 
     @property
+    def history(self) -> Sequence[Committed]:
+        """Forwards that made what is remembered, or that are to make it again."""
+        return self._past if self._memory is None else self._memory.history
+
+    @property
     def prompt(self) -> int:
         """Number of the prompt in force."""
         return self._prompt
@@ -81,28 +87,22 @@ class Forwards:
             self._memory = self.rooms.open(self.request, station, seats=self.seats)
             self._remember_again()
 
+    def fork(self, request: RenderRequest, texts: Texts) -> "Forwards":
+        """Those of a request that goes on from here; see `MemoryRooms.fork`."""
+        other = Forwards(request=request, model=self.model, rooms=self.rooms, texts=texts, seats=self.seats)
+        other._past, other._written, other._saved = [*self._past], self._written, self._saved
+        other._add_up = self._add_up
+        other._prompt, other._mix, other._cuts, other._flushes = self._prompt, self._mix, self._cuts, self._flushes
+        other._clean = CleanChunks(self._clean.held)
+        other._memory = None if self._memory is None else self.rooms.fork(self._memory)
+        return other
+
     def release(self) -> None:
         """Give back what others share."""
+        self.rooms.forget(self.request.request_id)
         if self._memory is not None:
             self._memory.close()
         self._memory = None
-
-    def park(self, beside: Sequence[Tensor] = ()) -> None:
-        """Let what is remembered rest in host memory until `wake`; see `StreamMemory.park`."""
-        if self._memory is not None:
-            self._memory.park(beside)
-
-    def prefetch(self) -> None:
-        """Begin to bring it back; see `MemoryRooms.prefetch`."""
-        if self._memory is not None:
-            self.rooms.prefetch(self._memory)
-
-    def wake(self) -> list[Tensor]:
-        """Have it back, before anything else is asked for; see `StreamMemory.wake`."""
-        if self._memory is None:
-            return []
-        self.rooms.prefetch(self._memory)
-        return self._memory.wake()
 
     def turn_to(self, window: WindowStep) -> None:
         """Go by the text of this window from here on, if it is another."""
@@ -216,7 +216,7 @@ class Forwards:
 
     def give(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Facts and tensors of all that is remembered, for another lane; it is not remembered here any more."""
-        known, tensors = _split(self._past if self._memory is None else self._memory.history, self.model.device)
+        known, tensors = _split(self.history, self.model.device)
         tensors |= {f"{_CLEAN}{first}": latents for first, latents in self._clean.held.items()}
         self.release()
         self._past, self._clean = [], CleanChunks()

@@ -1,14 +1,15 @@
 """Opens the memories of a rank's streams, and gives pages what nothing else needs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from weakref import ref
 
 import torch
+from torch import Tensor
 
 from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.proto.memory_rule import Commit, MemoryRule
-from reelray.proto.request import RenderRequest
+from reelray.proto.request import RenderRequest, RequestId
 from reelray.workers.engine.footprint import Footprint, Gauge, ShapeClass, find_gauge
 from reelray.workers.engine.page_budget import Need, PageBudget
 from reelray.workers.engine.station import Station
@@ -83,7 +84,8 @@ class MemoryRooms:
     come to the same: they open the same streams in the same order, and agree on every number.
 
     Args:
-        model: Whose keys and values are remembered; its `page_bytes`, if any, are the bytes of all pages.
+        model: Whose keys and values are remembered; its `page_bytes`, if any, are the bytes of all pages, and its
+            `host_bytes` those of streams that rest.
         stations: Of the rank.
         on_progress: Called for every forward that is repeated to come by a lost memory again.
         gauge: Says what streams need; by default a dry run on a GPU, and nothing on a CPU.
@@ -104,6 +106,7 @@ class MemoryRooms:
         self._budgets: dict[Station, PageBudget] = {}
         self._rooms: dict[Station, MemoryRoom] = {}
         self._entries: list[_Entry] = []
+        self._clips: dict[RequestId, Station] = {}  # whole clips that are being made
 
     def open(self, request: RenderRequest, station: Station, *, seats: int = 1) -> StreamMemory | None:
         """Begin to remember a request; None where its recipe remembers nothing.
@@ -119,6 +122,7 @@ class MemoryRooms:
         """
         if request.recipe.memory is None:
             self._make_way(station)
+            self._clips[request.request_id] = station
             return None
         if station.pipeline is not None:
             raise UnsupportedError("ranks that split the layers remember nothing; use ulysses for streams of chunks")
@@ -130,9 +134,35 @@ class MemoryRooms:
         memories, branches, levels = wish.branches * wish.levels, wish.branches, wish.levels
         kind = {"chunk": wish.chunk, "first": wish.first, "seats": wish.seats}
         room.check(wish.rule, grid=wish.grid, branches=memories, **kind)
-        stream = StreamMemory(wish.rule, grid=wish.grid, room=room, branches=branches, levels=levels, **kind)
+        stream = StreamMemory.open(wish.rule, grid=wish.grid, room=room, branches=branches, levels=levels, **kind)
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
+
+    def forget(self, request_id: RequestId) -> None:
+        """Note that a request is over, or goes on elsewhere."""
+        self._clips.pop(request_id, None)
+
+    def park(self, stream: StreamMemory, beside: Sequence[Tensor] = ()) -> None:
+        """Let a stream rest on every rank of its lane, or on none; all of them must call this.
+
+        Args:
+            stream: May rest already.
+            beside: See `StreamMemory.park`.
+
+        Raises:
+            ResourceError: A rank has no host memory for it; it stays awake.
+        """
+        if stream.rests:
+            return
+        error = None
+        try:
+            stream.park(beside)
+        except ResourceError as failed:
+            error = failed
+        if not self._find(stream).station.least(int(error is None)):
+            if error is None:
+                stream.wake()
+            raise ResourceError("a rank of the lane has no host memory to put this video to rest") from error
 
     def prefetch(self, stream: StreamMemory) -> None:
         """Let a stream that rests begin to come back; one that is awake is.
@@ -141,16 +171,33 @@ class MemoryRooms:
             ResourceError: There is no room for it at present.
         """
         if stream.rests:
-            (entry,) = (entry for entry in self._entries if entry.stream() is stream)
+            entry = self._find(stream)
             if entry.station in self._budgets:
                 self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
         stream.prefetch()
+
+    def fork(self, stream: StreamMemory) -> StreamMemory:
+        """A stream that goes its own way from here; see `StreamMemory.fork`.
+
+        Raises:
+            ResourceError: There is no room for it.
+        """
+        entry = self._find(stream)
+        if entry.station in self._budgets and not stream.rests:
+            self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
+        other = stream.fork()
+        self._entries.append(replace(entry, stream=ref(other)))
+        return other
 
     def close(self) -> None:
         """Free all of it."""
         for room in self._rooms.values():
             room.close()
         self._rooms.clear()
+
+    def _find(self, stream: StreamMemory) -> _Entry:
+        (entry,) = (entry for entry in self._entries if entry.stream() is stream)
+        return entry
 
     def _make_way(self, station: Station) -> None:
         """Leave a whole clip the memory that the last stream has left; beside streams it has what they do not need.
@@ -193,6 +240,11 @@ class MemoryRooms:
         if known is not None and (goes_on or wish.shape.needs_no_more_than(known.shape)):
             known.check(wish.shape, self._awake(station))
             return
+        if station in self._clips.values():
+            raise ResourceError(
+                "a whole clip is being made, and what its forwards take of the device's memory is not known beside "
+                "those of streams; ask again when it is over, or set REELRAY_MEMORY_GB to what streams may take"
+            )
         if station in self._rooms:
             self._rooms.pop(station).close()
         footprint = self._measure(wish.shape, station, gauge)
@@ -252,4 +304,5 @@ class MemoryRooms:
         return station.least(max(0, self._fixed - taken) // self._rooms_to_come)
 
     def _host_bytes(self, station: Station) -> int:
-        return int(free_bytes(torch.device("cpu")) * HOST_SHARE / station.heads_of[1] / self._shares)
+        whole = self._model.host_bytes or free_bytes(torch.device("cpu")) * HOST_SHARE
+        return int(whole / station.heads_of[1] / self._shares)

@@ -153,7 +153,16 @@ class MemoryRoom:
 
     def fork(self, opened: "OpenMemory") -> "OpenMemory":
         """See `OpenMemory.fork`."""
-        return self._seat(OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch, opened.kind.seats))
+        other = OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch, opened.kind.seats)
+        return other if other.rests else self._seat(other)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of pages that several videos hold: so much less is taken than would be if nothing was shared.
+
+        Promises do not count on it: each video has been promised all of its own, for the time when nothing is shared.
+        """
+        return self.arena.shared * self.arena.page_bytes
 
     def park(self, opened: "OpenMemory") -> None:
         """See `OpenMemory.park`."""
@@ -182,6 +191,10 @@ class MemoryRoom:
     def unpack(self, parcel: Parcel) -> tuple[list[Tensor], Transfer]:
         """Begin to bring them back; see `Parcel`."""
         return parcel.unpack(self.arena.storage_PX.device)
+
+    def show(self, parcel: Parcel) -> list[Tensor]:
+        """Copies of them on the device, while they rest."""
+        return parcel.show(self.arena.storage_PX.device)
 
     def leave(self, opened: "OpenMemory") -> None:
         """Free a workspace when nobody is left who uses it."""
@@ -243,7 +256,7 @@ class OpenMemory:
         self.kind = Kind.of(memory.regions, places=grid.places, branch=branch, seats=seats)
         self.staging: Staging | None = None
         self._room = room
-        self._sits = True  # at a workspace; it rests, or is closed, when it does not
+        self._sits = not memory.is_parked  # at a workspace; it rests, or is closed, when it does not
 
     @property
     def rests(self) -> bool:

@@ -28,6 +28,7 @@ class VideoModel(Protocol):
 
     Attributes:
         page_bytes: What streams may take of the device's memory; None lets the engine find out.
+        host_bytes: What streams that rest may take of the host's memory; None means half of what is free.
     """
 
     facts: ModelFacts
@@ -36,6 +37,7 @@ class VideoModel(Protocol):
     digest: str
     residency: Residency
     page_bytes: int | None
+    host_bytes: int | None
 
     def encode_text(self, prompts: Sequence[str]) -> list[Any]:
         """Encode prompts into one text context each, cached by content."""

@@ -210,6 +210,20 @@ def test_a_stream_that_rests_leaves_its_decoder_to_others_and_asks_for_it_again(
     assert not first.rests
 
 
+def test_a_stream_beside_a_whole_clip_is_refused_until_the_clip_is_over(model):
+    """Nobody has measured what the clip takes."""
+    rooms, gauge = make_rooms(model)
+    station, clip = Station(), make_request("clip", width=48, height=32)
+    assert rooms.open(clip, station) is None
+    with pytest.raises(ResourceError, match=r"a whole clip is being made.* REELRAY_MEMORY_GB"):
+        rooms.open(request_of("a"), station)
+    assert not gauge.measured
+    rooms.forget(clip.request_id)
+    streams = [rooms.open(request_of("a"), station)]
+    assert rooms.open(clip, station) is None
+    streams.append(rooms.open(request_of("b"), station))  # of a class that is here: nothing is divided anew
+
+
 def test_a_larger_class_waits_until_nobody_is_left_and_then_memory_is_divided_anew(model):
     rooms, gauge = make_rooms(model)
     station = Station()
@@ -246,6 +260,7 @@ def test_a_whole_clip_gets_the_memory_that_the_last_stream_has_left(model):
     assert gauge.free() == taken
     assert rooms.open(clip, station) is None
     assert gauge.free() == 100 * MB
+    rooms.forget(clip.request_id)
     rooms.open(request_of("c"), station).close()
     assert len(gauge.measured) == 2
 

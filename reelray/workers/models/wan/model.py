@@ -83,6 +83,7 @@ class WanModel:
         self.facts = facts
         self.residency = residency or Residency()
         self.page_bytes: int | None = None
+        self.host_bytes: int | None = None
         self.parts = parts
         self.digest = digest
         self.device = parts.transformer.device
