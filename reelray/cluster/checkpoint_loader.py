@@ -43,6 +43,7 @@ class CheckpointLoader:
         share: What the process keeps of sharded weights.
         page_bytes: What streams may take of the memory of a device; None lets the engine find out.
         networks: What the process has use for.
+        host_bytes: What streams that rest may take of the host's memory; None means half of what is free.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class CheckpointLoader:
     share: WeightShare | None = None
     page_bytes: int | None = None
     networks: Networks = Networks.ALL
+    host_bytes: int | None = None
 
     @property
     def shares(self) -> bool:
@@ -77,7 +79,7 @@ class CheckpointLoader:
         model = open_checkpoint(
             self.path, device=device, residency=self.residency, share=self.share, networks=self.networks
         )
-        model.page_bytes = self.page_bytes
+        model.page_bytes, model.host_bytes = self.page_bytes, self.host_bytes
         return model
 
 

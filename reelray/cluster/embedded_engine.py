@@ -10,7 +10,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.scheduler.limits import EngineLimits
 
@@ -88,6 +88,10 @@ class EmbeddedEngine:
     def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
         """See `Engine`."""
         return self._engine.snapshot(request_id, kind)
+
+    def fork(self, request_id: RequestId, fork: Fork) -> tuple[Forked, RemoteStream]:
+        """See `Engine`."""
+        return self._engine.fork(request_id, fork)
 
     def close(self) -> None:
         """End the actor and Ray; harmless when called twice."""

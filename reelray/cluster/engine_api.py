@@ -6,7 +6,7 @@ from typing import Protocol
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.events import Event
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 
@@ -44,6 +44,18 @@ class Engine(Protocol):
 
         Raises:
             InputError: It is not here or has ended, or ends before.
+        """
+        ...
+
+    def fork(self, request_id: RequestId, fork: Fork) -> tuple[Forked, Iterator[Event]]:
+        """Begin another stream that goes its own way from where this one is; that goes on.
+
+        Returns:
+            The other one, and its events.
+
+        Raises:
+            InputError: It is not here or has ended, or ends before, or the prompt comes too late.
+            ResourceError: There is no room for two.
         """
         ...
 

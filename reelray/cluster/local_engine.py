@@ -11,7 +11,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -137,6 +137,10 @@ class LocalEngine:
     def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
         """See `Engine`."""
         return self._leader.snapshot(request_id, kind)
+
+    def fork(self, request_id: RequestId, fork: Fork) -> tuple[Forked, EventStream]:
+        """See `Engine`."""
+        return self._leader.fork(request_id, fork)
 
     def close(self) -> None:
         """Stop after the step in flight; harmless when called twice."""

@@ -15,7 +15,7 @@ from reelray.proto.events import Done, Event
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
@@ -101,6 +101,11 @@ class RemoteEngine:
         """See `Engine`."""
         snapshot: Snapshot = _fetch(self._actor.snapshot.remote(request_id, kind))
         return snapshot
+
+    def fork(self, request_id: RequestId, fork: Fork) -> "tuple[Forked, RemoteStream]":
+        """See `Engine`."""
+        forked: Forked = _fetch(self._actor.fork.remote(request_id, fork))
+        return forked, RemoteStream(self._actor, fork.request_id)
 
     def close(self) -> None:
         """End the actor and whatever it runs; harmless when called twice."""

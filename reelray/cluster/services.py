@@ -1,6 +1,6 @@
 """Where the parts of a client are put together; tests put others together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # each of these is loaded when it is used, so that `--help` stays fast
@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # each of these is loaded when it is used, so that `--help` s
     from reelray.cluster.settings import Settings
     from reelray.proto.placement import Placement
     from reelray.proto.residency import Residency
+    from reelray.scheduler.limits import EngineLimits
 
 EngineKind = Literal["ray", "local"]
 
@@ -51,36 +52,50 @@ def _open_catalog(settings: "Settings") -> "ModelCatalog":
     return ModelCatalog((*settings.model_folders, PACKAGED), presets(), describe_model)
 
 
+def _as_bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
 def _open_engine(
     kind: EngineKind, model: "ModelEntry", device: str, placement: "Placement", residency: "Residency"
 ) -> "Engine":
+    from reelray.cluster.batching_choice import choose_batching  # noqa: PLC0415
     from reelray.cluster.checkpoint_loader import CheckpointLoader  # noqa: PLC0415
-
-    memory_gb = _load_settings().memory_gb
-    page_bytes = None if memory_gb is None else int(memory_gb * 1e9)
-    loader = CheckpointLoader(path=model.path.absolute(), device=device, residency=residency, page_bytes=page_bytes)
-    if kind == "local":
-        return _open_local(loader, placement)
-    from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray
     from reelray.cluster.gpu_count import runs_on_gpus  # noqa: PLC0415
+    from reelray.cluster.lane_choice import limits_for  # noqa: PLC0415
+    from reelray.scheduler.limits import EngineLimits  # noqa: PLC0415
 
-    gpus = placement.ranks if runs_on_gpus(device) else 0
+    settings, on_gpus = _load_settings(), runs_on_gpus(device)
+    limits = EngineLimits() if placement.ranks == 1 else limits_for((placement.layout,))
+    limits = replace(limits, batching=choose_batching(settings, on_gpus=on_gpus))
+    loader = CheckpointLoader(
+        path=model.path.absolute(),
+        device=device,
+        residency=residency,
+        page_bytes=_as_bytes(settings.memory_gb),
+        host_bytes=_as_bytes(settings.host_memory_gb),
+    )
+    if kind == "local":
+        return _open_local(loader, placement, limits)
+    from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray
+
     return EmbeddedEngine(
         loader,
-        gpus=gpus,
+        limits=limits,
+        gpus=placement.ranks if on_gpus else 0,
         layout=placement.layout,
         decode_ranks=placement.decode_ranks,
         lending=placement.lending,
     )
 
 
-def _open_local(loader: "CheckpointLoader", placement: "Placement") -> "Engine":
+def _open_local(loader: "CheckpointLoader", placement: "Placement", limits: "EngineLimits") -> "Engine":
     from reelray.cluster.local_engine import LocalEngine  # noqa: PLC0415  pulls in torch
     from reelray.workers.engine.cores import share_cores  # noqa: PLC0415
     from reelray.workers.engine.gang import GangSpec  # noqa: PLC0415  pulls in torch
 
     if placement.ranks == 1:
-        return LocalEngine.open(loader)
+        return LocalEngine.open(loader, limits=limits)
     return LocalEngine.open_gang(
         GangSpec(
             load=loader,
@@ -88,5 +103,6 @@ def _open_local(loader: "CheckpointLoader", placement: "Placement") -> "Engine":
             decode_ranks=placement.decode_ranks,
             lending=placement.lending,
             threads=share_cores(placement.ranks),
-        )
+        ),
+        limits=limits,
     )

@@ -49,6 +49,27 @@ class Settings(BaseSettings):
         gt=0,
         description="What streams may remember on each GPU, in GB (10^9 bytes). Default: what all else leaves.",
     )
+    host_memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="Host memory for streams that are paused, in GB (10^9 bytes). Default: half of what is free.",
+    )
+
+    batch: str = Field(
+        default="auto",
+        pattern="^(auto|off|[1-9][0-9]*)$",
+        description="How many requests may share a forward at most, or `off`; `auto`: several on a CPU, none on GPUs.",
+    )
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens up to which a forward takes about as long as a smaller one: as many are shared. "
+        "Default: as measured on two CPU cores.",
+    )
+    batch_invariant: bool = Field(
+        default=False,
+        description="Give each request the bits that it gets alone, also where it shares forwards with others.",
+    )
 
     @field_validator("model_path", mode="before")
     @classmethod

@@ -75,6 +75,23 @@ def rewind_request(job: RenderJob, seconds: float, *, before: int) -> tuple[Rend
     )
 
 
+def read_prompt(job: RenderJob, prompt: object) -> str:
+    """Check what a stream is to show from some time on.
+
+    Args:
+        job: The stream.
+        prompt: What to show.
+
+    Raises:
+        PromptError: It is empty or too long.
+    """
+    text = check_text("prompt", prompt, job.model.facts)
+    if not text:
+        raise PromptError("the prompt is empty; say what the video shows from then on")
+    check_tokens(text, job.model)
+    return text
+
+
 def read_saying(job: RenderJob, prompt: object, at: str | float | None, *, cut: bool) -> Say:
     """Check what is to be said to a stream, as far as that can be known without it.
 
@@ -91,11 +108,7 @@ def read_saying(job: RenderJob, prompt: object, at: str | float | None, *, cut: 
         InputError: It is no time.
     """
     facts, request = job.model.facts, job.request
-    text = check_text("prompt", prompt, facts)
-    if not text:
-        raise PromptError("the prompt is empty; say what the video shows from then on")
-    check_tokens(text, job.model)
-    latent_frame = None
+    text, latent_frame = read_prompt(job, prompt), None
     if at is not None:
         at, marked = read_cut(at)
         cut = cut or marked

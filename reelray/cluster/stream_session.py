@@ -17,11 +17,19 @@ from reelray.cluster.prompt_changes import read_seconds
 from reelray.cluster.render import RenderJob, new_request_id
 from reelray.cluster.render_session import check_order, frames_array
 from reelray.cluster.snapshot_file import SnapshotFile, write_snapshot
-from reelray.cluster.stream_job import read_extension, read_kind, read_path, read_saying, rewind_request, speaking_of
+from reelray.cluster.stream_job import (
+    read_extension,
+    read_kind,
+    read_path,
+    read_prompt,
+    read_saying,
+    rewind_request,
+    speaking_of,
+)
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import CancelledError, EndedError, ReelrayError
 from reelray.proto.events import Event, Frames, Progress
-from reelray.proto.session import Order, Pause, Resume, Standing, Stop
+from reelray.proto.session import Fork, Order, Pause, Resume, Standing, Stop
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ class StreamSession(Iterator[FramesArray]):
         on_progress: Told whenever a stage moves on.
         closes: What to do once the session is closed.
         snapshot: What it goes on from.
+        begun: Its events and its first frame, where it has begun already.
 
     Raises:
         SnapshotError: The engine cannot go on from it.
@@ -58,14 +67,16 @@ class StreamSession(Iterator[FramesArray]):
         on_progress: Callable[[Progress], None] = lambda _progress: None,
         closes: Callable[[], None] = lambda: None,
         snapshot: Snapshot | None = None,
+        begun: tuple[Iterator[Event], int] | None = None,
     ) -> None:
         self.summary: RenderSummary | None = None
         self._engine, self._job, self._on_progress = engine, job, on_progress
         self._closes, self._closed = weakref.finalize(self, closes), False
-        self._made = 0 if snapshot is None else snapshot.frame
         self._over: str | None = None
         self._turn = threading.Lock()  # held while the stream is exchanged for another
-        self._events = engine.render(job.request, snapshot)
+        self._paused = False
+        first = 0 if snapshot is None else snapshot.frame
+        self._events, self._made = begun or (engine.render(job.request, snapshot), first)
 
     @property
     def fps(self) -> Fraction:
@@ -141,12 +152,12 @@ class StreamSession(Iterator[FramesArray]):
         return float(self._tell(read_extension(self._job, seconds)).frames / self.fps)
 
     def pause(self) -> None:
-        """Have the engine begin nothing until `resume`; frames that are made already can still be taken."""
-        self._tell(Pause())
+        """Have the engine begin nothing until `resume`; others have its room, and frames that are made can be taken."""
+        self._paused = self._tell(Pause()).paused
 
     def resume(self) -> None:
-        """Go on after `pause`."""
-        self._tell(Resume())
+        """Go on after `pause`, as soon as there is room: others may have it."""
+        self._paused = self._tell(Resume()).paused
 
     def stop(self) -> float:
         """End with the chunks that have begun: their frames still come, and the video is then complete.
@@ -182,6 +193,8 @@ class StreamSession(Iterator[FramesArray]):
     def fork(self, prompt: str | None = None) -> "StreamSession":
         """Have a second stream that goes its own way from here, on the same engine; this one goes on too.
 
+        What both remember lies in memory once, until either forgets it. The fork of a paused stream is paused.
+
         Args:
             prompt: What it shows from its next chunk on; None means what this one shows.
 
@@ -190,18 +203,24 @@ class StreamSession(Iterator[FramesArray]):
             engine closes with the session that opened it, and so do all others.
 
         Raises:
-            InputError: The stream has ended.
+            InputError: The stream has ended, or the prompt comes too late.
+            PromptError: The prompt is empty or too long.
             ResourceError: There is no room for two; this one goes on.
         """
-        snapshot = self._put_down(SnapshotKind.EXACT)
-        job = replace(self._job, request=replace(snapshot.request, request_id=new_request_id()))
-        other = StreamSession(self._engine, job, on_progress=self._on_progress, snapshot=snapshot)
-        if prompt is not None:
-            other.say(prompt)
+        self._check_open()
+        text = None if prompt is None else read_prompt(self._job, prompt)
+        wish = Fork(request_id=new_request_id(), prompt=text)
+        with speaking_of(self):
+            forked, events = self._engine.fork(self._job.request.request_id, wish)
+        job = replace(self._job, request=forked.request)
+        other = StreamSession(self._engine, job, on_progress=self._on_progress, begun=(events, forked.frame))
+        other._paused = self._paused
         return other
 
     def seek(self, seconds: float | str) -> float:
         """Go back to the last beginning of a chunk before a time; what followed is forgotten, prompts included.
+
+        A paused stream stays paused.
 
         What comes before is made again, from the beginning of the video, and not shown.
 
@@ -221,6 +240,8 @@ class StreamSession(Iterator[FramesArray]):
             old, self._events = self._events, self._engine.render(request, snapshot)
             self._job, self._made = replace(self._job, request=request), snapshot.frame
         _close(old)
+        if self._paused:
+            self._tell(Pause())
         return float(snapshot.frame / self.fps)
 
     def close(self) -> None:

@@ -48,6 +48,8 @@ class RenderRequest:
         patching: How much may be approximated where ranks split the layers; None means nothing.
         changes: Prompts that follow the first, in order of time.
         live: Whether it may grow while it runs, so that its last chunk is remembered too where that takes no forward.
+        pace_fps: Frames per second at which it is played while it is made: turns go by when its frames are due. None
+            lets it have what others leave, in turn.
     """
 
     request_id: RequestId
@@ -62,6 +64,7 @@ class RenderRequest:
     patching: Patching | None = None
     changes: tuple[PromptChange, ...] = ()
     live: bool = False
+    pace_fps: float | None = None
 
     def __post_init__(self) -> None:
         times = [change.latent_frame for change in self.changes]
@@ -70,6 +73,8 @@ class RenderRequest:
         memory = self.recipe.memory
         if any(change.cut for change in self.changes) and (memory is None or memory.cut_position is None):
             raise ValueError(f"a scene is cut, and recipe {self.recipe.name} has no memory.cut_position")
+        if self.pace_fps is not None and self.pace_fps <= 0:
+            raise ValueError(f"pace_fps is {self.pace_fps}; it must be greater than 0, or None")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must lie in 0..2**63-1")
         if self.image is not None and len(self.image) != self.width * self.height * 3:

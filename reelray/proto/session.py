@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from reelray.proto.request import PromptChange, RequestId
+from reelray.proto.errors import ReelrayError
+from reelray.proto.request import PromptChange, RenderRequest, RequestId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +44,7 @@ class Extend:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pause:
-    """Begin nothing until it is resumed; what is remembered stays."""
+    """Begin nothing until it is resumed; what is remembered rests in host memory, and others have its room."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,36 @@ class Resume:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
     """End with the chunks that have begun, the first one at least; the stream is then complete."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fork:
+    """Begin another stream that goes its own way from here; this one goes on too.
+
+    Args:
+        request_id: Of the other one.
+        prompt: What it shows from its next chunk on; None means what this one shows.
+    """
+
+    request_id: RequestId
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forked:
+    """What came of a fork.
+
+    Args:
+        source: The stream that was forked.
+        request: Of the other one.
+        frame: Its first pixel frame; those before it are the other stream's.
+        error: Why there is none.
+    """
+
+    source: RequestId
+    request: RenderRequest
+    frame: int = 0
+    error: ReelrayError | None = None
 
 
 Order: TypeAlias = Say | Extend | Pause | Resume | Stop

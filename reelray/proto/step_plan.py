@@ -8,6 +8,7 @@ from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout, Place
 from reelray.proto.request import PromptChange, RenderRequest, RequestId
+from reelray.proto.session import Forked
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 
@@ -16,44 +17,6 @@ class Crew(StrEnum):
 
     DENOISE = "denoise"
     DECODE = "decode"
-
-
-CHUNK_PART = "chunk"
-"""Part of a commit: the chunk in work, with its solver."""
-DECODE_PART = "decode"
-"""Part of a commit: the decoder's state, and what waits for it on the ranks that hold it."""
-
-
-_HISTORY = "history."
-
-
-def history_part(number: int) -> str:
-    """Name of the part of a commit that holds the input of forward `number` of those that were remembered."""
-    return f"{_HISTORY}{number}"
-
-
-def find_history(parts: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The parts of that kind in order: they are written once each, and all are needed."""
-    found = {name: data for name, data in parts.items() if name.startswith(_HISTORY)}
-    return dict(sorted(found.items(), key=lambda item: int(item[0].removeprefix(_HISTORY))))
-
-
-def clean_part(first_latent_frame: int) -> str:
-    """Name of the part of a commit that holds the clean latents of the chunk which begins there."""
-    return f"clean.{first_latent_frame}"
-
-
-_MEMORY = "memory."
-
-
-def memory_part(first_head: int) -> str:
-    """Name of the part of a snapshot that holds what is remembered by heads from this one on."""
-    return f"{_MEMORY}{first_head}"
-
-
-def find_memory(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
-    """The parts of that kind by first head, in order."""
-    return sorted((int(n.removeprefix(_MEMORY)), data) for n, data in parts.items() if n.startswith(_MEMORY))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +166,19 @@ class SnapshotStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ForkStep:
+    """Hold a request a second time, as it stands after the rest of the plan; what is remembered is shared.
+
+    Args:
+        source: The request.
+        request: What it is called from there on, where it goes its own way.
+    """
+
+    source: RequestId
+    request: RenderRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Admit:
     """Take in a request. Every rank encodes its text, so that a move need not bring it; its state lies on one lane.
 
@@ -210,11 +186,14 @@ class Admit:
         request: The request.
         resume: What the ranks wrote of it at its last commit, by part; None means from the beginning.
         lane: Lane of the plan's layout where it lies.
+        seats: How many windows of requests like it may share a forward; what they remember must have places beside
+            each other.
     """
 
     request: RenderRequest
     resume: Mapping[str, bytes] | None = None
     lane: int = 0
+    seats: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,16 +227,20 @@ class StepPlan:
         joint: Whether the other crew has a plan that belongs to this one: their ranks meet in collectives.
         layout: How the ranks are grouped in this step; None means as they were started.
         releases: Requests to forget (finished, cancelled or failed); their memory is freed.
+        parks: Requests that let others have their room until they come back: what they remember goes to host memory.
+        fetches: Requests that come back from there; copies run beside the work of others.
         moves: Requests whose lane is another one from here on.
         admits: Requests to take in: text is encoded and noise is drawn from the request alone.
         amends: Requests whose prompts or length are others from here on.
         joins: Requests whose chunk in work goes to the ranks that only decode, which help with it; in a plan of both.
         deliveries: Clean latents that go from one crew to the other; in a plan of both.
-        windows: Windows to move, lane by lane: one on each at most, or as many as its layout has `pipe` ranks, which
-            then are of different requests and follow each other through the layers.
+        windows: Windows to move, lane by lane: one on each; or several of different requests, which follow each other
+            through the layers, as many as its layout has `pipe` ranks, or, where it has one, share their forwards.
+        in_step: Whether those that share forwards go through every layer one by one, with the bits they have alone.
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
         snapshots: The same for snapshots.
+        forks: Requests that go two ways from here.
     """
 
     sequence: int
@@ -266,19 +249,23 @@ class StepPlan:
     joint: bool = False
     layout: Layout | None = None
     releases: tuple[RequestId, ...] = ()
+    parks: tuple[RequestId, ...] = ()
+    fetches: tuple[RequestId, ...] = ()
     moves: tuple[Move, ...] = ()
     admits: tuple[Admit, ...] = ()
     amends: tuple[Amend, ...] = ()
     joins: tuple[RequestId, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     windows: tuple[WindowStep, ...] = ()
+    in_step: bool = False
     decodes: tuple[DecodeStep, ...] = ()
     commits: tuple[RequestId, ...] = ()
     snapshots: tuple[SnapshotStep, ...] = ()
+    forks: tuple[ForkStep, ...] = ()
 
     def ranks_of(self, request_id: RequestId) -> frozenset[int] | None:
         """Ranks that work on a request in this step; None means all that have the plan."""
-        reads = request_id in {admit.request.request_id for admit in self.admits} | self._amended
+        reads = request_id in {admit.request.request_id for admit in self.admits} | self._amended | self._forked
         if self.layout is None or self.crew is not None or reads:
             return None
         moves = [move for move in self.moves if move.request_id == request_id]
@@ -298,7 +285,11 @@ class StepPlan:
             {decode.request_id for decode in self.decodes} | {*self.joins} | {d.request_id for d in self.deliveries}
         )
         read = self._amended | {admit.request.request_id for admit in self.admits}
-        return frozenset(moved | decoded | read | {step.request_id for step in self.snapshots})
+        return frozenset(moved | decoded | read | {step.request_id for step in self.snapshots} | self._forked)
+
+    @property
+    def _forked(self) -> frozenset[RequestId]:
+        return frozenset(name for fork in self.forks for name in (fork.source, fork.request.request_id))
 
     @property
     def _amended(self) -> frozenset[RequestId]:
@@ -349,6 +340,8 @@ class StepReport:
         frames: Decoded frames, in the order of the plan's decodes.
         costs: Time spent, per request and stage; those of different lanes passed at the same time.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
+        waiting: Requests for whose memory there is no room at present, among those that came back or were moved: they
+            go on resting, and whatever else the plan said of them was skipped.
         commits: States that the plan asked for.
         snapshots: Snapshots that it asked for.
         moved_bytes: Bytes that came from other ranks for the plan's moves.
@@ -361,6 +354,7 @@ class StepReport:
     frames: tuple[Frames, ...] = ()
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
+    waiting: tuple[RequestId, ...] = ()
     commits: tuple[Commit, ...] = ()
     snapshots: tuple[Commit, ...] = ()
     moved_bytes: int = 0
@@ -376,9 +370,11 @@ class StepOutcome:
         finished: Requests that are complete.
         failed: Requests that ended by an error of this step.
         snapshots: Those that are complete; their digest is the engine's.
+        forks: What came of forks.
     """
 
     progress: tuple[Progress, ...] = ()
     finished: tuple[RequestId, ...] = ()
     failed: tuple[RequestId, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
+    forks: tuple[Forked, ...] = ()

@@ -104,8 +104,13 @@ class ChunkSteps:
         return chunk + (done - self._begins[chunk] >= self._before[chunk] + self._denoises[chunk])
 
     def is_amid_chunk(self, done: int) -> bool:
-        """Whether `done` steps end within a chunk: it was begun, and steps of it are left."""
-        return done < len(self) and done not in self._begins
+        """Whether `done` steps end within a chunk: it was begun, and steps of it are left.
+
+        It has not begun when only what it attends was remembered anew: that is another's turn, and running streams wait
+        no longer for it than for one forward.
+        """
+        chunk = bisect_right(self._begins, done) - 1
+        return done < len(self) and done > self._begins[chunk] + self._before[chunk]
 
     def _changes(self, chunk: int) -> bool:
         """Whether it goes by another prompt than the one before it."""

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reelray.proto.chunking import Chunking
+from reelray.proto.errors import SizeError
+
+MOST_CHUNKS = 20_000
+"""Of a video: hours of it. Every step of every chunk is counted anew whenever the length or a prompt changes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +36,17 @@ def cut_chunks(chunking: Chunking, latent_frames: int) -> tuple[Span, ...]:
     Args:
         chunking: Sizes, in latent frames.
         latent_frames: Latent frames of the whole video, at least 1.
+
+    Raises:
+        SizeError: They are more than `MOST_CHUNKS`.
     """
     size = chunking.latent_frames or latent_frames
     first_size = chunking.first_latent_frames or size
+    if latent_frames > first_size + (MOST_CHUNKS - 1) * size:
+        raise SizeError(
+            f"{latent_frames} latent frames are too many for one video: it has at most {MOST_CHUNKS} chunks, which are "
+            f"{first_size + (MOST_CHUNKS - 1) * size}"
+        )
     starts = [0, *range(first_size, latent_frames, size)]
     ends = [*starts[1:], latent_frames]
     return tuple(Span(first=a, length=b - a) for a, b in zip(starts, ends, strict=True))

@@ -36,6 +36,11 @@ class CrewLine:
         """Whether the ranks are to take in requests, or other wordings of them, or to forget some."""
         return bool(self._admits or self._amends or self._releases)
 
+    @property
+    def frees(self) -> bool:
+        """Whether the next plan releases requests."""
+        return bool(self._releases)
+
     def has(self, rank: int) -> bool:
         """Whether a rank belongs to the crew."""
         return self._ranks is None or rank in self._ranks

@@ -4,7 +4,9 @@ Where all ranks denoise and decode, one step is in flight at a time. It may admi
 (`reelray/scheduler/lanes.py` has the rule), and on every lane move windows and decode one piece:
 
 - the window goes to the lane's running request whose last window lies furthest back (round robin, ties by arrival), so
-  that a short clip is not held up behind a long one. Every window has forwards of its own.
+  that a short clip is not held up behind a long one. Where `EngineLimits.batching` says that it pays and a lane is one
+  rank, others of the same shape share its forwards (`reelray/scheduler/batching.py` has the rule), whatever chunk, step
+  and prompt each is at; who joins or leaves does so between two steps.
 - ranks that split the layers (`pipe`) would wait for each other over one window: they get one of each of up to `pipe`
   requests, in the same turn. A request that was in flight when a gang was lost goes alone until its next commit: it may
   be what ends ranks, and whoever goes with it is blamed too.
@@ -25,22 +27,26 @@ on the ranks in the next step, once; releases go before admits, so its id may be
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from reelray.proto.errors import EndedError, InputError, UnsupportedError
+from reelray.proto.errors import EndedError, InputError, ResourceError, UnsupportedError
 from reelray.proto.events import Progress
 from reelray.proto.layout import Layout, check_remembering_layout
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.patching import NO_STREAMS, check_patched_layout
 from reelray.proto.placement import Lending, check_placement
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
-from reelray.proto.step_plan import Commit, Crew, StepOutcome, StepPlan, StepReport
+from reelray.proto.step_plan import Crew, StepOutcome, StepPlan, StepReport
+from reelray.scheduler.batching import Batching
 from reelray.scheduler.chunks import cut_chunks
+from reelray.scheduler.copies import Copies
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.live import carry_out
-from reelray.scheduler.putting_down import PuttingDown, take_up
+from reelray.scheduler.putting_down import take_up
+from reelray.scheduler.resting import note_report
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 from reelray.scheduler.roster import Roster
 from reelray.scheduler.step_forming import StepForming
@@ -72,14 +78,19 @@ class EngineCore:
         generation: int = 0,
     ) -> None:
         check_placement(layouts, decode_ranks, lending)
-        self._limits = limits or EngineLimits()
+        self._limits = _fit(limits or EngineLimits(), layouts, lending)
         self._roster = Roster(self._limits)
         self._rollouts = self._roster.rollouts
-        self._put_down: dict[RequestId, PuttingDown] = {}
         self._forming = StepForming(
-            self._roster, layouts, decode_ranks=decode_ranks, lending=lending, generation=generation
+            self._roster,
+            layouts,
+            decode_ranks=decode_ranks,
+            lending=lending,
+            generation=generation,
+            in_step=self._limits.batching.invariant,
         )
         self._lines = self._forming.lines
+        self._copies = Copies(self._rollouts, len(self._lines))
 
     def submit(self, request: RenderRequest, facts: ModelFacts, snapshot: Snapshot | None = None) -> None:
         """Queue a request, or what goes on from a snapshot of it.
@@ -108,7 +119,7 @@ class EngineCore:
             return False
         if rollout.phase is Phase.QUEUED:
             del self._rollouts[request_id]
-            self._put_down.pop(request_id, None)
+            self._copies.forget(request_id)
         else:
             rollout.phase = Phase.CANCELLED
             self._retire()
@@ -123,9 +134,7 @@ class EngineCore:
             SizeError: The model cannot place so many frames.
             UnsupportedError: The model makes whole clips, or cannot begin another scene.
         """
-        if not self._goes_on(request_id):
-            raise _ended(request_id)
-        rollout = self._rollouts[request_id]
+        rollout = self._find(request_id)
         standing, amend = carry_out(rollout, order)
         if amend is not None and rollout.phase is not Phase.QUEUED:
             for line in self._lines:
@@ -141,13 +150,30 @@ class EngineCore:
             EndedError: It is not here or has ended.
             InputError: Another snapshot of it is on its way.
         """
-        if not self._goes_on(request_id):
-            raise _ended(request_id)
-        if request_id in self._put_down:
-            raise InputError(
-                f"a snapshot of request {request_id} is being taken; wait for it", ids={"request": str(request_id)}
+        self._find(request_id)
+        self._copies.put_down(request_id, kind)
+
+    def fork(self, request_id: RequestId, other: RequestId) -> None:
+        """Fork a request as soon as a step can; the outcome of that step says what came of it.
+
+        Args:
+            request_id: Which; it goes on.
+            other: Name of the other one.
+
+        Raises:
+            InputError: It is not here or has ended, a snapshot or another fork of it is on its way, or the name is in
+                use.
+            ResourceError: The engine has as many requests as it takes on.
+        """
+        rollout = self._find(request_id)
+        if other in self._rollouts:
+            raise InputError(f"request {other} is here already", ids={"request": str(other)})
+        if self._roster.places_left < 1 and not rollout.paused:
+            raise ResourceError(
+                f"the engine has {self._limits.requests} streams, as many as it takes on; stop or pause one first",
+                ids={"request": str(request_id)},
             )
-        self._put_down[request_id] = PuttingDown(self._rollouts[request_id], kind, len(self._lines))
+        self._copies.fork(request_id, other)
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
         """Give back decode credit: the client is done with `frames` frames. Ended requests are ignored."""
@@ -177,14 +203,16 @@ class EngineCore:
         failed = tuple(f.request_id for f in report.failures if self._goes_on(f.request_id))
         for request_id in failed:
             self._rollouts[request_id].phase = Phase.FAILED
-        progress = self._advance(plan)
+        note_report([r for i, r in self._rollouts.items() if self._goes_on(i)], plan, report.waiting)
+        progress = self._advance(plan, report.waiting)
         for commit in report.commits:
             if self._goes_on(commit.request_id):
                 self._rollouts[commit.request_id].committed(commit.parts, line.issued_at_s, plan.crew)
-        snapshots = tuple(snapshot for s in report.snapshots if (snapshot := self._take(s, plan.crew)) is not None)
+        snapshots = self._copies.take_snapshots(report)
+        forks = tuple(self._begin_fork(*made) for made in self._copies.take_forks(plan.forks, report))
         finished = tuple(d.request_id for d in plan.decodes if self.phase(d.request_id) is Phase.FINISHED)
         self._retire()
-        return StepOutcome(progress=progress, finished=finished, failed=failed, snapshots=snapshots)
+        return StepOutcome(progress=progress, finished=finished, failed=failed, snapshots=snapshots, forks=forks)
 
     def rewind(self, generation: int, lost: Collection[int] = ()) -> tuple[RequestId, ...]:
         """Go on with a new gang of ranks, which knows nothing: every request returns to its last commit.
@@ -213,9 +241,7 @@ class EngineCore:
             del self._rollouts[request_id]
         for rollout in self._rollouts.values():
             rollout.rewind()
-        self._put_down = {i: one for i, one in self._put_down.items() if i in self._rollouts}
-        for one in self._put_down.values():
-            one.begin_anew()
+        self._copies.begin_anew()
         return tuple(given_up)
 
     def in_flight_s(self, now_s: float) -> float | None:
@@ -233,19 +259,26 @@ class EngineCore:
         busy = {i for line in self._lines if line.issued is not None for i in line.issued.touched}
         for request_id in [i for i, r in self._rollouts.items() if r.phase in ENDED and i not in busy]:
             del self._rollouts[request_id]
-            self._put_down.pop(request_id, None)
+            self._copies.forget(request_id)
             for line in self._lines:
                 line.dismiss(request_id)
 
-    def _take(self, written: Commit, crew: Crew | None) -> Snapshot | None:
-        """Take in what a crew wrote of a snapshot; returns it when it is complete."""
-        if not self._goes_on(written.request_id):
-            return None
-        one = self._put_down[written.request_id]
-        snapshot = one.take(written.parts, denoised=crew is not Crew.DECODE, decoded=crew is not Crew.DENOISE)
-        if snapshot is not None:
-            del self._put_down[written.request_id]
-        return snapshot
+    def _begin_fork(self, rollout: Rollout, forked: Forked) -> Forked:
+        """Go on with a fork, unless it has failed or its stream has ended meanwhile."""
+        if forked.error is None and self._goes_on(forked.source):
+            self._rollouts[forked.request.request_id] = rollout
+        else:
+            for line in self._lines:
+                line.dismiss(forked.request.request_id)
+        return forked
+
+    def _find(self, request_id: RequestId) -> Rollout:
+        if self._goes_on(request_id):
+            return self._rollouts[request_id]
+        raise EndedError(
+            f"request {request_id} is not here, or all of it is made; frames may wait to be taken",
+            ids={"request": str(request_id)},
+        )
 
     def _check_patching(self, request: RenderRequest, facts: ModelFacts) -> None:
         for layout in self._forming.layouts:
@@ -253,12 +286,13 @@ class EngineCore:
         if len(cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))) > 1:
             raise UnsupportedError(NO_STREAMS)
 
-    def _advance(self, plan: StepPlan) -> tuple[Progress, ...]:
+    def _advance(self, plan: StepPlan, waiting: Collection[RequestId]) -> tuple[Progress, ...]:
         helps = plan.crew is Crew.DECODE  # what it does for the other crew is in the other one's plan
         admits, windows = ((), ()) if helps else (plan.admits, plan.windows)
         moved = [self._rollouts[a.request.request_id].admitted() for a in admits if self._goes_on(a.request.request_id)]
-        moved += [self._rollouts[w.request_id].window_moved() for w in windows if self._goes_on(w.request_id)]
-        moved += [self._rollouts[d.request_id].piece_decoded() for d in plan.decodes if self._goes_on(d.request_id)]
+        there = {i: rollout for i, rollout in self._rollouts.items() if self._goes_on(i) and i not in waiting}
+        moved += [there[w.request_id].window_moved() for w in windows if w.request_id in there]
+        moved += [there[d.request_id].piece_decoded() for d in plan.decodes if d.request_id in there]
         return tuple(moved)
 
     def _goes_on(self, request_id: RequestId) -> bool:
@@ -266,11 +300,11 @@ class EngineCore:
         return rollout is not None and rollout.phase not in ENDED
 
 
-def _ended(request_id: RequestId) -> EndedError:
-    return EndedError(
-        f"request {request_id} is not here, or all of it is made; frames may wait to be taken",
-        ids={"request": str(request_id)},
-    )
+def _fit(limits: EngineLimits, layouts: Sequence[Layout], lending: Lending | None) -> EngineLimits:
+    """Windows share forwards where a lane is one rank: several would have to agree on who of them failed."""
+    if lending is None and all(layout.lane == 1 for layout in layouts):
+        return limits
+    return replace(limits, batching=Batching())
 
 
 def _concerned(line: CrewLine, lost: Collection[int]) -> set[RequestId]:

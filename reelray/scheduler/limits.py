@@ -1,8 +1,9 @@
 """How much one engine takes on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reelray.proto.model_facts import ModelFacts
+from reelray.scheduler.batching import Batching
 
 COMMIT_S = 30.0
 """A whole clip loses no more work than this when a rank of a gang dies."""
@@ -20,6 +21,7 @@ class EngineLimits:
         commit_s: Seconds of work after which the state of a request is written down, besides every chunk's end; None
             never writes it, for engines whose loss leaves nobody to read it.
         losses: Gangs that a request may lose while a step of its own is in flight; it may be what kills them.
+        batching: When windows of several requests share a forward.
     """
 
     requests: int = 4
@@ -28,6 +30,7 @@ class EngineLimits:
     decode_latent_frames: int = 4
     commit_s: float | None = None
     losses: int = 2
+    batching: Batching = field(default_factory=Batching)
 
     def __post_init__(self) -> None:
         for name in ("requests", "frame_credit", "chunks_ahead", "decode_latent_frames", "losses"):

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from reelray.proto.commit_parts import DECODE_PART
 from reelray.proto.errors import SnapshotError
 from reelray.proto.snapshot import Snapshot, SnapshotKind
-from reelray.proto.step_plan import DECODE_PART
 from reelray.scheduler.rollout import Rollout
 from reelray.scheduler.saved import Saved
 

@@ -5,24 +5,19 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from reelray.proto.commit_parts import clean_part
 from reelray.proto.events import Progress, Stage
 from reelray.proto.model_facts import ModelFacts
-from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import (
-    Admit,
-    Crew,
-    DecodeStep,
-    Delivery,
-    WindowStep,
-    clean_part,
-)
+from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.step_plan import Admit, Crew, DecodeStep, Delivery, WindowStep
+from reelray.scheduler.batching import count_seats
 from reelray.scheduler.chunks import Span, cut_chunks, cut_pieces
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.saved import Saved
 from reelray.scheduler.steps import plan_steps
 
 if TYPE_CHECKING:
-    from reelray.proto.layout import Place
+    from reelray.proto.layout import Layout, Place
     from reelray.proto.snapshot import SnapshotKind
 
 
@@ -56,21 +51,23 @@ class Rollout:
         facts.latent_size(request.width, request.height)
         self.phase = Phase.QUEUED
         self.paused = False
+        self.rests = self.waits_for_room = False  # others were given its room, and have it when it is to come back
+        self.cramped: set[Layout] = set()  # in which there was no room for it
         self.put_down: SnapshotKind | None = None  # a snapshot was asked for, and no plan has said so
+        self.fork: RequestId | None = None  # name of another one that is to go on from here
         self.chunks_begun = 0  # chunks of which a step was ever issued: their prompts are settled
         self.window_turn = -1  # when a window was moved last, for round robin
         self.decode_turn = -1
         self.worked_at = 0  # sequence of the last plan for which there was something to do
         self.place: Place | None = None  # where the ranks hold it
         self.is_shared = True  # whether ranks that only decode hold the chunk in work too
-        self.facts = facts
-        self._limits = limits
+        self.facts, self._limits = facts, limits
         self.follow(request)
         self.windows_done = 0
         self._delivered = 0  # chunks whose clean latents the ranks have that only decode
         self.pieces_done = 0
-        self.pieces_sent = 0  # of them the client has the frames, or will get them
-        self._unacknowledged_frames = 0
+        self.pieces_sent = 0  # of them the client has the frames
+        self.unacknowledged_frames = 0
         self.saved = Saved()
         self.losses = 0
         self.suspect = False  # in flight when a gang was lost, and not further than that since
@@ -85,6 +82,7 @@ class Rollout:
         self.request = request
         self.chunks = cut_chunks(recipe.chunking, facts.latent_frames(request.frames, endless=recipe.is_endless))
         self._steps = plan_steps(recipe, self.chunks, request.changes, grows=request.live)
+        self.seats = count_seats(self._limits.batching, request, facts)  # windows that share a forward at most
         size = self._limits.piece_latent_frames(facts, width=request.width, height=request.height)
         self.pieces = cut_pieces(self.chunks, size)
 
@@ -96,7 +94,12 @@ class Rollout:
     @property
     def has_work(self) -> bool:
         """Whether a window may be moved or a piece decoded now, or it is to be put down."""
-        return self.put_down is not None or self.next_window() is not None or self.next_decode() is not None
+        return self.is_copied or self.next_window() is not None or self.next_decode() is not None
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether it is to be put down or forked by the next plan."""
+        return self.put_down is not None or self.fork is not None
 
     @property
     def steps_left(self) -> int:
@@ -148,7 +151,7 @@ class Rollout:
             return None
         piece = self.pieces[self.pieces_done]
         silent = self.pieces_done < self.pieces_sent
-        owed = 0 if silent else self._unacknowledged_frames
+        owed = 0 if silent else self.unacknowledged_frames
         if piece.end > self._clean_latent_frames() or (owed and owed + self._frames(piece) > self._limits.frame_credit):
             return None
         return DecodeStep(
@@ -186,10 +189,6 @@ class Rollout:
         """Whether there are clean latents that are not decoded."""
         return self._goes_on and self.decoded < self._clean_latent_frames()
 
-    def steps_left_of(self, window: WindowStep) -> int:
-        """Denoise steps until a window's chunk is clean, its own included."""
-        return self.request.recipe.schedule.of_chunk(window.chunk).length - window.step
-
     def is_delivered(self, step: DecodeStep) -> bool:
         """Whether the ranks that only decode have, or are about to get, what a step decodes."""
         there = self.chunks[self._delivered - 1].end if self._delivered else 0
@@ -211,7 +210,7 @@ class Rollout:
         self.pieces_done += 1
         if self.pieces_done > self.pieces_sent:
             self.pieces_sent = self.pieces_done
-            self._unacknowledged_frames += self._frames(piece)
+            self.unacknowledged_frames += self._frames(piece)
         if self.is_decoded:
             self.phase = Phase.FINISHED
         return self._progress(Stage.DECODE, self.facts.frames(piece.end), self.request.frames)
@@ -248,11 +247,12 @@ class Rollout:
 
     def admit(self, crew: Crew | None = None) -> Admit:
         """What the ranks of a crew are told of it: the request, and what was written down last."""
-        return Admit(request=self.request, resume=self.saved.parts_for(crew), lane=self._lane)
+        return Admit(request=self.request, resume=self.saved.parts_for(crew), lane=self._lane, seats=self.seats)
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
         self.phase, self.place, self.is_shared = Phase.QUEUED, None, True
+        self.rests, self.waits_for_room = self.rests and self.paused, False
         self.windows_done, self.pieces_done = self.saved.windows, self.saved.pieces
         self._delivered = self._chunks_decoded()
         self.saved = replace(self.saved, at_s=None)
@@ -261,13 +261,13 @@ class Rollout:
 
     def acknowledge(self, frames: int) -> None:
         """Note that the client is done with `frames` pixel frames."""
-        if not 0 <= frames <= self._unacknowledged_frames:
-            raise ValueError(f"frames is {frames}; {self._unacknowledged_frames} frames are unacknowledged")
-        self._unacknowledged_frames -= frames
+        if not 0 <= frames <= self.unacknowledged_frames:
+            raise ValueError(f"frames is {frames}; {self.unacknowledged_frames} frames are unacknowledged")
+        self.unacknowledged_frames -= frames
 
     @property
     def _goes_on(self) -> bool:
-        return self.phase is Phase.RUNNING and not self.paused
+        return self.phase is Phase.RUNNING and not self.paused and not self.rests
 
     @property
     def _lane(self) -> int:

@@ -1,17 +1,19 @@
 """The requests of an engine, and whose turn it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any
 
 from reelray.proto.layout import Place
 from reelray.proto.request import RequestId
-from reelray.proto.step_plan import DecodeStep, Delivery, SnapshotStep, WindowStep
+from reelray.proto.step_plan import DecodeStep, Delivery, ForkStep, SnapshotStep, WindowStep
+from reelray.scheduler.batching import gather
 from reelray.scheduler.lanes import PATIENCE
 from reelray.scheduler.limits import EngineLimits
+from reelray.scheduler.pace import Paces
+from reelray.scheduler.resting import comes_back, list_fetches, list_parks
 from reelray.scheduler.rollout import Phase, Rollout
-
-Work = TypeVar("Work", WindowStep, DecodeStep)
 
 
 class Roster:
@@ -24,6 +26,7 @@ class Roster:
     def __init__(self, limits: EngineLimits) -> None:
         self.rollouts: dict[RequestId, Rollout] = {}
         self.plans = 0  # of whichever crew
+        self._paces = Paces()
         self._turn = 0  # grows with every window and piece, which so have an order within a step too
         self._limits = limits
 
@@ -34,37 +37,83 @@ class Roster:
 
     def take_admits(self) -> list[Rollout]:
         """Requests that the ranks are to take in now."""
-        queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED]
-        room = self._limits.requests - (len(self.rollouts) - len(queued))
-        admitted = queued[: max(0, room)]
+        queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED and not _stays_away(r)]
+        coming = sum(comes_back(r) and not r.waits_for_room for r in self.rollouts.values())
+        admitted = queued[: max(0, self.places_left - coming)]
         for rollout in admitted:
-            rollout.phase = Phase.ADMITTED
+            rollout.phase, rollout.rests = Phase.ADMITTED, False
         return admitted
 
     def at_work(self) -> list[Rollout]:
         """Requests on the ranks, or about to be, that had something to do not long ago."""
         held = [r for r in self.rollouts.values() if r.phase in {Phase.ADMITTED, Phase.RUNNING}]
         for rollout in held:
-            if rollout.phase is Phase.ADMITTED or rollout.has_work:
+            if rollout.phase is Phase.ADMITTED or rollout.has_work or comes_back(rollout):
                 rollout.worked_at = self.plans
-        return [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
+        patient = [rollout for rollout in held if self.plans - rollout.worked_at < PATIENCE]
+        return [rollout for rollout in patient if not rollout.rests or rollout.has_work or comes_back(rollout)]
 
-    def pick_windows(self, places: Sequence[Place], *, decodes: bool) -> tuple[WindowStep, ...]:
-        """For every lane, the window of that request of its own whose turn it is; of several where layers are split.
+    def list_rests(self, moved: Collection[RequestId] = (), *, frees: bool) -> dict[str, Any]:
+        """What the next plan says of streams that rest, by its fields; see `reelray/scheduler/resting.py`.
+
+        Args:
+            moved: Requests that it moves.
+            frees: Whether it releases requests.
+        """
+        rollouts = self.rollouts.values()
+        parks = list_parks(rollouts, moved)
+        most, frees = self.places_left + len(parks), frees or bool(parks)
+        return {"parks": parks, "fetches": list_fetches(rollouts, moved, most=most, frees=frees)}
+
+    @property
+    def places_left(self) -> int:
+        """Requests that the ranks may take in; those that rest take no place."""
+        held = [r for r in self.rollouts.values() if r.phase is not Phase.QUEUED and not r.rests]
+        return self._limits.requests - len(held)
+
+    def pick_windows(self, places: Sequence[Place], now_s: float, *, decodes: bool) -> tuple[WindowStep, ...]:
+        """For every lane, the window of that request of its own whose turn it is; of several where they go together.
 
         A stream that remembers keeps its turn until its chunk is over, so that its memory is laid out once per chunk
-        and not for every step.
+        and not for every step. Those that share forwards keep it together, and each has a place for its memory.
 
         Args:
             places: The lanes.
+            now_s: Seconds on the caller's clock.
             decodes: Whether their ranks decode too, in the same steps.
         """
         next_of = Rollout.next_window_after_frames if decodes else Rollout.next_window
-        return self._pick(places, next_of, "window_turn", most=max(place.layout.pipe for place in places))
+        self._paces.follow(self.rollouts, now_s)
+        picked: list[WindowStep] = []
+        for place in places:
+            here = self._here(place, "window_turn")
+            if not any(one.keeps_turn and one.next_window() is not None for one in here):
+                here = self._paces.order(here, now_s, place.lane)
+            keepers = [one for one in here if one.keeps_turn and one.next_window() is not None]
+            if place.layout.pipe > 1:
+                ready = [(one, window) for one in keepers[:1] or here if (window := next_of(one)) is not None]
+                going = _who_goes_together(ready, place.layout.pipe)
+            else:
+                going = gather(keepers, [one for one in here if one not in keepers], next_of)
+            for rollout, _ in going:
+                self._turn += 1
+                rollout.window_turn = self._turn
+            arrived = {request_id: number for number, request_id in enumerate(self.rollouts)}
+            if place.layout.pipe == 1:  # the same windows in the same order: what was recorded of them serves again
+                going = sorted(going, key=lambda one: arrived[one[1].request_id])
+            picked += [window for _, window in going]
+        return tuple(picked)
 
     def pick_decodes(self, places: Sequence[Place]) -> tuple[DecodeStep, ...]:
         """For every lane, the piece of that request of its own whose turn it is."""
-        return self._pick(places, Rollout.next_decode, "decode_turn", most=1)
+        picked: list[DecodeStep] = []
+        for place in places:
+            here = self._here(place, "decode_turn")
+            for rollout, piece in [(one, work) for one in here if (work := one.next_decode()) is not None][:1]:
+                self._turn += 1
+                rollout.decode_turn = self._turn
+                picked.append(piece)
+        return tuple(picked)
 
     def pick_delivered(self) -> tuple[DecodeStep, ...]:
         """The piece whose turn it is, if the ranks that only decode have it."""
@@ -84,8 +133,18 @@ class Roster:
 
     @property
     def has_put_downs(self) -> bool:
-        """Whether a snapshot is due."""
-        return any(r.put_down is not None and r.phase is Phase.RUNNING for r in self.rollouts.values())
+        """Whether a snapshot or a fork is due."""
+        return any(r.is_copied and r.phase is Phase.RUNNING for r in self.rollouts.values())
+
+    def pick_forks(self) -> tuple[ForkStep, ...]:
+        """Forks that are due; they are not from here on."""
+        steps = []
+        for request_id, rollout in self.rollouts.items():
+            if rollout.fork is not None and rollout.phase is Phase.RUNNING:
+                request = replace(rollout.request, request_id=rollout.fork)
+                steps.append(ForkStep(source=request_id, request=request))
+                rollout.fork = None
+        return tuple(steps)
 
     def pick_put_downs(self) -> tuple[SnapshotStep, ...]:
         """Snapshots that are due; they are not from here on."""
@@ -104,31 +163,18 @@ class Roster:
         """Requests whose decoder should be written down once these pieces are decoded, by ranks that only decode."""
         return tuple(d.request_id for d in decodes if self.rollouts[d.request_id].wants_decode_commit(d))
 
-    def _pick(
-        self, places: Sequence[Place], next_of: Callable[[Rollout], Work | None], turn: str, *, most: int
-    ) -> tuple[Work, ...]:
-        picked: list[Work] = []
-        for place in places:
-            here = [rollout for rollout in self.rollouts.values() if rollout.place == place]
-            ordered: Sequence[Rollout] = sorted(here, key=attrgetter(turn))
-            if turn == "window_turn":
-                ordered = _before_others(ordered)
-            ready = [(rollout, work) for rollout in ordered if (work := next_of(rollout)) is not None]
-            for rollout, work in _who_goes_together(ready, most):
-                self._turn += 1
-                setattr(rollout, turn, self._turn)
-                picked.append(work)
-        return tuple(picked)
+    def _here(self, place: Place, turn: str) -> list[Rollout]:
+        """Requests of a lane, whoever has waited longest first."""
+        return sorted((one for one in self.rollouts.values() if one.place == place), key=attrgetter(turn))
 
 
-def _before_others(ordered: Sequence[Rollout]) -> Sequence[Rollout]:
-    """Whoever keeps his turn alone, while he can go on or waits for frames of his own to be decoded first."""
-    keeps = next((rollout for rollout in ordered if rollout.keeps_turn), None)
-    return ordered if keeps is None or keeps.next_window() is None else [keeps]
+def _stays_away(rollout: Rollout) -> bool:
+    """Whether it had given its room away when the ranks were lost, and nobody asks for it yet."""
+    return rollout.rests and rollout.paused and not rollout.is_copied
 
 
-def _who_goes_together(ready: Sequence[tuple[Rollout, Work]], most: int) -> Sequence[tuple[Rollout, Work]]:
-    """The first, and those behind it that may go with it."""
+def _who_goes_together(ready: Sequence[tuple[Rollout, WindowStep]], most: int) -> Sequence[tuple[Rollout, WindowStep]]:
+    """The first, and those behind it that may follow it through the layers."""
     if not ready or ready[0][0].suspect:
         return ready[:1]
     return [one for one in ready if not one[0].suspect][:most]

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, Crew, find_history, find_memory, memory_part
+from reelray.proto.commit_parts import CHUNK_PART, DECODE_PART, find_history, find_memory, memory_part
+from reelray.proto.step_plan import Crew
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

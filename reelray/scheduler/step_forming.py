@@ -11,6 +11,7 @@ from reelray.proto.step_plan import Crew, StepPlan, WindowStep
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.lanes import Lanes
 from reelray.scheduler.lending import pays_to_lend
+from reelray.scheduler.resting import note_plan
 from reelray.scheduler.roster import Roster
 
 
@@ -23,6 +24,7 @@ class StepForming:
         decode_ranks: Ranks behind those of the layout that do nothing but decode.
         lending: When these help to denoise; None means never.
         generation: Of the gang.
+        in_step: See `StepPlan`.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class StepForming:
         decode_ranks: int,
         lending: Lending | None,
         generation: int,
+        in_step: bool = False,
     ) -> None:
         self._roster, self._layout, self._lending = roster, layouts[0], lending
+        self._in_step = in_step
         self._lanes = Lanes(layouts)
         self.layouts = self._lanes.layouts
         self.generation = generation
@@ -65,14 +69,17 @@ class StepForming:
 
     def _form_together(self, line: CrewLine, now_s: float) -> None:
         at_work = self._roster.at_work()
-        if not (line.has_news or any(rollout.has_work for rollout in at_work)):
+        rests = self._roster.list_rests(frees=line.frees)
+        if not (line.has_news or any(rests.values()) or any(rollout.has_work for rollout in at_work)):
             return
         moves = self._lanes.arrange(at_work)
+        rests = self._roster.list_rests({move.request_id for move in moves}, frees=line.frees)
         layout, places = self._lanes.named, self._lanes.places()
-        windows, decodes = self._roster.pick_windows(places, decodes=True), self._roster.pick_decodes(places)
+        windows, decodes = self._roster.pick_windows(places, now_s, decodes=True), self._roster.pick_decodes(places)
         issue = partial(self._issue, line, now_s=now_s, layout=layout, moves=moves)
         commits, snapshots = self._roster.list_commits(windows, now_s), self._roster.pick_put_downs()
-        issue(windows=windows, decodes=decodes, commits=commits, snapshots=snapshots)
+        forks = self._roster.pick_forks()
+        issue(windows=windows, decodes=decodes, commits=commits, snapshots=snapshots, forks=forks, **rests)
 
     def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
         if self._lending is not None and self._waits_to_lend(self._lending, denoise, decode):
@@ -82,20 +89,22 @@ class StepForming:
             return  # a snapshot is what both write at once
         if denoise.is_free:
             self._lanes.arrange(self._roster.at_work())
-        windows = self._roster.pick_windows(self._lanes.places(), decodes=False) if denoise.is_free else ()
-        if both and not puts_down and self._lend(denoise, decode, windows, now_s):
+        windows = self._roster.pick_windows(self._lanes.places(), now_s, decodes=False) if denoise.is_free else ()
+        rests = self._roster.list_rests(frees=denoise.frees)
+        if both and not puts_down and not any(rests.values()) and self._lend(denoise, decode, windows, now_s):
             return
         layout = None if self._lending is None else self._layout
         deliveries = self._roster.deliver() if both else ()
-        snapshots = self._roster.pick_put_downs() if both else ()
+        snapshots, forks = (self._roster.pick_put_downs(), self._roster.pick_forks()) if both else ((), ())
         tell = partial(self._issue, now_s=now_s, layout=layout)
-        issue = partial(tell, deliveries=deliveries, joint=bool(deliveries), snapshots=snapshots)
-        if denoise.is_free and (denoise.has_news or deliveries or windows or snapshots):
+        copies = bool(snapshots or forks)
+        issue = partial(tell, deliveries=deliveries, joint=bool(deliveries), snapshots=snapshots, forks=forks)
+        if denoise.is_free and (denoise.has_news or deliveries or windows or copies or any(rests.values())):
             for window in windows:
                 self._roster.rollouts[window.request_id].is_shared = False
-            issue(denoise, windows=windows, commits=self._roster.list_commits(windows, now_s))
+            issue(denoise, windows=windows, commits=self._roster.list_commits(windows, now_s), **rests)
         decodes = self._roster.pick_delivered() if decode.is_free else ()
-        if decode.is_free and (decode.has_news or deliveries or decodes or snapshots):
+        if decode.is_free and (decode.has_news or deliveries or decodes or copies):
             commits = self._roster.list_decode_commits(decodes)
             issue(decode, decodes=decodes, commits=commits)
 
@@ -113,7 +122,7 @@ class StepForming:
         for window in windows:
             rollout = self._roster.rollouts[window.request_id]
             joins = window.step > 0 and not rollout.is_shared
-            steps_left = rollout.steps_left_of(window)
+            steps_left = rollout.request.recipe.schedule.of_chunk(window.chunk).length - window.step
             if pays_to_lend(self._lending, rollout.request, steps_left=steps_left, joins=joins):
                 rollout.is_shared = True
                 issue = partial(self._issue, now_s=now_s, layout=self._lending.layout, joint=True, windows=windows)
@@ -124,7 +133,8 @@ class StepForming:
         return False
 
     def _issue(self, line: CrewLine, *, now_s: float, **parts: Any) -> None:
-        plan = line.issue(self.generation, now_s, **parts)
+        plan = line.issue(self.generation, now_s, in_step=self._in_step, **parts)
+        note_plan(self._roster.rollouts, plan)
         for window in plan.windows:
             rollout = self._roster.rollouts[window.request_id]
             rollout.chunks_begun = max(rollout.chunks_begun, *(slot.chunk + 1 for slot in window.chunks))

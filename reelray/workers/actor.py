@@ -28,7 +28,7 @@ from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.layout import Layout
 from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 if TYPE_CHECKING:
@@ -105,6 +105,10 @@ class EngineActor:
     def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot | ReelrayError:
         """See `EngineHost.snapshot`."""
         return _value_or_error(lambda: self._running().snapshot(request_id, kind))
+
+    def fork(self, request_id: RequestId, fork: Fork) -> Forked | ReelrayError:
+        """See `EngineHost.fork`."""
+        return _value_or_error(lambda: self._running().fork(request_id, fork))
 
     def close(self) -> None:
         """Stop after the step in flight, end the ranks and give back their places."""

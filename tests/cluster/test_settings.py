@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from reelray.cluster.batching_choice import CPU_KNEE_TOKENS, choose_batching
 from reelray.cluster.services import default_services
 from reelray.cluster.settings import Settings, load_settings, variable_name
 from reelray.proto.errors import InputError
 from reelray.proto.placement import Placement
 from reelray.proto.residency import Residency
+from reelray.scheduler.batching import Batching
+from reelray.scheduler.limits import EngineLimits
 from tests.test_floors import PACKAGE, sources
 
 
@@ -57,11 +60,37 @@ def test_memory_of_streams_is_a_number_above_zero(monkeypatch):
 
 def test_memory_of_streams_reaches_the_model(monkeypatch):
     monkeypatch.setenv("REELRAY_MEMORY_GB", "0.25")
-    monkeypatch.setattr("reelray.cluster.local_engine.LocalEngine.open", lambda loader: loader())
+    monkeypatch.setenv("REELRAY_HOST_MEMORY_GB", "3")
+    monkeypatch.setattr("reelray.cluster.local_engine.LocalEngine.open", lambda loader, **_: loader())
     services = default_services()
     entry = services.open_catalog(load_settings()).find("sprites")
     model = services.open_engine("local", entry, "cpu", Placement(), Residency())
-    assert model.page_bytes == 250_000_000
+    assert (model.page_bytes, model.host_bytes) == (250_000_000, 3_000_000_000)
+
+
+def test_batching_is_a_number_auto_or_off(monkeypatch):
+    assert choose_batching(load_settings(), on_gpus=True).most == 1
+    assert choose_batching(load_settings(), on_gpus=False).most > 1
+    monkeypatch.setenv("REELRAY_BATCH", "off")
+    assert choose_batching(load_settings(), on_gpus=False).most == 1
+    monkeypatch.setenv("REELRAY_BATCH", "3")
+    monkeypatch.setenv("REELRAY_BATCH_TOKENS", "2048")
+    monkeypatch.setenv("REELRAY_BATCH_INVARIANT", "true")
+    for on_gpus in (False, True):
+        assert choose_batching(load_settings(), on_gpus=on_gpus) == Batching(most=3, knee_tokens=2048, invariant=True)
+    for wrong in ("0", "many"):
+        monkeypatch.setenv("REELRAY_BATCH", wrong)
+        with pytest.raises(InputError, match=f"REELRAY_BATCH is '{wrong}'"):
+            load_settings()
+
+
+def test_batching_reaches_the_engine(monkeypatch):
+    monkeypatch.setenv("REELRAY_BATCH", "3")
+    monkeypatch.setattr("reelray.cluster.local_engine.LocalEngine.open", lambda _loader, limits: limits)
+    services = default_services()
+    entry = services.open_catalog(load_settings()).find("sprites")
+    limits = services.open_engine("local", entry, "cpu", Placement(), Residency())
+    assert limits == EngineLimits(batching=Batching(most=3, knee_tokens=CPU_KNEE_TOKENS))
 
 
 def test_every_setting_is_described():

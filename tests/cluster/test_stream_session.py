@@ -339,7 +339,13 @@ def test_snapshots_that_do_not_fit_are_refused(start, tmp_path, tiny_t2v, tiny_s
 def test_a_fork_goes_its_own_way_and_leaves_the_first_one_alone(start, known):
     with start(frames=61) as session:
         first = next(session)
-        other = session.fork("a blue star spins")
+        with pytest.raises(PromptError, match="empty"):
+            session.fork("  ")
+        session.pause()
+        other = session.fork("a blue star spins")  # paused as this one is
+        assert len(session._engine._leader._clients.streams) == 2
+        session.resume()
+        other.resume()
         begin = other.position
         held_from = other.job.request.changes[0].latent_frame
         frames = np.concatenate([first, rest_of(session)])
@@ -355,9 +361,12 @@ def test_a_stream_goes_back_and_takes_another_way(start, known):
         session.say("a pink heart", at=1.7)  # from frame 29 on
         while session.position < 45:
             next(session)
+        session.pause()
         assert session.seek(1.5) == 21 / 16  # the chunk that begins before frame 24
         assert session.position == 21
         assert session.say("a blue star spins") == 21 / 16
+        assert all(rollout.paused for rollout in session._engine._leader._core._rollouts.values())
+        session.resume()
         frames = rest_of(session)
         with pytest.raises(InputError, match="has ended"):
             session.seek(0)
@@ -379,7 +388,7 @@ def test_another_thread_may_go_back_while_frames_are_taken(start, known):
     with start(frames=253) as session:
         next(session)
         session.pause()
-        threading.Timer(0.2, session.seek, [0]).start()
+        threading.Timer(0.2, lambda: (session.seek(0), session.resume())).start()
         frames = []
         while sum(map(len, frames)) < 13:
             batch = next(session)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from reelray.cluster.local_engine import LocalEngine
+from reelray.proto.commit_parts import find_memory
 from reelray.proto.events import Frames
 from reelray.proto.layout import Layout
 from reelray.proto.request import RequestId
-from reelray.proto.session import Extend, Pause, Say
+from reelray.proto.session import Extend, Fork, Pause, Resume, Say
 from reelray.proto.snapshot import SnapshotKind
-from reelray.proto.step_plan import find_memory
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import GangSpec
 from reelray.workers.models.registry import open_checkpoint
@@ -62,6 +62,9 @@ def test_ranks_hear_and_put_down_what_one_rank_would(tiny_t2v, model, layout, de
         snapshots = [engine.snapshot(RequestId("a"), kind) for kind in KINDS]
         again = [replace(snapshot.request, request_id=RequestId(snapshot.kind)) for snapshot in snapshots]
         taken_up = [collect(engine.render(*pair)) for pair in zip(again, snapshots, strict=True)]
+        forked, way = engine.fork(RequestId("a"), Fork(request_id=RequestId("fork")))  # it rests as this one does
+        engine.tell(RequestId("fork"), Resume())
+        assert_near(collect(way), whole[forked.frame * 48 * 32 * 3 :])
         engine.cancel(RequestId("a"))
         assert len(parts[0]) <= snapshots[0].frame * 48 * 32 * 3
     heads = [first for first, _ in find_memory(snapshots[0].parts)]

@@ -227,3 +227,32 @@ def test_layouts_that_no_gang_can_have_together_are_refused():
     EngineCore(layouts=(Layout(pipe=2, ulysses=2),))
     with pytest.raises(ValueError, match="lanes 0 to 1"):
         Place(layout=Layout(replica=2), lane=2)
+
+
+def test_a_request_that_finds_no_room_on_its_new_lane_goes_back_and_is_not_brought_there_again():
+    trace = start("a")
+    for _ in range(4):
+        trace.step()
+    submit(trace, "b")
+    assert trace.step(waiting="a").layout == PAIRS
+    back = trace.step()
+    assert (back.layout, [move.request_id for move in back.moves]) == (FOUR, ["a", "b"])
+    plans = [trace.step() for _ in range(20)]
+    assert {plan.layout for plan in plans} == {FOUR}
+    trace.run()
+    for name in "ab":
+        trace.assert_complete(name)
+
+
+def test_a_request_without_room_anywhere_waits_until_another_one_is_gone():
+    trace = start("a")
+    for _ in range(4):
+        trace.step()
+    submit(trace, "b", steps=8)
+    plans = []
+    while "b" not in trace.finished:
+        plans.append(trace.step(waiting="a"))
+    assert not any("a" in lanes(plan) for plan in plans[1:])
+    trace.run()
+    for name in "ab":
+        trace.assert_complete(name)

@@ -21,7 +21,7 @@ class Trace:
         self.core = EngineCore(limits, layouts=layouts, generation=generation)
         self.limits = limits or EngineLimits()
         self.generation = generation
-        self.sequence = 0
+        self.sequence, self.now_s = 0, 0.0
         self.requests = {}
         self.ended = set()
         self.held = set()
@@ -48,17 +48,23 @@ class Trace:
             self.core.acknowledge(name, self.owed[name])
             self.owed[name] = 0
 
-    def step(self, fail=(), during=lambda: None):
-        plan = self.core.next_step(0.0)
+    def step(self, fail=(), during=lambda: None, waiting=()):
+        """Carry out a plan; `waiting` names requests that the ranks have no room for."""
+        plan = self.core.next_step(self.now_s)
         if plan is None:
             return None
         self._check(plan)
-        assert self.core.next_step(0.0) is None
+        assert self.core.next_step(self.now_s) is None
         during()
         touched = {w.request_id for w in plan.windows} | {d.request_id for d in plan.decodes}
         touched |= {a.request.request_id for a in plan.admits}
         failures = tuple(RequestFailure(request_id=i, error=ReelrayError("no")) for i in fail if i in touched)
-        report = StepReport(sequence=plan.sequence, generation=plan.generation, failures=failures)
+        moved = {move.request_id for move in plan.moves} | {*plan.fetches}
+        waiting = tuple(moved & {*waiting})
+        for window in plan.windows:
+            if window.request_id in waiting:
+                self.windows[window.request_id].pop()
+        report = StepReport(sequence=plan.sequence, generation=plan.generation, failures=failures, waiting=waiting)
         outcome = self.core.report(report)
         self.ended |= set(outcome.failed) | set(outcome.finished)
         self.finished += outcome.finished
@@ -88,7 +94,8 @@ class Trace:
         for decode in plan.decodes:
             assert decode.request_id in self.held - self.ended
             self._check_decode(decode)
-        for steps, most in ((plan.windows, self.pipe), (plan.decodes, 1)):
+        together = max(self.pipe, self.limits.batching.most)
+        for steps, most in ((plan.windows, together), (plan.decodes, 1)):
             lanes = [step.lane for step in steps]
             assert lanes == sorted(lanes)
             assert all(lanes.count(lane) <= most for lane in lanes)

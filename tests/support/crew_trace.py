@@ -6,17 +6,10 @@ Every plan is checked against what its crew holds, so a plan that real ranks cou
 import pickle
 from itertools import pairwise
 
+from reelray.proto.commit_parts import CHUNK_PART, DECODE_PART, clean_part
 from reelray.proto.errors import ReelrayError
 from reelray.proto.layout import Layout
-from reelray.proto.step_plan import (
-    CHUNK_PART,
-    DECODE_PART,
-    Commit,
-    Crew,
-    RequestFailure,
-    StepReport,
-    clean_part,
-)
+from reelray.proto.step_plan import Commit, Crew, RequestFailure, StepReport
 from reelray.scheduler.engine_core import EngineCore
 from tests.support.requests import make_facts
 

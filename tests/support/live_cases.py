@@ -74,7 +74,7 @@ class Drive:
         self.rank = Rank(model, generation=generation)
         self.model, self.generation = model, generation
         self.videos, self.failures, self.windows, self.plans = {}, {}, [], 0
-        self.finished, self.snapshots = [], []
+        self.finished, self.snapshots, self.forks = [], [], []
 
     def submit(self, request, **more):
         self.core.submit(request, self.model.facts, **more)
@@ -91,6 +91,8 @@ class Drive:
         outcome = self.core.report(report)
         self.finished += outcome.finished
         self.snapshots += outcome.snapshots
+        self.forks += outcome.forks
+        self.videos |= {forked.request.request_id: b"" for forked in outcome.forks if forked.error is None}
         self.windows += plan.windows
         self.plans += 1
         for frames in report.frames:

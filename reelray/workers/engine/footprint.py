@@ -15,6 +15,7 @@ from reelray.proto.request import RenderRequest
 from reelray.workers.engine.device_memory import DeviceMeter
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.free_memory import free_bytes
+from reelray.workers.models.joint_rows import Row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,12 +27,14 @@ class ShapeClass:
         height: Pixels.
         window: Most latent frames of a window.
         piece: Most latent frames that are decoded at once.
+        rows: Most windows in one forward.
     """
 
     width: int
     height: int
     window: int
     piece: int
+    rows: int = 1
 
     @classmethod
     def of(cls, request: RenderRequest, facts: ModelFacts) -> "ShapeClass":
@@ -60,7 +63,7 @@ class ShapeClass:
         """Whether what was measured for another class is enough for this one."""
         return (
             self.area <= other.area
-            and self.area * self.window <= other.area * other.window
+            and self.area * self.window * self.rows <= other.area * other.window * other.rows
             and self.area * self.piece <= other.area * other.piece
         )
 
@@ -156,11 +159,22 @@ class DryRun:
         latents_1CTHW = self._zeros(shape, shape.window)
         times_1T = torch.full((1, shape.window), 500.0, device=model.device)
         positions_1T = torch.arange(shape.window, device=model.device)[None]
+        row = Row(
+            latents_1CTHW=latents_1CTHW,
+            timesteps=(500.0,) * shape.window,
+            text=text[0],
+            positions=tuple(range(shape.window)),
+            image=None if image is None else image[0],
+        )
 
         def run() -> None:
             model.denoise(latents_1CTHW, times_1T, text, positions_BT=positions_1T, image=image)
 
-        return max(self._watch(run) for _ in range(2))
+        def run_together() -> None:
+            model.denoise_rows([row] * shape.rows)
+
+        runs = [run, run, *([run_together] * 2 if shape.rows > 1 else [])]
+        return max(map(self._watch, runs))
 
     def _run_decodes(self, shape: ShapeClass) -> tuple[object, int]:
         """The first piece and one that goes on from it."""

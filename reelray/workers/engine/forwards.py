@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelray.proto.memory_rule import MemoryRule, PromptSwitch
+from reelray.proto.commit_parts import find_history, find_memory, history_part
+from reelray.proto.memory_rule import PromptSwitch
 from reelray.proto.request import RenderRequest
-from reelray.proto.step_plan import WindowStep, find_history, find_memory, history_part
+from reelray.proto.step_plan import WindowStep
 from reelray.workers.engine.anew import cut_anew, evaluate_anew, find_anew
 from reelray.workers.engine.clean_chunks import CleanChunks
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.mixed_text import MixedText
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station, keep
-from reelray.workers.engine.stream_memory import Committed, StreamMemory, place
+from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
+from reelray.workers.models.joint_rows import Row
 from reelray.workers.samplers.guidance import Branch
 
 _HISTORY, _CLEAN = "history.", "clean."
@@ -38,12 +40,14 @@ class Forwards:
         model: By what.
         rooms: Where streams are remembered.
         texts: Contexts of its prompts.
+        seats: How many streams of its kind may share a forward.
     """
 
     request: RenderRequest
     model: VideoModel
     rooms: MemoryRooms
     texts: Texts
+    seats: int = 1
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
     _written: Sequence[Any] = field(default=(), init=False)  # that memory itself, by first head, if it was written
@@ -58,16 +62,14 @@ class Forwards:
     _add_up: Callable[[Tensor], Tensor] = field(default=keep, init=False)  # see `Station`
 
     @property
-    def _rule(self) -> MemoryRule:
-        """How the request remembers; only asked where it does."""
-        rule = self.request.recipe.memory
-        assert rule is not None
-        return rule
-
-    @property
     def memory(self) -> StreamMemory | None:
         """What is remembered here."""
         return self._memory
+
+    @property
+    def history(self) -> Sequence[Committed]:
+        """Forwards that made what is remembered, or that are to make it again."""
+        return self._past if self._memory is None else self._memory.history
 
     @property
     def prompt(self) -> int:
@@ -82,34 +84,28 @@ class Forwards:
         """
         if self._memory is None:
             self._add_up = station.add_up
-            self._memory = self.rooms.open(self.request, station)
+            self._memory = self.rooms.open(self.request, station, seats=self.seats)
             if repeats:
                 self._remember_again()
             elif self._memory is not None:
                 self._memory.history, self._past = self._past, []
 
+    def fork(self, request: RenderRequest, texts: Texts) -> "Forwards":
+        """Those of a request that goes on from here; see `MemoryRooms.fork`."""
+        other = Forwards(request=request, model=self.model, rooms=self.rooms, texts=texts, seats=self.seats)
+        other._past, other._written, other._saved = [*self._past], self._written, self._saved
+        other._add_up = self._add_up
+        other._prompt, other._mix, other._cuts, other._flushes = self._prompt, self._mix, self._cuts, self._flushes
+        other._clean = CleanChunks(self._clean.held)
+        other._memory = None if self._memory is None else self.rooms.fork(self._memory)
+        return other
+
     def release(self) -> None:
         """Give back what others share."""
+        self.rooms.forget(self.request.request_id)
         if self._memory is not None:
             self._memory.close()
         self._memory = None
-
-    def park(self, beside: Sequence[Tensor] = ()) -> None:
-        """Let what is remembered rest in host memory until `wake`; see `StreamMemory.park`."""
-        if self._memory is not None:
-            self._memory.park(beside)
-
-    def prefetch(self) -> None:
-        """Begin to bring it back; see `MemoryRooms.prefetch`."""
-        if self._memory is not None:
-            self.rooms.prefetch(self._memory)
-
-    def wake(self) -> list[Tensor]:
-        """Have it back, before anything else is asked for; see `StreamMemory.wake`."""
-        if self._memory is None:
-            return []
-        self.rooms.prefetch(self._memory)
-        return self._memory.wake()
 
     def turn_to(self, window: WindowStep) -> None:
         """Go by the text of this window from here on, if it is another."""
@@ -150,21 +146,27 @@ class Forwards:
     def _predict(
         self, branch: Branch, latents_1CTHW: Tensor, first: int, *, timesteps: Sequence[float], records: bool
     ) -> Tensor:
-        model, memory, length = self.model, self._memory, latents_1CTHW.shape[2]
+        return self.row(branch, latents_1CTHW, first, timesteps=timesteps, records=records).evaluate_by(self.model)
+
+    def row(
+        self, branch: Branch, latents_1CTHW: Tensor, first: int, *, timesteps: Sequence[float], records: bool
+    ) -> Row:
+        """What is evaluated of a branch on a window, with what it attends laid out; see `run`."""
+        memory, length = self._memory, latents_1CTHW.shape[2]
         text = self._text() if branch is Branch.CONDITIONAL else self.texts.negative
         begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
         positions: Sequence[int] = range(begin, begin + length)
         view = None
         if memory is not None:
-            memory.settle(branch, partial(model.mean_text_keys, text), self._add_up)
-            positions = place(self._rule, memory.positions(branch, first, length), cuts=self._cuts)
+            memory.settle(branch, partial(self.model.mean_text_keys, text), self._add_up)
+            positions = memory.positions(branch, first, length, cuts=self._cuts)
             view = memory.view(branch, first, length, records=records)
-        return model.denoise(
-            latents_1CTHW,
-            torch.tensor([timesteps], dtype=torch.float32, device=model.device),
-            [text],
-            positions_BT=torch.tensor([positions], device=model.device),
-            image=self.texts.image,
+        return Row(
+            latents_1CTHW=latents_1CTHW,
+            timesteps=tuple(timesteps),
+            text=text,
+            positions=tuple(positions),
+            image=self.texts.image and self.texts.image[0],
             view=view,
         )
 
@@ -191,13 +193,19 @@ class Forwards:
         """Keep a clean chunk as long as it may be remembered, or remembered anew."""
         self._clean.keep(self.request.recipe, first, latents_1CTHW)
 
+    def clean(self, window: WindowStep, frames: Sequence[int] = ()) -> Tensor:
+        """The clean latents of a window that is remembered, or of `frames`."""
+        first = window.first_latent_frame
+        return self._clean.find(frames or range(first, first + window.latent_frames))
+
     def remember(self, window: WindowStep) -> int:
         """Evaluate clean frames for what their forward leaves; returns the evaluations it took."""
-        rule, recipe, memory, first = self._rule, self.request.recipe, self._memory, window.first_latent_frame
+        recipe, memory, first = self.request.recipe, self._memory, window.first_latent_frame
+        rule = recipe.memory
+        assert rule is not None
         assert memory is not None
-        end = first + window.latent_frames
-        frames = find_anew(recipe, end) if window.recaches else ()
-        latents_1CTHW, timestep = self._clean.find(frames or range(first, end)), rule.commit_timestep
+        frames = find_anew(recipe, first + window.latent_frames) if window.recaches else ()
+        latents_1CTHW, timestep = self.clean(window, frames), rule.commit_timestep
         if frames:
             memory.begin_anew()
             evaluate = evaluate_anew(self._predict, memory, recipe, latents_1CTHW, timestep, frames)
@@ -211,7 +219,7 @@ class Forwards:
 
     def give(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Facts and tensors of all that is remembered, for another lane; it is not remembered here any more."""
-        known, tensors = _split(self._past if self._memory is None else self._memory.history, self.model.device)
+        known, tensors = _split(self.history, self.model.device)
         tensors |= {f"{_CLEAN}{first}": latents for first, latents in self._clean.held.items()}
         self.release()
         self._past, self._clean = [], CleanChunks()

@@ -13,20 +13,11 @@ from torch import Tensor
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.step_plan import (
-    CHUNK_PART,
-    DECODE_PART,
-    Amend,
-    DecodeStep,
-    Delivery,
-    WindowStep,
-    clean_part,
-)
+from reelray.proto.step_plan import Amend, DecodeStep, Delivery, WindowStep
 from reelray.workers.engine.flight import Flight
 from reelray.workers.engine.forwards import Evaluate, Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
-from reelray.workers.engine.packing import on_cpu, pack, unpack
-from reelray.workers.engine.resting import put_to_rest, wake_up
+from reelray.workers.engine.resting import copy_decoder, put_to_rest, show_decoder, wake_up
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
@@ -65,6 +56,8 @@ class HeldRequest:
         rooms: Where streams are remembered.
         here: Whether the request lies on the lane of that station; on other lanes it is only known.
         resumes: Whether it goes on from what was written down: of its prompts only those are encoded that it needs.
+        seats: How many requests like it may share a forward.
+        texts: Of the one that it goes on from; see `fork`.
 
     Raises:
         ResourceError: There is no room to remember it.
@@ -79,18 +72,21 @@ class HeldRequest:
         *,
         here: bool = True,
         resumes: bool = False,
+        seats: int = 1,
+        texts: Texts | None = None,
     ) -> None:
-        self.request = request
-        self._model = model
-        self._texts = Texts(model)
-        self.forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts)
+        self.request, self._model = request, model
+        self._texts = texts or Texts(model)
+        self.forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts, seats=seats)
         self._reads = station.role.denoises or station.role.helps
         if self._reads:
-            self._texts.follow(request, since=None if resumes else 0)
+            self._texts.follow(request, since=None if resumes or texts is not None else 0)
         self.latent_rows, columns = model.facts.latent_size(request.width, request.height)
-        self.flight = Flight(request, (model.facts.latent_channels, self.latent_rows, columns), model.device)
+        self._plane_CHW = (model.facts.latent_channels, self.latent_rows, columns)
+        self.flight = Flight(request, self._plane_CHW, model.device)
         self.clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
+        self.rests = False  # from `park` to `wake`
         self.settle(station, here=here)
         self.begin_memory(station)
 
@@ -103,11 +99,30 @@ class HeldRequest:
         if self.here and station.role.denoises:
             self.forwards.begin(station)
 
+    def fork(self, request: RenderRequest, station: Station) -> "HeldRequest":
+        """Another one that goes on from here; what is remembered is shared until either forgets it.
+
+        Args:
+            request: The same by another name.
+            station: What this rank does with both.
+
+        Raises:
+            ResourceError: There is no room for both.
+        """
+        texts, decoder = self._texts.fork(), copy_decoder(self.forwards, self._model, self._decode_state)
+        other = HeldRequest(request, self._model, station, self.forwards.rooms, here=False, texts=texts)
+        other.forwards, other._decode_state = self.forwards.fork(request, texts), decoder
+        shown = {name: tensor.clone() for name, tensor in self.flight.show().items()}
+        other.flight.take(self.flight.numbers, shown)
+        other.clean_1CTHW, other.rests = {**self.clean_1CTHW}, self.rests
+        other.settle(station, here=self.here)
+        return other
+
     def settle(self, station: Station, *, here: bool) -> None:
         """Go on at a station, after what belongs there was taken."""
         self.here = here
         self._role, self._branches = station.role, station.branches_for(self.request)
-        self._chunk_branches = self._branches.begin() if self.flight.numbers else self._branches
+        self.branches = self._branches.begin() if self.flight.numbers else self._branches
 
     def amend(self, amend: Amend) -> None:
         """Go by another wording of the request; what has begun is as it was."""
@@ -123,18 +138,22 @@ class HeldRequest:
     def park(self) -> None:
         """See `put_to_rest`."""
         self._decode_state = put_to_rest(self.forwards, self._model, self._decode_state)
+        self.rests = True
 
     def prefetch(self) -> None:
-        """See `Forwards.prefetch`."""
-        self.forwards.prefetch()
+        """Begin to bring back what rests; see `MemoryRooms.prefetch`."""
+        if self.forwards.memory is not None:
+            self.forwards.rooms.prefetch(self.forwards.memory)
 
     def wake(self) -> None:
         """See `wake_up`."""
         self._decode_state = wake_up(self.forwards, self._model, self._decode_state)
+        self.rests = False
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
-        parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
+        decoder = show_decoder(self.forwards, self._model, self._decode_state)
+        parts = None if decoder is None else self._model.take_apart(decoder)
         facts, remembered = self.forwards.give()
         state = HeldState(
             facts={
@@ -148,7 +167,7 @@ class HeldRequest:
             splits=parts is not None and parts.splits,
         )
         self.flight.clear()
-        self.clean_1CTHW, self._decode_state = {}, None
+        self.clean_1CTHW, self._decode_state, self.rests = {}, None, False
         return state
 
     def take(self, state: HeldState) -> None:
@@ -164,29 +183,31 @@ class HeldRequest:
     def take_flight(self, numbers: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
         """Go on with the chunks that another rank has shown."""
         self.flight.take(numbers, tensors)
-        self._chunk_branches = self._branches.begin() if numbers else self._branches
+        self.branches = self._branches.begin() if numbers else self._branches
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
+        if self.rests:
+            self.wake()
         self.forwards.turn_to(window)
         if window.is_clean_pass or window.recaches:
             return self.forwards.remember(window)
-        self._start(window)
+        self.start(window)
         flight = self.flight
         input_1CTHW = flight.latents(window)
         timesteps, weight = flight.timesteps(window), flight.weight(window)
         evaluate, more = self._evaluate(input_1CTHW, timesteps, window), 0
-        prediction = self._chunk_branches.predict(evaluate, weight, shape=input_1CTHW.shape)
+        prediction = self.branches.predict(evaluate, weight, shape=input_1CTHW.shape)
         if window.commits:
             more = self.forwards.remember_others(evaluate)
             self.forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW, level=window.level or 0)
-        return self._end(window, prediction) + more
+        return self.end(window, prediction) + more
 
     def open(self, window: WindowStep) -> OpenStep:
         """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
         self.forwards.turn_to(window)
-        self._start(window)
-        branches, flight = self._chunk_branches, self.flight
+        self.start(window)
+        branches, flight = self.branches, self.flight
         assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
         input_1CTHW = flight.latents(window)
         evaluate = self._evaluate(input_1CTHW, flight.timesteps(window), window)
@@ -194,26 +215,31 @@ class HeldRequest:
 
     def close(self, window: WindowStep, step: OpenStep, predicted: Sequence[Tensor]) -> int:
         """End what `open` began; returns the transformer evaluations it took."""
-        return self._end(window, step.finish(predicted))
+        return self.end(window, step.finish(predicted))
 
-    def _start(self, window: WindowStep) -> None:
+    def start(self, window: WindowStep) -> None:
+        """Let the chunks of a window enter."""
         begins = not self.flight.numbers or (window.step == 0 and not window.slots)
         self.flight.enter(window)
         if begins:
-            self._chunk_branches = self._branches.begin()
+            self.branches = self._branches.begin()
 
-    def _end(self, window: WindowStep, prediction_1CTHW: Tensor) -> int:
+    def end(self, window: WindowStep, prediction_1CTHW: Tensor) -> int:
+        """Move the chunks of a window; returns the transformer evaluations it took."""
         evaluations = 1 if self.flight.weight(window) == 1.0 else 2
         for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
             check_finite(latents_1CTHW, self._model.digest)
-            self._hand_on(first, latents_1CTHW)
+            if self._role.decodes or self._role.handover is not None:
+                self.clean_1CTHW[first] = latents_1CTHW
             self.forwards.keep_clean(first, latents_1CTHW)
         if not self.flight.numbers:
-            self._chunk_branches = self._branches
+            self.branches = self._branches
         return evaluations
 
     def decode(self, step: DecodeStep) -> Frames:
         """Decode the next clean latent frames."""
+        if self.rests:
+            self.wake()
         latents_1CTHW = self._take_clean(step)
         if step.first_latent_frame == 0:
             self._decode_state = self._model.new_decode_state()
@@ -229,7 +255,8 @@ class HeldRequest:
         if self._role.denoises:
             handover.send(self.clean_1CTHW.pop(first))
         else:
-            self.clean_1CTHW[first] = handover.receive((1, *self._shape(delivery)))
+            channels, *plane = self._plane_CHW
+            self.clean_1CTHW[first] = handover.receive((1, channels, delivery.latent_frames, *plane))
 
     def _take_clean(self, step: DecodeStep) -> Tensor:
         """The latents of a piece; those of its chunk are dropped once it is through."""
@@ -241,56 +268,28 @@ class HeldRequest:
             del self.clean_1CTHW[first]
         return chunk_1CTHW[:, :, begin:end]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self._model.device
+
     def work(self) -> dict[str, Any]:
         """The chunks in work."""
         return {"chunks": self.flight.numbers, "tensors": self.flight.show()}
 
-    def save(self) -> dict[str, bytes]:
-        """Write down what this rank knows: latents and solver history, or decoder state; text is encoded anew."""
-        parts: dict[str, bytes] = {}
-        role = self._role
-        if role.denoises:
-            memory, history = self.forwards.save()
-            parts |= {CHUNK_PART: pack({"work": on_cpu(self.work()), "memory": memory}), **history}
-        if role.decodes:
-            # What was delivered is written down by the rank that gave it: crews write at different times.
-            clean = {} if role.handover is not None else on_cpu(self.clean_1CTHW)
-            parts[DECODE_PART] = pack({"clean": clean, "decoder": self.pack_decoder()})
-        elif role.handover is not None:
-            parts |= {clean_part(first): pack(latents.cpu()) for first, latents in self.clean_1CTHW.items()}
-        return parts
-
-    def restore(self, parts: Mapping[str, bytes]) -> None:
-        """Go on from what `save` wrote on the ranks that do the same, on a fresh `HeldRequest` of the same request."""
-        device = self._model.device
-        if self._role.denoises or self._role.helps:
-            state = unpack(parts[CHUNK_PART])
-            self.take_flight(state["work"]["chunks"], state["work"]["tensors"])
-            if self._role.denoises:
-                self.forwards.restore(state["memory"], parts)
-        if self._role.denoises and (self._role.decodes or self._role.handover is not None):
-            self.clean_1CTHW = {first: unpack(data).to(device) for first, data in _clean_parts(parts)}
-        if self._role.decodes and DECODE_PART in parts:
-            state = unpack(parts[DECODE_PART])
-            self.clean_1CTHW |= {first: latents.to(device) for first, latents in state["clean"].items()}
-            if state["decoder"] is not None:
-                decoder = state["decoder"].numpy().tobytes()
-                self._decode_state = self._model.unpack_decode_state(decoder, latent_rows=self.latent_rows)
+    def take_decoder(self, packed: Tensor | None) -> None:
+        """Go on with the decoder's state that `pack_decoder` has packed."""
+        if packed is not None:
+            data = packed.numpy().tobytes()
+            self._decode_state = self._model.unpack_decode_state(data, latent_rows=self.latent_rows)
 
     def pack_decoder(self) -> Tensor | None:
         """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""
-        if self._decode_state is None:
+        state = show_decoder(self.forwards, self._model, self._decode_state)
+        if state is None:
             return None
-        data = self._model.pack_decode_state(self._decode_state, latent_rows=self.latent_rows)
+        data = self._model.pack_decode_state(state, latent_rows=self.latent_rows)
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
-
-    def _hand_on(self, first_latent_frame: int, latents_1CTHW: Tensor) -> None:
-        if self._role.decodes or self._role.handover is not None:
-            self.clean_1CTHW[first_latent_frame] = latents_1CTHW
-
-    def _shape(self, delivery: Delivery) -> tuple[int, int, int, int]:
-        height, width = self._model.facts.latent_size(self.request.width, self.request.height)
-        return (self._model.facts.latent_channels, delivery.latent_frames, height, width)
 
     def _evaluate(self, latents_1CTHW: Tensor, timesteps: Sequence[float], window: WindowStep) -> Evaluate:
         # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
@@ -316,9 +315,3 @@ def _as_frames(request_id: RequestId, first_frame: int, frames_FHWC: Tensor) -> 
     count, height, width, _ = frames_FHWC.shape
     data = frames_FHWC.contiguous().numpy().tobytes()
     return Frames(request_id=request_id, first_frame=first_frame, count=count, height=height, width=width, data=data)
-
-
-def _clean_parts(parts: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
-    """Clean latents among the parts of a commit, by first latent frame."""
-    prefix = clean_part(0).removesuffix("0")
-    return [(int(name.removeprefix(prefix)), data) for name, data in parts.items() if name.startswith(prefix)]

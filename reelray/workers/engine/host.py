@@ -8,7 +8,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.events import Event
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.workers.engine.cores import count_cores
 from reelray.workers.engine.leader import Leader
@@ -86,6 +86,11 @@ class EngineHost:
     def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
         """Put a request down; see `Leader.snapshot`."""
         return self._leader.snapshot(request_id, kind)
+
+    def fork(self, request_id: RequestId, fork: Fork) -> Forked:
+        """Begin another stream from where this one is; see `Leader.fork`."""
+        forked, self._streams[fork.request_id] = self._leader.fork(request_id, fork)
+        return forked
 
     def close(self) -> None:
         """Stop after the step in flight, and let the ranks go."""

@@ -1,23 +1,21 @@
 """The leader: asks the core for the next step, has the ranks carry it out, tells the clients what came of it."""
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from reelray.proto.engine_description import EngineDescription
-from reelray.proto.errors import CancelledError, EngineError, InputError, RankLostError, ReelrayError, SnapshotError
-from reelray.proto.events import Done, Progress, Stage
+from reelray.proto.errors import CancelledError, EngineError, RankLostError, ReelrayError, SnapshotError
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
-from reelray.workers.engine.account import Account
+from reelray.workers.engine.clients import Clients
 from reelray.workers.engine.event_stream import EventStream
 from reelray.workers.engine.seams import Channel, StepFormer
 
@@ -53,9 +51,7 @@ class Leader:
         self._channel = channel
         self._clock = clock
         self._wake = threading.Condition()
-        self._streams: dict[RequestId, EventStream] = {}
-        self._accounts: dict[RequestId, Account] = {}
-        self._asked: dict[RequestId, queue.SimpleQueue[Snapshot | ReelrayError]] = {}  # who waits for a snapshot
+        self._clients = Clients(core, description, acknowledge=self._acknowledge, cancel=self.cancel)
         self._ended: ReelrayError | None = None
         self._in_flight = 0
         self._thread = threading.Thread(target=self._run, name="reelray-leader", daemon=True)
@@ -79,19 +75,14 @@ class Leader:
             SnapshotError: The snapshot is one of another model.
             EngineError: The engine is lost.
         """
-        request_id, digest = request.request_id, self.description.digest
+        digest = self.description.digest
         if snapshot is not None and snapshot.digest != digest:
             raise SnapshotError(f"the snapshot is one of another model: of {snapshot.digest}, and this one is {digest}")
-        stream = EventStream(
-            request_id, acknowledge=partial(self._acknowledge, request_id), cancel=partial(self.cancel, request_id)
-        )
         with self._wake:
             if self._ended is not None:
                 raise EngineError(f"the engine takes no requests: {self._ended.message}")
             self._core.submit(request, self.description.facts, snapshot)
-            self._streams[request_id] = stream
-            self._accounts[request_id] = Account(request, self.description)
-            stream.put(Progress(request_id=request_id, stage=Stage.TEXT, done=0, total=1))
+            stream = self._clients.open(request)
             self._wake.notify()
         return stream
 
@@ -100,9 +91,8 @@ class Leader:
         with self._wake:
             if self._ended is not None or not self._core.cancel(request_id):
                 return False
-            self._close_stream(
-                request_id, CancelledError("the request was cancelled", ids={"request": str(request_id)})
-            )
+            error = CancelledError("the request was cancelled", ids={"request": str(request_id)})
+            self._clients.close(request_id, error)
             self._wake.notify()
             return True
 
@@ -117,10 +107,9 @@ class Leader:
             if self._ended is not None:
                 raise EngineError(f"the engine takes no orders: {self._ended.message}")
             standing = self._core.tell(request_id, order)
-            account = self._accounts[request_id]
-            account.frames = standing.frames
+            self._clients.accounts[request_id].frames = standing.frames
             if standing.finished:
-                self._close_stream(request_id, Done(request_id=request_id, summary=account.summary()))
+                self._clients.finish(request_id)
             self._wake.notify()
             return standing
 
@@ -131,17 +120,30 @@ class Leader:
             InputError: It is not here or has ended, or ends before.
             EngineError: The engine is lost.
         """
-        answer: queue.SimpleQueue[Snapshot | ReelrayError] = queue.SimpleQueue()
+        snapshot: Snapshot = self._ask(request_id, partial(self._core.snapshot, request_id, kind))
+        return replace(snapshot, digest=self.description.digest)
+
+    def fork(self, request_id: RequestId, fork: Fork) -> tuple[Forked, EventStream]:
+        """Begin another stream that goes its own way from where this one is, and wait until it is there.
+
+        Raises:
+            InputError: It is not here or has ended, or ends before, or the prompt comes too late.
+            ResourceError: There is no room for two; it goes on.
+            EngineError: The engine is lost.
+        """
+        ask = partial(self._core.fork, request_id, fork.request_id)
+        forked, stream = self._ask(request_id, ask, prompt=fork.prompt)
+        return forked, stream
+
+    def _ask(self, request_id: RequestId, ask: Callable[[], None], *, prompt: str | None = None) -> Any:
+        """Have the core ask the ranks for a copy of a request, and wait for the answer."""
         with self._wake:
             if self._ended is not None:
                 raise EngineError(f"the engine takes no orders: {self._ended.message}")
-            self._core.snapshot(request_id, kind)
-            self._asked[request_id] = answer
+            ask()
+            answer = self._clients.ask(request_id, prompt)
             self._wake.notify()
-        snapshot = answer.get()
-        if isinstance(snapshot, ReelrayError):
-            raise snapshot
-        return replace(snapshot, digest=self.description.digest)
+        return answer.wait()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -193,15 +195,15 @@ class Leader:
             self._blame(lost)
             given_up = self._core.rewind(generation, _lost_ranks(lost))
             for request_id in given_up:
-                if request_id in self._streams:
-                    self._close_stream(request_id, _give_up(request_id, lost))
+                if request_id in self._clients.streams:
+                    self._clients.close(request_id, _give_up(request_id, lost))
 
     def _blame(self, lost: RankLostError) -> None:
         """End the request whose failure took the gang along, with its own error."""
         request_id = RequestId(lost.ids.get("request", ""))
-        if isinstance(lost.__cause__, ReelrayError) and request_id in self._streams:
+        if isinstance(lost.__cause__, ReelrayError) and request_id in self._clients.streams:
             self._core.cancel(request_id)
-            self._close_stream(request_id, lost.__cause__)
+            self._clients.close(request_id, lost.__cause__)
 
     def _next_plans(self) -> list[StepPlan]:
         """The next steps, of one crew or of both; none after a while without work, or at the end."""
@@ -223,40 +225,28 @@ class Leader:
             if self._ended is not None:
                 return
             outcome = self._core.report(report)
-            for account in self._accounts.values():
-                account.peak_bytes = report.peak_bytes
-            for cost in report.costs:
-                if cost.request_id in self._accounts:
-                    self._accounts[cost.request_id].add(cost)
-            for frames in report.frames:
-                if frames.request_id in self._streams:
-                    self._streams[frames.request_id].put(frames)
+            self._clients.take(report)
             self._tell(outcome, report)
 
     def _tell(self, outcome: StepOutcome, report: StepReport) -> None:
+        clients = self._clients
         for progress in outcome.progress:
-            self._streams[progress.request_id].put(progress)
+            clients.streams[progress.request_id].put(progress)
         for snapshot in outcome.snapshots:
-            self._asked.pop(snapshot.request.request_id).put(snapshot)
+            clients.put_snapshot(snapshot)
+        for forked in outcome.forks:
+            clients.put_fork(forked)
         for request_id in outcome.finished:
-            summary = self._accounts[request_id].summary()
-            self._close_stream(request_id, Done(request_id=request_id, summary=summary))
+            clients.finish(request_id)
         for failure in report.failures:
             if failure.request_id in outcome.failed:
-                self._close_stream(failure.request_id, failure.error)
-
-    def _close_stream(self, request_id: RequestId, last: Done | ReelrayError) -> None:
-        if request_id in self._asked:
-            ids = {"request": str(request_id)}
-            self._asked.pop(request_id).put(InputError("the stream ended before it could be put down", ids=ids))
-        del self._accounts[request_id]
-        self._streams.pop(request_id).put(last)
+                clients.close(failure.request_id, failure.error)
 
     def _end(self, error: ReelrayError) -> None:
         with self._wake:
             self._ended = self._ended or error
-            for request_id in list(self._streams):
-                self._close_stream(request_id, error)
+            for request_id in list(self._clients.streams):
+                self._clients.close(request_id, error)
             self._wake.notify()
 
 

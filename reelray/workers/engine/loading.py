@@ -2,7 +2,9 @@
 
 import time
 
+from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import ResourceError
+from reelray.workers.engine.device_memory import device_name
 from reelray.workers.engine.failure import is_out_of_memory
 from reelray.workers.engine.seams import ModelLoader
 from reelray.workers.models.api import VideoModel
@@ -26,3 +28,15 @@ def open_timed(load: ModelLoader) -> tuple[VideoModel, float]:
             raise ResourceError("out of memory while the checkpoint was opened; use a smaller model") from None
         raise
     return model, time.perf_counter() - started
+
+
+def describe(model: VideoModel, *, load_s: float) -> EngineDescription:
+    """What an engine says of a model that it has opened in so many seconds."""
+    return EngineDescription(
+        facts=model.facts,
+        digest=model.digest,
+        device=device_name(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        load_s=load_s,
+        residency=model.residency,
+    )

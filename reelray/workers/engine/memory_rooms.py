@@ -1,14 +1,15 @@
 """Opens the memories of a rank's streams, and gives pages what nothing else needs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from weakref import ref
 
 import torch
+from torch import Tensor
 
 from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.proto.memory_rule import Commit, MemoryRule
-from reelray.proto.request import RenderRequest
+from reelray.proto.request import RenderRequest, RequestId
 from reelray.workers.engine.footprint import Footprint, Gauge, ShapeClass, find_gauge
 from reelray.workers.engine.page_budget import Need, PageBudget
 from reelray.workers.engine.station import Station
@@ -37,6 +38,7 @@ class _Wish:
         branches: Of guidance.
         levels: Noise levels with memories of their own.
         shape: Of its forwards and decodes.
+        seats: How many streams like it may share a forward.
     """
 
     rule: MemoryRule
@@ -46,6 +48,7 @@ class _Wish:
     branches: int
     levels: int
     shape: ShapeClass
+    seats: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +84,8 @@ class MemoryRooms:
     come to the same: they open the same streams in the same order, and agree on every number.
 
     Args:
-        model: Whose keys and values are remembered; its `page_bytes`, if any, are the bytes of all pages.
+        model: Whose keys and values are remembered; its `page_bytes`, if any, are the bytes of all pages, and its
+            `host_bytes` those of streams that rest.
         stations: Of the rank.
         on_progress: Called for every forward that is repeated to come by a lost memory again.
         gauge: Says what streams need; by default a dry run on a GPU, and nothing on a CPU.
@@ -103,9 +107,15 @@ class MemoryRooms:
         self._budgets: dict[Station, PageBudget] = {}
         self._rooms: dict[Station, MemoryRoom] = {}
         self._entries: list[_Entry] = []
+        self._clips: dict[RequestId, Station] = {}  # whole clips that are being made
 
-    def open(self, request: RenderRequest, station: Station) -> StreamMemory | None:
+    def open(self, request: RenderRequest, station: Station, *, seats: int = 1) -> StreamMemory | None:
         """Begin to remember a request; None where its recipe remembers nothing.
+
+        Args:
+            request: The request.
+            station: Where.
+            seats: How many requests like it may share a forward.
 
         Raises:
             ResourceError: There is no room for it.
@@ -113,21 +123,47 @@ class MemoryRooms:
         """
         if request.recipe.memory is None:
             self._make_way(station)
+            self._clips[request.request_id] = station
             return None
         if station.pipeline is not None:
             raise UnsupportedError("ranks that split the layers remember nothing; use ulysses for streams of chunks")
-        wish = self._read(request, request.recipe.memory)
+        wish = self._read(request, request.recipe.memory, seats)
         self._entries = [entry for entry in self._entries if entry.is_open]
         if self._gauge is not None and self._model.page_bytes is None:
             self._divide(wish, station, self._gauge)
         room = self._room(station)
-        chunk, first, levels = wish.chunk, wish.first, wish.levels
-        room.check(wish.rule, chunk=chunk, first=first, grid=wish.grid, branches=wish.branches * levels)
-        stream = StreamMemory(
-            wish.rule, chunk=chunk, first=first, grid=wish.grid, room=room, branches=wish.branches, levels=levels
-        )
+        memories, branches, levels = wish.branches * wish.levels, wish.branches, wish.levels
+        kind = {"chunk": wish.chunk, "first": wish.first, "seats": wish.seats}
+        room.check(wish.rule, grid=wish.grid, branches=memories, **kind)
+        stream = StreamMemory.open(wish.rule, grid=wish.grid, room=room, branches=branches, levels=levels, **kind)
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
+
+    def forget(self, request_id: RequestId) -> None:
+        """Note that a request is over, or goes on elsewhere."""
+        self._clips.pop(request_id, None)
+
+    def park(self, stream: StreamMemory, beside: Sequence[Tensor] = ()) -> None:
+        """Let a stream rest on every rank of its lane, or on none; all of them must call this.
+
+        Args:
+            stream: May rest already.
+            beside: See `StreamMemory.park`.
+
+        Raises:
+            ResourceError: A rank has no host memory for it; it stays awake.
+        """
+        if stream.rests:
+            return
+        error = None
+        try:
+            stream.park(beside)
+        except ResourceError as failed:
+            error = failed
+        if not self._find(stream).station.least(int(error is None)):
+            if error is None:
+                stream.wake()
+            raise ResourceError("a rank of the lane has no host memory to put this video to rest") from error
 
     def prefetch(self, stream: StreamMemory) -> None:
         """Let a stream that rests begin to come back; one that is awake is.
@@ -136,16 +172,33 @@ class MemoryRooms:
             ResourceError: There is no room for it at present.
         """
         if stream.rests:
-            (entry,) = (entry for entry in self._entries if entry.stream() is stream)
+            entry = self._find(stream)
             if entry.station in self._budgets:
                 self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
         stream.prefetch()
+
+    def fork(self, stream: StreamMemory) -> StreamMemory:
+        """A stream that goes its own way from here; see `StreamMemory.fork`.
+
+        Raises:
+            ResourceError: There is no room for it.
+        """
+        entry = self._find(stream)
+        if entry.station in self._budgets and not stream.rests:
+            self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
+        other = stream.fork()
+        self._entries.append(replace(entry, stream=ref(other)))
+        return other
 
     def close(self) -> None:
         """Free all of it."""
         for room in self._rooms.values():
             room.close()
         self._rooms.clear()
+
+    def _find(self, stream: StreamMemory) -> _Entry:
+        (entry,) = (entry for entry in self._entries if entry.stream() is stream)
+        return entry
 
     def _make_way(self, station: Station) -> None:
         """Leave a whole clip the memory that the last stream has left; beside streams it has what they do not need.
@@ -158,19 +211,21 @@ class MemoryRooms:
             if station in self._rooms:
                 self._rooms.pop(station).close()
 
-    def _read(self, request: RenderRequest, rule: MemoryRule) -> _Wish:
+    def _read(self, request: RenderRequest, rule: MemoryRule, seats: int) -> _Wish:
         facts, chunk = self._model.facts, request.recipe.chunking.latent_frames
         assert chunk is not None
         rows, columns = facts.latent_size(request.width, request.height)
         _, patch_rows, patch_columns = facts.patch
+        branches = 2 if request.recipe.guidance.needs_unconditional else 1
         return _Wish(
             rule=rule,
             chunk=chunk,
             first=request.recipe.chunking.first_latent_frames or 0,
             grid=Grid(rows=rows // patch_rows, columns=columns // patch_columns),
-            branches=2 if request.recipe.guidance.needs_unconditional else 1,
+            branches=branches,
             levels=request.recipe.schedule.length if rule.commit is Commit.EVERY_STEP else 1,
-            shape=ShapeClass.of(request, facts),
+            shape=replace(ShapeClass.of(request, facts), rows=seats * branches if seats > 1 else 1),
+            seats=seats,
         )
 
     def _awake(self, station: Station) -> list[ShapeClass]:
@@ -186,13 +241,18 @@ class MemoryRooms:
         if known is not None and (goes_on or wish.shape.needs_no_more_than(known.shape)):
             known.check(wish.shape, self._awake(station))
             return
+        if station in self._clips.values():
+            raise ResourceError(
+                "a whole clip is being made, and what its forwards take of the device's memory is not known beside "
+                "those of streams; ask again when it is over, or set REELRAY_MEMORY_GB to what streams may take"
+            )
         if station in self._rooms:
             self._rooms.pop(station).close()
         footprint = self._measure(wish.shape, station, gauge)
         key_shape = self._model.key_shape(len(self._heads(station)))
         own, shared = find_need(key_shape, wish.rule, chunk=wish.chunk, first=wish.first, grid=wish.grid)
         memories = wish.branches * wish.levels
-        need = Need(own_bytes=memories * own, shared_bytes=memories * shared)
+        need = Need(own_bytes=memories * own, shared_bytes=memories * shared * wish.seats)
         budget = PageBudget.divide(gauge.free(), wish.shape, footprint, need, station.least)
         # Ranks may have rooms of other layouts, and not as many: who promises less speaks for all.
         page_bytes = station.least(budget.page_bytes // self._rooms_to_come)
@@ -246,4 +306,5 @@ class MemoryRooms:
 
     def _host_bytes(self, station: Station) -> int:
         ranks = station.heads_of[1] if station.layout is None else station.layout.ranks
-        return int(free_bytes(torch.device("cpu")) * HOST_SHARE / ranks / self._shares)
+        whole = self._model.host_bytes or free_bytes(torch.device("cpu")) * HOST_SHARE
+        return int(whole / ranks / self._shares)

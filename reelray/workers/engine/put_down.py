@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from reelray.proto.commit_parts import CHUNK_PART, DECODE_PART, clean_part, history_part, memory_part
 from reelray.proto.memory_rule import Commit
 from reelray.proto.snapshot import SnapshotKind
-from reelray.proto.step_plan import CHUNK_PART, DECODE_PART, clean_part, history_part, memory_part
 from reelray.workers.engine.packing import on_cpu, pack
 from reelray.workers.engine.role import Role
 from reelray.workers.engine.step_record import StepRecord
@@ -33,7 +33,6 @@ def put_down(held: "HeldRequest", role: Role, kind: SnapshotKind) -> dict[str, b
         role: What it does of a step.
         kind: How what is remembered is written.
     """
-    held.wake()
     parts: dict[str, bytes] = {}
     clean_1CTHW = dict(held.clean_1CTHW)
     all_clean = _find_all(held) if kind is SnapshotKind.REPLAY and role.handover is None else None
@@ -50,20 +49,23 @@ def put_down(held: "HeldRequest", role: Role, kind: SnapshotKind) -> dict[str, b
 def _remembered(held: "HeldRequest", kind: SnapshotKind) -> dict[str, bytes]:
     """All that is remembered, whatever commits have of it; for a quick snapshot what is attended now."""
     memory, rule = held.forwards.memory, held.request.recipe.memory
-    if memory is None or rule is None:
+    if rule is None:
         return {}
-    history = keep_attended(memory.history, rule) if kind is SnapshotKind.QUICK else memory.history
+    history = held.forwards.history
+    if kind is SnapshotKind.QUICK:
+        history = keep_attended(history, rule)
     parts = {history_part(number): pack(asdict(past)) for number, past in enumerate(history)}
-    return parts | ({memory_part(memory.first_head): pack(memory.write())} if kind is SnapshotKind.EXACT else {})
+    if memory is None or kind is not SnapshotKind.EXACT:  # what found no room where it was moved is made again
+        return parts
+    return parts | {memory_part(memory.first_head): pack(memory.write())}
 
 
 def _find_all(held: "HeldRequest") -> dict[int, Tensor] | None:
     """The clean latents of all chunks that are clean; None where they are not all kept."""
     rule = held.request.recipe.memory
-    memory = held.forwards.memory
-    if memory is None or rule is None or rule.commit is not Commit.CLEAN:
+    if rule is None or rule.commit is not Commit.CLEAN:
         return None
-    noted = {past.first: past.latents_1CTHW for past in memory.history if not past.rewinds and not past.frames}
+    noted = {past.first: past.latents_1CTHW for past in held.forwards.history if not past.rewinds and not past.frames}
     found, end = {**noted, **held.forwards.state()["clean"], **held.clean_1CTHW}, 0
     while end in found:
         end += found[end].shape[2]

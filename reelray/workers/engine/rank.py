@@ -17,23 +17,27 @@ from reelray.proto.step_plan import (
     Amend,
     DecodeStep,
     Delivery,
+    ForkStep,
     Move,
     StepPlan,
     StepReport,
     WindowStep,
 )
 from reelray.workers.engine.chunk_sharer import ChunkSharer
-from reelray.workers.engine.device_memory import device_name, peak_bytes, synchronize
+from reelray.workers.engine.commits import restore, save
+from reelray.workers.engine.device_memory import peak_bytes, synchronize
 from reelray.workers.engine.failure import as_reelray_error
 from reelray.workers.engine.held_request import HeldRequest
+from reelray.workers.engine.joint_step import JointStep
+from reelray.workers.engine.loading import describe
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.put_down import add_snapshot
 from reelray.workers.engine.regroup import Regrouper
+from reelray.workers.engine.resting import list_rests, waiting_for_room
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
 from reelray.workers.engine.window_line import WindowLine
 from reelray.workers.models.api import VideoModel
-from reelray.workers.parallel.layer_pipeline import LayerPipeline
 
 
 class Rank:
@@ -75,14 +79,7 @@ class Rank:
 
     def describe(self) -> EngineDescription:
         """What this rank runs."""
-        return EngineDescription(
-            facts=self._model.facts,
-            digest=self._model.digest,
-            device=device_name(self._model.device),
-            dtype=str(self._model.dtype).removeprefix("torch."),
-            load_s=self._load_s,
-            residency=self._model.residency,
-        )
+        return describe(self._model, load_s=self._load_s)
 
     def issue(self, plan: StepPlan) -> None:
         """See `Channel`; a rank alone carries it out when its report is asked for."""
@@ -93,12 +90,13 @@ class Rank:
         return self.execute(self._issued.popleft()) if self._issued else None
 
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: releases, moves, admits, amends, deliveries, and what it says of this rank's lane.
+        """Carry out one plan: what it says of all requests, and the work of this rank's lane.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
         """
-        self._check(plan)
+        _check(plan, self._generation, self._sequence)
+        self._sequence += 1
         # A thread that is new to torch runs oneDNN on OpenMP's default number of threads until it asks for torch's own;
         # the order of additions, and so the last bit, would depend on who calls.
         torch.get_num_threads()
@@ -108,6 +106,8 @@ class Rank:
         with torch.inference_mode():
             if plan.layout is not None:
                 self._change_station(plan.layout, settles=plan.crew is not None)
+            for held, act in list_rests(plan, self._held, self._station, record.waiting):
+                self._attempt(record, held.request, Stage.REMEMBER, act, told=False, waits=False)
             for move in plan.moves:
                 self._regroup(record, move)
             for admit in plan.admits:
@@ -136,7 +136,7 @@ class Rank:
     def _work(self, record: StepRecord, plan: StepPlan) -> None:
         role, lane = self._station.role, self._station.lane
         if role.denoises:
-            self._move_windows(record, [window for window in plan.windows if window.lane == lane])
+            self._move_windows(record, [window for window in plan.windows if window.lane == lane], in_step=plan.in_step)
         for decode in plan.decodes if role.decodes else ():
             if decode.lane == lane:
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
@@ -155,13 +155,6 @@ class Rank:
             self._drop(request_id)
         self._rooms.close()
 
-    def _check(self, plan: StepPlan) -> None:
-        if plan.generation != self._generation:
-            raise EngineError(f"plan of generation {plan.generation} came to a rank of generation {self._generation}")
-        if plan.sequence != self._sequence:
-            raise EngineError(f"plan {plan.sequence} came where plan {self._sequence} was due")
-        self._sequence += 1
-
     def _take_station(self, layout: Layout) -> None:
         if layout not in self._stations:
             known = "; ".join(map(str, self._stations))
@@ -178,53 +171,53 @@ class Rank:
                 held.settle(self._station, here=True)
 
     def _regroup(self, record: StepRecord, move: Move) -> None:
-        held = self._held.get(move.request_id)
+        held, regrouper, station = self._held.get(move.request_id), self._regrouper, self._station
         if held is None:  # it failed earlier in this very plan
             return
-        assert self._regrouper is not None, "a gang of one lane has nowhere to move a request"
-        before, here = self._regrouper.moved_bytes, move.target.lane == self._station.lane
-        told = here and self._station.role.tells_denoise
-        self._attempt(record, held.request, Stage.REGROUP, partial(self._carry_out, move, held, here=here), told=told)
-        record.add_moved(self._regrouper.moved_bytes - before)
+        assert regrouper is not None, "a gang of one lane has nowhere to move a request"
+        before, here = regrouper.moved_bytes, move.target.lane == station.lane
 
-    def _carry_out(self, move: Move, held: HeldRequest, *, here: bool) -> None:
-        assert self._regrouper is not None
-        leaving = self._regrouper.carry_out(move, held)
-        held.settle(self._station, here=here)
-        self._regrouper.memories.carry_out(move, held, self._station, leaving)
+        def carry_out() -> None:
+            leaving = regrouper.carry_out(move, held)
+            held.settle(station, here=here)
+            with waiting_for_room(held, record.waiting):
+                regrouper.memories.carry_out(move, held, station, leaving)
+
+        self._attempt(record, held.request, Stage.REGROUP, carry_out, told=here and station.role.tells_denoise)
+        record.add_moved(regrouper.moved_bytes - before)
 
     def _admit(self, admit: Admit) -> None:
-        here = admit.lane == self._station.lane
-        resumes = admit.resume is not None
-        held = HeldRequest(admit.request, self._model, self._station, self._rooms, here=here, resumes=resumes)
+        parts = admit.request, self._model, self._station, self._rooms
+        here, resumes = admit.lane == self._station.lane, admit.resume is not None
+        held = HeldRequest(*parts, here=here, resumes=resumes, seats=admit.seats)
         self._held[admit.request.request_id] = held
         if here and admit.resume is not None:
-            held.restore(admit.resume)
+            restore(held, self._station.role, admit.resume)
 
-    def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep]) -> None:
+    def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep], *, in_step: bool) -> None:
         pipeline = self._station.pipeline
-        if pipeline is not None and len(windows) > 1:
-            self._move_in_line(record, windows, pipeline)
-            return
-        for window in windows:
-            self._on_held(record, window, _stage_of(window), partial(HeldRequest.move, window=window))
+        if len(windows) == 1:
+            self._on_held(record, windows[0], _stage_of(windows[0]), partial(HeldRequest.move, window=windows[0]))
+        elif windows:
+            together = JointStep(self._model, in_step=in_step) if pipeline is None else WindowLine(pipeline)
+            self._move_together(record, windows, together)
 
-    def _move_in_line(self, record: StepRecord, windows: Sequence[WindowStep], pipeline: LayerPipeline) -> None:
-        """Let the forwards of all windows follow each other through the ranks of the lane."""
+    def _move_together(
+        self, record: StepRecord, windows: Sequence[WindowStep], together: WindowLine | JointStep
+    ) -> None:
+        """Let the forwards of all windows follow each other through the ranks of the lane, or be one."""
         started = time.perf_counter()
-        line = WindowLine(pipeline)
         for window in windows:
             held = self._held.get(window.request_id)
             if held is not None:  # else it failed earlier in this very plan
-                self._attempt(record, held.request, Stage.DENOISE, partial(line.add, window, held), told=False)
-        for request, error in line.run(partial(synchronize, self._model.device)):
+                self._attempt(record, held.request, _stage_of(window), partial(together.add, window, held), told=False)
+        for request, error in together.run(partial(synchronize, self._model.device)):
             record.add_failure(request.request_id, error)
             self._forget(request.request_id)
-        share_s = (time.perf_counter() - started) / max(1, len(line.windows))
-        for window, close in line.windows.items():
-            told = self._station.role.tells_denoise
-            held = self._held[window.request_id]
-            self._attempt(record, held.request, Stage.DENOISE, close, told=told, spent_s=share_s)
+        share_s = (time.perf_counter() - started) / max(1, len(together.windows))
+        for window, close in together.windows.items():
+            request, told = self._held[window.request_id].request, self._station.role.tells_denoise
+            self._attempt(record, request, _stage_of(window), close, told=told, spent_s=share_s)
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> None:
         frames = held.decode(step)
@@ -235,12 +228,18 @@ class Rank:
         """Commits and snapshots, on every rank: they may have to put the decoder's state together."""
         role, here = self._station.role, {i: held for i, held in self._held.items() if held.here}
         for request_id in filter(here.__contains__, plan.commits):
-            record.add_commit(request_id, role.choose(here[request_id].save()))
+            record.add_commit(request_id, role.choose(save(here[request_id], role)))
         for step in plan.snapshots:
             if step.request_id in here:
                 held = here[step.request_id]
                 write = partial(add_snapshot, record, held, role, step.kind)
                 self._attempt(record, held.request, Stage.REMEMBER, write, told=False)
+        for fork in plan.forks:
+            if fork.source in self._held:
+                self._attempt(record, fork.request, Stage.REMEMBER, partial(self._split, fork), told=False)
+
+    def _split(self, fork: ForkStep) -> None:
+        self._held[fork.request.request_id] = self._held[fork.source].fork(fork.request, self._station)
 
     def _on_held(
         self,
@@ -251,7 +250,7 @@ class Rank:
     ) -> None:
         held, role = self._held.get(step.request_id), self._station.role
         told = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
-        if held is not None:  # else it failed earlier in this very plan
+        if held is not None and step.request_id not in record.waiting:  # else it failed earlier in this very plan
             self._attempt(record, held.request, stage, partial(action, held), told=told and held.here)
 
     def _attempt(
@@ -263,12 +262,14 @@ class Rank:
         *,
         told: bool,
         spent_s: float = 0.0,
+        waits: bool = True,
     ) -> None:
         started = time.perf_counter() - spent_s
         try:
             forwards = action() or 0
             # A report means done: stage times are honest and an error is blamed on its own request.
-            synchronize(self._model.device)
+            if waits:
+                synchronize(self._model.device)
         except Exception as error:  # noqa: BLE001  the request boundary
             record.add_failure(request.request_id, as_reelray_error(error, request))
         else:
@@ -291,3 +292,10 @@ class Rank:
 
 def _stage_of(window: WindowStep) -> Stage:
     return Stage.REMEMBER if window.is_clean_pass or window.recaches else Stage.DENOISE
+
+
+def _check(plan: StepPlan, generation: int, sequence: int) -> None:
+    if plan.generation != generation:
+        raise EngineError(f"plan of generation {plan.generation} came to a rank of generation {generation}")
+    if plan.sequence != sequence:
+        raise EngineError(f"plan {plan.sequence} came where plan {sequence} was due")

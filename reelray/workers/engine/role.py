@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from reelray.proto.step_plan import DECODE_PART, find_memory
+from reelray.proto.commit_parts import DECODE_PART, find_memory
 
 
 class Handover(Protocol):

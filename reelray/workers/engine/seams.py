@@ -71,6 +71,10 @@ class StepFormer(Protocol):
         """Have the outcome of a step to come bring a snapshot of a request."""
         ...
 
+    def fork(self, request_id: RequestId, other: RequestId) -> None:
+        """Have the outcome of a step to come say what came of a fork of a request."""
+        ...
+
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
         """Give back decode credit."""
         ...

@@ -19,6 +19,8 @@ class StepRecord:
         self._commits: list[Commit] = []
         self._snapshots: list[Commit] = []
         self._moved_bytes = 0
+        self.waiting: set[RequestId] = set()
+        """Requests that find no room; nothing is done for them in this step."""
 
     def add_frames(self, frames: Frames) -> None:
         """Add decoded frames."""
@@ -53,6 +55,7 @@ class StepRecord:
             frames=tuple(self._frames),
             costs=tuple(self._costs),
             failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),
+            waiting=tuple(sorted(self.waiting)),
             commits=tuple(self._commits),
             snapshots=tuple(self._snapshots),
             moved_bytes=self._moved_bytes,

@@ -63,20 +63,24 @@ class StreamMemory:
     first chunk, whichever level remembers it.
 
     Args:
+        memories: Those of the branches, of each level after the other.
         rule: The recipe's.
-        chunk: Latent frames of a chunk.
-        grid: Tokens of a latent frame.
         room: Where they lie.
         branches: How many.
-        first: Latent frames of the first chunk, if that is longer.
-        levels: Noise levels with memories of their own.
-
-    Raises:
-        ResourceError: There is no room for them; none is opened.
     """
 
-    def __init__(
-        self,
+    def __init__(self, memories: Sequence[OpenMemory], *, rule: MemoryRule, room: MemoryRoom, branches: int) -> None:
+        self.is_open, self._is_held = True, False
+        self._rule, self._room = rule, room
+        self._parcel: Parcel | None = None
+        self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
+        self._arrival = Transfer()
+        self._memories, self._branches, self._level = [*memories], branches, 0
+        self.history: list[Committed] = []
+
+    @classmethod
+    def open(
+        cls,
         rule: MemoryRule,
         *,
         chunk: int,
@@ -85,21 +89,33 @@ class StreamMemory:
         branches: int,
         first: int = 0,
         levels: int = 1,
-    ) -> None:
-        self.is_open, self._is_held = True, False
-        self._rule, self._room = rule, room
-        self._parcel: Parcel | None = None
-        self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
-        self._arrival = Transfer()
-        self._memories: list[OpenMemory] = []
-        self._branches, self._level = branches, 0
+        seats: int = 1,
+    ) -> "StreamMemory":
+        """Begin to remember a stream.
+
+        Args:
+            rule: The recipe's.
+            chunk: Latent frames of a chunk.
+            grid: Tokens of a latent frame.
+            room: Where its memories lie.
+            branches: How many.
+            first: Latent frames of the first chunk, if that is longer.
+            levels: Noise levels with memories of their own.
+            seats: How many streams of its kind may share a forward.
+
+        Raises:
+            ResourceError: There is no room for them; none is opened.
+        """
+        opened = cls([], rule=rule, room=room, branches=branches)
         try:
             for number in range(branches * levels):
-                self._memories.append(room.open(rule, chunk=chunk, grid=grid, branch=number, first=first))
+                opened._memories.append(
+                    room.open(rule, chunk=chunk, grid=grid, branch=number, first=first, seats=seats)
+                )
         except Exception:
-            self.close()
+            opened.close()
             raise
-        self.history: list[Committed] = []
+        return opened
 
     @property
     def branches(self) -> Sequence[Branch]:
@@ -115,9 +131,9 @@ class StreamMemory:
         """Whether it lies in host memory."""
         return any(memory.rests for memory in self._memories)
 
-    def positions(self, branch: Branch, first: int, length: int) -> tuple[int, ...]:
-        """Temporal positions of a window's own frames."""
-        return self._of(branch).positions(first, length)
+    def positions(self, branch: Branch, first: int, length: int, *, cuts: bool) -> Sequence[int]:
+        """Temporal positions of a window's own frames; see `OpenMemory.positions`."""
+        return self._of(branch).positions(first, length, cuts=cuts)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
         """What a window attends; to be used before another one is asked for."""
@@ -165,8 +181,7 @@ class StreamMemory:
             evaluate: Runs the forward of a branch and commits it.
         """
         begin = max((number for number, committed in enumerate(history) if committed.frames), default=0)
-        for committed in history[:begin]:
-            self.note(committed)  # what it left was forgotten since
+        self.history += history[:begin]  # what these left was forgotten since
         for committed in history[begin:]:
             if committed.frames:
                 self.begin_anew()
@@ -232,6 +247,26 @@ class StreamMemory:
         self._arrival.wait()
         back, self._back = self._back, []
         return back
+
+    def fork(self) -> "StreamMemory":
+        """A memory that goes its own way from here; see `VideoMemory.fork`."""
+        other = StreamMemory([], rule=self._rule, room=self._room, branches=self._branches)
+        other.history = [*self.history]
+        try:
+            for memory in self._memories:
+                other._memories.append(memory.fork())
+            other._parcel = None if self._parcel is None else self._parcel.copy()
+        except ResourceError:
+            other.close()
+            raise
+        return other
+
+    def show_beside(self) -> list[Tensor]:
+        """What rests beside it, while it goes on resting, or is on its way back."""
+        if self._parcel is not None:
+            return self._room.show(self._parcel)
+        self._arrival.wait()
+        return self._back
 
     def _of(self, branch: Branch) -> OpenMemory:
         return self._memories[self._level * self._branches + branch]
@@ -309,16 +344,14 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     """
     if any(past.level or past.frames for past in history):
         return list(history)  # every level has what others made; what began anew is what counts
-    chunks = [past for past in history if not past.rewinds]
-    end = max((past.first + past.length for past in chunks), default=0)
+    chunks: list[Committed] = []
+    end = 0
+    for past in history:
+        if past.first >= end:  # else its frames are remembered anew; a quick snapshot says of its first chunk too that
+            chunks.append(past)  # all before it was forgotten
+            end = past.first + past.length
     sink = [past for past in chunks if past.first < rule.sink]
     latest = [past for past in chunks if past.first >= rule.sink and past.first + past.length > end - rule.local]
     if latest and latest[0].first > (sink[-1].first + sink[-1].length if sink else 0):
         latest[0] = replace(latest[0], rewinds=True)
     return [*sink, *latest]
-
-
-def place(rule: MemoryRule, positions: Sequence[int], *, cuts: bool) -> Sequence[int]:
-    """Where a window stands: where memory places it, or, where a scene begins, far from all that is remembered."""
-    at = rule.cut_position
-    return positions if at is None or not cuts else range(at, at + len(positions))

@@ -40,7 +40,7 @@ class Texts:
             self._negative = request.negative_prompt
         if since is not None:
             self._encode(self._wanted(since))
-        if request.image is not None:
+        if request.image is not None and self.image is None:
             pixels = torch.frombuffer(bytearray(request.image), dtype=torch.uint8)
             image_HWC = pixels.view(request.height, request.width, 3)
             self.image = [self._model.encode_image(image_HWC, frames=request.frames)]
@@ -50,6 +50,12 @@ class Texts:
         """The context of the negative prompt."""
         assert self._negative is not None, "whoever evaluates that branch has it"
         return self._of(self._negative)
+
+    def fork(self) -> "Texts":
+        """The same for a request that goes on from here."""
+        other = Texts(self._model)
+        other._contexts, other.image = {**self._contexts}, self.image
+        return other
 
     def __getitem__(self, number: int) -> Any:
         """The context of a prompt."""

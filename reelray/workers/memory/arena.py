@@ -75,6 +75,11 @@ class Arena:
         return len(self._free) + sum(len(pages) for _, pages in self._leaving)
 
     @property
+    def shared(self) -> int:
+        """Holders of pages beyond the first one of each."""
+        return sum(count - 1 for count in self._holders if count)
+
+    @property
     def unpromised(self) -> int:
         """Pages that nobody has been promised."""
         return self.pages - self._promised

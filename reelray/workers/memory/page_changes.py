@@ -4,13 +4,16 @@ Shape suffixes: S tokens, N heads, D head width.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from reelray.kernels.norm_rope.api import rotate
 from reelray.workers.memory.pool import PagePool
+
+if TYPE_CHECKING:
+    from reelray.workers.memory.workspace import Workspace
 
 Pages: TypeAlias = Sequence[int]
 """Of one entry."""
@@ -57,6 +60,32 @@ def fold_pages(pool: PagePool, tokens: int, *, old: Pages, new: Pages, kept: flo
     for layer in range(pool.shape.layers):
         pairs = zip(read_old(layer), read_new(layer), strict=True)
         write(layer, *(torch.lerp(new_SND.float(), old_SND.float(), kept) for old_SND, new_SND in pairs))
+
+
+def lay_out_by_layer(
+    pool: PagePool,
+    tokens: int,
+    entries: Sequence[Pages],
+    workspace: "Workspace",
+    stand: tuple[Sequence[Sequence[int] | None], Sequence[int], Turn],
+) -> None:
+    """Copy entries into a workspace, of which some stand in each layer where the frame stands that it keeps there.
+
+    Args:
+        pool: Whose pages.
+        tokens: Of an entry.
+        entries: Pages of each.
+        workspace: Is overwritten.
+        stand: Of each entry the frames of its layers, or None, and then its place; and the angles of places.
+    """
+    reader, (frames, places, turn) = pool.reader(entries, tokens), stand
+    known: dict[tuple[int, ...], Angles] = {}
+    for layer in range(pool.shape.layers):
+        own = tuple(place if of is None else of[layer] for of, place in zip(frames, places, strict=True))
+        if own not in known:
+            known[own] = turn(own)
+        keys_SND, values_SND = reader(layer)
+        workspace.put(layer, 0, rotate(keys_SND[None], *known[own])[0], values_SND)
 
 
 def rate_pages(pool: PagePool, tokens: int, pages: Pages, frames: Sequence[int], by: tuple[Rate, Turn]) -> Tensor:

@@ -31,16 +31,42 @@ class Parcel:
         self._pages = host.take(-(-nbytes // host.page_bytes))
         transfers.begin((there_X, here_X) for here_X, there_X in self._pair(tensors))
 
+    def copy(self) -> "Parcel":
+        """The same once more.
+
+        Raises:
+            ResourceError: There is no host memory for it.
+        """
+        other = Parcel([], self._host, self._transfers)
+        other._kinds, other._pages = self._kinds, self._host.take(len(self._pages))
+        self._transfers.last.finish()
+        for target_X, source_X in zip(self._host.rows(other._pages), self._host.rows(self._pages), strict=True):
+            target_X.copy_(source_X)
+        return other
+
     def unpack(self, device: torch.device) -> tuple[list[Tensor], Transfer]:
         """Begin to bring all of them back, once; the host's copies are given up.
 
         Args:
             device: Where they were.
         """
-        tensors = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self._kinds]
-        arrival = self._transfers.begin(self._pair(tensors))
+        tensors, arrival = self._bring(device)
         self.close()
         return tensors, arrival
+
+    def show(self, device: torch.device) -> list[Tensor]:
+        """Copies of all of them for later work of the device.
+
+        Args:
+            device: Where they were.
+        """
+        tensors, arrival = self._bring(device)
+        arrival.wait()
+        return tensors
+
+    def _bring(self, device: torch.device) -> tuple[list[Tensor], Transfer]:
+        tensors = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self._kinds]
+        return tensors, self._transfers.begin(self._pair(tensors))
 
     def close(self) -> None:
         """Give the host's memory back; may be called twice."""

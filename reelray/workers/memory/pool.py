@@ -29,7 +29,7 @@ class PagePool:
     """
 
     def __init__(self, arena: Arena, shape: KeyShape, storage: Storage = Storage.EXACT) -> None:
-        self.arena, self.shape = arena, shape
+        self.arena, self.shape, self.storage = arena, shape, storage
         self._format = make_format(shape, arena.storage_PX, storage)
 
     @classmethod

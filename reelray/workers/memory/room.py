@@ -54,9 +54,10 @@ class Grid:
 class MemoryRoom:
     """Opens the memories of videos and shows windows what they attend.
 
-    A workspace belongs to videos of one kind: picture size, rule, and branch of guidance. It holds the memory whose
-    window ran last, and another one's is laid out anew; it goes with the last video of its kind that is awake. It lies
-    on pages like everything else, so whoever is admitted has all that he may ever need, and nothing is allocated later.
+    A workspace belongs to videos of one kind: picture size, rule, and branch of guidance. There are as many as windows
+    of the kind share a forward; they hold the memories whose windows ran last, and another one's is laid out anew. They
+    go with the last videos of their kind that are awake. They lie on pages like everything else, so whoever is admitted
+    has all that he may ever need, and nothing is allocated later.
 
     Args:
         shape: What a token leaves here.
@@ -96,7 +97,9 @@ class MemoryRoom:
         """The pages of videos that are kept exactly; all formats have them in common."""
         return self._pools[Storage.EXACT]
 
-    def check(self, rule: MemoryRule, *, chunk: int, grid: Grid, branches: int = 1, first: int = 0) -> None:
+    def check(
+        self, rule: MemoryRule, *, chunk: int, grid: Grid, branches: int = 1, first: int = 0, seats: int = 1
+    ) -> None:
         """Refuse a video whose branches cannot all be opened now.
 
         Args:
@@ -105,13 +108,16 @@ class MemoryRoom:
             grid: Tokens of its latent frames.
             branches: Memories: as many as branches of guidance remember, times the noise levels that do it apart.
             first: Latent frames of its first chunk, if that is longer.
+            seats: How many videos of its kind may share a forward.
 
         Raises:
             ResourceError: There is too little memory for it: at present, or even if it were alone.
         """
-        self._check(Regions(rule=rule, chunk=chunk, first=first), grid.places, range(branches))
+        self._check(Regions(rule=rule, chunk=chunk, first=first), grid.places, range(branches), seats)
 
-    def open(self, rule: MemoryRule, *, chunk: int, grid: Grid, branch: int = 0, first: int = 0) -> "OpenMemory":
+    def open(
+        self, rule: MemoryRule, *, chunk: int, grid: Grid, branch: int = 0, first: int = 0, seats: int = 1
+    ) -> "OpenMemory":
         """Begin to remember a video.
 
         Args:
@@ -120,14 +126,15 @@ class MemoryRoom:
             grid: Tokens of its latent frames.
             branch: Which of the branches of guidance; they run in turn, and each has a workspace.
             first: Latent frames of its first chunk, if that is longer.
+            seats: How many videos of its kind may share a forward.
 
         Raises:
             ResourceError: The arena cannot promise what it may need.
         """
         regions = Regions(rule=rule, chunk=chunk, first=first, layers=self._shape.layers)
-        self._check(regions, grid.places, (branch,))
+        self._check(regions, grid.places, (branch,), seats)
         memory = VideoMemory(regions, self._pools[rule.storage], grid.places)
-        return self._seat(OpenMemory(self, memory, grid, branch))
+        return self._seat(OpenMemory(self, memory, grid, branch, seats))
 
     def turn(self, grid: Grid) -> Turn:
         """Angles of keys on a grid."""
@@ -135,7 +142,7 @@ class MemoryRoom:
 
     def view(self, opened: "OpenMemory", first: int, length: int, *, records: bool) -> View:
         """See `OpenMemory.view`."""
-        memory, desk = opened.memory, self._desks[opened.kind]
+        memory, desk = opened.memory, self._desks.find(opened.kind, opened.memory)
         attended = entries, places = memory.regions.attend(first, length, records=records)
         if not desk.shows(memory, attended):
             desk.owner = None  # until all of it lies there, nobody's does
@@ -146,12 +153,21 @@ class MemoryRoom:
 
     def fork(self, opened: "OpenMemory") -> "OpenMemory":
         """See `OpenMemory.fork`."""
-        return self._seat(OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch))
+        other = OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch, opened.kind.seats)
+        return other if other.rests else self._seat(other)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of pages that several videos hold: so much less is taken than would be if nothing was shared.
+
+        Promises do not count on it: each video has been promised all of its own, for the time when nothing is shared.
+        """
+        return self.arena.shared * self.arena.page_bytes
 
     def park(self, opened: "OpenMemory") -> None:
         """See `OpenMemory.park`."""
         opened.memory.park(self.host)
-        self._desks.leave(opened.kind)
+        self._desks.leave(opened.kind, opened.memory)
 
     def prefetch(self, opened: "OpenMemory") -> None:
         """See `OpenMemory.prefetch`."""
@@ -176,17 +192,21 @@ class MemoryRoom:
         """Begin to bring them back; see `Parcel`."""
         return parcel.unpack(self.arena.storage_PX.device)
 
-    def leave(self, kind: Kind) -> None:
+    def show(self, parcel: Parcel) -> list[Tensor]:
+        """Copies of them on the device, while they rest."""
+        return parcel.show(self.arena.storage_PX.device)
+
+    def leave(self, opened: "OpenMemory") -> None:
         """Free a workspace when nobody is left who uses it."""
-        self._desks.leave(kind)
+        self._desks.leave(opened.kind, opened.memory)
 
     def close(self) -> None:
         """Forget what could be used again; call when every video is closed."""
         self._desks.close()
 
-    def _check(self, regions: Regions, places: int, branches: Sequence[int]) -> None:
+    def _check(self, regions: Regions, places: int, branches: Sequence[int], seats: int) -> None:
         own = self._pools[regions.rule.storage].pages_for(places) * regions.most * len(branches)
-        kinds = [Kind.of(regions, places=places, branch=branch) for branch in branches]
+        kinds = [Kind.of(regions, places=places, branch=branch, seats=seats) for branch in branches]
         self.arena.check(own + sum(map(self._desks.pages_for, kinds)))
 
     def _seat(self, opened: "OpenMemory") -> "OpenMemory":
@@ -228,23 +248,26 @@ class OpenMemory:
         memory: What is remembered.
         grid: Tokens of a latent frame.
         branch: Of guidance.
+        seats: How many videos of its kind may share a forward.
     """
 
-    def __init__(self, room: MemoryRoom, memory: VideoMemory, grid: Grid, branch: int) -> None:
+    def __init__(self, room: MemoryRoom, memory: VideoMemory, grid: Grid, branch: int, seats: int) -> None:
         self.memory, self.grid, self.branch = memory, grid, branch
-        self.kind = Kind.of(memory.regions, places=grid.places, branch=branch)
+        self.kind = Kind.of(memory.regions, places=grid.places, branch=branch, seats=seats)
         self.staging: Staging | None = None
         self._room = room
-        self._sits = True  # at a workspace; it rests, or is closed, when it does not
+        self._sits = not memory.is_parked  # at a workspace; it rests, or is closed, when it does not
 
     @property
     def rests(self) -> bool:
         """Whether it lies in host memory."""
         return self.memory.is_parked
 
-    def positions(self, first: int, length: int) -> tuple[int, ...]:
-        """Temporal positions of a window's own frames."""
-        return self.memory.regions.positions(first, length)[1]
+    def positions(self, first: int, length: int, *, cuts: bool = False) -> Sequence[int]:
+        """Temporal positions of a window's own frames: where memory places them; far from it where a scene begins."""
+        regions = self.memory.regions
+        at = regions.rule.cut_position
+        return range(at, at + length) if at is not None and cuts else regions.positions(first, length)[1]
 
     def settle(self, text: Callable[[], Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
         """Do what is due before the next window; what it attends may be others afterwards.
@@ -330,4 +353,4 @@ class OpenMemory:
         self.staging = None
         if self._sits:
             self._sits = False
-            self._room.leave(self.kind)
+            self._room.leave(self)

@@ -29,6 +29,11 @@ class Transfer:
         """Whether they are."""
         return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]
 
+    def finish(self) -> None:
+        """Wait until they are done."""
+        if self.event is not None:
+            self.event.synchronize()
+
     def wait(self) -> None:
         """Let later work of the current stream find what was copied."""
         if self.event is not None:

@@ -4,18 +4,17 @@ Shape suffixes: S tokens, N heads, D head width, P rotated pairs of a head.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from reelray.kernels.norm_rope.api import rotate
 from reelray.proto.memory_rule import Placement
 from reelray.workers.memory.contents import Contents
 from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Pick, Share
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.memory_state import read_pages, read_regions, write_pages, write_regions
-from reelray.workers.memory.page_changes import Angles, Rate, Turn, fold_pages, pick_pages, rate_pages
+from reelray.workers.memory.page_changes import Rate, Turn, fold_pages, lay_out_by_layer, pick_pages, rate_pages
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Regions
@@ -30,20 +29,22 @@ class VideoMemory:
         regions: What is remembered.
         pool: Where.
         places: Tokens of a latent frame.
+        parked: What it remembers, where it begins in host memory; nothing is promised to it there.
 
     Raises:
         ResourceError: The pool cannot promise so many pages.
     """
 
-    def __init__(self, regions: Regions, pool: PagePool, places: int) -> None:
+    def __init__(self, regions: Regions, pool: PagePool, places: int, parked: Parked[Entry] | None = None) -> None:
         self.regions = regions
         self.version = 0
         self._pool = pool
         self._places = places
         self._held: dict[Entry, tuple[int, ...]] = {}
-        self._parked: Parked[Entry] | None = None
+        self._parked = parked
         self._arrival = Transfer()
-        self.most_pages = self._promised = pool.pages_for(places) * regions.most
+        self.most_pages = pool.pages_for(places) * regions.most
+        self._promised = self.most_pages if parked is None else 0
         pool.promise(self._promised)
 
     @property
@@ -112,7 +113,9 @@ class VideoMemory:
             frames = [self._held[entry] for entry in entries]
             self._pool.lay_out(frames, self._places, workspace.tokens(count), turn(places))
         else:
-            self._lay_out_by_layer(workspace, entries, places, turn)
+            banks = [entry.frames if isinstance(entry, Banked) else None for entry in entries]
+            held = [self._held[entry] for entry in entries]
+            lay_out_by_layer(self._pool, self._places, held, workspace, (banks, places, turn))
         return count
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
@@ -138,21 +141,24 @@ class VideoMemory:
         """See `Regions.flush`."""
         self._change(self.regions.flush(keep))
 
-    def fork(self) -> Self:
-        """A memory that goes its own way from here; pages are shared as long as both hold them.
+    def fork(self) -> "VideoMemory":
+        """A memory that goes its own way from here; of one that rests a copy in host memory, which rests too.
+
+        Pages are shared as long as both hold them, for nobody writes to a page once it is filled. What is promised is
+        all that the other one may need when nothing is shared any more.
 
         Raises:
-            ResourceError: The pool cannot promise so many pages.
+            ResourceError: The pool cannot promise so many pages, or there is no host memory.
         """
-        other = type(self)(self.regions.copy(), self._pool, self._places)
-        other.share(self._held)
-        return other
-
-    def share(self, held: Mapping[Entry, tuple[int, ...]]) -> None:
-        """Hold entries of another memory too."""
-        for entry, pages in held.items():
+        regions = self.regions.copy()
+        if self._parked is not None:
+            return VideoMemory(regions, self._pool, self._places, self._parked.copy())
+        self._arrival.wait()
+        other = VideoMemory(regions, self._pool, self._places)
+        for entry, pages in self._held.items():
             self._pool.hold(pages)
-            self._held[entry] = pages
+            other._held[entry] = pages
+        return other
 
     def park(self, host: HostPages) -> None:
         """Bring everything to host memory and give back pages and promise; `wake` comes before anything else.
@@ -183,8 +189,10 @@ class VideoMemory:
         self._arrival = Transfer()
 
     def write(self) -> dict[str, Any]:
-        """All of it as plain values and tensors on the CPU; see `read` and `write_pages`."""
-        return {"regions": write_regions(self.regions), **write_pages(self._pool, self._held, self._places)}
+        """All of it as plain values and tensors on the CPU, also while it rests; see `read` and `write_pages`."""
+        self._arrival.wait()
+        pool, held = (self._pool, self._held) if self._parked is None else self._parked.show(self._pool)
+        return {"regions": write_regions(self.regions), **write_pages(pool, held, self._places)}
 
     def read(self, state: Mapping[str, Any]) -> None:
         """Take in what `write` wrote, into a memory that is empty.
@@ -222,21 +230,6 @@ class VideoMemory:
         for change in changes:
             self._carry_out(change)
         self.version += 1
-
-    def _lay_out_by_layer(
-        self, workspace: Workspace, entries: Sequence[Entry], places: Sequence[int], turn: Turn
-    ) -> None:
-        reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
-        known: dict[tuple[int, ...], Angles] = {}
-        for layer in range(self._pool.shape.layers):
-            own = tuple(
-                entry.frames[layer] if isinstance(entry, Banked) else place
-                for entry, place in zip(entries, places, strict=True)
-            )
-            if own not in known:
-                known[own] = turn(own)
-            keys_SND, values_SND = reader(layer)
-            workspace.put(layer, 0, rotate(keys_SND[None], *known[own])[0], values_SND)
 
     def _write(self, staging: Staging, indices: Sequence[int]) -> None:
         count = self._pool.pages_for(self._places)

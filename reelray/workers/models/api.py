@@ -15,6 +15,7 @@ from reelray.workers.memory.page_changes import Angles
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.room import Grid
 from reelray.workers.models.attention_op import View
+from reelray.workers.models.joint_rows import Row
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding
 from reelray.workers.models.stages import Stages
 from reelray.workers.residency.shared_blocks import Gather
@@ -27,6 +28,7 @@ class VideoModel(Protocol):
 
     Attributes:
         page_bytes: What streams may take of the device's memory; None lets the engine find out.
+        host_bytes: What streams that rest may take of the host's memory; None means half of what is free.
     """
 
     facts: ModelFacts
@@ -35,6 +37,7 @@ class VideoModel(Protocol):
     digest: str
     residency: Residency
     page_bytes: int | None
+    host_bytes: int | None
 
     def encode_text(self, prompts: Sequence[str]) -> list[Any]:
         """Encode prompts into one text context each, cached by content."""
@@ -74,6 +77,19 @@ class VideoModel(Protocol):
 
         Returns:
             The raw prediction, float32, shape of `latents_BCTHW`.
+        """
+        ...
+
+    def denoise_rows(self, rows: Sequence[Row], *, in_step: bool = False) -> list[Tensor]:
+        """Evaluate windows of several requests together; each attends its own text, image and memory.
+
+        Args:
+            rows: Windows of one size.
+            in_step: Evaluate row by row, so that each gets the bits that `denoise` gives it alone; else products see
+                all rows at once, whose last bits may depend on how many there are.
+
+        Returns:
+            The raw prediction of each, float32, shape of its latents.
         """
         ...
 

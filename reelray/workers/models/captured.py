@@ -175,7 +175,8 @@ class CapturedModel:
 
     def evaluate(self, forward: Forward) -> Tensor:
         """See `Stages`."""
-        if forward.stream.shape[1] > self._tokens or torch.is_grad_enabled():
+        rows, tokens, _ = forward.stream.shape
+        if rows * tokens > self._tokens or torch.is_grad_enabled():
             return self._whole.evaluate(forward)
         shelf, kind = self._shelves[forward.shard.peers], _Kind.of(forward)
         if kind not in shelf:

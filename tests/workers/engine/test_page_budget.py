@@ -151,6 +151,26 @@ def test_every_noise_level_with_a_memory_of_its_own_is_counted(model):
     assert rooms._budgets[station].streams == least // (4 * own + 2 * MB)
 
 
+@pytest.mark.parametrize(("guidance", "rows"), [(1.0, 3), (3.0, 6)])
+def test_streams_that_share_forwards_are_measured_together_and_each_has_a_workspace(model, guidance, rows):
+    rooms, gauge = make_rooms(model)
+    station, request = Station(), request_of(guidance=guidance)
+    held = [rooms.open(replace(request, request_id=name), station, seats=3) for name in "ab"]
+    assert gauge.measured == [(replace(SMALL, rows=rows), True)]
+    (room,) = rooms._rooms.values()
+    own, shared = find_need(model.key_shape(model.heads), RULE, chunk=2, grid=Grid(rows=2, columns=3))
+    branches, pages = rows // 3, room.arena.pages - room.arena.unpromised
+    assert pages * room.arena.page_bytes == 2 * branches * (own + shared)
+    held += [rooms.open(replace(request, request_id=name), station, seats=3) for name in "cd"]
+    pages = room.arena.pages - room.arena.unpromised
+    assert pages * room.arena.page_bytes == branches * (4 * own + 3 * shared)
+    assert rooms._budgets[station].streams == (int(0.97 * 100 * MB) - 10 * MB - 3 * branches * shared) // (
+        branches * own + 2 * MB
+    )
+    with pytest.raises(ResourceError, match="are here"):
+        rooms.open(replace(request, request_id="e"), station, seats=4)
+
+
 def test_the_first_stream_of_a_class_is_measured_and_pages_are_made_for_it(model):
     rooms, gauge = make_rooms(model)
     station = Station()
@@ -190,6 +210,20 @@ def test_a_stream_that_rests_leaves_its_decoder_to_others_and_asks_for_it_again(
     assert not first.rests
 
 
+def test_a_stream_beside_a_whole_clip_is_refused_until_the_clip_is_over(model):
+    """Nobody has measured what the clip takes."""
+    rooms, gauge = make_rooms(model)
+    station, clip = Station(), make_request("clip", width=48, height=32)
+    assert rooms.open(clip, station) is None
+    with pytest.raises(ResourceError, match=r"a whole clip is being made.* REELRAY_MEMORY_GB"):
+        rooms.open(request_of("a"), station)
+    assert not gauge.measured
+    rooms.forget(clip.request_id)
+    streams = [rooms.open(request_of("a"), station)]
+    assert rooms.open(clip, station) is None
+    streams.append(rooms.open(request_of("b"), station))  # of a class that is here: nothing is divided anew
+
+
 def test_a_larger_class_waits_until_nobody_is_left_and_then_memory_is_divided_anew(model):
     rooms, gauge = make_rooms(model)
     station = Station()
@@ -226,6 +260,7 @@ def test_a_whole_clip_gets_the_memory_that_the_last_stream_has_left(model):
     assert gauge.free() == taken
     assert rooms.open(clip, station) is None
     assert gauge.free() == 100 * MB
+    rooms.forget(clip.request_id)
     rooms.open(request_of("c"), station).close()
     assert len(gauge.measured) == 2
 
@@ -315,6 +350,11 @@ class Heavy:
         self.calls.append(("denoise", tuple(latents.shape)))
         return self._model.denoise(latents, *inputs, **options)
 
+    def denoise_rows(self, rows, **options):
+        self._meter.take(80 * len(rows))
+        self.calls.append(("rows", len(rows), tuple(rows[0].latents_1CTHW.shape)))
+        return self._model.denoise_rows(rows, **options)
+
     def decode(self, latents, state):
         self._meter.take(40 + state.latent_frames, 5 if not state.latent_frames else 2)
         self.calls.append(("decode", tuple(latents.shape)))
@@ -332,6 +372,15 @@ def test_a_dry_run_finds_the_peak_and_what_a_decoder_keeps(model, decodes):
     assert heavy.calls == [window, window, *([piece, piece] if decodes else [])]
     assert len(told) == len(heavy.calls)
     assert meter.settled
+
+
+def test_a_dry_run_of_windows_that_share_forwards_runs_as_many(model):
+    heavy = Heavy(model, Meter())
+    found = DryRun(heavy, heavy._meter).measure(
+        ShapeClass(width=48, height=32, window=3, piece=2, rows=4), decodes=False
+    )
+    assert found.peak_bytes == 320
+    assert heavy.calls[2:] == [("rows", 4, (1, 16, 3, 4, 6))] * 2
 
 
 def test_a_decode_may_be_the_peak(model):

@@ -11,6 +11,7 @@ from reelray.proto.recipe import Solver
 from reelray.proto.step_plan import StepPlan, WindowStep
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.commits import restore, save
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
@@ -82,7 +83,7 @@ def test_a_chunk_that_goes_on_from_a_commit_has_branches_of_its_own_too():
     held = HeldRequest(request, FakeModel(), station, MemoryRooms(FakeModel()))
     held.move(steps[0])
     resumed = HeldRequest(request, FakeModel(), station, MemoryRooms(FakeModel()))
-    resumed.restore(held.save())
+    restore(resumed, station.role, save(held, station.role))
     resumed.move(steps[1])
     assert (station.branches.steps, [chunk.steps for chunk in station.branches.begun]) == (0, [1, 1])
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reelray.proto.commit_parts import DECODE_PART, find_history, find_memory
 from reelray.proto.errors import InputError
 from reelray.proto.request import RequestId
 from reelray.proto.session import Extend, Pause, Resume, Say
 from reelray.proto.snapshot import SnapshotKind
-from reelray.proto.step_plan import DECODE_PART, find_history, find_memory
 from reelray.proto.storage import Storage
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.packing import unpack
@@ -113,6 +113,21 @@ def test_a_quick_snapshot_is_bounded_and_goes_on_like_the_stream(model):
     stranger = torch.tensor(list(run_whole(model, replace(request, seed=99))[-len(wanted) :])).float()
     assert 0 < gap.mean() < 0.5 * (stranger - torch.tensor(list(wanted)).float()).abs().mean()
     assert not put_down_early(model, request).is_lossy
+
+
+def test_a_quick_snapshot_of_a_quickly_resumed_stream_has_the_same_chunks(model):
+    request = live_request("keep", latent_frames=16)
+    drive = Drive(model)
+    drive.submit(request)
+    drive.run(begins(5))
+    first = put_down(drive, SnapshotKind.QUICK)
+    again = Drive(model)
+    again.submit(first.request, snapshot=first)
+    again.run(lambda plan: bool(plan.admits))
+    second = put_down(again, SnapshotKind.QUICK)
+    chunks = [unpack(data)["first"] for data in find_history(first.parts).values()]
+    assert chunks == [0, 6, 8]
+    assert [unpack(data)["first"] for data in find_history(second.parts).values()] == chunks
 
 
 def put_down_early(model, request):
@@ -252,7 +267,7 @@ def test_a_stream_that_rests_is_put_down_too(model):
     drive = Drive(model)
     drive.submit(request)
     drive.run(begins(3))
-    drive.rank._held["a"].forwards.park()
+    drive.rank._held["a"].park()
     drive.core.tell("a", Pause())
     snapshot = put_down(drive, SnapshotKind.EXACT)
     assert take_up(model, snapshot) == run_whole(model, request)[bytes_of(snapshot.frame) :]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reelray.proto.errors import ResourceError
-from reelray.proto.memory_rule import MemoryRule
+from reelray.proto.memory_rule import MemoryRule, Placement, Sink
 from reelray.proto.storage import Storage
 from reelray.workers.engine.stream_memory import StreamMemory
 from reelray.workers.memory.host_pages import HostPages
@@ -71,11 +71,13 @@ class Watched:
         assert torch.equal(keys, -values)
         frames = torch.unflatten(keys[0], 0, (-1, GRID.places)).flatten(1)
         assert (frames == frames[:, :1]).all()
-        return view, [round(float(frame[0])) for frame in frames]
+        return view, [float(frame[0]) for frame in frames]
 
     def check(self):
         view, shown = self.shown()
-        assert shown == [mark for _, mark in self.sink + self.local]
+        wanted = [mark for _, mark in self.sink + self.local]
+        assert len(shown) == len(wanted)
+        assert all(abs(one - other) <= 1e-5 * other for one, other in zip(shown, wanted, strict=True))
         return view
 
     def commit(self, first_mark):
@@ -83,7 +85,12 @@ class Watched:
         for number in range(CHUNK):
             frame = (self.committed + number, first_mark + number)
             (self.sink if len(self.sink) < self.rule.sink else self.local).append(frame)
-        self.local = self.local[max(0, len(self.local) - (self.rule.local - CHUNK)) :]
+        over = max(0, len(self.local) - (self.rule.local - CHUNK))
+        leaving, self.local = self.local[:over], self.local[over:]
+        if self.rule.sink_kind is Sink.MOVING:
+            for number, (_, mark) in enumerate(leaving):  # index -1: a mean is no frame any more
+                place, kept = number % len(self.sink), self.rule.sink_kept
+                self.sink[place] = (-1, kept * self.sink[place][1] + (1 - kept) * mark)
         marks = torch.tensor([first_mark + number for number in range(CHUNK) for _ in range(GRID.places)])
         keys = marks[None, :, None, None].expand(1, -1, 2, 4).float().to(self.room.arena.storage_PX.device)
         for layer in range(SHAPE.layers):
@@ -103,7 +110,7 @@ class Watched:
     def fork(self):
         return Watched(
             room=self.room, rule=self.rule, memory=self.memory.fork(), sink=[*self.sink], local=[*self.local],
-            committed=self.committed,
+            committed=self.committed, rests=self.rests,
         )  # fmt: skip
 
     def park(self):
@@ -235,7 +242,12 @@ def test_eight_sessions_share_pages_for_three(storage):
     assert_empty(room)
 
 
-RULES = (RULE, MemoryRule(local=4, sink=3), MemoryRule(local=6, sink=1))
+RULES = (
+    RULE,
+    MemoryRule(local=4, sink=3),
+    MemoryRule(local=6, sink=1),
+    MemoryRule(local=4, sink=2, sink_kind=Sink.MOVING, sink_kept=0.75, placement=Placement.RELATIVE),
+)
 
 
 class Crowd:
@@ -255,7 +267,14 @@ class Crowd:
         self.pick(rests=False).commit(self.marks)
 
     def fork(self):
-        self.videos.append(self.pick(rests=False).fork())
+        """Costs no page, and is promised all that it may need; of a video that rests it is a copy beside it."""
+        video, arena = self.rng.choice(self.videos), self.room.arena
+        free, unpromised, shared = arena.free, arena.unpromised, self.room.shared_bytes
+        self.videos.append(video.fork())
+        memory = video.memory.memory
+        assert arena.free == free
+        assert arena.unpromised == unpromised - (0 if memory.is_parked else memory.most_pages)
+        assert self.room.shared_bytes == shared + (0 if memory.is_parked else memory.held_bytes)
 
     def flush(self):
         self.pick(rests=False).flush(self.rng.randint(0, 2))
@@ -356,7 +375,7 @@ def test_tensors_rest_byte_by_byte(page_bytes):
 
 def test_what_rests_beside_a_stream_comes_back_with_it():
     room = make_room(pages=100)
-    stream = StreamMemory(RULE, chunk=CHUNK, grid=GRID, room=room, branches=2)
+    stream = StreamMemory.open(RULE, chunk=CHUNK, grid=GRID, room=room, branches=2)
     beside = [torch.arange(40), torch.randn(3, 3)]
     wanted = [tensor.clone() for tensor in beside]
     stream.park(beside)

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from reelray.kernels.attention.api import attend
 from reelray.kernels.modulate.reference import Modulation
 from reelray.kernels.norm_rope.reference import norm_heads
 from reelray.workers.models.attention_op import AttentionOp
@@ -20,7 +19,7 @@ from reelray.workers.models.wan.block_ops import TORCH_OPS, BlockOps
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.embeddings import FeedForward
 from reelray.workers.models.wan.rope import Rotation
-from reelray.workers.models.wan.text_context import CrossContext
+from reelray.workers.models.wan.text_context import Context
 
 Heads: TypeAlias = tuple[Tensor, Tensor, Tensor]
 Due: TypeAlias = tuple[Tensor, Tensor]
@@ -42,8 +41,8 @@ class BlockInputs:
 
     modulation: Tensor
     rotation: Rotation
-    text: CrossContext
-    image: CrossContext | None
+    text: Context
+    image: Context | None
     attention: AttentionOp
 
 
@@ -105,11 +104,11 @@ class CrossAttention(nn.Module):
         keys_BKND = norm_heads(self.add_k_proj(image_BKC), self.norm_added_k.weight, self.heads, eps=self.eps)
         return keys_BKND, self.add_v_proj(image_BKC).unflatten(-1, (self.heads, -1))
 
-    def attend(self, q_BSND: Tensor, text: CrossContext, image: CrossContext | None, layer: int) -> Tensor:
+    def attend(self, q_BSND: Tensor, text: Context, image: Context | None, layer: int) -> Tensor:
         """Attend text and image apart and add; returns [B, S, N, D]."""
-        mixed_BSND = attend(q_BSND, *text.of_layer(layer), bias_BK=text.bias)
+        mixed_BSND = text.attend(q_BSND, layer)
         if image is not None:
-            mixed_BSND = mixed_BSND + attend(q_BSND, *image.of_layer(layer), bias_BK=image.bias)
+            mixed_BSND = mixed_BSND + image.attend(q_BSND, layer)
         return mixed_BSND
 
 

@@ -19,16 +19,19 @@ from reelray.workers.models.absent import is_here
 from reelray.workers.models.attention_op import View
 from reelray.workers.models.captured import choose_stages
 from reelray.workers.models.free_memory import free_bytes
+from reelray.workers.models.joint_rows import Row
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding, WholeWindow
-from reelray.workers.models.stages import Stages, WholeModel
+from reelray.workers.models.stages import Forward, Stages, WholeModel
 from reelray.workers.models.wan.clip import ClipVision
 from reelray.workers.models.wan.image import build_condition, embed_image
+from reelray.workers.models.wan.joint_forward import ForwardsInStep, stack_forwards
 from reelray.workers.models.wan.rope import Positions
 from reelray.workers.models.wan.text import TextEncoder
 from reelray.workers.models.wan.text_context import CrossContext, mean_of_slots, pad_context, stack_contexts
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
 from reelray.workers.models.wan.vae.state import DecodeState, Tiling
+from reelray.workers.models.wan.window_forward import WanForward
 from reelray.workers.residency.shared_blocks import Gather, drop_gather, use_gather
 
 ALIKE_KEYS = 32
@@ -90,6 +93,7 @@ class WanModel:
         self.facts = facts
         self.residency = residency or Residency()
         self.page_bytes: int | None = None
+        self.host_bytes: int | None = None
         self.parts = parts
         self.digest = digest
         self.device, self.dtype = at or (parts.transformer.device, parts.transformer.dtype)
@@ -180,6 +184,41 @@ class WanModel:
         Raises:
             UnsupportedError: An image is missing or not wanted.
         """
+        forward = self._open(latents_BCTHW, timestep_BT, text, positions_BT, image, view)
+        return self._stages.evaluate(forward).float()
+
+    @torch.no_grad()
+    def denoise_rows(self, rows: Sequence[Row], *, in_step: bool = False) -> list[Tensor]:
+        """See `VideoModel.denoise_rows`.
+
+        Raises:
+            UnsupportedError: An image is missing or not wanted.
+        """
+        forwards = [
+            self._open(
+                row.latents_1CTHW,
+                torch.tensor([row.timesteps], dtype=torch.float32, device=self.device),
+                [row.text],
+                torch.tensor([row.positions], device=self.device),
+                None if row.image is None else [row.image],
+                row.view,
+            )
+            for row in rows
+        ]
+        if len(forwards) == 1:
+            return [self._stages.evaluate(forwards[0]).float()]
+        joint: Forward = ForwardsInStep(rows=tuple(forwards)) if in_step else stack_forwards(forwards)
+        return list(torch.split(self._stages.evaluate(joint).float(), 1))
+
+    def _open(  # noqa: PLR0917  (all six are what is evaluated)
+        self,
+        latents_BCTHW: Tensor,
+        timestep_BT: Tensor,
+        text: Sequence[CrossContext],
+        positions_BT: Tensor,
+        image: Sequence[ImageCondition] | None,
+        view: View | None,
+    ) -> WanForward:
         if (image is None) != (self.parts.clip is None):
             wanted = "takes no image" if image else "needs a first frame"
             raise UnsupportedError(f"this {self.facts.task} checkpoint {wanted}")
@@ -189,7 +228,7 @@ class WanModel:
             latents_BCTHW = _add_conditions(latents_BCTHW, image, positions_BT)
         *_, frames, height, width = latents_BCTHW.shape
         _, ph, pw = self.facts.patch
-        forward = self.parts.transformer.open_forward(
+        return self.parts.transformer.open_forward(
             latents_BCTHW,
             timestep_BT,
             stack_contexts(text),
@@ -197,7 +236,6 @@ class WanModel:
             image=context,
             shard=self._sharding.shard(frames, (height // ph) * (width // pw), view),
         )
-        return self._stages.evaluate(forward).float()
 
     @property
     def heads(self) -> int:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reelray.kernels.attention.api import attend
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CrossContext:
@@ -48,6 +50,10 @@ class CrossContext:
         """Keys and values of a layer of the model."""
         return self.keys[layer - self.first_layer], self.values[layer - self.first_layer]
 
+    def attend(self, q_BSND: Tensor, layer: int) -> Tensor:
+        """Mix the values of a layer of the model by queries; returns [B, S, N, D]."""
+        return attend(q_BSND, *self.of_layer(layer), bias_BK=self.bias)
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Keys, values and, if there is one, the bias."""
@@ -65,6 +71,37 @@ class CrossContext:
         return sum(part.nbytes for part in (*self.keys, *self.values))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextRows:
+    """Contexts of a batch in which each row attends its own, as long as it is: nothing is copied, nothing padded.
+
+    Args:
+        contexts: One of each row, of one row each.
+    """
+
+    contexts: tuple[CrossContext, ...]
+
+    def attend(self, q_BSND: Tensor, layer: int) -> Tensor:
+        """See `CrossContext`."""
+        rows = zip(self.contexts, torch.split(q_BSND, 1), strict=True)
+        return torch.cat([context.attend(q_1SND, layer) for context, q_1SND in rows])
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those of all rows, in order."""
+        return tuple(tensor for context in self.contexts for tensor in context.tensors)
+
+    def holding(self, tensors: Sequence[Tensor]) -> "ContextRows":
+        """See `CrossContext`."""
+        contexts = []
+        for context in self.contexts:
+            count = len(context.tensors)
+            contexts.append(context.holding(tensors[:count]))
+            tensors = tensors[count:]
+        return ContextRows(contexts=tuple(contexts))
+
+
+Context: TypeAlias = CrossContext | ContextRows
 TextContext: TypeAlias = CrossContext
 ImageContext: TypeAlias = CrossContext
 

@@ -18,7 +18,7 @@ from reelray.workers.models.stages import TokenFacts
 from reelray.workers.models.wan.block import BlockInputs
 from reelray.workers.models.wan.embeddings import cut_patches, join_patches
 from reelray.workers.models.wan.rope import Positions, Rotation
-from reelray.workers.models.wan.text_context import CrossContext
+from reelray.workers.models.wan.text_context import Context
 
 if TYPE_CHECKING:
     from reelray.workers.models.wan.transformer import WanTransformer
@@ -57,8 +57,8 @@ class WanForward:
     latents_BCTHW: Tensor
     timestep_BG: Tensor
     positions: Positions
-    text: CrossContext
-    image: CrossContext | None
+    text: Context
+    image: Context | None
     attention: AttentionOp
     shard: TokenShard
     take: Callable[[Tensor], Tensor] | None = None
@@ -130,10 +130,15 @@ class WanForward:
         Raises:
             ValueError: A layer was not kept.
         """
-        inputs, due = self._prepare().inputs, None
+        inputs, due = self.inputs, None
         for layer in layers:
             x_BSC, due = self.transformer.block(layer)(x_BSC, inputs, layer, due)
         return x_BSC if due is None else self.transformer.ops.add_gated(x_BSC, *due)
+
+    @property
+    def inputs(self) -> BlockInputs:
+        """What its blocks read besides tokens."""
+        return self._prepare().inputs
 
     def predict(self, x_BSC: Tensor) -> Tensor:
         """See `Forward`; of a whole window all who share its tokens must call this."""

@@ -1,0 +1,159 @@
+"""Streams that go two ways: what both remember lies in memory once, and neither notices the other."""
+
+import pytest
+
+from reelray.proto.errors import InputError, ResourceError
+from reelray.proto.request import RequestId
+from reelray.proto.session import Fork, Pause, Resume, Say
+from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.leader import Leader
+from reelray.workers.engine.rank import Rank
+from reelray.workers.models.registry import open_checkpoint
+from tests.support.live_cases import RULES, Drive, begins, live_request, rolling_request, run_whole, said
+from tests.support.pages_left import assert_nothing_stays
+from tests.workers.engine.test_paused_streams import leave_room
+from tests.workers.engine.test_snapshots import bytes_of
+
+
+@pytest.fixture
+def model(tiny_t2v):
+    return open_checkpoint(tiny_t2v, device="cpu")
+
+
+def fork(drive, source="a", name="b"):
+    drive.core.fork(RequestId(source), RequestId(name))
+    while not drive.forks:
+        drive.step()
+    return drive.forks.pop()
+
+
+def room_of(drive):
+    (room,) = drive.rank._rooms._rooms.values()
+    return room
+
+
+@pytest.mark.parametrize("rule", [*RULES, "rolling"])
+def test_both_ways_are_those_of_streams_that_never_met(model, rule):
+    """What is folded, banked or remembered anew by one of them is not by the other."""
+    guidance = 3.0 if rule == "flush" else 1.0
+    request = rolling_request() if rule == "rolling" else live_request(rule, latent_frames=10, guidance=guidance)
+    whole = run_whole(model, request)
+    for moment in (8,) if rule == "bank" else (5,):
+        drive = Drive(model)
+        drive.submit(request)
+        for _ in range(moment):
+            drive.step()
+        forked = fork(drive)
+        begun = max(slot.chunk + 1 for window in drive.windows for slot in window.chunks)
+        assert (forked.source, forked.error) == ("a", None)
+        assert drive.core.tell("b", Say(prompt="a blue star spins")).frame == 8 * begun - 3
+        for _ in range(2):
+            drive.step()
+        if rule in {"recache", "flush", "rolling"}:
+            drive.lose()
+        drive.run()
+        assert not drive.failures
+        assert drive.videos["a"] == whole
+        other = run_whole(model, said(request, (2 * begun, "a blue star spins")))
+        assert drive.videos["b"] == other[bytes_of(forked.frame) :]
+        drive.step()
+        assert_nothing_stays(drive.rank)
+
+
+def test_a_fork_costs_no_page_until_it_goes_its_own_way(model):
+    request = live_request("keep", guidance=3.0)
+    drive = Drive(model)
+    drive.submit(request)
+    drive.run(begins(4))
+    room, memories = room_of(drive), drive.rank._held["a"].forwards.memory._memories
+    unpromised = room.arena.unpromised
+    fork(drive)
+    drive.core.tell("a", Pause())
+    drive.core.tell("b", Pause())
+    held = sum(memory.memory.held_bytes for memory in memories)
+    assert room.shared_bytes == held > 0
+    both = drive.rank._held["a"], drive.rank._held["b"]
+    pages = [[memory.memory._held for memory in one.forwards.memory._memories] for one in both]
+    assert pages[0] == pages[1]
+    assert unpromised - room.arena.unpromised == sum(memory.memory.most_pages for memory in memories)
+
+
+def test_a_fork_without_room_is_refused_at_the_call_and_the_stream_goes_on(model):
+    request = live_request("recache", latent_frames=8)
+    whole = run_whole(model, request)
+    leave_room(model, request)
+    rank = Rank(model)
+    drive = Drive(model)
+    with Leader(drive.core, rank, rank.describe()) as leader:
+        events = leader.submit(request)
+        next(event for event in events if hasattr(event, "data"))
+        with pytest.raises(ResourceError, match="not promised"):
+            leader.fork(RequestId("a"), Fork(request_id=RequestId("b")))
+        with pytest.raises(InputError, match="request b is not here"):
+            leader.tell(RequestId("b"), Pause())
+        found = b"".join(event.data for event in events if hasattr(event, "data"))
+    assert found == whole[bytes_of(5) :]
+    assert "b" not in rank._held
+
+
+def test_an_engine_that_takes_on_no_more_says_so(model):
+    drive = Drive(model, EngineLimits(requests=1))
+    drive.submit(live_request("keep"))
+    drive.run(begins(2))
+    with pytest.raises(ResourceError, match="1 streams, as many as it takes on; stop or pause one first"):
+        drive.core.fork(RequestId("a"), RequestId("b"))
+    drive.core.tell("a", Pause())
+    drive.core.fork(RequestId("a"), RequestId("b"))
+    with pytest.raises(InputError, match="wait for it"):
+        drive.core.fork(RequestId("a"), RequestId("c"))
+
+
+def test_the_fork_of_a_paused_stream_rests_beside_it(model):
+    request = live_request("bank", latent_frames=8)
+    whole = run_whole(model, request)
+    leave_room(model, request)
+    drive = Drive(model)
+    drive.submit(request)
+    for _ in range(8):
+        drive.step()
+    drive.core.tell("a", Pause())
+    drive.run()
+    forked = fork(drive)
+    assert room_of(drive).arena.unpromised == room_of(drive).arena.pages
+    drive.core.tell("b", Resume())
+    drive.run()
+    assert drive.finished == ["b"]
+    drive.core.tell("a", Resume())
+    drive.run()
+    assert drive.videos == {"a": whole, "b": whole[bytes_of(forked.frame) :]}
+    drive.step()
+    assert_nothing_stays(drive.rank)
+
+
+def test_a_prompt_that_comes_too_late_for_a_fork_leaves_none(model):
+    drive = Drive(model)
+    rank = Rank(model)
+    with Leader(drive.core, rank, rank.describe()) as leader:
+        events = leader.submit(live_request("keep", latent_frames=16))
+        leader.tell(RequestId("a"), Pause())
+        forked, _ = leader.fork(RequestId("a"), Fork(request_id=RequestId("b"), prompt="a blue star spins"))
+        assert "a blue star spins" in {forked.request.prompt, *(change.prompt for change in forked.request.changes)}
+        leader.cancel(RequestId("b"))
+        leader.tell(RequestId("a"), Resume())
+        while drive.core._rollouts["a"].chunks_begun < 8:
+            next(events)
+        with pytest.raises(InputError, match=r"after the end|not here|ended before"):
+            leader.fork(RequestId("a"), Fork(request_id=RequestId("c"), prompt="a blue star spins"))
+        assert not {"b", "c"} & {*leader._clients.streams}
+
+
+def test_a_stream_that_ends_before_its_fork_says_so(model):
+    drive = Drive(model)
+    drive.submit(live_request("keep"))
+    drive.run(begins(2))
+    drive.core.fork(RequestId("a"), RequestId("b"))
+    drive.core.cancel("a")
+    drive.run()
+    assert not drive.forks
+    assert not drive.rank._held
+    assert_nothing_stays(drive.rank)
