@@ -6,7 +6,7 @@ them out again.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Self
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 Slots = tuple[Tensor, ...]
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,7 @@ class CausalState:
         tiling: How frames are cut; None means not at all.
         latent_frames: Latent frames done so far.
         tiles: For each tile in row order, its layers' slots (B, C, reach, H, W); empty before the first call.
+        weights: Names the weights that go with it, where these are no part of the checkpoint that is named already.
     """
 
     KIND: ClassVar[str] = ""
@@ -58,6 +59,7 @@ class CausalState:
     tiling: Tiling | None = None
     latent_frames: int = 0
     tiles: tuple[Slots, ...] = ()
+    weights: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +77,7 @@ class CausalState:
     def map_slots(self, change: Callable[[Tensor], Tensor]) -> Self:
         """A state at the same point of the video whose slots are `change` of these."""
         tiles = tuple(tuple(change(slot) for slot in slots) for slots in self.tiles)
-        return type(self)(batch=self.batch, tiling=self.tiling, latent_frames=self.latent_frames, tiles=tiles)
+        return replace(self, tiles=tiles)
 
     def __eq__(self, other: object) -> bool:
         """Bit-equal slots, and the same position and tiling."""
@@ -131,7 +133,13 @@ class CausalState:
         rest = iter(slots)
         tiles = tuple(tuple(islice(rest, count)) for count in facts["slots"])
         tiling = None if facts["tiling"] is None else Tiling(tile=facts["tiling"][0], overlap=facts["tiling"][1])
-        return cls(batch=facts["batch"], tiling=tiling, latent_frames=facts["latent_frames"], tiles=tiles)
+        return cls(
+            batch=facts["batch"],
+            tiling=tiling,
+            latent_frames=facts["latent_frames"],
+            tiles=tiles,
+            weights=facts["weights"],
+        )
 
     @property
     def facts(self) -> dict[str, object]:
@@ -142,6 +150,7 @@ class CausalState:
             "tiling": None if self.tiling is None else (self.tiling.tile, self.tiling.overlap),
             "latent_frames": self.latent_frames,
             "slots": [len(slots) for slots in self.tiles],
+            "weights": self.weights,
         }
 
     def _channels_last(self) -> bool:
