@@ -42,6 +42,7 @@ class CheckpointLoader:
         residency: Where the weights are while they do not compute.
         share: What the process keeps of sharded weights.
         page_bytes: What streams may take of the memory of a device; None lets the engine find out.
+        preview: File of a preview decoder; None takes the checkpoint's own, if it has one.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class CheckpointLoader:
     residency: Residency = RESIDENT
     share: WeightShare | None = None
     page_bytes: int | None = None
+    preview: Path | None = None
 
     @property
     def shares(self) -> bool:
@@ -68,7 +70,9 @@ class CheckpointLoader:
             InputError: Weights are to be sharded, and no other rank has them.
         """
         device = choose_device(self.device)
-        model = open_checkpoint(self.path, device=device, residency=self.residency, share=self.share)
+        model = open_checkpoint(
+            self.path, device=device, residency=self.residency, share=self.share, preview=self.preview
+        )
         model.page_bytes = self.page_bytes
         return model
 

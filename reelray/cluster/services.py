@@ -58,7 +58,9 @@ def _open_engine(
 
     memory_gb = _load_settings().memory_gb
     page_bytes = None if memory_gb is None else int(memory_gb * 1e9)
-    loader = CheckpointLoader(path=model.path.absolute(), device=device, residency=residency, page_bytes=page_bytes)
+    loader = CheckpointLoader(
+        path=model.path.absolute(), device=device, residency=residency, page_bytes=page_bytes, preview=model.preview
+    )
     if kind == "local":
         return _open_local(loader, placement)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray

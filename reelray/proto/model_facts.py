@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reelray.proto.decoder import Decoder
 from reelray.proto.errors import SizeError
 
 LONGEST_LATENT_FRAMES = 1 << 18
@@ -25,6 +26,7 @@ class ModelFacts:
         parameters: Transformer parameters.
         positions: Latent frames, token rows and token columns that the transformer can tell apart; None has no end.
         decode_pixels: Pixels, over all frames, that the device decodes well at once; larger clips decode in pieces.
+        decoders: Decoders that are there.
     """
 
     family: str
@@ -39,6 +41,7 @@ class ModelFacts:
     parameters: int
     positions: int | None = None
     decode_pixels: int = 1_600_000
+    decoders: tuple[Decoder, ...] = (Decoder.WAN_EXACT_STREAM,)
 
     def latent_frames(self, frames: int, *, endless: bool = False) -> int:
         """Latent frames of a clip of `frames` pixel frames.

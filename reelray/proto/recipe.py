@@ -9,6 +9,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from reelray.proto.chunking import Chunking
+from reelray.proto.decoder import Decoder
 from reelray.proto.memory_rule import Commit, MemoryRule, PromptSwitch, Sink
 
 
@@ -152,7 +153,7 @@ class Recipe:
         longer: Name of the checkpoint beside this one that makes streams, and videos longer than `defaults.frames`;
             empty where this one makes them itself.
         text_tokens: Text slots the transformer attends, zero padding included.
-        decoder: Name of the latent decoder, such as ``wan_exact_stream``.
+        decoder: What turns latents into pictures.
         licence: SPDX tag or name of the weights' licence.
     """
 
@@ -166,7 +167,7 @@ class Recipe:
     defaults: Defaults = field(default_factory=Defaults)
     longer: str = ""
     text_tokens: int = 512
-    decoder: str = "wan_exact_stream"
+    decoder: Decoder = Decoder.WAN_EXACT_STREAM
     licence: str = "unknown"
 
     @property

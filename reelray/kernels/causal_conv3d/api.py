@@ -76,7 +76,7 @@ def choose_tile(weight: Tensor, *, upsample: bool) -> Any:
         return None
     if out <= 16:
         return Tile(rows=16, columns=16, channels=16, depth=32, warps=8, stages=4)
-    if inner % 64 == 0 and out % 128 and not upsample:
+    if inner % 64 == 0 and (out <= 64 or (out % 128 and not upsample)):
         return Tile(rows=16, columns=16, channels=64, depth=64, warps=8, stages=3)
     if inner % 64 == 0:
         return Tile(rows=16, columns=16, channels=128, depth=64, warps=8, stages=3)

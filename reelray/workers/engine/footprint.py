@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from reelray.proto.decoder import Decoder
 from reelray.proto.memory_rule import PromptSwitch
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
@@ -26,12 +27,14 @@ class ShapeClass:
         height: Pixels.
         window: Most latent frames of a window.
         piece: Most latent frames that are decoded at once.
+        decoder: What decodes them.
     """
 
     width: int
     height: int
     window: int
     piece: int
+    decoder: Decoder = Decoder.WAN_EXACT_STREAM
 
     @classmethod
     def of(cls, request: RenderRequest, facts: ModelFacts) -> "ShapeClass":
@@ -49,7 +52,8 @@ class ShapeClass:
         at_once = facts.decode_pixels // (request.width * request.height * facts.temporal_stride)
         piece = max(1, min(chunk, at_once))
         window = max(chunk, chunking.latent_frames * request.recipe.in_flight, anew, rule.causal_frames)
-        return cls(width=request.width, height=request.height, window=window, piece=piece)
+        decoder = request.recipe.decoder
+        return cls(width=request.width, height=request.height, window=window, piece=piece, decoder=decoder)
 
     @property
     def area(self) -> int:
@@ -59,7 +63,8 @@ class ShapeClass:
     def needs_no_more_than(self, other: "ShapeClass") -> bool:
         """Whether what was measured for another class is enough for this one."""
         return (
-            self.area <= other.area
+            (self.decoder.is_preview or not other.decoder.is_preview)
+            and self.area <= other.area
             and self.area * self.window <= other.area * other.window
             and self.area * self.piece <= other.area * other.piece
         )
@@ -165,7 +170,7 @@ class DryRun:
     def _run_decodes(self, shape: ShapeClass) -> tuple[object, int]:
         """The first piece and one that goes on from it."""
         model, latents_1CTHW = self._model, self._zeros(shape, shape.piece)
-        state = model.new_decode_state()
+        state = model.new_decode_state(shape.decoder)
         peak = max(self._watch(lambda: model.decode(latents_1CTHW, state)) for _ in range(2))
         model.settle_decode(latents_1CTHW, state)  # by then pages have what is free now
         return state, peak

@@ -216,7 +216,7 @@ class HeldRequest:
         """Decode the next clean latent frames."""
         latents_1CTHW = self._take_clean(step)
         if step.first_latent_frame == 0:
-            self._decode_state = self._model.new_decode_state()
+            self._decode_state = self._model.new_decode_state(self.request.recipe.decoder)
         frames_FHWC = self._model.decode(latents_1CTHW, self._decode_state)
         first = step.first_latent_frame
         return _as_frames(self.request.request_id, self._model.facts.frames(first) if first else 0, frames_FHWC)
@@ -275,7 +275,9 @@ class HeldRequest:
             self.clean_1CTHW |= {first: latents.to(device) for first, latents in state["clean"].items()}
             if state["decoder"] is not None:
                 decoder = state["decoder"].numpy().tobytes()
-                self._decode_state = self._model.unpack_decode_state(decoder, latent_rows=self.latent_rows)
+                self._decode_state = self._model.unpack_decode_state(
+                    decoder, decoder=self.request.recipe.decoder, latent_rows=self.latent_rows
+                )
 
     def pack_decoder(self) -> Tensor | None:
         """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""

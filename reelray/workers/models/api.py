@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from reelray.proto.decoder import Decoder
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Residency
 from reelray.workers.memory.page_changes import Angles
@@ -117,8 +118,8 @@ class VideoModel(Protocol):
         """Forget all that `use_sharding`, `use_stages` and `use_picture_sharing` said; dropped layers stay dropped."""
         ...
 
-    def new_decode_state(self) -> Any:
-        """State of one video's causal decoder before its first latent frame."""
+    def new_decode_state(self, decoder: Decoder = ...) -> Any:
+        """State of one video's causal decoder before its first latent frame; the full decoder's by default."""
         ...
 
     def decode(self, latents_1CTHW: Tensor, state: Any) -> Tensor:
@@ -137,8 +138,12 @@ class VideoModel(Protocol):
         """Write down a decode state; empty on a rank whose part another one collects."""
         ...
 
-    def unpack_decode_state(self, data: bytes, *, latent_rows: int) -> Any:
-        """The decode state that `pack_decode_state` wrote, on this model's device."""
+    def unpack_decode_state(self, data: bytes, *, decoder: Decoder, latent_rows: int) -> Any:
+        """The decode state that `pack_decode_state` wrote, on this model's device.
+
+        Raises:
+            SnapshotError: It is one of another decoder.
+        """
         ...
 
     def take_apart(self, state: Any) -> DecodeParts:

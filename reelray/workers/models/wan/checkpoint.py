@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from reelray.proto.errors import CheckpointError, ResourceError
+from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Recipe
 from reelray.proto.residency import Blocks, Encoder, Residency, WeightShare
 from reelray.workers.models.wan.block_ops import choose_ops
@@ -14,6 +15,7 @@ from reelray.workers.models.wan.clip_original import load_original_clip
 from reelray.workers.models.wan.composition import digest_layout
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.description import (
+    add_preview,
     check_recipe,
     count_transformer,
     find_recipe,
@@ -23,6 +25,9 @@ from reelray.workers.models.wan.description import (
 from reelray.workers.models.wan.dtypes import Dtypes, choose_dtypes
 from reelray.workers.models.wan.layout import Layout, find_layout
 from reelray.workers.models.wan.model import WanModel, WanParts
+from reelray.workers.models.wan.taehv.config import SPATIAL_RATIO, TEMPORAL_RATIO
+from reelray.workers.models.wan.taehv.files import load_taehv
+from reelray.workers.models.wan.taehv.model import Taehv
 from reelray.workers.models.wan.text import load_text_encoder
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.umt5 import Umt5Config
@@ -44,6 +49,7 @@ class _Placing:
     layers: range | None
     residency: Residency
     share: WeightShare | None
+    preview: Path | None
 
 
 def open_checkpoint(
@@ -57,6 +63,7 @@ def open_checkpoint(
     layers: range | None = None,
     residency: Residency | None = None,
     share: WeightShare | None = None,
+    preview: Path | None = None,
 ) -> WanModel:
     """Load a checkpoint.
 
@@ -70,6 +77,7 @@ def open_checkpoint(
         layers: Layers of the transformer to load, where other ranks have the others; None means all.
         residency: Where the weights are while they do not compute; all on the device by default.
         share: What this rank keeps of sharded blocks; `WanModel.use_weight_gather` is then to be called.
+        preview: File of a tiny decoder; None takes the one beside the checkpoint's other parts, if there is one.
 
     Returns:
         A model ready to denoise.
@@ -88,24 +96,27 @@ def open_checkpoint(
     check_recipe(recipe, layout)
     configs = read_transformer_config(layout), _vae_config(layout), _text_config(layout)
     _check_configs(*configs, layout)
-    place = torch.device(device)
-    parameters, digest = count_transformer(layout), digest_layout(layout)
+    place, parameters, digest = torch.device(device), count_transformer(layout), digest_layout(layout)
     placing = _Placing(
         device=place,
         dtypes=choose_dtypes(place, dtype, vae_dtype),
         layers=layers,
         residency=residency or Residency(),
         share=share,
+        preview=preview or layout.preview,
     )
     parts = _load_parts(layout, configs, placing, text_tokens=recipe.text_tokens, digest=digest)
     # The one place that says how a checkpoint computes; the VAE says it for itself in `WanVae.to_inference`.
     parts.transformer.use_ops(choose_ops(place))
     if compiled:
         parts.transformer.compile_blocks()
-    facts = gather_facts(layout, recipe, parameters)
-    if parts.vae.latents_per_call > 1:
-        facts = replace(facts, decode_pixels=GPU_DECODE_PIXELS)
+    facts = _complete_facts(gather_facts(layout, recipe, parameters), parts)
     return WanModel(facts=facts, parts=parts, digest=digest, residency=placing.residency)
+
+
+def _complete_facts(facts: ModelFacts, parts: WanParts) -> ModelFacts:
+    facts = facts if parts.preview is None else add_preview(facts)
+    return replace(facts, decode_pixels=GPU_DECODE_PIXELS) if parts.vae.latents_per_call > 1 else facts
 
 
 def _too_large(layout: Layout, device: torch.device, residency: Residency, free: int) -> ResourceError:
@@ -157,7 +168,9 @@ def _load_parts(
     released = placing.residency.encoder is Encoder.RELEASED
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0  # before anything is loaded
     try:
+        preview = _load_preview(placing, vae_config)  # first of all, because its file may be wrong
         return WanParts(
+            preview=preview,
             transformer=_load_transformer(layout, config, placing),
             vae=_load_vae(layout, vae_config, device, dtypes),
             text_encoder=load_text_encoder(
@@ -207,6 +220,17 @@ def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes
         values = torch.tensor(getattr(config, name), dtype=torch.float32, device=device)
         vae.register_buffer(name, values.view(1, -1, 1, 1, 1), persistent=False)
     return vae.to_inference(device, dtypes.vae)
+
+
+def _load_preview(placing: _Placing, vae: WanVaeConfig) -> Taehv | None:
+    if placing.preview is None:
+        return None
+    if (vae.spatial_ratio, vae.temporal_ratio) != (SPATIAL_RATIO, TEMPORAL_RATIO):
+        raise CheckpointError(
+            f"{placing.preview}: a tiny decoder makes {TEMPORAL_RATIO} frames of {SPATIAL_RATIO}x{SPATIAL_RATIO} "
+            f"pixels of a latent, and this model's VAE {vae.temporal_ratio} of {vae.spatial_ratio}x{vae.spatial_ratio}"
+        )
+    return load_taehv(placing.preview, latent_channels=vae.z_dim, device=placing.device, dtype=placing.dtypes.vae)
 
 
 def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes, *, released: bool) -> ClipVision | None:

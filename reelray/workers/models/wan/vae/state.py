@@ -106,11 +106,10 @@ class CausalState:
         Raises:
             ValueError: If the bytes are damaged, or hold another kind or version of state.
         """
+        facts = _read_facts(data)
         try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            facts = json.loads(header["__metadata__"]["state"])
             named = safetensors.torch.load(data)
-        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        except (ValueError, safetensors.SafetensorError) as error:
             raise ValueError(f"bytes do not hold a VAE state: {error}") from error
         if (facts["kind"], facts["version"]) != (cls.KIND, _VERSION):
             raise ValueError(f"a {facts['kind']} state of version {facts['version']}, wanted {cls.KIND} {_VERSION}")
@@ -155,6 +154,24 @@ class CausalState:
 
     def _channels_last(self) -> bool:
         return bool(self.slots) and all(s.is_contiguous(memory_format=torch.channels_last_3d) for s in self.slots)
+
+
+def read_kind(data: bytes) -> str:
+    """Which kind of state `CausalState.to_bytes` has written.
+
+    Raises:
+        ValueError: If the bytes are damaged.
+    """
+    return str(_read_facts(data)["kind"])
+
+
+def _read_facts(data: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts: dict[str, Any] = json.loads(header["__metadata__"]["state"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"bytes do not hold a VAE state: {error}") from error
+    return facts
 
 
 class DecodeState(CausalState):

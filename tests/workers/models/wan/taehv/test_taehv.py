@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from reelray.proto.errors import SizeError, WeightsError
-from reelray.workers.models.wan.taehv import TaehvState, load_taehv
+from reelray.workers.models.wan.taehv.files import load_taehv
 from reelray.workers.models.wan.taehv.fused import FusedNetwork
+from reelray.workers.models.wan.taehv.model import TaehvState
 from reelray.workers.models.wan.vae import DecodeState
-from tests.workers.models.wan.taehv.taehv_files import decode_whole, draw_state
+from tests.support.tiny_taehv import decode_whole, draw_state
 
 LATENTS = torch.randn(2, 16, 6, 4, 5, generator=torch.Generator().manual_seed(3)) * 2
 
