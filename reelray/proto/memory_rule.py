@@ -146,6 +146,11 @@ class MemoryRule:
         sink = min(self.sink, first)
         return (*range(sink), *range(max(sink, first - self.local + chunk), first))
 
+    @property
+    def reach_anew(self) -> int:
+        """Most latest latent frames that are evaluated anew where memory begins anew."""
+        return self.overlap or self.local
+
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_switch()
@@ -160,11 +165,15 @@ class MemoryRule:
         if self.commit is Commit.REBUILD:
             self._check_plain("commit is rebuild", sink=True)
         self._check_rollout()
-        if self.first_frame is FirstFrame.CODED_ANEW:
+        if self.first_frame is FirstFrame.CODED_ANEW and (self.sink or not self._begins_anew_at_all):
             raise ValueError(
-                "first_frame is coded_anew, which takes decoded pictures, and these need not be where a chunk begins; "
-                "use as_it_is (with a sink of 1 the first frame of the video stays in its place)"
+                "first_frame is coded_anew; only a rebuild or a rollout evaluates frames anew, and with a sink the "
+                "first frame of the video is among them"
             )
+
+    @property
+    def _begins_anew_at_all(self) -> bool:
+        return bool(self.rollout) or self.commit is Commit.REBUILD
 
     def _check_places(self) -> None:
         wraps = self.placement is Placement.WRAPPED
@@ -214,7 +223,7 @@ class MemoryRule:
             raise ValueError("switch is recache; it takes more switch_frames than the sink has, and no means of frames")
 
     def _check_rollout(self) -> None:
-        if self.causal_frames < 0 or (self.causal_frames and not (self.rollout or self.commit is Commit.REBUILD)):
+        if self.causal_frames < 0 or (self.causal_frames and not self._begins_anew_at_all):
             raise ValueError(
                 f"causal_frames is {self.causal_frames}; only a rebuild or a rollout evaluates frames anew, at least 1"
             )

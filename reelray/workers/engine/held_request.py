@@ -207,7 +207,7 @@ class HeldRequest:
         for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
             check_finite(latents_1CTHW, self._model.digest)
             self._hand_on(first, latents_1CTHW)
-            self.forwards.keep_clean(first, latents_1CTHW)
+            self.forwards.clean.keep(first, latents_1CTHW)
         if not self.flight.numbers:
             self._chunk_branches = self._branches
         return evaluations

@@ -3,7 +3,7 @@
 Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S tokens, F pixel frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,33 @@ from reelray.workers.models.attention_op import View
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding
 from reelray.workers.models.stages import Stages
 from reelray.workers.residency.shared_blocks import Gather
+
+
+class Recoder(Protocol):
+    """Decodes one video once more, and encodes pictures of it anew."""
+
+    def decode(self, latents_1CTHW: Tensor) -> None:
+        """Take in the next clean latent frames."""
+        ...
+
+    def encode(self, latent_frame: int) -> Tensor:
+        """The last picture of a latent frame as the first latent frame of a video.
+
+        Args:
+            latent_frame: One of the latest that `decode` was given.
+
+        Returns:
+            Latents as `VideoModel.denoise` takes them, 1, C, 1, H, W, float32.
+        """
+        ...
+
+    def show(self) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+        """All that it knows, as plain facts and tensors, for `take`."""
+        ...
+
+    def take(self, facts: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
+        """Know what another one has shown."""
+        ...
 
 
 class VideoModel(Protocol):
@@ -132,6 +159,14 @@ class VideoModel(Protocol):
 
     def settle_decode(self, latents_1CTHW: Tensor, state: Any) -> None:
         """Decode pictures of this size as this state does from here on, whatever memory is left when a video begins."""
+        ...
+
+    def new_recoder(self, reach: int) -> Recoder:
+        """Encodes pictures of a video anew.
+
+        Args:
+            reach: Latest latent frames whose pictures may be asked for.
+        """
         ...
 
     def pack_decode_state(self, state: Any, *, latent_rows: int) -> bytes:

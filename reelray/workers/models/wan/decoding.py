@@ -10,6 +10,7 @@ from reelray.proto.decoder import Decoder
 from reelray.proto.errors import SnapshotError, UnsupportedError
 from reelray.workers.models.free_memory import free_bytes
 from reelray.workers.models.sharding import DecodeParts, PictureSharing
+from reelray.workers.models.wan.recoding import WanRecoder
 from reelray.workers.models.wan.taehv.model import Taehv, TaehvState
 from reelray.workers.models.wan.vae import WanVae
 from reelray.workers.models.wan.vae.state import CausalState, DecodeState, Tiling, read_kind
@@ -46,6 +47,10 @@ class LatentDecoding:
             UnsupportedError: It is a preview's, and there is no decoder for that.
         """
         return self._tiny.new_decode_state() if decoder.is_preview else self._vae.new_decode_state()
+
+    def new_recoder(self, reach: int) -> WanRecoder:
+        """See `VideoModel.new_recoder`."""
+        return WanRecoder(self._vae, reach, self._place, self._choose_tiling)
 
     def use_picture_sharing(self, sharing: PictureSharing | None) -> bool:
         """See `VideoModel.use_picture_sharing`."""
@@ -96,8 +101,7 @@ class LatentDecoding:
             return torch.empty(0, 0, 0, 3, dtype=torch.uint8) if levels_1FHWC is None else bring_home(levels_1FHWC[0])
         assert isinstance(state, DecodeState)
         if state.latent_frames == 0 and state.tiling is None:
-            size = latents_1CTHW.shape[3:]
-            state.tiling = self._settled[size] if size in self._settled else self._fit_tiling(latents_1CTHW)
+            state.tiling = self._choose_tiling(latents_1CTHW)
         return bring_home(_levels(vae.decode(raw_1CTHW, state), span=2.0))
 
     def settle_decode(self, latents_1CTHW: Tensor, state: CausalState) -> None:
@@ -125,6 +129,10 @@ class LatentDecoding:
         if isinstance(state, TaehvState) or state.tiling is not None or self._pictures is None:
             return None
         return self._pictures if self._pictures.fits(latent_rows) else None
+
+    def _choose_tiling(self, latents_1CTHW: Tensor) -> Tiling | None:
+        size = latents_1CTHW.shape[3:]
+        return self._settled[size] if size in self._settled else self._fit_tiling(latents_1CTHW)
 
     def _fit_tiling(self, latents_1CTHW: Tensor) -> Tiling | None:
         free = free_bytes(self._place)
