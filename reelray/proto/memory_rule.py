@@ -151,6 +151,30 @@ class MemoryRule:
         """Most latest latent frames that are evaluated anew where memory begins anew."""
         return self.overlap or self.local
 
+    def check_positions(self, positions: int | None, chunk: int) -> None:
+        """Refuse places that a model cannot tell apart.
+
+        Args:
+            positions: Temporal positions of the model; None has no end.
+            chunk: Latent frames of the longest chunk.
+
+        Raises:
+            ValueError: A scene begins, frames come again, or a window ends beyond them.
+        """
+        if positions is None:
+            return
+        if self.cut_position is not None and self.cut_position + chunk > positions:
+            raise ValueError(
+                f"memory.cut_position is {self.cut_position}, where {chunk} frames need {self.cut_position + chunk} "
+                f"positions; the model has {positions}"
+            )
+        if self.wrap > positions:
+            raise ValueError(f"memory.wrap is {self.wrap}; the model has {positions} positions")
+        if self.is_endless and self.attended > positions:
+            raise ValueError(
+                f"a chunk and what it attends are {self.attended} latent frames; the model has {positions} positions"
+            )
+
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_switch()
@@ -189,8 +213,10 @@ class MemoryRule:
             raise ValueError(
                 f"placement is {self.placement}, and means of frames have no place in the video; use relative"
             )
-        if self.bank and self.placement not in {Placement.ABSOLUTE, Placement.RELATIVE}:
-            raise ValueError(f"placement is {self.placement}; a bank takes absolute or relative")
+        if self.bank and self.placement is not Placement.ABSOLUTE:
+            raise ValueError(
+                f"placement is {self.placement}; a bank takes absolute, where its frames are scored as they stand"
+            )
 
     def _check_levels(self) -> None:
         if self.switch is PromptSwitch.RECACHE:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from reelray.proto.decoder import Decoder
 from reelray.proto.errors import SizeError
+from reelray.proto.recipe import Recipe
 
 LONGEST_LATENT_FRAMES = 1 << 18
 """Of a video without an end of its own: every chunk of it is planned ahead. 18 hours at 16 frames a second."""
@@ -71,6 +72,22 @@ class ModelFacts:
                 "another may go on from a snapshot of it"
             )
         return latent_frames
+
+    def check_memory(self, recipe: Recipe) -> None:
+        """Refuse a recipe whose memory places frames where the model has no position.
+
+        Raises:
+            SizeError: It does.
+        """
+        if recipe.memory is None:
+            return
+        chunking = recipe.chunking
+        try:
+            recipe.memory.check_positions(
+                self.positions, max(chunking.latent_frames or 1, chunking.first_latent_frames or 0)
+            )
+        except ValueError as error:
+            raise SizeError(f"{error}") from None
 
     def frames(self, latent_frames: int) -> int:
         """Pixel frames that `latent_frames` latent frames decode to."""

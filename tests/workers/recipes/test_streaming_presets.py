@@ -221,6 +221,7 @@ def test_folders_find_their_own_preset(tmp_path):
         ({"sink": 3}, "field `memory.local` is missing"),
         ({"local": 9, "bank": {"sizes": 3}}, "field `memory.bank.sizes` is not known; did you mean `size`"),
         ({"local": 9, "bank": {"size": 0}}, "field `memory`: bank.size is 0"),
+        ({"local": 9, "bank": {"size": 3}, "placement": "relative"}, "placement is relative; a bank takes absolute"),
         (
             {"local": 9, "first_frame": "coded_anew"},
             "first_frame is coded_anew; only a rebuild or a rollout evaluates frames anew",

@@ -117,7 +117,7 @@ def check_defaults(recipe: Recipe, facts: ModelFacts, source: Path) -> None:
     """Refuse defaults that the model cannot make.
 
     Raises:
-        ManifestError: Frames, width or height do not fit the model.
+        ManifestError: Frames, width, height, or places of what is remembered do not fit the model.
     """
     defaults = recipe.defaults
     try:
@@ -125,6 +125,10 @@ def check_defaults(recipe: Recipe, facts: ModelFacts, source: Path) -> None:
         facts.latent_size(defaults.width, defaults.height)
     except SizeError as error:
         raise ManifestError(f"{source}: field `defaults`: {error.message}") from None
+    try:
+        facts.check_memory(recipe)
+    except SizeError as error:
+        raise ManifestError(f"{source}: {error.message}") from None
 
 
 def read_transformer_config(layout: Layout) -> WanConfig:
