@@ -12,6 +12,7 @@ class Sink(StrEnum):
 
     FIRST = "first"  # they stay as they are
     MOVING = "moving"  # frames that leave are folded into them
+    PINNED = "pinned"  # those of the scene that was cut to last take their places
     BOUNCING = "bouncing"  # they stand in for frames that left, running to their end and back again and again
 
 
@@ -79,7 +80,8 @@ class MemoryRule:
         switch_frames: Latest latent frames that a change of the prompt remembers anew, the sink's counted in, or those
             that it keeps besides the sink.
         switch_chunks: Chunks over which one text turns into the other; the last of them goes by the new one alone.
-        cut_position: Temporal position at which the first chunk of a new scene is made; None knows no scenes.
+        cut_position: Temporal position at which the first chunk of a new scene is made; None leaves it where it stands.
+        scene_shift: Temporal positions by which a pinned sink's every scene stands farther on than those before it.
         storage: How keys and values are kept; 8 bits take about half the room and are not exact.
     """
 
@@ -101,12 +103,18 @@ class MemoryRule:
     switch_frames: int = 0
     switch_chunks: int = 0
     cut_position: int | None = None
+    scene_shift: int = 0
     storage: Storage = Storage.EXACT
 
     @property
     def is_endless(self) -> bool:
         """Whether positions never run out: what is attended is counted anew for every chunk, or places come again."""
         return self.placement in {Placement.RELATIVE, Placement.WRAPPED}
+
+    @property
+    def knows_scenes(self) -> bool:
+        """Whether a change of the prompt may cut to another scene."""
+        return self.cut_position is not None or self.sink_kind is Sink.PINNED
 
     @property
     def attended(self) -> int:
@@ -264,6 +272,15 @@ class MemoryRule:
             raise ValueError("there is a rollout, and commit is rebuild; use clean_pass or last_step")
 
     def _check_cut(self) -> None:
+        pins = self.sink_kind is Sink.PINNED
+        if pins and (self.sink < 1 or self.cut_position is not None or self.placement is not Placement.ABSOLUTE):
+            raise ValueError(
+                f"sink_kind is pinned; it takes a sink, which is {self.sink}, no cut_position, and placement absolute"
+            )
+        if self.scene_shift and (self.scene_shift < 0 or not pins):
+            raise ValueError(f"scene_shift is {self.scene_shift}; it goes with a pinned sink, and is at least 0")
+        if pins and (self.switch is PromptSwitch.RECACHE or self.bank or self.commit is Commit.EVERY_STEP):
+            raise ValueError("sink_kind is pinned; it takes no bank, no recache, and no commit every_step")
         if self.cut_position is None:
             return
         if self.cut_position < 0:

@@ -73,8 +73,13 @@ class ModelFacts:
             )
         return latent_frames
 
-    def check_memory(self, recipe: Recipe) -> None:
+    def check_memory(self, recipe: Recipe, *, frames: int = 0, scenes: int = 0) -> None:
         """Refuse a recipe whose memory places frames where the model has no position.
+
+        Args:
+            recipe: The recipe.
+            frames: Pixel frames of a video.
+            scenes: How many scenes it cuts to.
 
         Raises:
             SizeError: It does.
@@ -88,6 +93,12 @@ class ModelFacts:
             )
         except ValueError as error:
             raise SizeError(f"{error}") from None
+        farther = scenes * recipe.memory.scene_shift
+        if farther and self.positions is not None and self.latent_frames(frames) + farther > self.positions:
+            raise SizeError(
+                f"{frames} frames with {scenes} more scenes are too many for this model; with so many scenes it makes "
+                f"at most {self.frames(max(1, self.positions - farther))}"
+            )
 
     def frames(self, latent_frames: int) -> int:
         """Pixel frames that `latent_frames` latent frames decode to."""

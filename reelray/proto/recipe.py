@@ -256,5 +256,7 @@ def _check_flight_memory(memory: MemoryRule) -> None:
         raise ValueError("chunking.stagger needs memory.switch keep: chunks in flight are of both prompts")
     if memory.bank or memory.rollout or memory.sink_kind is Sink.BOUNCING:
         raise ValueError("chunking.stagger takes no memory.bank, no memory.rollout and no bouncing sink")
-    if memory.cut_position is not None:
-        raise ValueError("chunking.stagger takes no memory.cut_position: chunks in flight are of both scenes")
+    if memory.knows_scenes:
+        raise ValueError(
+            "chunking.stagger takes no memory.cut_position and no pinned sink: chunks in flight are of both scenes"
+        )

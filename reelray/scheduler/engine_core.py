@@ -93,7 +93,8 @@ class EngineCore:
         decoder = request.recipe.decoder
         if decoder not in facts.decoders:
             raise UnsupportedError(f"decoder is {decoder}; the model here has {', '.join(facts.decoders)}")
-        facts.check_memory(request.recipe)
+        scenes = sum(change.cut for change in request.changes)
+        facts.check_memory(request.recipe, frames=request.frames, scenes=scenes)
         if request.patching is not None:
             self._check_patching(request, facts)
         if request.recipe.memory is not None or request.recipe.chunking.stagger is not None:

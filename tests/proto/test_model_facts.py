@@ -3,7 +3,7 @@
 import pytest
 
 from reelray.proto.errors import SizeError
-from reelray.proto.memory_rule import MemoryRule, Placement
+from reelray.proto.memory_rule import MemoryRule, Placement, Sink
 from tests.support.requests import make_facts, make_recipe
 
 
@@ -38,3 +38,11 @@ def test_places_of_what_is_remembered_are_compared_too(memory, least, said) -> N
     make_facts(positions=None).check_memory(recipe)
     with pytest.raises(SizeError, match=said):
         make_facts(positions=least - 1).check_memory(recipe)
+
+
+def test_scenes_that_stand_apart_take_positions() -> None:
+    recipe = make_recipe(chunk=1, memory=MemoryRule(local=3, sink=1, sink_kind=Sink.PINNED, scene_shift=8))
+    facts = make_facts(positions=26)
+    facts.check_memory(recipe, frames=37, scenes=2)
+    with pytest.raises(SizeError, match=r"41 frames with 2 more scenes are too many.*it makes at most 37"):
+        facts.check_memory(recipe, frames=41, scenes=2)

@@ -20,7 +20,7 @@ from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.mixed_text import MixedText
 from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station, keep
-from reelray.workers.engine.stream_memory import Committed, StreamMemory, place
+from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.samplers.guidance import Branch
@@ -160,7 +160,7 @@ class Forwards:
         view = None
         if memory is not None:
             memory.settle(branch, partial(model.mean_text_keys, text), self._add_up)
-            positions = place(self._rule, memory.positions(branch, first, length), cuts=self._cuts)
+            positions = memory.positions(branch, first, length, cuts=self._cuts)
             view = memory.view(branch, first, length, records=records)
         return model.denoise(
             latents_1CTHW,

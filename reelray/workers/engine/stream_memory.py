@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import ResourceError
-from reelray.proto.memory_rule import MemoryRule
+from reelray.proto.memory_rule import MemoryRule, Sink
 from reelray.workers.memory.room import Grid, MemoryRoom, OpenMemory
 from reelray.workers.memory.transfers import Transfer
 from reelray.workers.models.attention_op import View
@@ -86,7 +86,7 @@ class StreamMemory:
         levels: int = 1,
     ) -> None:
         self.is_open = True
-        self._room = room
+        self._room, self._rule = room, rule
         self._parcel: Parcel | None = None
         self._back: list[Tensor] = []  # tensors that have rested beside it, until they are given back
         self._arrival = Transfer()
@@ -114,9 +114,13 @@ class StreamMemory:
         """Whether it lies in host memory."""
         return any(memory.rests for memory in self._memories)
 
-    def positions(self, branch: Branch, first: int, length: int) -> tuple[int, ...]:
-        """Temporal positions of a window's own frames."""
-        return self._of(branch).positions(first, length)
+    def positions(self, branch: Branch, first: int, length: int, *, cuts: bool = False) -> Sequence[int]:
+        """Temporal positions of a window's own frames, with whose chunk another scene may begin."""
+        for memory in self._memories if cuts else ():
+            memory.cut(first)
+        at = self._rule.cut_position
+        # A scene begins where memory places its chunk, or far from all that is remembered.
+        return range(at, at + length) if cuts and at is not None else self._of(branch).positions(first, length)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
         """What a window attends; to be used before another one is asked for."""
@@ -280,8 +284,8 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     What they make again is close to what all of them made, and not the same: the first of the latest chunks attended
     chunks that are forgotten, and a moving mean has fewer frames in it.
     """
-    if any(past.level or past.frames for past in history):
-        return list(history)  # every level has what others made; what began anew is what counts
+    if any(past.level or past.frames for past in history) or rule.sink_kind is Sink.PINNED:
+        return list(history)  # every level has what others made; what began anew, or with a scene, is what counts
     chunks = [past for past in history if not past.rewinds]
     end = max((past.first + past.length for past in chunks), default=0)
     sink = [past for past in chunks if past.first < rule.sink]
@@ -289,9 +293,3 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     if latest and latest[0].first > (sink[-1].first + sink[-1].length if sink else 0):
         latest[0] = replace(latest[0], rewinds=True)
     return [*sink, *latest]
-
-
-def place(rule: MemoryRule, positions: Sequence[int], *, cuts: bool) -> Sequence[int]:
-    """Where a window stands: where memory places it, or, where a scene begins, far from all that is remembered."""
-    at = rule.cut_position
-    return positions if at is None or not cuts else range(at, at + len(positions))

@@ -30,6 +30,7 @@ class Regions:
         committed: Latent frames that were committed.
         newest: How many of them came last.
         rewound: Whether frames are remembered anew.
+        scenes: First latent frame of each scene that was cut to, where the sink is pinned.
     """
 
     rule: MemoryRule
@@ -43,6 +44,7 @@ class Regions:
     committed: int = 0
     newest: int = 0
     rewound: bool = False
+    scenes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.bank is None and self.rule.bank is not None:
@@ -87,7 +89,18 @@ class Regions:
     def copy(self) -> "Regions":
         """Regions that go on from here by themselves."""
         bank = None if self.bank is None else self.bank.copy()
-        return replace(self, sink=list(self.sink), means=list(self.means), local=list(self.local), bank=bank)
+        sink, means, local, scenes = list(self.sink), list(self.means), list(self.local), list(self.scenes)
+        return replace(self, sink=sink, means=means, local=local, scenes=scenes, bank=bank)
+
+    def cut(self, first: int) -> None:
+        """Begin another scene at a latent frame that is not committed; may be said again."""
+        if self.rule.sink_kind is Sink.PINNED and first not in self.scenes:
+            self.scenes.append(first)
+
+    def place(self, latent_frame: int) -> int:
+        """Where a frame of the video stands in time, unless that is relative."""
+        shots = sum(begin <= latent_frame for begin in self.scenes)
+        return self.rule.place(latent_frame) + shots * self.rule.scene_shift
 
     def attend(self, first: int, length: int, *, records: bool = False) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
         """What a window attends besides its own frames, and the temporal positions of that.
@@ -121,7 +134,7 @@ class Regions:
         for entry in entries:
             if isinstance(entry, Mean):
                 raise UnsupportedError("positions are absolute, and a mean of frames has none; use relative positions")
-            places.append(self.rule.place(entry.frames[0] if isinstance(entry, Banked) else entry.index))
+            places.append(self.place(entry.frames[0] if isinstance(entry, Banked) else entry.index))
         return entries, tuple(places)
 
     def positions(self, first: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -129,7 +142,7 @@ class Regions:
         entries, places = self.attend(first, length)
         if self.rule.placement is Placement.RELATIVE:
             return places, tuple(range(len(entries), len(entries) + length))
-        return places, tuple(self.rule.place(index) for index in range(first, first + length))
+        return places, tuple(self.place(index) for index in range(first, first + length))
 
     def rewind(self, first: int) -> tuple[Drop, ...]:
         """Forget all but sink and bank, and of the sink what begins at `first`: from there frames are committed anew.
@@ -175,8 +188,11 @@ class Regions:
             raise ValueError(f"latent frame {first} was to be committed; {self.committed} is next")
         self.committed += length
         self.newest = length
-        self._arrange(range(first, first + length))
         changes: list[Change] = []
+        if first in self.scenes:
+            changes += [Drop(entry=entry) for entry in self.sink]
+            self.sink = []
+        self._arrange(range(first, first + length))
         if self.bank is not None:
             if not self.rewound and self._brings(first):
                 changes += self.bank.stage(Frame(index=first))
@@ -184,6 +200,8 @@ class Regions:
         self.rewound = False
         kept = length if self.rule.sink_kind is Sink.BOUNCING else self.room
         over = max(0, len(self.local) - kept)
+        if self.scenes:  # frames of the sink are later ones
+            over = sum(frame.index < self.committed - kept for frame in self.local)
         leaving, self.local = self.local[:over], self.local[over:]
         for number, frame in enumerate(leaving):
             changes += self._fold_into_sink(number, frame)

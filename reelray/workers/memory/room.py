@@ -287,6 +287,10 @@ class OpenMemory:
         """See `Regions.rewind`."""
         self.memory.rewind(first)
 
+    def cut(self, first: int) -> None:
+        """See `Regions.cut`."""
+        self.memory.regions.cut(first)  # frames that are remembered stand where they stood
+
     def flush(self, keep: int) -> None:
         """See `Regions.flush`."""
         self.memory.flush(keep)
