@@ -87,9 +87,6 @@ class FakeModel:
     def new_decode_state(self, decoder=None):  # noqa: ARG002
         return FakeDecodeState()
 
-    def new_recoder(self, reach):
-        raise NotImplementedError
-
     def use_picture_sharing(self, sharing):  # noqa: ARG002
         return False
 

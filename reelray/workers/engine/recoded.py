@@ -7,7 +7,6 @@ Shape suffixes: C channels, T latent frames, H/W latent height/width.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,13 +25,12 @@ class RecodedFrames:
     """
 
     def __init__(self, rule: MemoryRule | None, model: VideoModel) -> None:
-        self._device = model.device
+        self._model, self._reach = model, 0 if rule is None else rule.reach_anew
         self._waiting: list[Tensor] = []  # clean chunks that are not decoded
         self._resting: tuple[dict[str, Any], tuple[Tensor, ...]] | None = None
         self._recoder: Recoder | None = None
-        self._open = partial(model.new_recoder, 0 if rule is None else rule.reach_anew)
         if rule is not None and rule.first_frame is FirstFrame.CODED_ANEW:
-            self._recoder = self._open()
+            self._recoder = model.new_recoder(self._reach)
 
     def keep(self, latents_1CTHW: Tensor) -> None:
         """Take in the latest clean chunk."""
@@ -70,7 +68,7 @@ class RecodedFrames:
     def take(self, facts: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
         """Go on from what was shown."""
         if self._recoder is not None:
-            there = [tensor.to(self._device) for tensor in tensors]
+            there = [tensor.to(self._model.device) for tensor in tensors]
             self._waiting = there[: facts["waiting"]]
             self._recoder.take(facts["recoder"], there[facts["waiting"] :])
 
@@ -79,7 +77,7 @@ class RecodedFrames:
         if self._recoder is not None and self._resting is None:
             facts, tensors = self.show()
             self._resting = facts, tuple(tensor.cpu() for tensor in tensors)
-            self._waiting, self._recoder = [], self._open()
+            self._waiting, self._recoder = [], self._model.new_recoder(self._reach)
 
     def wake(self) -> None:
         """Be as before `park`."""
