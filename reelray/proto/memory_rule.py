@@ -13,6 +13,8 @@ class Sink(StrEnum):
     FIRST = "first"  # they stay as they are
     MOVING = "moving"  # frames that leave are folded into them
     PINNED = "pinned"  # those of the scene that was cut to last take their places
+    # The newest frame takes the place that it is least like, where it is not like it at all; each layer for itself.
+    ADAPTIVE = "adaptive"
     BOUNCING = "bouncing"  # they stand in for frames that left, running to their end and back again and again
 
 
@@ -66,6 +68,7 @@ class MemoryRule:
         sink: First latent frames of the video that are attended for ever.
         sink_kind: What becomes of them.
         sink_kept: Share of a moving sink that stays when a frame is folded into it.
+        sink_likeness: Likeness to the newest frame below which a frame of an adaptive sink gives its place to it.
         means: For each running mean of frames that have left, the share of the newest one.
         bank: Frames that are kept because they fit the prompt; None keeps none.
         placement: Positions of what is attended.
@@ -89,6 +92,7 @@ class MemoryRule:
     sink: int = 0
     sink_kind: Sink = Sink.FIRST
     sink_kept: float = 0.999
+    sink_likeness: float = 0.2
     means: tuple[float, ...] = ()
     bank: BankRule | None = None
     placement: Placement = Placement.ABSOLUTE
@@ -190,6 +194,8 @@ class MemoryRule:
         self._check_places()
         if self.commit is Commit.EVERY_STEP:
             self._check_levels()
+        if self.sink_kind is Sink.ADAPTIVE:
+            _check_adaptive(self)
         if self.sink_kind is Sink.BOUNCING:
             self._check_plain("sink_kind is bouncing", sink=True)
             if self.sink < 1 or self.commit is Commit.REBUILD:
@@ -296,3 +302,15 @@ class MemoryRule:
             raise ValueError(f"{why}; it takes no means, no bank{'' if sink else ', no sink'} and no moving sink")
         if self.placement is not Placement.RELATIVE or self.switch in {PromptSwitch.RECACHE, PromptSwitch.FLUSH}:
             raise ValueError(f"{why}; it takes placement relative, and switch keep or lerp")
+
+
+def _check_adaptive(rule: MemoryRule) -> None:
+    if rule.sink < 1 or not -1 <= rule.sink_likeness <= 1 or rule.storage is not Storage.EXACT:
+        raise ValueError(
+            f"sink_kind is adaptive; it takes a sink, which is {rule.sink}, a sink_likeness in -1..1, which is "
+            f"{rule.sink_likeness}, and storage exact"
+        )
+    if rule.placement not in {Placement.ABSOLUTE, Placement.WRAPPED} or rule.bank or rule.rollout:
+        raise ValueError("sink_kind is adaptive; it takes placement absolute or wrapped, no bank and no rollout")
+    if rule.switch is PromptSwitch.RECACHE:
+        raise ValueError("sink_kind is adaptive; it takes no switch recache, which remembers the first frames anew")

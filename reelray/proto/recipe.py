@@ -213,6 +213,8 @@ class Recipe:
                 f"memory.placement is {self.memory.placement}, and an i2v model looks for its picture by absolute "
                 "positions"
             )
+        if self.memory.sink_kind is Sink.ADAPTIVE and chunk > 1:
+            raise ValueError(f"memory.sink_kind is adaptive, frame by frame, and a chunk has {chunk} latent frames")
         if self.memory.commit is Commit.EVERY_STEP and self.schedule.first_chunks:
             raise ValueError(
                 "memory.commit is every_step; all chunks must have the same steps, and first_chunks differ"
@@ -254,8 +256,8 @@ def _check_flight_memory(memory: MemoryRule) -> None:
         raise ValueError("chunking.stagger needs memory.commit clean_pass: other forwards are of several chunks")
     if memory.switch is not PromptSwitch.KEEP:
         raise ValueError("chunking.stagger needs memory.switch keep: chunks in flight are of both prompts")
-    if memory.bank or memory.rollout or memory.sink_kind is Sink.BOUNCING:
-        raise ValueError("chunking.stagger takes no memory.bank, no memory.rollout and no bouncing sink")
+    if memory.bank or memory.rollout or memory.sink_kind in {Sink.BOUNCING, Sink.ADAPTIVE}:
+        raise ValueError("chunking.stagger takes no memory.bank, no memory.rollout and no bouncing or adaptive sink")
     if memory.knows_scenes:
         raise ValueError(
             "chunking.stagger takes no memory.cut_position and no pinned sink: chunks in flight are of both scenes"

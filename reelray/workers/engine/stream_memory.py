@@ -128,7 +128,7 @@ class StreamMemory:
 
     def settle(self, branch: Branch, text: Callable[[], Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
         """Do what is due before the next window of a branch; see `OpenMemory.settle`."""
-        self._memories[branch].settle(text, add_up)
+        self._of(branch).settle(text, add_up)
 
     def begin_anew(self) -> None:
         """Forget all; what comes next comes by `commit_again`."""
@@ -284,8 +284,8 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     What they make again is close to what all of them made, and not the same: the first of the latest chunks attended
     chunks that are forgotten, and a moving mean has fewer frames in it.
     """
-    if any(past.level or past.frames for past in history) or rule.sink_kind is Sink.PINNED:
-        return list(history)  # every level has what others made; what began anew, or with a scene, is what counts
+    if any(past.level or past.frames for past in history) or rule.sink_kind in {Sink.PINNED, Sink.ADAPTIVE}:
+        return list(history)  # every level has what others made; what began anew counts; the sink is of any time
     chunks = [past for past in history if not past.rewinds]
     end = max((past.first + past.length for past in chunks), default=0)
     sink = [past for past in chunks if past.first < rule.sink]

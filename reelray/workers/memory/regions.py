@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.memory_rule import MemoryRule, Placement, PromptSwitch, Sink
+from reelray.workers.memory.adaptive import replace_unlike
 from reelray.workers.memory.anchored import anchor, forget_anchor
 from reelray.workers.memory.bank import Bank
-from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Mean
+from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Mean, Share
 
 
 @dataclass(kw_only=True)
@@ -30,6 +31,8 @@ class Regions:
         committed: Latent frames that were committed.
         newest: How many of them came last.
         rewound: Whether frames are remembered anew.
+        candidate: The newest frame, while it is not known whether an adaptive sink takes it.
+        named: Entries that an adaptive sink has ever had.
         scenes: First latent frame of each scene that was cut to, where the sink is pinned.
     """
 
@@ -45,6 +48,8 @@ class Regions:
     newest: int = 0
     rewound: bool = False
     scenes: list[int] = field(default_factory=list)
+    candidate: Banked | None = None
+    named: int = 0
 
     def __post_init__(self) -> None:
         if self.bank is None and self.rule.bank is not None:
@@ -76,9 +81,10 @@ class Regions:
         """Most entries that are ever held at once: those of a window that is being committed, and of one fold, too."""
         if self.rule.sink_kind is Sink.BOUNCING:
             return self.rule.sink + 2 * max(self.chunk, self.first)
-        folds = bool(self.rule.means) or self.rule.sink_kind is Sink.MOVING
+        more = int(bool(self.rule.means) or self.rule.sink_kind is Sink.MOVING)
+        more += 2 * (self.rule.sink_kind is Sink.ADAPTIVE)  # the candidate, and a place that is made of two
         bank = 0 if self.bank is None else self.bank.rule.size + 1  # the candidate
-        return self.rule.sink + len(self.rule.means) + bank + self.room + self.chunk + folds
+        return self.rule.sink + len(self.rule.means) + bank + self.room + self.chunk + more
 
     @property
     def widest(self) -> int:
@@ -198,6 +204,7 @@ class Regions:
                 changes += self.bank.stage(Frame(index=first))
             self.bank.committed()
         self.rewound = False
+        changes += self._offer(first + length - 1)
         kept = length if self.rule.sink_kind is Sink.BOUNCING else self.room
         over = max(0, len(self.local) - kept)
         if self.scenes:  # frames of the sink are later ones
@@ -205,9 +212,30 @@ class Regions:
         leaving, self.local = self.local[:over], self.local[over:]
         for number, frame in enumerate(leaving):
             changes += self._fold_into_sink(number, frame)
-            changes += self._fold_into_means(frame)
+            changes += _fold_into_means(self, frame)
             changes.append(Drop(entry=frame))
         return tuple(changes)
+
+    def adapt(self, likeness: Sequence[Sequence[float]]) -> tuple[Change, ...]:
+        """Let an adaptive sink take the candidate, or not.
+
+        Args:
+            likeness: Of the candidate to each frame of the sink, layer by layer.
+        """
+        candidate, self.candidate = self.candidate, None
+        assert candidate is not None
+        return replace_unlike(self.sink, candidate, likeness, self.rule.sink_likeness, self._name)
+
+    def _offer(self, newest: int) -> Sequence[Change]:
+        if self.rule.sink_kind is not Sink.ADAPTIVE or newest < self.rule.sink:
+            return ()
+        gone = () if self.candidate is None else (Drop(entry=self.candidate),)
+        self.candidate = self._name((newest,) * self.layers)
+        return (*gone, Share(entry=Frame(index=newest), into=self.candidate))
+
+    def _name(self, frames: tuple[int, ...]) -> Banked:
+        self.named += 1
+        return Banked(number=self.named, frames=frames)
 
     def _arrange(self, frames: Sequence[int]) -> None:
         for index in frames:
@@ -240,12 +268,13 @@ class Regions:
         self.sink[place] = new
         return (Fold(old=old, new=frame, kept=self.rule.sink_kept, into=new),)
 
-    def _fold_into_means(self, frame: Frame) -> Sequence[Change]:
-        changes = []
-        for number, share in enumerate(self.rule.means):
-            slot = self.rule.sink + number
-            old = self.means[number] if number < len(self.means) else None
-            new = Mean(slot=slot, version=1 if old is None else old.version + 1)
-            self.means[number : number + 1] = [new]
-            changes.append(Fold(old=old, new=frame, kept=1 - share, into=new))
-        return changes
+
+def _fold_into_means(regions: Regions, frame: Frame) -> Sequence[Change]:
+    changes = []
+    for number, share in enumerate(regions.rule.means):
+        slot = regions.rule.sink + number
+        old = regions.means[number] if number < len(regions.means) else None
+        new = Mean(slot=slot, version=1 if old is None else old.version + 1)
+        regions.means[number : number + 1] = [new]
+        changes.append(Fold(old=old, new=frame, kept=1 - share, into=new))
+    return changes

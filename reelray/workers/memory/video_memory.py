@@ -9,12 +9,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from reelray.kernels.norm_rope.api import rotate
 from reelray.proto.memory_rule import Placement
 from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Pick, Share
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.memory_state import read_pages, read_regions, write_pages, write_regions
-from reelray.workers.memory.page_changes import Angles, Rate, Turn, fold_pages, pick_pages, rate_pages
+from reelray.workers.memory.page_changes import (
+    Rate,
+    Turn,
+    compare_pages,
+    fold_pages,
+    lay_out_by_layer,
+    pick_pages,
+    rate_pages,
+)
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Regions
@@ -90,6 +97,17 @@ class VideoMemory:
             self._carry_out(change)
         self.version += 1
 
+    def compare(self) -> Tensor:
+        """Products of the candidate with each frame of an adaptive sink: places, layers, and as `compare_pages`."""
+        candidate = self.regions.candidate
+        assert candidate is not None
+        pairs = [(self._held[one], self._held[candidate]) for one in self.regions.sink]
+        return torch.stack([compare_pages(self._pool, self._places, *pair) for pair in pairs])
+
+    def adapt(self, likeness: Sequence[Sequence[float]]) -> None:
+        """See `Regions.adapt`."""
+        self._change(self.regions.adapt(likeness))
+
     def lay_out(self, workspace: Workspace, entries: Sequence[Entry], places: Sequence[int], turn: Turn) -> int:
         """Fill a workspace with what the next window attends.
 
@@ -111,7 +129,11 @@ class VideoMemory:
             frames = [self._held[entry] for entry in entries]
             self._pool.lay_out(frames, self._places, workspace.tokens(count), turn(places))
         else:
-            self._lay_out_by_layer(workspace, entries, places, turn)
+            shown = [
+                (self._held[entry], _stands(self.regions, entry, place))
+                for entry, place in zip(entries, places, strict=True)
+            ]
+            lay_out_by_layer(self._pool, self._places, workspace, shown, turn)
         return count
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
@@ -221,21 +243,6 @@ class VideoMemory:
             self._carry_out(change)
         self.version += 1
 
-    def _lay_out_by_layer(
-        self, workspace: Workspace, entries: Sequence[Entry], places: Sequence[int], turn: Turn
-    ) -> None:
-        reader = self._pool.reader([self._held[entry] for entry in entries], self._places)
-        known: dict[tuple[int, ...], Angles] = {}
-        for layer in range(self._pool.shape.layers):
-            own = tuple(
-                entry.frames[layer] if isinstance(entry, Banked) else place
-                for entry, place in zip(entries, places, strict=True)
-            )
-            if own not in known:
-                known[own] = turn(own)
-            keys_SND, values_SND = reader(layer)
-            workspace.put(layer, 0, rotate(keys_SND[None], *known[own])[0], values_SND)
-
     def _write(self, staging: Staging, indices: Sequence[int]) -> None:
         count = self._pool.pages_for(self._places)
         frames = [Frame(index=index) for index in indices]
@@ -272,3 +279,8 @@ class VideoMemory:
         self._held[fold.into] = pages
         fold_pages(self._pool, self._places, old=old, new=new, kept=fold.kept, into=pages)
         self._pool.drop(self._held.pop(fold.old))
+
+
+def _stands(regions: Regions, entry: Entry, place: int) -> Sequence[int]:
+    """Where an entry stands in each layer."""
+    return [regions.place(frame) for frame in entry.frames] if isinstance(entry, Banked) else (place,) * regions.layers

@@ -239,6 +239,12 @@ def test_folders_find_their_own_preset(tmp_path):
         ({"local": 9, "switch": "lerp"}, "switch_chunks is 0; for lerp"),
         ({"local": 9, "cut_position": -1}, "cut_position is -1"),
         ({"local": 9, "sink_kind": "pinned"}, "sink_kind is pinned; it takes a sink, which is 0"),
+        ({"local": 9, "sink_kind": "adaptive"}, "sink_kind is adaptive; it takes a sink, which is 0"),
+        ({"local": 9, "sink": 3, "sink_kind": "adaptive"}, "frame by frame, and a chunk has 3 latent frames"),
+        (
+            {"local": 9, "sink": 3, "sink_kind": "adaptive", "placement": "relative"},
+            "it takes placement absolute or wrapped",
+        ),
         ({"local": 9, "scene_shift": 8}, "scene_shift is 8; it goes with a pinned sink"),
         (
             {"local": 9, "sink": 3, "sink_kind": "pinned", "switch": "recache", "switch_frames": 6},
