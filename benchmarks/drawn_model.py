@@ -15,8 +15,11 @@ from reelray.workers.models.wan.bench_model import draw_transformer, draw_vae
 from reelray.workers.models.wan.block_ops import choose_ops
 from reelray.workers.models.wan.checkpoint import GPU_DECODE_PIXELS
 from reelray.workers.models.wan.config import WanConfig
+from reelray.workers.models.wan.description import add_preview
 from reelray.workers.models.wan.dtypes import choose_dtypes
 from reelray.workers.models.wan.model import WanModel, WanParts
+from reelray.workers.models.wan.taehv.config import TaehvConfig
+from reelray.workers.models.wan.taehv.model import Taehv
 from reelray.workers.models.wan.vae import WanVaeConfig
 from reelray.workers.recipes.presets import Preset, load_presets
 
@@ -50,12 +53,14 @@ class DrawnLoader:
         device: ``cpu`` or ``cuda``.
         tiny: Shrink every network.
         layers: Of a tiny transformer; None takes what the shrunk one has.
+        preview: Draw a tiny decoder beside the full one.
     """
 
     preset: str
     device: str
     tiny: bool = False
     layers: int | None = None
+    preview: bool = False
 
     @property
     def recipe_preset(self) -> Preset:
@@ -83,6 +88,15 @@ class DrawnLoader:
         generator = torch.Generator().manual_seed(SEED)
         text_BSC = torch.randn(1, source.facts.text_tokens, config.text_dim, generator=generator)
         text = cast("TextEncoder", DrawnText(text_BSC.to(device, dtypes.text)))
-        parts = WanParts(transformer=transformer, vae=vae, text_encoder=text, clip=None)
-        facts = replace(source.facts, decode_pixels=GPU_DECODE_PIXELS) if device.type == "cuda" else source.facts
+        preview = draw_preview(vae.config.z_dim, device, dtypes.vae) if self.preview else None
+        parts = WanParts(transformer=transformer, vae=vae, text_encoder=text, clip=None, preview=preview)
+        facts = add_preview(source.facts) if self.preview else source.facts
+        facts = replace(facts, decode_pixels=GPU_DECODE_PIXELS) if device.type == "cuda" else facts
         return WanModel(facts=facts, parts=parts, digest=f"drawn {self.preset}", residency=Residency())
+
+
+def draw_preview(latent_channels: int, device: torch.device, dtype: torch.dtype) -> Taehv:
+    """A tiny decoder of the published size, drawn on the CPU: the same on every rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return Taehv(TaehvConfig(latent_channels=latent_channels)).to_inference(device, dtype)

@@ -25,13 +25,12 @@ from benchmarks.harness import describe_machine
 from reelray.cluster.checkpoint_loader import CheckpointLoader, describe_model
 from reelray.cluster.model_catalog import PACKAGED
 from reelray.proto.chunking import Chunking
+from reelray.proto.commit_parts import CHUNK_PART, DECODE_PART
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout, Place
 from reelray.proto.memory_rule import Commit, MemoryRule
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import (
-    CHUNK_PART,
-    DECODE_PART,
     Admit,
     DecodeStep,
     Move,

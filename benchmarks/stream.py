@@ -2,11 +2,12 @@
 
     python -m benchmarks.stream --out benchmarks/results/stream.json
     python -m benchmarks.stream --cases longlive sessions --chunks 16
+    python -m benchmarks.stream --cases longlive-preview diagdistill-preview --out /tmp/preview.json
     python -m benchmarks.stream --tiny                          # on a CPU, to see that it runs
 
-Random weights of the model's true size, bf16, the full VAE in the same engine. Correctness first: the same stream
-again must give the same picture, within two levels of 255; the second time it runs by recorded graphs from its first
-window on. What is timed comes third and finds the engine warm.
+Random weights of the model's true size, bf16, the full VAE in the same engine, in the cases of previews a tiny decoder
+(TAEHV's layout). Correctness first: the same stream again must give the same picture, within two levels of 255; the
+second time it runs by recorded graphs from its first window on. What is timed comes third and finds the engine warm.
 
 Frames per second count chunks that begin with a full memory. `remember_ms` are clean passes. The gap of a chunk is the
 time between its frames and those before, as a client sees it. With several sessions the figures are of the time while
@@ -31,6 +32,7 @@ import torch
 from benchmarks.drawn_model import DrawnLoader
 from benchmarks.harness import describe_machine, profile_kernels
 from reelray.cluster.local_engine import LocalEngine
+from reelray.proto.decoder import Decoder
 from reelray.proto.events import Frames, Stage
 from reelray.proto.recipe import Recipe
 from reelray.proto.request import RenderRequest, RequestId
@@ -52,12 +54,14 @@ class Case:
         recipe: Preset by which it streams.
         sessions: At once.
         target_fps: Frames per second to be reached, of all sessions; None where it is only reported.
+        decoder: What makes the pictures.
     """
 
     model: str
     recipe: str
     sessions: int = 1
     target_fps: float | None = None
+    decoder: Decoder = Decoder.WAN_EXACT_STREAM
 
 
 SMALL, LARGE = "wan2.1-t2v-1.3b", "wan2.1-t2v-14b"
@@ -69,6 +73,8 @@ CASES = {
     "block-cascading": Case(model=SMALL, recipe="block-cascading-1.3b"),
     "streamdiffusion-v2": Case(model=SMALL, recipe="streamdiffusion-v2-1.3b"),
     "sessions": Case(model=SMALL, recipe="longlive-1.3b", sessions=SESSIONS),
+    "longlive-preview": Case(model=SMALL, recipe="longlive-1.3b", target_fps=42.0, decoder=Decoder.TAEHV_STREAM),
+    "diagdistill-preview": Case(model=SMALL, recipe="diagdistill-1.3b", target_fps=95.0, decoder=Decoder.TAEHV_STREAM),
     "longlive-14b": Case(model=LARGE, recipe="longlive-1.3b", target_fps=7.0),
 }
 
@@ -216,7 +222,7 @@ def _median_ms(seconds: Sequence[float]) -> float | None:
 
 def run_case(case: Case, model: Any, chunks: int, *, tiny: bool, profile: bool) -> dict[str, Any]:
     """Check one case, then time it."""
-    recipe = presets()[case.recipe]
+    recipe = replace(presets()[case.recipe], decoder=case.decoder)
     assert recipe.memory is not None
     full = -(-recipe.memory.attended // (recipe.chunking.latent_frames or 1))
     rank = Rank(model)
@@ -225,6 +231,7 @@ def run_case(case: Case, model: Any, chunks: int, *, tiny: bool, profile: bool) 
         cold, warm = (play(engine, request_of(recipe, name, chunks, tiny=tiny), keep=True) for name in ("cold", "warm"))
         differs = largest_change(cold.frames, warm.frames)
         row: dict[str, Any] = {"recipe": case.recipe, "model": case.model, "sessions": case.sessions}
+        row |= {"decoder": case.decoder.value}
         row |= {"chunks": chunks, "same_stream_again_differs_by": differs}
         print(f"{case.recipe}: again differs by {differs} of 255", flush=True)
         watched.costs.clear()
@@ -260,7 +267,7 @@ def main() -> None:
         if drawn != case.model:
             model = None
             torch.cuda.empty_cache()
-            model, drawn = DrawnLoader(preset=case.model, device=device, tiny=options.tiny)(), case.model
+            model, drawn = DrawnLoader(preset=case.model, device=device, tiny=options.tiny, preview=True)(), case.model
         rows[name] = run_case(case, model, options.chunks, tiny=options.tiny, profile=options.profile)
         shown = {k: v for k, v in rows[name].items() if not k.startswith("kernels")}
         print(name, shown, flush=True)

@@ -44,6 +44,7 @@ class CheckpointLoader:
         page_bytes: What streams may take of the memory of a device; None lets the engine find out.
         networks: What the process has use for.
         host_bytes: What streams that rest may take of the host's memory; None means half of what is free.
+        preview: File of a preview decoder; None takes the checkpoint's own, if it has one.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class CheckpointLoader:
     page_bytes: int | None = None
     networks: Networks = Networks.ALL
     host_bytes: int | None = None
+    preview: Path | None = None
 
     @property
     def shares(self) -> bool:
@@ -77,7 +79,12 @@ class CheckpointLoader:
         """
         device = choose_device(self.device)
         model = open_checkpoint(
-            self.path, device=device, residency=self.residency, share=self.share, networks=self.networks
+            self.path,
+            device=device,
+            residency=self.residency,
+            share=self.share,
+            networks=self.networks,
+            preview=self.preview,
         )
         model.page_bytes, model.host_bytes = self.page_bytes, self.host_bytes
         return model

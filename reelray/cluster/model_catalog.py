@@ -24,6 +24,7 @@ class ModelEntry:
         recipe: Sampling as data.
         facts: Geometry.
         weights_bytes: Size of its weight files.
+        preview: File of a preview decoder that a user has named, to be used instead of its own.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelEntry:
     recipe: Recipe
     facts: ModelFacts
     weights_bytes: int
+    preview: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

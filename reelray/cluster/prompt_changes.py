@@ -106,10 +106,10 @@ def check_cut(recipe: Recipe) -> None:
     Raises:
         UnsupportedError: It has none.
     """
-    if recipe.memory is None or recipe.memory.cut_position is None:
+    if recipe.memory is None or not recipe.memory.knows_scenes:
         raise UnsupportedError(
             f"model '{recipe.name}' makes one scene of all prompts; leave out the cut, or take a model whose recipe "
-            "has memory.cut_position, such as infinity-rope-1.3b"
+            "has memory.cut_position or a pinned sink, such as infinity-rope-1.3b"
         )
 
 

@@ -30,8 +30,8 @@ class RenderArguments(TypedDict, total=False):
     """Options of a render; what is missing comes from the model or the settings.
 
     `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus`, `layout`, `patches`,
-    `exact_steps`, `weights`, `encoder` and `decode_ranks`, `reelray.cluster.render.RenderOptions` the others;
-    `on_progress` is told whenever a stage moves on.
+    `exact_steps`, `weights`, `encoder`, `decode_ranks` and `preview_decoder`, `reelray.cluster.render.RenderOptions`
+    the others; `on_progress` is told whenever a stage moves on.
     """
 
     model: str | Path
@@ -54,6 +54,8 @@ class RenderArguments(TypedDict, total=False):
     weights: str
     encoder: str
     decode_ranks: int | str
+    decoder: str
+    preview_decoder: str | Path
     on_progress: OnProgress
 
 
@@ -68,6 +70,7 @@ class ResumeArguments(TypedDict, total=False):
     weights: str
     encoder: str
     decode_ranks: int | str
+    preview_decoder: str | Path
     on_progress: OnProgress
 
 

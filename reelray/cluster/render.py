@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from PIL import Image
 
+from reelray.cluster.decoder_choice import choose_decoder
 from reelray.cluster.first_frame import Picture, fit_picture, load_picture, size_for_picture
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.prompt_changes import Times, choose_changes, read_seconds
@@ -30,7 +31,7 @@ SHORTEST_PROMPT_LIMIT = 2000
 CHARACTERS_PER_TOKEN = 16
 """No tokenizer packs ordinary text tighter; the exact limit, in tokens, is the text encoder's."""
 OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
-    (("prompt", "negative"), str, "text"),
+    (("prompt", "negative", "decoder"), str, "text"),
     (("frames", "seed", "steps"), Integral, "a whole number"),
     (("guidance", "fps"), Real, "a number"),
 )
@@ -59,6 +60,7 @@ class RenderOptions:
         fps: Frames per second of the video.
         at: Prompts that follow the first, each with the time from which it holds; see `reelray.cluster.prompt_changes`.
         stream: Refuse models that make whole clips; the default length is then `STREAM_SECONDS`.
+        decoder: ``full``, or ``preview`` for quick pictures that are not exact.
 
     Raises:
         InputError: A value is of another kind, such as ``frames="81"``.
@@ -76,6 +78,7 @@ class RenderOptions:
     fps: float | None = None
     at: Times | None = None
     stream: bool = False
+    decoder: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.at, Sequence | None) or any(not is_change(change) for change in self.at or ()):
@@ -126,7 +129,7 @@ def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
     Raises:
         InputError: An option is wrong; the message names it and what would be right.
     """
-    recipe, facts = model.recipe, model.facts
+    recipe, facts = choose_decoder(options.decoder, model), model.facts
     prompt = check_text("prompt", options.prompt, facts)
     if not prompt:
         raise PromptError("the prompt is empty; say what the video shows")

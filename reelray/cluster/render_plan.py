@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from reelray.cluster.decoder_choice import check_resumed, with_preview
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.layout_choice import choose_layout
 from reelray.cluster.memory_check import check_memory
@@ -43,6 +44,7 @@ class Place:
         weights: Where the transformer's blocks are: ``auto``, ``resident``, ``sharded`` or ``offloaded``.
         encoder: Where the encoders of text and image are: ``auto``, ``resident`` or ``released``.
         decode_ranks: How many of them do nothing but decode, or ``auto``, which None means too.
+        preview_decoder: File of a preview decoder instead of the model's own; asks for previews.
     """
 
     model: str | Path | None = None
@@ -55,6 +57,7 @@ class Place:
     weights: str | None = None
     encoder: str | None = None
     decode_ranks: int | str | None = None
+    preview_decoder: str | Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +95,7 @@ def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[R
     settings = services.load_settings()
     catalog = services.open_catalog(settings)
     entry = choose_for_length(options, catalog.find(str(place.model or settings.model)), catalog.find)
+    entry = with_preview(entry, place.preview_decoder)
     return place_job(plan_job(options, entry), settings, place)
 
 
@@ -105,6 +109,8 @@ def plan_resumed(file: "SnapshotFile", services: Services, place: Place) -> tupl
     _check_choice("device", place.device, DEVICES)
     settings = services.load_settings()
     entry = services.open_catalog(settings).find(str(place.model or file.model))
+    entry = with_preview(entry, place.preview_decoder)
+    check_resumed(file.snapshot.request.recipe, entry)
     request = replace(file.snapshot.request, request_id=new_request_id())
     return place_job(RenderJob(request=request, model=entry, fps=file.fps), settings, place)
 

@@ -18,7 +18,7 @@ def describe_job(job: RenderJob) -> str:
     request, steps = job.request, job.request.recipe.schedule.length
     return (
         f"{job.model.name}: {request.width}x{request.height}, {request.frames} frames "
-        f"({_length_s(job):.2f} s at {float(job.fps):g} fps), {steps} steps, seed {request.seed}"
+        f"({_length_s(job):.2f} s at {float(job.fps):g} fps), {steps} steps, seed {request.seed}{_preview(job)}"
     )
 
 
@@ -29,7 +29,7 @@ def describe_result(
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     verb = "replaced" if replaced else "wrote"
     output = "standard output" if output in STANDARD_OUTPUT_NAMES else output
-    what = f"{summary.frames} frames, seed {job.request.seed}, {_describe_place(summary)}"
+    what = f"{summary.frames} frames, seed {job.request.seed}, {_describe_place(summary)}{_preview(job)}"
     return f"{verb} {output}: {what}, {seconds['total']:.1f} s ({stages})"
 
 
@@ -44,6 +44,8 @@ def file_metadata(job: RenderJob, digest: str, *, first_frame: int = 0) -> dict[
     request = job.request
     patching = request.patching
     approximate = {} if patching is None else {"approximate": True, **asdict(patching)}
+    if request.recipe.decoder.is_preview:
+        approximate |= {"approximate": True, "decoder": request.recipe.decoder.value}
     later = [
         {"latent_frame": change.latent_frame, "prompt": change.prompt} | ({"cut": True} if change.cut else {})
         for change in request.changes
@@ -80,6 +82,7 @@ def summary_json(
         "file": STANDARD_OUTPUT if output in STANDARD_OUTPUT_NAMES else str(Path(output).absolute()),
         "format": video_format.value,
         "approximate": False,
+        "decoder": job.request.recipe.decoder.value,
         **file_metadata(job, summary.model_digest),
         "frames": summary.frames,
         "forwards": summary.forwards,
@@ -103,6 +106,10 @@ def _describe_place(summary: RenderSummary) -> str:
     if summary.patching is not None:
         told.append(f"approximate, {summary.patching.patches} patches")
     return f"{summary.device} ({', '.join(told)})" if told else summary.device
+
+
+def _preview(job: RenderJob) -> str:
+    return ", preview pictures (approximate)" if job.request.recipe.decoder.is_preview else ""
 
 
 def _length_s(job: RenderJob) -> float:

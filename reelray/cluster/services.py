@@ -74,6 +74,7 @@ def _open_engine(
         residency=residency,
         page_bytes=_as_bytes(settings.memory_gb),
         host_bytes=_as_bytes(settings.host_memory_gb),
+        preview=model.preview,
     )
     if kind == "local":
         return _open_local(loader, placement, limits)

@@ -12,6 +12,9 @@ class Sink(StrEnum):
 
     FIRST = "first"  # they stay as they are
     MOVING = "moving"  # frames that leave are folded into them
+    PINNED = "pinned"  # those of the scene that was cut to last take their places
+    # The newest frame takes the place that it is least like, where it is not like it at all; each layer for itself.
+    ADAPTIVE = "adaptive"
     BOUNCING = "bouncing"  # they stand in for frames that left, running to their end and back again and again
 
 
@@ -65,6 +68,7 @@ class MemoryRule:
         sink: First latent frames of the video that are attended for ever.
         sink_kind: What becomes of them.
         sink_kept: Share of a moving sink that stays when a frame is folded into it.
+        sink_likeness: Likeness to the newest frame below which a frame of an adaptive sink gives its place to it.
         means: For each running mean of frames that have left, the share of the newest one.
         bank: Frames that are kept because they fit the prompt; None keeps none.
         placement: Positions of what is attended.
@@ -79,7 +83,8 @@ class MemoryRule:
         switch_frames: Latest latent frames that a change of the prompt remembers anew, the sink's counted in, or those
             that it keeps besides the sink.
         switch_chunks: Chunks over which one text turns into the other; the last of them goes by the new one alone.
-        cut_position: Temporal position at which the first chunk of a new scene is made; None knows no scenes.
+        cut_position: Temporal position at which the first chunk of a new scene is made; None leaves it where it stands.
+        scene_shift: Temporal positions by which a pinned sink's every scene stands farther on than those before it.
         storage: How keys and values are kept; 8 bits take about half the room and are not exact.
     """
 
@@ -87,6 +92,7 @@ class MemoryRule:
     sink: int = 0
     sink_kind: Sink = Sink.FIRST
     sink_kept: float = 0.999
+    sink_likeness: float = 0.2
     means: tuple[float, ...] = ()
     bank: BankRule | None = None
     placement: Placement = Placement.ABSOLUTE
@@ -101,12 +107,18 @@ class MemoryRule:
     switch_frames: int = 0
     switch_chunks: int = 0
     cut_position: int | None = None
+    scene_shift: int = 0
     storage: Storage = Storage.EXACT
 
     @property
     def is_endless(self) -> bool:
         """Whether positions never run out: what is attended is counted anew for every chunk, or places come again."""
         return self.placement in {Placement.RELATIVE, Placement.WRAPPED}
+
+    @property
+    def knows_scenes(self) -> bool:
+        """Whether a change of the prompt may cut to another scene."""
+        return self.cut_position is not None or self.sink_kind is Sink.PINNED
 
     @property
     def attended(self) -> int:
@@ -146,6 +158,35 @@ class MemoryRule:
         sink = min(self.sink, first)
         return (*range(sink), *range(max(sink, first - self.local + chunk), first))
 
+    @property
+    def reach_anew(self) -> int:
+        """Most latest latent frames that are evaluated anew where memory begins anew."""
+        return self.overlap or self.local
+
+    def check_positions(self, positions: int | None, chunk: int) -> None:
+        """Refuse places that a model cannot tell apart.
+
+        Args:
+            positions: Temporal positions of the model; None has no end.
+            chunk: Latent frames of the longest chunk.
+
+        Raises:
+            ValueError: A scene begins, frames come again, or a window ends beyond them.
+        """
+        if positions is None:
+            return
+        if self.cut_position is not None and self.cut_position + chunk > positions:
+            raise ValueError(
+                f"memory.cut_position is {self.cut_position}, where {chunk} frames need {self.cut_position + chunk} "
+                f"positions; the model has {positions}"
+            )
+        if self.wrap > positions:
+            raise ValueError(f"memory.wrap is {self.wrap}; the model has {positions} positions")
+        if self.is_endless and self.attended > positions:
+            raise ValueError(
+                f"a chunk and what it attends are {self.attended} latent frames; the model has {positions} positions"
+            )
+
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_switch()
@@ -153,6 +194,8 @@ class MemoryRule:
         self._check_places()
         if self.commit is Commit.EVERY_STEP:
             self._check_levels()
+        if self.sink_kind is Sink.ADAPTIVE:
+            _check_adaptive(self)
         if self.sink_kind is Sink.BOUNCING:
             self._check_plain("sink_kind is bouncing", sink=True)
             if self.sink < 1 or self.commit is Commit.REBUILD:
@@ -160,11 +203,15 @@ class MemoryRule:
         if self.commit is Commit.REBUILD:
             self._check_plain("commit is rebuild", sink=True)
         self._check_rollout()
-        if self.first_frame is FirstFrame.CODED_ANEW:
+        if self.first_frame is FirstFrame.CODED_ANEW and (self.sink or not self._begins_anew_at_all):
             raise ValueError(
-                "first_frame is coded_anew, which takes decoded pictures, and these need not be where a chunk begins; "
-                "use as_it_is (with a sink of 1 the first frame of the video stays in its place)"
+                "first_frame is coded_anew; only a rebuild or a rollout evaluates frames anew, and with a sink the "
+                "first frame of the video is among them"
             )
+
+    @property
+    def _begins_anew_at_all(self) -> bool:
+        return bool(self.rollout) or self.commit is Commit.REBUILD
 
     def _check_places(self) -> None:
         wraps = self.placement is Placement.WRAPPED
@@ -180,8 +227,10 @@ class MemoryRule:
             raise ValueError(
                 f"placement is {self.placement}, and means of frames have no place in the video; use relative"
             )
-        if self.bank and self.placement not in {Placement.ABSOLUTE, Placement.RELATIVE}:
-            raise ValueError(f"placement is {self.placement}; a bank takes absolute or relative")
+        if self.bank and self.placement is not Placement.ABSOLUTE:
+            raise ValueError(
+                f"placement is {self.placement}; a bank takes absolute, where its frames are scored as they stand"
+            )
 
     def _check_levels(self) -> None:
         if self.switch is PromptSwitch.RECACHE:
@@ -214,7 +263,7 @@ class MemoryRule:
             raise ValueError("switch is recache; it takes more switch_frames than the sink has, and no means of frames")
 
     def _check_rollout(self) -> None:
-        if self.causal_frames < 0 or (self.causal_frames and not (self.rollout or self.commit is Commit.REBUILD)):
+        if self.causal_frames < 0 or (self.causal_frames and not self._begins_anew_at_all):
             raise ValueError(
                 f"causal_frames is {self.causal_frames}; only a rebuild or a rollout evaluates frames anew, at least 1"
             )
@@ -229,6 +278,15 @@ class MemoryRule:
             raise ValueError("there is a rollout, and commit is rebuild; use clean_pass or last_step")
 
     def _check_cut(self) -> None:
+        pins = self.sink_kind is Sink.PINNED
+        if pins and (self.sink < 1 or self.cut_position is not None or self.placement is not Placement.ABSOLUTE):
+            raise ValueError(
+                f"sink_kind is pinned; it takes a sink, which is {self.sink}, no cut_position, and placement absolute"
+            )
+        if self.scene_shift and (self.scene_shift < 0 or not pins):
+            raise ValueError(f"scene_shift is {self.scene_shift}; it goes with a pinned sink, and is at least 0")
+        if pins and (self.switch is PromptSwitch.RECACHE or self.bank or self.commit is Commit.EVERY_STEP):
+            raise ValueError("sink_kind is pinned; it takes no bank, no recache, and no commit every_step")
         if self.cut_position is None:
             return
         if self.cut_position < 0:
@@ -244,3 +302,15 @@ class MemoryRule:
             raise ValueError(f"{why}; it takes no means, no bank{'' if sink else ', no sink'} and no moving sink")
         if self.placement is not Placement.RELATIVE or self.switch in {PromptSwitch.RECACHE, PromptSwitch.FLUSH}:
             raise ValueError(f"{why}; it takes placement relative, and switch keep or lerp")
+
+
+def _check_adaptive(rule: MemoryRule) -> None:
+    if rule.sink < 1 or not -1 <= rule.sink_likeness <= 1 or rule.storage is not Storage.EXACT:
+        raise ValueError(
+            f"sink_kind is adaptive; it takes a sink, which is {rule.sink}, a sink_likeness in -1..1, which is "
+            f"{rule.sink_likeness}, and storage exact"
+        )
+    if rule.placement not in {Placement.ABSOLUTE, Placement.WRAPPED} or rule.bank or rule.rollout:
+        raise ValueError("sink_kind is adaptive; it takes placement absolute or wrapped, no bank and no rollout")
+    if rule.switch is PromptSwitch.RECACHE:
+        raise ValueError("sink_kind is adaptive; it takes no switch recache, which remembers the first frames anew")

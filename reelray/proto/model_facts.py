@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from reelray.proto.decoder import Decoder
 from reelray.proto.errors import SizeError
+from reelray.proto.recipe import Recipe
 
 LONGEST_LATENT_FRAMES = 1 << 18
 """Of a video without an end of its own: every chunk of it is planned ahead. 18 hours at 16 frames a second."""
@@ -25,6 +27,7 @@ class ModelFacts:
         parameters: Transformer parameters.
         positions: Latent frames, token rows and token columns that the transformer can tell apart; None has no end.
         decode_pixels: Pixels, over all frames, that the device decodes well at once; larger clips decode in pieces.
+        decoders: Decoders that are there.
     """
 
     family: str
@@ -39,6 +42,7 @@ class ModelFacts:
     parameters: int
     positions: int | None = None
     decode_pixels: int = 1_600_000
+    decoders: tuple[Decoder, ...] = (Decoder.WAN_EXACT_STREAM,)
 
     def latent_frames(self, frames: int, *, endless: bool = False) -> int:
         """Latent frames of a clip of `frames` pixel frames.
@@ -68,6 +72,33 @@ class ModelFacts:
                 "another may go on from a snapshot of it"
             )
         return latent_frames
+
+    def check_memory(self, recipe: Recipe, *, frames: int = 0, scenes: int = 0) -> None:
+        """Refuse a recipe whose memory places frames where the model has no position.
+
+        Args:
+            recipe: The recipe.
+            frames: Pixel frames of a video.
+            scenes: How many scenes it cuts to.
+
+        Raises:
+            SizeError: It does.
+        """
+        if recipe.memory is None:
+            return
+        chunking = recipe.chunking
+        try:
+            recipe.memory.check_positions(
+                self.positions, max(chunking.latent_frames or 1, chunking.first_latent_frames or 0)
+            )
+        except ValueError as error:
+            raise SizeError(f"{error}") from None
+        farther = scenes * recipe.memory.scene_shift
+        if farther and self.positions is not None and self.latent_frames(frames) + farther > self.positions:
+            raise SizeError(
+                f"{frames} frames with {scenes} more scenes are too many for this model; with so many scenes it makes "
+                f"at most {self.frames(max(1, self.positions - farther))}"
+            )
 
     def frames(self, latent_frames: int) -> int:
         """Pixel frames that `latent_frames` latent frames decode to."""

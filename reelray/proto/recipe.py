@@ -9,6 +9,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from reelray.proto.chunking import Chunking
+from reelray.proto.decoder import Decoder
 from reelray.proto.memory_rule import Commit, MemoryRule, PromptSwitch, Sink
 
 
@@ -152,7 +153,7 @@ class Recipe:
         longer: Name of the checkpoint beside this one that makes streams, and videos longer than `defaults.frames`;
             empty where this one makes them itself.
         text_tokens: Text slots the transformer attends, zero padding included.
-        decoder: Name of the latent decoder, such as ``wan_exact_stream``.
+        decoder: What turns latents into pictures.
         licence: SPDX tag or name of the weights' licence.
     """
 
@@ -166,7 +167,7 @@ class Recipe:
     defaults: Defaults = field(default_factory=Defaults)
     longer: str = ""
     text_tokens: int = 512
-    decoder: str = "wan_exact_stream"
+    decoder: Decoder = Decoder.WAN_EXACT_STREAM
     licence: str = "unknown"
 
     @property
@@ -212,6 +213,8 @@ class Recipe:
                 f"memory.placement is {self.memory.placement}, and an i2v model looks for its picture by absolute "
                 "positions"
             )
+        if self.memory.sink_kind is Sink.ADAPTIVE and chunk > 1:
+            raise ValueError(f"memory.sink_kind is adaptive, frame by frame, and a chunk has {chunk} latent frames")
         if self.memory.commit is Commit.EVERY_STEP and self.schedule.first_chunks:
             raise ValueError(
                 "memory.commit is every_step; all chunks must have the same steps, and first_chunks differ"
@@ -253,7 +256,9 @@ def _check_flight_memory(memory: MemoryRule) -> None:
         raise ValueError("chunking.stagger needs memory.commit clean_pass: other forwards are of several chunks")
     if memory.switch is not PromptSwitch.KEEP:
         raise ValueError("chunking.stagger needs memory.switch keep: chunks in flight are of both prompts")
-    if memory.bank or memory.rollout or memory.sink_kind is Sink.BOUNCING:
-        raise ValueError("chunking.stagger takes no memory.bank, no memory.rollout and no bouncing sink")
-    if memory.cut_position is not None:
-        raise ValueError("chunking.stagger takes no memory.cut_position: chunks in flight are of both scenes")
+    if memory.bank or memory.rollout or memory.sink_kind in {Sink.BOUNCING, Sink.ADAPTIVE}:
+        raise ValueError("chunking.stagger takes no memory.bank, no memory.rollout and no bouncing or adaptive sink")
+    if memory.knows_scenes:
+        raise ValueError(
+            "chunking.stagger takes no memory.cut_position and no pinned sink: chunks in flight are of both scenes"
+        )

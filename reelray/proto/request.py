@@ -71,8 +71,10 @@ class RenderRequest:
         if any(a >= b for a, b in pairwise(times)):
             raise ValueError(f"prompts change at latent frames {times}; every one must come after the one before")
         memory = self.recipe.memory
-        if any(change.cut for change in self.changes) and (memory is None or memory.cut_position is None):
-            raise ValueError(f"a scene is cut, and recipe {self.recipe.name} has no memory.cut_position")
+        if any(change.cut for change in self.changes) and (memory is None or not memory.knows_scenes):
+            raise ValueError(
+                f"a scene is cut, and recipe {self.recipe.name} has no memory.cut_position and no pinned sink"
+            )
         if self.pace_fps is not None and self.pace_fps <= 0:
             raise ValueError(f"pace_fps is {self.pace_fps}; it must be greater than 0, or None")
         if not 0 <= self.seed < 2**63:

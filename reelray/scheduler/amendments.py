@@ -33,7 +33,7 @@ def say(request: RenderRequest, order: Say, chunks: Sequence[Span], begun: int) 
     """
     ids = {"request": str(request.request_id)}
     memory, wanted = request.recipe.memory, order.latent_frame
-    if order.cut and (memory is None or memory.cut_position is None):
+    if order.cut and (memory is None or not memory.knows_scenes):
         raise UnsupportedError(f"model '{request.recipe.name}' makes one scene of all prompts", ids=ids)
     chunk = begun if wanted is None else _chunk_from(chunks, wanted)
     if begun >= len(chunks):

@@ -96,10 +96,16 @@ class EngineCore:
         """Queue a request, or what goes on from a snapshot of it.
 
         Raises:
-            SizeError: Its size does not fit the model.
+            SizeError: Its size, or places of what it remembers, do not fit the model.
             InputError: A request of this id is here already.
-            UnsupportedError: It asks for patches, and is a stream, or a layout of this gang has no place for them.
+            UnsupportedError: It asks for patches, and is a stream, or a layout of this gang has no place for them; or
+                it asks for a decoder that is not there.
         """
+        decoder = request.recipe.decoder
+        if decoder not in facts.decoders:
+            raise UnsupportedError(f"decoder is {decoder}; the model here has {', '.join(facts.decoders)}")
+        scenes = sum(change.cut for change in request.changes)
+        facts.check_memory(request.recipe, frames=request.frames, scenes=scenes)
         if request.patching is not None:
             self._check_patching(request, facts)
         if request.recipe.memory is not None or request.recipe.chunking.stagger is not None:

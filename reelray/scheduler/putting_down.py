@@ -61,9 +61,12 @@ def take_up(rollout: Rollout, snapshot: Snapshot) -> None:
     """Have a fresh rollout go on from a snapshot of its request.
 
     Raises:
-        SnapshotError: It is one of another request, or was decoded in pieces of another size.
+        SnapshotError: It is one of another request or decoder, or was decoded in pieces of another size.
     """
     request = rollout.request
+    decoders = snapshot.request.recipe.decoder, request.recipe.decoder
+    if decoders[0] is not decoders[1]:
+        raise SnapshotError(f"the stream was decoded by {decoders[0]}; {decoders[1]} cannot go on from where it stands")
     if replace(snapshot.request, request_id=request.request_id) != request:
         raise SnapshotError("the request is not the one of its snapshot; only its name may be another")
     ends = [0, *(piece.end for piece in rollout.pieces)]

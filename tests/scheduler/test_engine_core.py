@@ -9,7 +9,7 @@ import pytest
 from reelray.proto.errors import EngineError, InputError, SizeError, UnsupportedError
 from reelray.proto.events import Stage
 from reelray.proto.layout import Layout
-from reelray.proto.memory_rule import MemoryRule
+from reelray.proto.memory_rule import MemoryRule, Placement
 from reelray.proto.patching import Patching
 from reelray.proto.request import RequestId
 from reelray.proto.snapshot import SnapshotKind
@@ -333,6 +333,9 @@ def test_sizes_and_doubled_ids_are_refused():
         core.submit(make_request("a", width=30), FACTS)
     with pytest.raises(SizeError, match="6 frames"):
         core.submit(make_request("a", frames=6), FACTS)
+    wrapped = MemoryRule(local=2, placement=Placement.WRAPPED, wrap=2000)
+    with pytest.raises(SizeError, match=r"memory\.wrap is 2000"):
+        core.submit(make_request("a", recipe=make_recipe(chunk=1, memory=wrapped)), FACTS)
     core.submit(make_request("a"), FACTS)
     with pytest.raises(InputError, match="request a"):
         core.submit(make_request("a"), FACTS)

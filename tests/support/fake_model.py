@@ -84,7 +84,7 @@ class FakeModel:
     def settle_decode(self, latents, state):
         pass
 
-    def new_decode_state(self):
+    def new_decode_state(self, decoder=None):  # noqa: ARG002
         return FakeDecodeState()
 
     def use_picture_sharing(self, sharing):  # noqa: ARG002
@@ -93,7 +93,7 @@ class FakeModel:
     def pack_decode_state(self, state, *, latent_rows):  # noqa: ARG002
         return pickle.dumps((state.previous, state.decoded))
 
-    def unpack_decode_state(self, data, *, latent_rows):  # noqa: ARG002
+    def unpack_decode_state(self, data, *, decoder, latent_rows):  # noqa: ARG002
         state = FakeDecodeState()
         state.previous, state.decoded = pickle.loads(data)
         return state

@@ -63,9 +63,9 @@ class PlainStudio:
         texts = [(0, request.prompt), *((change.latent_frame, change.prompt) for change in request.changes)]
         self.texts = [(since, self.model.encode_text([text, request.negative_prompt])) for since, text in texts]
 
-    def memory(self, rule: Rule) -> PlainMemory:
+    def memory(self, rule: Rule, kind: Callable[..., PlainMemory] = PlainMemory) -> PlainMemory:
         pairs = tuple(dim // 2 for dim in self.transformer.config.rope_dims)
-        return PlainMemory(rule=rule, grid=(self.height // 2, self.width // 2), pairs=pairs)
+        return kind(rule=rule, grid=(self.height // 2, self.width // 2), pairs=pairs)
 
     def text_from(self, frame: int):
         """Contexts, conditional and not, of the prompt that holds where a chunk begins."""
@@ -161,7 +161,9 @@ def wrapped(frames: int, *, sink: int, wrap: int, first: int) -> Rule:
 
 
 @torch.no_grad()
-def stream_by_levels(model: object, request: object, *, levels: list[float], timesteps: list[float], rule: Rule):
+def stream_by_levels(
+    model: object, request: object, *, levels: list[float], timesteps: list[float], rule: Rule, kind=PlainMemory
+):
     """Clean latents of a stream in which each noise level remembers its own forwards, and nothing else does.
 
     The first chunk has one memory for all its steps, of which the last one's forward stays; all levels begin with it.
@@ -172,13 +174,14 @@ def stream_by_levels(model: object, request: object, *, levels: list[float], tim
         levels: Noise levels, largest first.
         timesteps: What the network is told of each.
         rule: What a chunk attends.
+        kind: Makes memories.
     """
     studio, chunking = PlainStudio(model=model, request=request), request.recipe.chunking
     scale, ends = request.recipe.guidance.scale, [chunking.first_latent_frames]
     while ends[-1] < studio.total:
         ends.append(min(studio.total, ends[-1] + chunking.latent_frames))
     branches = range(1 if scale == 1 else 2)
-    memories = [[studio.memory(rule) for _ in branches] for _ in levels]
+    memories = [[studio.memory(rule, kind) for _ in branches] for _ in levels]
     clean, begin = [], 0
     for chunk, end in enumerate(ends):
         x = studio.noise(chunk, -1, end - begin)
@@ -187,6 +190,7 @@ def stream_by_levels(model: object, request: object, *, levels: list[float], tim
             for branch in branches:
                 memory = memories[step if chunk else 0][branch]
                 memory.window, memory.commits = (begin, end - begin), True
+                memory.prepare(begin, [])
                 times = torch.full((1, end - begin), timesteps[step])
                 text = studio.text_from(begin)[branch]
                 found.append(studio.transformer(x, times, text, attention=memory).float())
@@ -202,3 +206,46 @@ def stream_by_levels(model: object, request: object, *, levels: list[float], tim
         clean.append(x)
         begin = end
     return torch.cat(clean, 2)
+
+
+@dataclass(kw_only=True)
+class AdaptiveMemory(PlainMemory):
+    """A sink of which each layer gives the newest frame the place that is least like it, if it is not like it at all.
+
+    Args:
+        sink: Places.
+        least: Likeness below which a place is given away.
+        layers: Of the model.
+    """
+
+    sink: int
+    least: float
+    layers: int
+
+    def __post_init__(self) -> None:
+        self.stays = [list(range(self.sink)) for _ in range(self.layers)]
+        self.looked_at = self.sink - 1
+
+    def prepare(self, first: int, text: list[Tensor], *, recaches: bool = False) -> None:
+        """Frame `first - 1` is the newest."""
+        del text, recaches
+        if first - 1 <= self.looked_at:
+            return
+        self.looked_at = first - 1
+        for layer, stays in enumerate(self.stays):
+            found = [self.likeness(layer, frame, first - 1) for frame in stays]
+            if min(found) < self.least:
+                stays[found.index(min(found))] = first - 1
+
+    def likeness(self, layer: int, one: int, other: int) -> float:
+        pairs = zip(self.kept[layer, one], self.kept[layer, other], strict=True)
+        means = [(a.double().mean(0).flatten(), b.double().mean(0).flatten()) for a, b in pairs]
+        return sum(float(torch.cosine_similarity(a, b, dim=0)) for a, b in means) / 2
+
+    def attended(self, layer: int) -> Attended:
+        """The rule's entries, of whose first `sink` frames each layer has others."""
+        plain = super().attended(layer)
+        latest = [entry for entry in plain.entries if min(entry[1]) >= self.sink]
+        sunk = [frame for frame in self.stays[layer] if frame < self.window[0]]
+        places = [(self.rule(frame, 1).own[0], {frame: 1.0}) for frame in sunk]
+        return Attended(entries=[*places, *latest], own=plain.own)

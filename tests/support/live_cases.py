@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from reelray.proto.bank_rule import BankRule
 from reelray.proto.chunking import Chunking
-from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch, Sink
+from reelray.proto.memory_rule import Commit, FirstFrame, MemoryRule, Placement, PromptSwitch, Sink
 from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.scheduler.engine_core import EngineCore
@@ -31,7 +31,9 @@ RULES = {
         switch=PromptSwitch.LERP,
         switch_chunks=2,
     ),
-    "rollout": MemoryRule(local=6, placement=Placement.RELATIVE, rollout=6, overlap=2),
+    "rollout": MemoryRule(
+        local=6, placement=Placement.RELATIVE, rollout=6, overlap=2, first_frame=FirstFrame.CODED_ANEW
+    ),
 }
 
 

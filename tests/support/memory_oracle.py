@@ -49,6 +49,23 @@ def latest(
     return attend
 
 
+def pinned(count: int, *, sink: int, chunk: int, scenes: tuple[int, ...], shift: int) -> Rule:
+    """As `latest`, but the sink is that of the last scene that is remembered; scenes stand `shift` places apart."""
+
+    def place(frame: int) -> int:
+        return frame + shift * sum(begin <= frame for begin in scenes)
+
+    def attend(first: int, length: int) -> Attended:
+        begins = [0, *(begin for begin in scenes if begin < first)]
+        sinks = [range(begin, begin + sink) for begin in begins]
+        frames = [i for i in range(first) if i in sinks[-1]]
+        frames += [i for i in range(max(0, first - (count - chunk)), first) if not any(i in one for one in sinks)]
+        entries = [(place(frame), {frame: 1.0}) for frame in frames]
+        return Attended(entries=entries, own=[place(frame) for frame in range(first, first + length)])
+
+    return attend
+
+
 def moving_sink(count: int, *, sink: int, chunk: int, kept: float) -> Rule:
     """Relative places; each block of frames that leaves is folded into the sink, frame by frame."""
 

@@ -23,12 +23,14 @@ class Special:
         mixes: Weights of the prompts in the text.
         jumps: Position of the chunk's first frame.
         anew: All is forgotten: frames with which memory begins anew, and how many of them are a causal block.
+        coded: Whether the first of these is its last picture encoded anew, unless it is the video's first.
     """
 
     memory: Callable[..., PlainMemory] = PlainMemory
     mixes: dict[int, tuple[float, ...]] = field(default_factory=dict)
     jumps: dict[int, int] = field(default_factory=dict)
     anew: dict[int, tuple[tuple[int, ...], int]] = field(default_factory=dict)
+    coded: bool = False
 
 
 def prepare_slots(model, words, *, merge=False):
@@ -140,9 +142,18 @@ class PlainStream:
             return
         frames, block = self.special.anew[first]
         before = torch.cat(self.clean, 2)[:, :, list(frames)]
+        if self.special.coded and frames[0] > 0:
+            before[:, :, :1] = self.code(frames[0])
         for branch in self.branches:
             memory = self.memories[branch]
             memory.kept.clear()
             memory.block, memory.names = block, frames
             self.predict(before, self.commit_timestep, branch, (-1, len(frames)), commits=True)
             memory.block = None
+
+    def code(self, frame):
+        """The last picture of a latent frame as a video of its own, by the whole-clip forms of the VAE."""
+        vae = self.model.parts.vae
+        pixels = vae.decode_whole(vae.denormalise(torch.cat(self.clean, 2)))
+        picture = pixels[:, :, 4 * frame : 4 * frame + 1]
+        return vae.normalise(vae.encode_whole(picture)[0])

@@ -44,6 +44,8 @@ def render(
     exact_steps: take.ExactSteps = None,
     weights: take.Weights = None,
     encoder: take.EncoderPlace = None,
+    decoder: take.DecoderChoice = None,
+    preview_decoder: take.PreviewDecoder = None,
     json: take.JsonSummary = False,
     quiet: take.Quiet = False,
     debug: take.Debug = False,
@@ -61,11 +63,11 @@ def render(
 
     wish = RenderOptions(
         prompt=prompt, seconds=seconds, frames=frames, size=size, seed=seed, steps=steps, guidance=guidance,
-        negative=negative, image=image, fps=fps,
+        negative=negative, image=image, fps=fps, decoder=decoder,
     )  # fmt: skip
     place = Place(
         model=model, device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks,
-        patches=patches, exact_steps=exact_steps, weights=weights, encoder=encoder,
+        patches=patches, exact_steps=exact_steps, weights=weights, encoder=encoder, preview_decoder=preview_decoder,
     )  # fmt: skip
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet

@@ -98,6 +98,16 @@ DecodeRanks = Annotated[
         help="How many of the GPUs do nothing but decode, beside the others; 0 lets all do both. Default: by the plan.",
     ),
 ]
+DecoderChoice = Annotated[
+    Literal["full", "preview"] | None,
+    typer.Option("--decoder", help="Exact pictures, or approximate ones by a tiny decoder, quickly. Default: full."),
+]
+PreviewDecoder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The tiny decoder of previews, such as taew2_1.pth. Default: the file in MODEL/taehv/."
+    ),
+]
 Weights = Annotated[
     Literal["auto", "resident", "sharded", "offloaded"] | None,
     typer.Option(help="Transformer blocks: on each GPU, in shares, or in host memory. Default: by the plan."),

@@ -68,6 +68,8 @@ def stream(
     decode_ranks: take.DecodeRanks = None,
     weights: take.Weights = None,
     encoder: take.EncoderPlace = None,
+    decoder: take.DecoderChoice = None,
+    preview_decoder: take.PreviewDecoder = None,
     json: take.JsonSummary = False,
     quiet: take.Quiet = False,
     debug: take.Debug = False,
@@ -87,13 +89,14 @@ def stream(
 
     place = Place(
         model=model, device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks,
-        weights=weights, encoder=encoder,
+        weights=weights, encoder=encoder, preview_decoder=preview_decoder,
     )  # fmt: skip
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )
     changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
     wish = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed, "fps": fps}
+    wish |= {"decoder": decoder}
     if snapshot is None:
         _begin(session, way, {"prompt": prompt, **wish}, interactive=interactive)
     else:

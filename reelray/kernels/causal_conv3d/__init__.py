@@ -1,4 +1,4 @@
-"""Causal 3-D convolution over channels-last video, with a fused bias, residual and nearest-2x upsampling."""
+"""Causal 3-D convolution over channels-last video, with a fused bias, residual, ReLU and nearest-2x upsampling."""
 
 from reelray.kernels.causal_conv3d.api import PackedConv, causal_conv3d, pack_conv
 

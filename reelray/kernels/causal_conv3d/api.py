@@ -76,14 +76,14 @@ def choose_tile(weight: Tensor, *, upsample: bool) -> Any:
         return None
     if out <= 16:
         return Tile(rows=16, columns=16, channels=16, depth=32, warps=8, stages=4)
-    if inner % 64 == 0 and out % 128 and not upsample:
+    if inner % 64 == 0 and (out <= 64 or (out % 128 and not upsample)):
         return Tile(rows=16, columns=16, channels=64, depth=64, warps=8, stages=3)
     if inner % 64 == 0:
         return Tile(rows=16, columns=16, channels=128, depth=64, warps=8, stages=3)
     return Tile(rows=16, columns=16, channels=128, depth=32, warps=8, stages=4)
 
 
-def causal_conv3d(x_BTHWC: Tensor, conv: PackedConv, *, residual: Tensor | None = None) -> Tensor:
+def causal_conv3d(x_BTHWC: Tensor, conv: PackedConv, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
     """Convolve without padding in time and with "same" zero padding in space.
 
     Formula: y[t, h, w] = bias + sum over taps of W[:, :, i, j, k] x[t + i, h + j - kh//2, w + k - kw//2].
@@ -93,6 +93,7 @@ def causal_conv3d(x_BTHWC: Tensor, conv: PackedConv, *, residual: Tensor | None 
         x_BTHWC: Contiguous, or a cut of its rows from what is; its first kt - 1 frames are the past.
         conv: From `pack_conv`, same device and dtype.
         residual: Added to the result, contiguous.
+        relu: Replace what is negative by zero at last.
 
     Returns:
         (B, T - kt + 1, H, W, C_out), sides doubled when upsampling is folded in.
@@ -101,9 +102,19 @@ def causal_conv3d(x_BTHWC: Tensor, conv: PackedConv, *, residual: Tensor | None 
         from reelray.kernels.causal_conv3d.triton import causal_conv3d_triton  # noqa: PLC0415
 
         return causal_conv3d_triton(
-            x_BTHWC, conv.packed, conv.bias, conv.kernel, conv.tile, residual=residual, upsample=conv.upsample
+            x_BTHWC,
+            conv.packed,
+            conv.bias,
+            conv.kernel,
+            conv.tile,
+            residual=residual,
+            upsample=conv.upsample,
+            relu=relu,
         )
     if conv.kernel == (1, 1, 1) and not conv.upsample:
         y_BTHWC = F.linear(x_BTHWC, conv.weight.flatten(1), conv.bias)
-        return y_BTHWC if residual is None else y_BTHWC.add_(residual)
-    return causal_conv3d_reference(x_BTHWC, conv.weight, conv.bias, residual=residual, upsample=conv.upsample)
+        y_BTHWC = y_BTHWC if residual is None else y_BTHWC.add_(residual)
+        return y_BTHWC.relu_() if relu else y_BTHWC
+    return causal_conv3d_reference(
+        x_BTHWC, conv.weight, conv.bias, residual=residual, upsample=conv.upsample, relu=relu
+    )

@@ -9,7 +9,13 @@ from torch.nn import functional as F
 
 
 def causal_conv3d_reference(
-    x_BTHWC: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None = None, upsample: bool = False
+    x_BTHWC: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    residual: Tensor | None = None,
+    upsample: bool = False,
+    relu: bool = False,
 ) -> Tensor:
     """Convolve without padding in time and with "same" zero padding in space.
 
@@ -19,6 +25,7 @@ def causal_conv3d_reference(
         bias: (C_out,).
         residual: Added to the result, shape of the result.
         upsample: Repeat every pixel 2x2 before the convolution.
+        relu: Replace what is negative by zero at last.
 
     Returns:
         (B, T - kt + 1, H, W, C_out), sides doubled if `upsample`.
@@ -28,7 +35,8 @@ def causal_conv3d_reference(
         x_BCTHW = x_BCTHW.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)
     padding = (0, weight.shape[3] // 2, weight.shape[4] // 2)
     y_BTHWC = F.conv3d(x_BCTHW, weight, bias, padding=padding).permute(0, 2, 3, 4, 1)
-    return y_BTHWC.contiguous() if residual is None else y_BTHWC + residual
+    y_BTHWC = y_BTHWC.contiguous() if residual is None else y_BTHWC + residual
+    return y_BTHWC.relu_() if relu else y_BTHWC
 
 
 def fold_upsampling(weight: Tensor) -> Tensor:

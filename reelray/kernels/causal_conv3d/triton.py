@@ -61,6 +61,7 @@ def _conv_kernel(
     N_TILES: tl.constexpr,
     PARITIES: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    RELU: tl.constexpr,
 ):
     pid = tl.program_id(0)
     n0 = (pid % N_TILES) * BN
@@ -87,7 +88,6 @@ def _conv_kernel(
         column_shift = -(KW // 2)
     depth_steps: tl.constexpr = CIN // BK
     taps: tl.constexpr = KT * KH * KW
-    w_base = parity * taps * CIN
     acc = tl.zeros((BH * BW, BN), tl.float32)
     for i in range(taps * depth_steps):
         tap = i // depth_steps
@@ -96,7 +96,7 @@ def _conv_kernel(
         kh = (tap % (KH * KW)) // KW
         kw = tap % KW
         a = x_desc.load([b, t + kt, y0 + kh + row_shift, x0 + kw + column_shift, k]).reshape(BH * BW, BK)
-        w = w_desc.load([w_base + i * BK, n0])
+        w = w_desc.load([parity * taps * CIN + i * BK, n0])
         acc = tl.dot(a, w, acc)
     n = n0 + tl.arange(0, BN)
     in_n = n < COUT
@@ -108,10 +108,11 @@ def _conv_kernel(
     if PARITIES == 4:
         row = row * 2 + py
         column = column * 2 + px
-    pixel = ((b * T + t).to(tl.int64) * OH + row) * OW + column
-    offset = pixel[:, None] * COUT + n[None, :]
+    offset = (((b * T + t).to(tl.int64) * OH + row) * OW + column)[:, None] * COUT + n[None, :]
     if HAS_RESIDUAL:
         acc += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    if RELU:
+        acc = tl.maximum(acc, 0.0)
     tl.store(y_ptr + offset, acc.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -132,6 +133,7 @@ def causal_conv3d_triton(
     *,
     residual: Tensor | None,
     upsample: bool,
+    relu: bool = False,
 ) -> Tensor:
     """Launch the kernel; arguments as in `causal_conv3d_reference`, the weight as `pack_weight` gives it."""
     batch, frames, height, width, inner = x_BTHWC.shape
@@ -168,6 +170,7 @@ def causal_conv3d_triton(
         N_TILES=n_tiles,
         PARITIES=parities,
         HAS_RESIDUAL=residual is not None,
+        RELU=relu,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import torch
 
-from reelray.proto.memory_rule import PromptSwitch
+from reelray.proto.decoder import Decoder
+from reelray.proto.memory_rule import FirstFrame, PromptSwitch
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest
 from reelray.workers.engine.device_memory import DeviceMeter
@@ -28,6 +29,8 @@ class ShapeClass:
         window: Most latent frames of a window.
         piece: Most latent frames that are decoded at once.
         rows: Most windows in one forward.
+        decoder: What decodes them.
+        recodes: Whether whoever remembers decodes too, by the full decoder; see `RecodedFrames`.
     """
 
     width: int
@@ -35,6 +38,8 @@ class ShapeClass:
     window: int
     piece: int
     rows: int = 1
+    decoder: Decoder = Decoder.WAN_EXACT_STREAM
+    recodes: bool = False
 
     @classmethod
     def of(cls, request: RenderRequest, facts: ModelFacts) -> "ShapeClass":
@@ -52,7 +57,14 @@ class ShapeClass:
         at_once = facts.decode_pixels // (request.width * request.height * facts.temporal_stride)
         piece = max(1, min(chunk, at_once))
         window = max(chunk, chunking.latent_frames * request.recipe.in_flight, anew, rule.causal_frames)
-        return cls(width=request.width, height=request.height, window=window, piece=piece)
+        return cls(
+            width=request.width,
+            height=request.height,
+            window=window,
+            piece=piece,
+            decoder=request.recipe.decoder,
+            recodes=rule.first_frame is FirstFrame.CODED_ANEW,
+        )
 
     @property
     def area(self) -> int:
@@ -62,7 +74,9 @@ class ShapeClass:
     def needs_no_more_than(self, other: "ShapeClass") -> bool:
         """Whether what was measured for another class is enough for this one."""
         return (
-            self.area <= other.area
+            (self.decoder.is_preview or not other.decoder.is_preview)
+            and (other.recodes or not self.recodes)
+            and self.area <= other.area
             and self.area * self.window * self.rows <= other.area * other.window * other.rows
             and self.area * self.piece <= other.area * other.piece
         )
@@ -139,12 +153,12 @@ class DryRun:
     def measure(self, shape: ShapeClass, *, decodes: bool) -> Footprint:
         """See `Gauge`."""
         self._meter.settle()
-        peak = self._run_windows(shape)
-        kept = 0
-        if decodes:
+        peak, kept = self._run_windows(shape), 0
+        decoders = [shape.decoder] * decodes + [Decoder.WAN_EXACT_STREAM] * shape.recodes
+        for decoder in decoders:
             before = self._meter.used()
-            state, decode_peak = self._run_decodes(shape)
-            kept, peak = max(0, self._meter.used() - before), max(peak, decode_peak)
+            state, decode_peak = self._run_decodes(shape, decoder)
+            kept, peak = kept + max(0, self._meter.used() - before), max(peak, decode_peak)
             del state
         return Footprint(peak_bytes=peak, stream_bytes=kept)
 
@@ -176,10 +190,10 @@ class DryRun:
         runs = [run, run, *([run_together] * 2 if shape.rows > 1 else [])]
         return max(map(self._watch, runs))
 
-    def _run_decodes(self, shape: ShapeClass) -> tuple[object, int]:
+    def _run_decodes(self, shape: ShapeClass, decoder: Decoder) -> tuple[object, int]:
         """The first piece and one that goes on from it."""
         model, latents_1CTHW = self._model, self._zeros(shape, shape.piece)
-        state = model.new_decode_state()
+        state = model.new_decode_state(decoder)
         peak = max(self._watch(lambda: model.decode(latents_1CTHW, state)) for _ in range(2))
         model.settle_decode(latents_1CTHW, state)  # by then pages have what is free now
         return state, peak

@@ -27,7 +27,7 @@ from reelray.workers.models.api import VideoModel
 from reelray.workers.models.joint_rows import Row
 from reelray.workers.samplers.guidance import Branch
 
-_HISTORY, _CLEAN = "history.", "clean."
+_HISTORY = "history."
 Evaluate = Callable[[Branch], Tensor]
 
 
@@ -41,6 +41,7 @@ class Forwards:
         rooms: Where streams are remembered.
         texts: Contexts of its prompts.
         seats: How many streams of its kind may share a forward.
+        clean: Clean chunks that may yet be remembered.
     """
 
     request: RenderRequest
@@ -48,11 +49,11 @@ class Forwards:
     rooms: MemoryRooms
     texts: Texts
     seats: int = 1
+    clean: CleanChunks = field(init=False)
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
     _written: Sequence[Any] = field(default=(), init=False)  # that memory itself, by first head, if it was written
     _saved: int = field(default=0, init=False)  # how much of the history was written down
-    _clean: CleanChunks = field(default_factory=CleanChunks, init=False)  # those that may yet be remembered
     _prompt: int = field(default=0, init=False)  # the prompt in force
     _remembered: set[Branch] = field(default_factory=set, init=False)  # branches of the forward in work
     _flushes: int | None = field(default=None, init=False)  # what its coming has kept, until that is noted
@@ -60,6 +61,9 @@ class Forwards:
     _mixed: MixedText = field(default_factory=MixedText, init=False)
     _cuts: bool = field(default=False, init=False)  # whether another scene begins
     _add_up: Callable[[Tensor], Tensor] = field(default=keep, init=False)  # see `Station`
+
+    def __post_init__(self) -> None:
+        self.clean = CleanChunks(self.request.recipe, self.model)
 
     @property
     def memory(self) -> StreamMemory | None:
@@ -96,7 +100,7 @@ class Forwards:
         other._past, other._written, other._saved = [*self._past], self._written, self._saved
         other._add_up = self._add_up
         other._prompt, other._mix, other._cuts, other._flushes = self._prompt, self._mix, self._cuts, self._flushes
-        other._clean = CleanChunks(self._clean.held)
+        other.clean = self.clean.fork()
         other._memory = None if self._memory is None else self.rooms.fork(self._memory)
         return other
 
@@ -189,23 +193,15 @@ class Forwards:
         self._flushes, kept_1CTHW = None, latents_1CTHW.cpu()
         self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=kept_1CTHW, **text, **more))
 
-    def keep_clean(self, first: int, latents_1CTHW: Tensor) -> None:
-        """Keep a clean chunk as long as it may be remembered, or remembered anew."""
-        self._clean.keep(self.request.recipe, first, latents_1CTHW)
-
-    def clean(self, window: WindowStep, frames: Sequence[int] = ()) -> Tensor:
-        """The clean latents of a window that is remembered, or of `frames`."""
-        first = window.first_latent_frame
-        return self._clean.find(frames or range(first, first + window.latent_frames))
-
     def remember(self, window: WindowStep) -> int:
         """Evaluate clean frames for what their forward leaves; returns the evaluations it took."""
         recipe, memory, first = self.request.recipe, self._memory, window.first_latent_frame
         rule = recipe.memory
         assert rule is not None
         assert memory is not None
-        frames = find_anew(recipe, first + window.latent_frames) if window.recaches else ()
-        latents_1CTHW, timestep = self.clean(window, frames), rule.commit_timestep
+        end = first + window.latent_frames
+        frames = find_anew(recipe, end) if window.recaches else ()
+        latents_1CTHW, timestep = self.clean.find(frames or range(first, end), anew=bool(frames)), rule.commit_timestep
         if frames:
             memory.begin_anew()
             evaluate = evaluate_anew(self._predict, memory, recipe, latents_1CTHW, timestep, frames)
@@ -220,17 +216,16 @@ class Forwards:
     def give(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Facts and tensors of all that is remembered, for another lane; it is not remembered here any more."""
         known, tensors = _split(self.history, self.model.device)
-        tensors |= {f"{_CLEAN}{first}": latents for first, latents in self._clean.held.items()}
+        clean, shown = self.clean.show()
         self.release()
-        self._past, self._clean = [], CleanChunks()
-        return {"history": known, "prompt": self._prompt, "flushes": self._flushes}, tensors
+        self._past, self.clean = [], CleanChunks(self.request.recipe, self.model)
+        return {"history": known, "prompt": self._prompt, "flushes": self._flushes, "clean": clean}, tensors | shown
 
     def take(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over what another lane gave; `begin` makes a memory of it."""
         self._past = _join(facts["history"], tensors)
         self._prompt, self._flushes = facts["prompt"], facts["flushes"]
-        held = {int(n.removeprefix(_CLEAN)): value for n, value in tensors.items() if n.startswith(_CLEAN)}
-        self._clean = CleanChunks(held)
+        self.clean.take(facts["clean"], tensors)
 
     def save(self) -> tuple[Any, dict[str, bytes]]:
         """Write down what is clean and yet to be remembered, and what was remembered since the last time."""
@@ -241,11 +236,11 @@ class Forwards:
 
     def state(self) -> dict[str, Any]:
         """What is clean and yet to be remembered, and the prompt in force; see `restore`."""
-        return {"clean": on_cpu(self._clean.held), "prompt": self._prompt, "flushes": self._flushes}
+        return {"clean": on_cpu(self.clean.show()), "prompt": self._prompt, "flushes": self._flushes}
 
     def restore(self, state: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
         """Go on from what `save` has written down."""
-        self._clean = CleanChunks({first: latents.to(self.model.device) for first, latents in state["clean"].items()})
+        self.clean.take(*state["clean"])
         self._prompt, self._flushes = state["prompt"], state["flushes"]
         self._past = [Committed(**unpack(data)) for data in find_history(parts).values()]
         self._saved = len(self._past)
@@ -261,7 +256,6 @@ class Forwards:
             self._memory.read(self._past, self._written)
             self._past, self._written = [], []
             return
-
         prompt = self._prompt
         self._memory.replay(self._past, self._repeat)
         self._remembered.clear()

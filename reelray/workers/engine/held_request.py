@@ -229,12 +229,16 @@ class HeldRequest:
         evaluations = 1 if self.flight.weight(window) == 1.0 else 2
         for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
             check_finite(latents_1CTHW, self._model.digest)
-            if self._role.decodes or self._role.handover is not None:
-                self.clean_1CTHW[first] = latents_1CTHW
-            self.forwards.keep_clean(first, latents_1CTHW)
+            self.hand_on(first, latents_1CTHW)
         if not self.flight.numbers:
             self.branches = self._branches
         return evaluations
+
+    def hand_on(self, first: int, latents_1CTHW: Tensor) -> None:
+        """Keep a clean chunk for whoever decodes it, and as long as it may be remembered."""
+        if self._role.decodes or self._role.handover is not None:
+            self.clean_1CTHW[first] = latents_1CTHW
+        self.forwards.clean.keep(first, latents_1CTHW)
 
     def decode(self, step: DecodeStep) -> Frames:
         """Decode the next clean latent frames."""
@@ -242,7 +246,7 @@ class HeldRequest:
             self.wake()
         latents_1CTHW = self._take_clean(step)
         if step.first_latent_frame == 0:
-            self._decode_state = self._model.new_decode_state()
+            self._decode_state = self._model.new_decode_state(self.request.recipe.decoder)
         frames_FHWC = self._model.decode(latents_1CTHW, self._decode_state)
         first = step.first_latent_frame
         return _as_frames(self.request.request_id, self._model.facts.frames(first) if first else 0, frames_FHWC)
@@ -280,8 +284,9 @@ class HeldRequest:
     def take_decoder(self, packed: Tensor | None) -> None:
         """Go on with the decoder's state that `pack_decoder` has packed."""
         if packed is not None:
-            data = packed.numpy().tobytes()
-            self._decode_state = self._model.unpack_decode_state(data, latent_rows=self.latent_rows)
+            self._decode_state = self._model.unpack_decode_state(
+                packed.numpy().tobytes(), decoder=self.request.recipe.decoder, latent_rows=self.latent_rows
+            )
 
     def pack_decoder(self) -> Tensor | None:
         """The decoder's state as bytes in a tensor: as an object, torch would write half of them twice as long."""

@@ -35,7 +35,8 @@ class OpenRows:
         if window.is_clean_pass:
             rule = held.request.recipe.memory
             assert rule is not None
-            self._latents_1CTHW = held.forwards.clean(window)
+            first = window.first_latent_frame
+            self._latents_1CTHW = held.forwards.clean.find(range(first, first + window.latent_frames))
             self._timesteps: Sequence[float] = (rule.commit_timestep,) * window.latent_frames
             wanted: Sequence[Branch] = ()
         else:

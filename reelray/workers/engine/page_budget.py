@@ -66,14 +66,15 @@ class PageBudget:
             others: Those of the streams that are awake.
 
         Raises:
-            ResourceError: Its windows or pieces are larger, or its decoder would be one too many.
+            ResourceError: Its windows, pieces or decoder are larger, or its decoder would be one too many.
         """
         mine = self.shape
         if not shape.needs_no_more_than(mine):
             raise ResourceError(
-                f"streams of {mine.width}x{mine.height} with windows of {mine.window} latent frames are here, and "
-                f"{self.footprint.peak_bytes} bytes are kept for what they compute; {shape.width}x{shape.height} with "
-                f"{shape.window} takes more, so it has to wait until they are over"
+                f"streams of {mine.width}x{mine.height} with windows of {mine.window} latent frames are here, decoded "
+                f"by {mine.decoder}, and {self.footprint.peak_bytes} bytes are kept for what they compute; "
+                f"{shape.width}x{shape.height} with {shape.window} takes more, decoded by {shape.decoder}, so it has "
+                "to wait until they are over"
             )
         whole, taken = self.streams * mine.area, sum(other.area for other in others)
         if taken + shape.area > whole:

@@ -66,7 +66,7 @@ def _find_all(held: "HeldRequest") -> dict[int, Tensor] | None:
     if rule is None or rule.commit is not Commit.CLEAN:
         return None
     noted = {past.first: past.latents_1CTHW for past in held.forwards.history if not past.rewinds and not past.frames}
-    found, end = {**noted, **held.forwards.state()["clean"], **held.clean_1CTHW}, 0
+    found, end = {**noted, **held.forwards.clean.held, **held.clean_1CTHW}, 0
     while end in found:
         end += found[end].shape[2]
     return found if all(first < end for first in found) else None

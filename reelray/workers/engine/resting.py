@@ -48,10 +48,12 @@ def put_to_rest(forwards: Forwards, model: VideoModel, decoder: Any) -> Any:
         return decoder
     if decoder is None or isinstance(decoder, RestingDecoder):
         rooms.park(memory)
-        return decoder
-    parts = model.take_apart(decoder)
-    rooms.park(memory, parts.slots)
-    return RestingDecoder(parts=replace(parts, slots=()))
+    else:
+        parts = model.take_apart(decoder)
+        rooms.park(memory, parts.slots)
+        decoder = RestingDecoder(parts=replace(parts, slots=()))
+    forwards.clean.park()
+    return decoder
 
 
 def wake_up(forwards: Forwards, model: VideoModel, decoder: Any) -> Any:
@@ -72,6 +74,7 @@ def wake_up(forwards: Forwards, model: VideoModel, decoder: Any) -> Any:
         return decoder
     forwards.rooms.prefetch(forwards.memory)
     slots = forwards.memory.wake()
+    forwards.clean.wake()
     if not isinstance(decoder, RestingDecoder):
         return decoder
     return model.put_together(replace(decoder.parts, slots=tuple(slots)))

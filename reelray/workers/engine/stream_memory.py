@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import ResourceError
-from reelray.proto.memory_rule import MemoryRule
+from reelray.proto.memory_rule import MemoryRule, Sink
 from reelray.proto.storage import Storage
 from reelray.workers.memory.room import Grid, MemoryRoom, OpenMemory
 from reelray.workers.memory.transfers import Transfer
@@ -132,7 +132,9 @@ class StreamMemory:
         return any(memory.rests for memory in self._memories)
 
     def positions(self, branch: Branch, first: int, length: int, *, cuts: bool) -> Sequence[int]:
-        """Temporal positions of a window's own frames; see `OpenMemory.positions`."""
+        """Temporal positions of a window's own frames, with whose chunk another scene may begin."""
+        for memory in self._memories if cuts else ():
+            memory.cut(first)
         return self._of(branch).positions(first, length, cuts=cuts)
 
     def view(self, branch: Branch, first: int, length: int, *, records: bool) -> View:
@@ -141,7 +143,7 @@ class StreamMemory:
 
     def settle(self, branch: Branch, text: Callable[[], Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
         """Do what is due before the next window of a branch; see `OpenMemory.settle`."""
-        self._memories[branch].settle(text, add_up)
+        self._of(branch).settle(text, add_up)
 
     def begin_anew(self) -> None:
         """Forget all; what comes next comes by `commit_again`."""
@@ -342,8 +344,8 @@ def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Commit
     What they make again is close to what all of them made, and not the same: the first of the latest chunks attended
     chunks that are forgotten, and a moving mean has fewer frames in it.
     """
-    if any(past.level or past.frames for past in history):
-        return list(history)  # every level has what others made; what began anew is what counts
+    if any(past.level or past.frames for past in history) or rule.sink_kind in {Sink.PINNED, Sink.ADAPTIVE}:
+        return list(history)  # every level has what others made; what began anew counts; the sink is of any time
     chunks: list[Committed] = []
     end = 0
     for past in history:

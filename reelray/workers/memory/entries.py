@@ -87,7 +87,7 @@ class Pick:
         into: Name of the result.
     """
 
-    one: Banked
+    one: Frame | Mean | Banked
     other: Banked
     takes_other: tuple[bool, ...]
     into: Banked

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reelray.kernels.norm_rope.api import rotate
 from reelray.workers.memory.pool import PagePool
+from reelray.workers.memory.workspace import Workspace
 
 if TYPE_CHECKING:
     from reelray.workers.memory.workspace import Workspace
@@ -62,32 +63,6 @@ def fold_pages(pool: PagePool, tokens: int, *, old: Pages, new: Pages, kept: flo
         write(layer, *(torch.lerp(new_SND.float(), old_SND.float(), kept) for old_SND, new_SND in pairs))
 
 
-def lay_out_by_layer(
-    pool: PagePool,
-    tokens: int,
-    entries: Sequence[Pages],
-    workspace: "Workspace",
-    stand: tuple[Sequence[Sequence[int] | None], Sequence[int], Turn],
-) -> None:
-    """Copy entries into a workspace, of which some stand in each layer where the frame stands that it keeps there.
-
-    Args:
-        pool: Whose pages.
-        tokens: Of an entry.
-        entries: Pages of each.
-        workspace: Is overwritten.
-        stand: Of each entry the frames of its layers, or None, and then its place; and the angles of places.
-    """
-    reader, (frames, places, turn) = pool.reader(entries, tokens), stand
-    known: dict[tuple[int, ...], Angles] = {}
-    for layer in range(pool.shape.layers):
-        own = tuple(place if of is None else of[layer] for of, place in zip(frames, places, strict=True))
-        if own not in known:
-            known[own] = turn(own)
-        keys_SND, values_SND = reader(layer)
-        workspace.put(layer, 0, rotate(keys_SND[None], *known[own])[0], values_SND)
-
-
 def rate_pages(pool: PagePool, tokens: int, pages: Pages, frames: Sequence[int], by: tuple[Rate, Turn]) -> Tensor:
     """Score an entry by its keys, rotated.
 
@@ -105,3 +80,56 @@ def rate_pages(pool: PagePool, tokens: int, pages: Pages, frames: Sequence[int],
     read, angles = pool.reader([pages], tokens), {frame: turn((frame,)) for frame in set(frames)}
     rated = (rate(layer, rotate(read(layer)[0][None], *angles[frame])[0]) for layer, frame in enumerate(frames))
     return torch.stack(list(rated))
+
+
+def compare_pages(pool: PagePool, tokens: int, one: Pages, other: Pages) -> Tensor:
+    """Products of two entries' mean tokens, which ranks that keep other heads add theirs to.
+
+    Args:
+        pool: Whose pages.
+        tokens: Of an entry.
+        one: Pages of an entry.
+        other: Those of another.
+
+    Returns:
+        For each layer, of keys (not rotated) and of values, the product of both means and each one's with itself
+        [L, 2, 3], float64.
+    """
+    read_one, read_other = (pool.reader([pages], tokens) for pages in (one, other))
+
+    def products(a_SND: Tensor, b_SND: Tensor) -> Tensor:
+        a_ND, b_ND = a_SND.double().mean(0), b_SND.double().mean(0)
+        return torch.stack([(x * y).sum() for x, y in ((a_ND, b_ND), (a_ND, a_ND), (b_ND, b_ND))])
+
+    layers = range(pool.shape.layers)
+    pairs = (zip(read_one(layer), read_other(layer), strict=True) for layer in layers)
+    return torch.stack([torch.stack([products(a, b) for a, b in pair]) for pair in pairs])
+
+
+def likeness(products: Tensor) -> Tensor:
+    """Mean cosine of keys and of values by `compare_pages` of all heads; the last two dimensions go."""
+    both, one, other = products.unbind(-1)
+    cosines: Tensor = both / (one * other).sqrt().clamp_min(1e-30)
+    return cosines.mean(-1)
+
+
+def lay_out_by_layer(
+    pool: PagePool, tokens: int, workspace: Workspace, entries: Sequence[tuple[Pages, Sequence[int]]], turn: Turn
+) -> None:
+    """Lay entries out one after the other that stand elsewhere in each layer.
+
+    Args:
+        pool: Whose pages.
+        tokens: Of an entry.
+        workspace: Is overwritten.
+        entries: Pages of each, and its temporal position in each layer.
+        turn: Angles of keys.
+    """
+    reader = pool.reader([pages for pages, _ in entries], tokens)
+    known: dict[tuple[int, ...], Angles] = {}
+    for layer in range(pool.shape.layers):
+        own = tuple(places[layer] for _, places in entries)
+        if own not in known:
+            known[own] = turn(own)
+        keys_SND, values_SND = reader(layer)
+        workspace.put(layer, 0, rotate(keys_SND[None], *known[own])[0], values_SND)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.memory_rule import MemoryRule, Placement, PromptSwitch, Sink
+from reelray.workers.memory.adaptive import replace_unlike
 from reelray.workers.memory.anchored import anchor, forget_anchor
 from reelray.workers.memory.bank import Bank
-from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Mean
+from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Mean, Share
 
 
 @dataclass(kw_only=True)
@@ -30,6 +31,9 @@ class Regions:
         committed: Latent frames that were committed.
         newest: How many of them came last.
         rewound: Whether frames are remembered anew.
+        candidate: The newest frame, while it is not known whether an adaptive sink takes it.
+        named: Entries that an adaptive sink has ever had.
+        scenes: First latent frame of each scene that was cut to, where the sink is pinned.
     """
 
     rule: MemoryRule
@@ -43,6 +47,9 @@ class Regions:
     committed: int = 0
     newest: int = 0
     rewound: bool = False
+    scenes: list[int] = field(default_factory=list)
+    candidate: Banked | None = None
+    named: int = 0
 
     def __post_init__(self) -> None:
         if self.bank is None and self.rule.bank is not None:
@@ -74,9 +81,10 @@ class Regions:
         """Most entries that are ever held at once: those of a window that is being committed, and of one fold, too."""
         if self.rule.sink_kind is Sink.BOUNCING:
             return self.rule.sink + 2 * max(self.chunk, self.first)
-        folds = bool(self.rule.means) or self.rule.sink_kind is Sink.MOVING
+        more = int(bool(self.rule.means) or self.rule.sink_kind is Sink.MOVING)
+        more += 2 * (self.rule.sink_kind is Sink.ADAPTIVE)  # the candidate, and a place that is made of two
         bank = 0 if self.bank is None else self.bank.rule.size + 1  # the candidate
-        return self.rule.sink + len(self.rule.means) + bank + self.room + self.chunk + folds
+        return self.rule.sink + len(self.rule.means) + bank + self.room + self.chunk + more
 
     @property
     def widest(self) -> int:
@@ -87,7 +95,18 @@ class Regions:
     def copy(self) -> "Regions":
         """Regions that go on from here by themselves."""
         bank = None if self.bank is None else self.bank.copy()
-        return replace(self, sink=list(self.sink), means=list(self.means), local=list(self.local), bank=bank)
+        sink, means, local, scenes = list(self.sink), list(self.means), list(self.local), list(self.scenes)
+        return replace(self, sink=sink, means=means, local=local, scenes=scenes, bank=bank)
+
+    def cut(self, first: int) -> None:
+        """Begin another scene at a latent frame that is not committed; may be said again."""
+        if self.rule.sink_kind is Sink.PINNED and first not in self.scenes:
+            self.scenes.append(first)
+
+    def place(self, latent_frame: int) -> int:
+        """Where a frame of the video stands in time, unless that is relative."""
+        shots = sum(begin <= latent_frame for begin in self.scenes)
+        return self.rule.place(latent_frame) + shots * self.rule.scene_shift
 
     def attend(self, first: int, length: int, *, records: bool = False) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
         """What a window attends besides its own frames, and the temporal positions of that.
@@ -121,7 +140,7 @@ class Regions:
         for entry in entries:
             if isinstance(entry, Mean):
                 raise UnsupportedError("positions are absolute, and a mean of frames has none; use relative positions")
-            places.append(self.rule.place(entry.frames[0] if isinstance(entry, Banked) else entry.index))
+            places.append(self.place(entry.frames[0] if isinstance(entry, Banked) else entry.index))
         return entries, tuple(places)
 
     def positions(self, first: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -129,7 +148,7 @@ class Regions:
         entries, places = self.attend(first, length)
         if self.rule.placement is Placement.RELATIVE:
             return places, tuple(range(len(entries), len(entries) + length))
-        return places, tuple(self.rule.place(index) for index in range(first, first + length))
+        return places, tuple(self.place(index) for index in range(first, first + length))
 
     def rewind(self, first: int) -> tuple[Drop, ...]:
         """Forget all but sink and bank, and of the sink what begins at `first`: from there frames are committed anew.
@@ -175,21 +194,48 @@ class Regions:
             raise ValueError(f"latent frame {first} was to be committed; {self.committed} is next")
         self.committed += length
         self.newest = length
-        self._arrange(range(first, first + length))
         changes: list[Change] = []
+        if first in self.scenes:
+            changes += [Drop(entry=entry) for entry in self.sink]
+            self.sink = []
+        self._arrange(range(first, first + length))
         if self.bank is not None:
             if not self.rewound and self._brings(first):
                 changes += self.bank.stage(Frame(index=first))
             self.bank.committed()
         self.rewound = False
+        changes += self._offer(first + length - 1)
         kept = length if self.rule.sink_kind is Sink.BOUNCING else self.room
         over = max(0, len(self.local) - kept)
+        if self.scenes:  # frames of the sink are later ones
+            over = sum(frame.index < self.committed - kept for frame in self.local)
         leaving, self.local = self.local[:over], self.local[over:]
         for number, frame in enumerate(leaving):
             changes += self._fold_into_sink(number, frame)
-            changes += self._fold_into_means(frame)
+            changes += _fold_into_means(self, frame)
             changes.append(Drop(entry=frame))
         return tuple(changes)
+
+    def adapt(self, likeness: Sequence[Sequence[float]]) -> tuple[Change, ...]:
+        """Let an adaptive sink take the candidate, or not.
+
+        Args:
+            likeness: Of the candidate to each frame of the sink, layer by layer.
+        """
+        candidate, self.candidate = self.candidate, None
+        assert candidate is not None
+        return replace_unlike(self.sink, candidate, likeness, self.rule.sink_likeness, self._name)
+
+    def _offer(self, newest: int) -> Sequence[Change]:
+        if self.rule.sink_kind is not Sink.ADAPTIVE or newest < self.rule.sink:
+            return ()
+        gone = () if self.candidate is None else (Drop(entry=self.candidate),)
+        self.candidate = self._name((newest,) * self.layers)
+        return (*gone, Share(entry=Frame(index=newest), into=self.candidate))
+
+    def _name(self, frames: tuple[int, ...]) -> Banked:
+        self.named += 1
+        return Banked(number=self.named, frames=frames)
 
     def _arrange(self, frames: Sequence[int]) -> None:
         for index in frames:
@@ -222,12 +268,13 @@ class Regions:
         self.sink[place] = new
         return (Fold(old=old, new=frame, kept=self.rule.sink_kept, into=new),)
 
-    def _fold_into_means(self, frame: Frame) -> Sequence[Change]:
-        changes = []
-        for number, share in enumerate(self.rule.means):
-            slot = self.rule.sink + number
-            old = self.means[number] if number < len(self.means) else None
-            new = Mean(slot=slot, version=1 if old is None else old.version + 1)
-            self.means[number : number + 1] = [new]
-            changes.append(Fold(old=old, new=frame, kept=1 - share, into=new))
-        return changes
+
+def _fold_into_means(regions: Regions, frame: Frame) -> Sequence[Change]:
+    changes = []
+    for number, share in enumerate(regions.rule.means):
+        slot = regions.rule.sink + number
+        old = regions.means[number] if number < len(regions.means) else None
+        new = Mean(slot=slot, version=1 if old is None else old.version + 1)
+        regions.means[number : number + 1] = [new]
+        changes.append(Fold(old=old, new=frame, kept=1 - share, into=new))
+    return changes

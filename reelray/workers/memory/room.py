@@ -16,7 +16,7 @@ from reelray.proto.storage import Storage
 from reelray.workers.memory.arena import POISON, Arena, round_up
 from reelray.workers.memory.desk import Desks, Kind
 from reelray.workers.memory.host_pages import HostPages
-from reelray.workers.memory.page_changes import Angles, Turn
+from reelray.workers.memory.page_changes import Angles, Turn, likeness
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.parcel import Parcel
 from reelray.workers.memory.pool import PagePool
@@ -277,6 +277,8 @@ class OpenMemory:
             add_up: Of a tensor of each rank that keeps other heads, the sum; all of them must call it.
         """
         memory, scores = self.memory, None
+        if memory.regions.candidate is not None:
+            memory.adapt(likeness(add_up(memory.compare())).tolist())
         if memory.expects_scores:
             rate = TextScore(text(), first_head=self._room.first_head)
             scores = add_up(memory.rate(rate, self._room.turn(self.grid))).tolist()
@@ -309,6 +311,10 @@ class OpenMemory:
     def rewind(self, first: int) -> None:
         """See `Regions.rewind`."""
         self.memory.rewind(first)
+
+    def cut(self, first: int) -> None:
+        """See `Regions.cut`."""
+        self.memory.regions.cut(first)  # frames that are remembered stand where they stood
 
     def flush(self, keep: int) -> None:
         """See `Regions.flush`."""

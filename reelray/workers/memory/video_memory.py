@@ -14,7 +14,15 @@ from reelray.workers.memory.contents import Contents
 from reelray.workers.memory.entries import Banked, Change, Drop, Entry, Fold, Frame, Pick, Share
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.memory_state import read_pages, read_regions, write_pages, write_regions
-from reelray.workers.memory.page_changes import Rate, Turn, fold_pages, lay_out_by_layer, pick_pages, rate_pages
+from reelray.workers.memory.page_changes import (
+    Rate,
+    Turn,
+    compare_pages,
+    fold_pages,
+    lay_out_by_layer,
+    pick_pages,
+    rate_pages,
+)
 from reelray.workers.memory.parking import Parked
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.regions import Regions
@@ -92,6 +100,17 @@ class VideoMemory:
             self._carry_out(change)
         self.version += 1
 
+    def compare(self) -> Tensor:
+        """Products of the candidate with each frame of an adaptive sink: places, layers, and as `compare_pages`."""
+        candidate = self.regions.candidate
+        assert candidate is not None
+        pairs = [(self._held[one], self._held[candidate]) for one in self.regions.sink]
+        return torch.stack([compare_pages(self._pool, self._places, *pair) for pair in pairs])
+
+    def adapt(self, likeness: Sequence[Sequence[float]]) -> None:
+        """See `Regions.adapt`."""
+        self._change(self.regions.adapt(likeness))
+
     def lay_out(self, workspace: Workspace, entries: Sequence[Entry], places: Sequence[int], turn: Turn) -> int:
         """Fill a workspace with what the next window attends.
 
@@ -113,9 +132,11 @@ class VideoMemory:
             frames = [self._held[entry] for entry in entries]
             self._pool.lay_out(frames, self._places, workspace.tokens(count), turn(places))
         else:
-            banks = [entry.frames if isinstance(entry, Banked) else None for entry in entries]
-            held = [self._held[entry] for entry in entries]
-            lay_out_by_layer(self._pool, self._places, held, workspace, (banks, places, turn))
+            shown = [
+                (self._held[entry], _stands(self.regions, entry, place))
+                for entry, place in zip(entries, places, strict=True)
+            ]
+            lay_out_by_layer(self._pool, self._places, workspace, shown, turn)
         return count
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
@@ -267,3 +288,8 @@ class VideoMemory:
         self._held[fold.into] = pages
         fold_pages(self._pool, self._places, old=old, new=new, kept=fold.kept, into=pages)
         self._pool.drop(self._held.pop(fold.old))
+
+
+def _stands(regions: Regions, entry: Entry, place: int) -> Sequence[int]:
+    """Where an entry stands in each layer."""
+    return [regions.place(frame) for frame in entry.frames] if isinstance(entry, Banked) else (place,) * regions.layers

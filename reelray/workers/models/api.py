@@ -3,12 +3,13 @@
 Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S tokens, F pixel frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from reelray.proto.decoder import Decoder
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.residency import Residency
 from reelray.workers.memory.page_changes import Angles
@@ -19,6 +20,33 @@ from reelray.workers.models.joint_rows import Row
 from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding
 from reelray.workers.models.stages import Stages
 from reelray.workers.residency.shared_blocks import Gather
+
+
+class Recoder(Protocol):
+    """Decodes one video once more, and encodes pictures of it anew."""
+
+    def decode(self, latents_1CTHW: Tensor) -> None:
+        """Take in the next clean latent frames."""
+        ...
+
+    def encode(self, latent_frame: int) -> Tensor:
+        """The last picture of a latent frame as the first latent frame of a video.
+
+        Args:
+            latent_frame: One of the latest that `decode` was given.
+
+        Returns:
+            Latents as `VideoModel.denoise` takes them, 1, C, 1, H, W, float32.
+        """
+        ...
+
+    def show(self) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+        """All that it knows, as plain facts and tensors, for `take`."""
+        ...
+
+    def take(self, facts: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
+        """Know what another one has shown."""
+        ...
 
 
 class VideoModel(Protocol):
@@ -133,8 +161,8 @@ class VideoModel(Protocol):
         """Forget all that `use_sharding`, `use_stages` and `use_picture_sharing` said; dropped layers stay dropped."""
         ...
 
-    def new_decode_state(self) -> Any:
-        """State of one video's causal decoder before its first latent frame."""
+    def new_decode_state(self, decoder: Decoder = ...) -> Any:
+        """State of one video's causal decoder before its first latent frame; the full decoder's by default."""
         ...
 
     def decode(self, latents_1CTHW: Tensor, state: Any) -> Tensor:
@@ -149,12 +177,24 @@ class VideoModel(Protocol):
         """Decode pictures of this size as this state does from here on, whatever memory is left when a video begins."""
         ...
 
+    def new_recoder(self, reach: int) -> Recoder:
+        """Encodes pictures of a video anew.
+
+        Args:
+            reach: Latest latent frames whose pictures may be asked for.
+        """
+        ...
+
     def pack_decode_state(self, state: Any, *, latent_rows: int) -> bytes:
         """Write down a decode state; empty on a rank whose part another one collects."""
         ...
 
-    def unpack_decode_state(self, data: bytes, *, latent_rows: int) -> Any:
-        """The decode state that `pack_decode_state` wrote, on this model's device."""
+    def unpack_decode_state(self, data: bytes, *, decoder: Decoder, latent_rows: int) -> Any:
+        """The decode state that `pack_decode_state` wrote, on this model's device.
+
+        Raises:
+            SnapshotError: It is one of another decoder.
+        """
         ...
 
     def take_apart(self, state: Any) -> DecodeParts:

@@ -29,6 +29,7 @@ class Family:
         describe: Reads configurations and file headers; quick, without torch.
         measure: Tells the sizes of the networks of a checkpoint, as quickly.
         count_tokens: Counts the tokens of a prompt as the text encoder of a checkpoint reads it.
+        check_preview: Refuses files that cannot be a preview decoder.
         describe_preset: Tells geometry and sizes of a preset's model.
         open: Loads the weights.
         preset_source: Says what a benchmark of a preset's model measures.
@@ -39,6 +40,7 @@ class Family:
     describe: "Callable[[Path], CheckpointDescription]"
     measure: "Callable[[Path], ModelSizes]"
     count_tokens: "Callable[[Path, str], int]"
+    check_preview: "Callable[[Path], None]"
     describe_preset: "Callable[[Preset], tuple[ModelFacts, ModelSizes]]"
     open: "Callable[..., VideoModel]"
     preset_source: "Callable[..., BenchSource]"
@@ -63,6 +65,12 @@ def _count_wan_tokens(folder: Path, prompt: str) -> int:
     from reelray.workers.models.wan.text import count_tokens  # noqa: PLC0415 - pulls in torch
 
     return count_tokens(find_layout(folder).tokenizer, prompt)
+
+
+def _check_wan_preview(file: Path) -> None:
+    from reelray.workers.models.wan.taehv.files import check_taehv_file  # noqa: PLC0415 - loaded when used
+
+    check_taehv_file(file)
 
 
 def _describe_wan_preset(preset: "Preset") -> "tuple[ModelFacts, ModelSizes]":
@@ -99,6 +107,7 @@ _WAN = Family(
     describe=_describe_wan,
     measure=_measure_wan,
     count_tokens=_count_wan_tokens,
+    check_preview=_check_wan_preview,
     describe_preset=_describe_wan_preset,
     open=_open_wan,
     preset_source=_wan_preset_source,
@@ -137,6 +146,15 @@ def count_tokens(folder: Path, prompt: str) -> int:
     return FAMILIES["wan"].count_tokens(folder, prompt)
 
 
+def check_preview(family: str, file: Path) -> None:
+    """Refuse a file that cannot be a preview decoder of a family's models.
+
+    Raises:
+        WeightsError: It is missing, or has another ending.
+    """
+    FAMILIES[family].check_preview(file)
+
+
 def describe_preset(preset: "Preset") -> "tuple[ModelFacts, ModelSizes]":
     """Geometry and sizes of the model that a preset is made for; its weights need not be here."""
     return FAMILIES[preset.recipe.model].describe_preset(preset)
@@ -154,6 +172,7 @@ def open_checkpoint(
     residency: "Residency | None" = None,
     share: "WeightShare | None" = None,
     networks: Networks = Networks.ALL,
+    preview: Path | None = None,
 ) -> "VideoModel":
     """Load a checkpoint of any family.
 
@@ -168,6 +187,7 @@ def open_checkpoint(
         residency: Where the weights are while they do not compute; all on the device by default.
         share: What this rank keeps of sharded weights.
         networks: What is loaded; the rest is checked all the same, and named by the same digest.
+        preview: File of a preview decoder; None takes the checkpoint's own, if it has one.
 
     Raises:
         CheckpointError: As `describe_checkpoint`.
@@ -185,6 +205,7 @@ def open_checkpoint(
         residency=residency,
         share=share,
         networks=networks,
+        preview=preview,
     )
 
 

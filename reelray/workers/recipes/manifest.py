@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from reelray.proto.bank_rule import BankRule
 from reelray.proto.chunking import Chunking
+from reelray.proto.decoder import Decoder
 from reelray.proto.errors import ManifestError
 from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.recipe import Defaults, Guidance, Recipe, Schedule
@@ -46,7 +47,7 @@ KINDS: Mapping[str, type[Any]] = {
 CHOICES: Mapping[str, Any] = {
     "model": Literal["wan"],
     "task": Literal["t2v", "i2v"],
-    "decoder": Literal["wan_exact_stream"],
+    "decoder": Decoder,
 }
 POSITIVE = ("text_tokens", "defaults.width", "defaults.height", "defaults.frames", "defaults.fps")
 
@@ -223,7 +224,8 @@ def _suggest(location: tuple[int | str, ...]) -> str:
 
 def _allowed(location: tuple[int | str, ...]) -> list[str]:
     if len(location) == 1:
-        return list(CHOICES[str(location[0])].__args__)
+        kind = CHOICES[str(location[0])]
+        return [str(choice) for choice in getattr(kind, "__args__", kind)]
     if location == (WEIGHTS, "key"):
         return list(WEIGHTS_KEYS)
     kind = get_type_hints(SECTIONS[str(location[0])])[str(location[1])]

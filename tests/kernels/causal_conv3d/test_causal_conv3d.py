@@ -15,6 +15,7 @@ CASES = [
     ((3, 3, 3), 192, 384, 1, 9, 40),
     ((3, 3, 3), 96, 3, 2, 33, 17),
     ((3, 1, 1), 192, 384, 2, 12, 20),
+    ((2, 3, 3), 64, 64, 3, 21, 35),
 ]
 
 
@@ -36,6 +37,8 @@ def test_reference_equals_a_plain_convolution(kernel):
     conv = pack_conv(weight, bias)
     torch.testing.assert_close(causal_conv3d(x, conv), wanted, atol=1e-5, rtol=0)
     torch.testing.assert_close(causal_conv3d(x, conv, residual=residual), wanted + residual, atol=1e-5, rtol=0)
+    found = causal_conv3d(x, conv, residual=residual, relu=True)
+    torch.testing.assert_close(found, (wanted + residual).clamp_min(0), atol=1e-5, rtol=0)
 
 
 def test_folded_upsampling_equals_upsampling_first():
@@ -67,6 +70,7 @@ def test_triton_equals_the_reference(case, with_residual):
     wanted = wanted if residual is None else wanted + residual.float()
     found = causal_conv3d(x, conv, residual=residual).float()
     assert (found - wanted).abs().max() <= 2 * wanted.abs().max() * 2**-8
+    assert torch.equal(causal_conv3d(x, conv, residual=residual, relu=True).float(), found.clamp_min(0))
 
 
 @pytest.mark.gpu
@@ -92,6 +96,8 @@ def test_interpreted_kernel_equals_the_reference(kernel, upsample):
     residual = torch.randn_like(wanted)
     found = causal_conv3d_triton(x, packed, bias, kernel, tile, residual=residual, upsample=upsample)
     torch.testing.assert_close(found, wanted + residual, atol=1e-4, rtol=0)
+    cut = causal_conv3d_triton(x, packed, bias, kernel, tile, residual=residual, upsample=upsample, relu=True)
+    assert torch.equal(cut, found.clamp_min(0))
 
 
 def cut_rows(x):

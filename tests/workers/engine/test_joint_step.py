@@ -16,7 +16,6 @@ from reelray.scheduler.batching import Batching
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine import open_rows
-from reelray.workers.engine.forwards import Forwards
 from reelray.workers.engine.open_rows import OpenRows
 from reelray.workers.engine.rank import Rank
 from reelray.workers.memory.pool import PagePool
@@ -63,13 +62,13 @@ class Latents:
 
     def __init__(self, monkeypatch):
         self.of = {}
-        whole = Forwards.keep_clean
+        whole = HeldRequest.hand_on
 
-        def keep_clean(forwards, first, latents_1CTHW):
-            self.of.setdefault(forwards.request.request_id, []).append(latents_1CTHW.clone())
-            whole(forwards, first, latents_1CTHW)
+        def hand_on(held, first, latents_1CTHW):
+            self.of.setdefault(held.request.request_id, []).append(latents_1CTHW.clone())
+            whole(held, first, latents_1CTHW)
 
-        monkeypatch.setattr(Forwards, "keep_clean", keep_clean)
+        monkeypatch.setattr(HeldRequest, "hand_on", hand_on)
 
     def take(self):
         found, self.of = {name: torch.cat(parts, 2) for name, parts in self.of.items()}, {}

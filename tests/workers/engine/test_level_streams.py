@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from reelray.proto.chunking import Chunking
-from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch
+from reelray.proto.memory_rule import Commit, MemoryRule, Placement, PromptSwitch, Sink
 from reelray.proto.recipe import Guidance, Recipe, Schedule, Solver
 from reelray.proto.request import PromptChange
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.interrupted import interrupted
-from tests.support.joint_stream import stream_by_levels, wrapped
+from tests.support.joint_stream import AdaptiveMemory, stream_by_levels, wrapped
 from tests.support.render_on import render_on
 from tests.support.requests import make_request
 from tests.support.stream_watched import stream_watched
@@ -77,4 +77,33 @@ def test_levels_go_on_from_any_commit_bit_by_bit(model, scale):
     )
     whole = render_on(Rank(model), request)
     for steps in (2, 4, 5, 6, 9, 15, 17, 24):
+        assert interrupted(model, request, after=steps) == whole, steps
+
+
+def adaptive(request, least):
+    memory = replace(request.recipe.memory, sink_kind=Sink.ADAPTIVE, sink_likeness=least)
+    return replace(request, recipe=replace(request.recipe, memory=memory))
+
+
+@pytest.mark.parametrize(("scale", "least"), [(1.0, 0.9), (3.0, 0.97)])
+def test_an_adaptive_sink_takes_what_is_new_layer_by_layer(model, scale, least):
+    request, made = adaptive(request_of(scale), least), []
+
+    def kind(**words):
+        made.append(AdaptiveMemory(sink=2, least=least, layers=2, **words))
+        return made[-1]
+
+    wanted = stream_by_levels(model, request, **PLAIN, rule=wrapped(4, sink=2, wrap=7, first=2), kind=kind)
+    found, _ = stream_watched(model, request)
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert len({tuple(map(tuple, memory.stays)) for memory in made}) > 1  # levels choose for themselves
+    assert any(memory.stays[0] != memory.stays[1] for memory in made)  # and layers
+    still, _ = stream_watched(model, request_of(scale))
+    assert (still - found).abs().max() > 1e-3
+
+
+def test_an_adaptive_sink_goes_on_from_any_commit_bit_by_bit(model):
+    request = adaptive(request_of(1.0, latent_frames=9), 0.9)
+    whole = render_on(Rank(model), request)
+    for steps in (6, 15, 17):
         assert interrupted(model, request, after=steps) == whole, steps

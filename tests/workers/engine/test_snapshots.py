@@ -273,6 +273,24 @@ def test_a_stream_that_rests_is_put_down_too(model):
     assert take_up(model, snapshot) == run_whole(model, request)[bytes_of(snapshot.frame) :]
 
 
+def test_pictures_to_be_coded_anew_rest_and_move_along(model):
+    request = live_request("rollout", latent_frames=14)
+    drive, steps = Drive(model), 0
+    drive.submit(request)
+    while drive.step() is not None:
+        steps += 1
+        for held in drive.rank._held.values():
+            with torch.inference_mode():
+                held.park()
+                held.park()
+                held.wake()
+                if steps % 3 == 0:
+                    held.take(held.give())
+                    held.begin_memory(drive.rank._station)
+    assert not drive.failures
+    assert drive.videos["a"] == run_whole(model, request)
+
+
 def test_a_snapshot_that_fails_ends_its_stream_alone(model, monkeypatch):
     drive = Drive(model, EngineLimits())  # nothing else packs a decoder's state
     for name in "ab":

@@ -17,6 +17,7 @@ from reelray.workers.engine.rank import Rank
 from reelray.workers.memory.bank import Bank
 from reelray.workers.memory.regions import Regions
 from reelray.workers.models.registry import open_checkpoint
+from reelray.workers.models.wan.recoding import WanRecoder
 from reelray.workers.recipes.presets import presets
 from tests.support.bank_oracle import BankMemory
 from tests.support.interrupted import interrupted
@@ -28,7 +29,9 @@ from tests.support.watched_model import Watched
 
 LAYERS = 2
 BANK = partial(BankMemory, size=3, every=3, chunk=3, layers=LAYERS)
-KREA = {first: ((0, first - 2, first - 1), 3) for first in range(6, 60, 3)} | {3: ((0, 1, 2), 3)}
+KREA = {first: ((first - 3, first - 2, first - 1), 3) for first in range(3, 60, 3)}
+KEPT = {first: ((0, first - 2, first - 1), 1) for first in range(3, 60, 3)}
+KEEPS = {"local": 5, "sink": 1, "first_frame": FirstFrame.AS_IT_IS}
 STAR = PromptChange(latent_frame=8, prompt="a blue star spins")
 
 
@@ -69,7 +72,7 @@ LATE = {
     "changes": (PromptChange(latent_frame=34, prompt="a blue star spins"),),
     "recached": {36: (27, 3)},
 }
-RELATIVE = latest(5, sink=1, chunk=3, relative=True)
+RELATIVE = latest(6, chunk=3, relative=True)
 CASES = {
     "memflow": memflow(),
     "memflow, prompt changed": memflow(**LATE),
@@ -77,26 +80,26 @@ CASES = {
         special=Special(memory=partial(BANK, repeats=True, ties=True)), **quirky(repeats=True, ties=True), **LATE
     ),
     "rolling sink": Case(preset="rolling-sink-1.3b", latent_frames=63, rule=there_and_back(21, early=18, chunk=3)),
-    "krea": Case(preset="krea-realtime-14b", latent_frames=18, rule=RELATIVE, special=Special(anew=KREA)),
-    "krea, frame by frame": Case(
+    "krea": Case(preset="krea-realtime-14b", latent_frames=18, rule=RELATIVE, special=Special(anew=KREA, coded=True)),
+    "krea, first frame kept, frame by frame": Case(
         preset="krea-realtime-14b",
         latent_frames=18,
-        rule=RELATIVE,
-        special=Special(anew={first: (frames, 1) for first, (frames, _) in KREA.items()}),
-        memory={"causal_frames": 1},
+        rule=latest(5, sink=1, chunk=3, relative=True),
+        special=Special(anew=KEPT),
+        memory={"causal_frames": 1, **KEEPS},
     ),
     "krea, prompt changed": Case(
         preset="krea-realtime-14b",
         latent_frames=27,
         rule=RELATIVE,
-        special=Special(anew=KREA, mixes={9: (0.75, 0.25), 12: (0.5, 0.5), 15: (0.25, 0.75)}),
+        special=Special(anew=KREA, coded=True, mixes={9: (0.75, 0.25), 12: (0.5, 0.5), 15: (0.25, 0.75)}),
         changes=(STAR,),
     ),
     "causvid": Case(
         preset="causvid-1.3b",
         latent_frames=45,
         rule=rollouts(21, overlap=3, chunk=3),
-        special=Special(anew={21: ((18, 19, 20), 3), 39: ((36, 37, 38), 3)}),
+        special=Special(anew={21: ((18, 19, 20), 3), 39: ((36, 37, 38), 3)}, coded=True),
     ),
     "infinity rope, another scene": Case(
         preset="infinity-rope-1.3b",
@@ -147,7 +150,7 @@ SHORT = {
     },
     "rolling sink": {"preset": "rolling-sink-1.3b", "local": 9, "sink": 6},
     "krea": {"preset": "krea-realtime-14b", "switch_chunks": 3},
-    "krea, frame by frame": {"preset": "krea-realtime-14b", "causal_frames": 1},
+    "krea, first frame kept": {"preset": "krea-realtime-14b", **KEEPS},
     "causvid": {"preset": "causvid-1.3b", "rollout": 9, "local": 9},
     "infinity rope": {"preset": "infinity-rope-1.3b"},
 }
@@ -177,6 +180,7 @@ MISTAKES = {
     ),
     "krea": (MemoryRule, "frames_anew", lambda right, rule, first, chunk: right(rule, first, chunk)[::-1]),
     "causvid": (MemoryRule, "begins_anew", lambda right, rule, first: right(rule, first + 3)),
+    "krea, prompt changed": (WanRecoder, "encode", lambda right, recoder, frame: right(recoder, frame + 1)),
 }
 
 
@@ -233,7 +237,9 @@ def test_frames_leave_before_memory_begins_anew(model):
 
 
 def test_what_is_not_served_says_so():
-    with pytest.raises(ValueError, match="first_frame is coded_anew, which takes decoded pictures"):
-        replace(presets()["krea-realtime-14b"].memory, first_frame=FirstFrame.CODED_ANEW)
+    with pytest.raises(ValueError, match="first_frame is coded_anew; only a rebuild or a rollout"):
+        replace(presets()["longlive-1.3b"].memory, first_frame=FirstFrame.CODED_ANEW)
+    with pytest.raises(ValueError, match="with a sink the first frame of the video is among them"):
+        replace(presets()["krea-realtime-14b"].memory, sink=1)
     with pytest.raises(ValueError, match=r"a scene is cut, and recipe memflow-1\.3b has no memory\.cut_position"):
         request_of(replace(CASES["memflow"], changes=(replace(STAR, cut=True),)))

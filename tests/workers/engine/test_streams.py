@@ -26,7 +26,7 @@ from reelray.workers.memory.entries import Frame
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.interrupted import interrupted
-from tests.support.memory_oracle import latest, moving_sink
+from tests.support.memory_oracle import latest, moving_sink, pinned
 from tests.support.pages_left import assert_nothing_stays
 from tests.support.plain_stream import stream_plainly
 from tests.support.render_on import render_on
@@ -105,14 +105,23 @@ SWITCHED = {
         latest(6, sink=1, chunk=2, relative=True, flushed=(8, 1)),
         None,
     ),
+    "another scene pins its sink": (
+        MemoryRule(local=6, sink=2, sink_kind=Sink.PINNED, scene_shift=8),
+        pinned(6, sink=2, chunk=2, scenes=(8, 12), shift=8),
+        None,
+    ),
     "only the text": (MemoryRule(local=4, sink=1), latest(4, sink=1, chunk=2), None),
 }
 
 
 def switched_request(case):
     """The prompt changes in the middle of the fourth chunk, so the fifth is the first one that goes by the new one."""
-    request = request_of("sink and latest", changes=(PromptChange(latent_frame=7, prompt="a blue star spins"),))
-    return replace(request, recipe=replace(request.recipe, memory=SWITCHED[case][0]))
+    memory = SWITCHED[case][0]
+    changes = [PromptChange(latent_frame=7, prompt="a blue star spins", cut=memory.knows_scenes)]
+    if memory.knows_scenes:
+        changes.append(PromptChange(latent_frame=12, prompt="a green square", cut=True))
+    request = request_of("sink and latest", latent_frames=18 if memory.knows_scenes else 12)
+    return replace(request, recipe=replace(request.recipe, memory=memory), changes=tuple(changes))
 
 
 @pytest.mark.parametrize("case", SWITCHED)

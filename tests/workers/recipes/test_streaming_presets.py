@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from reelray.proto.errors import ManifestError
-from reelray.proto.memory_rule import Commit, PromptSwitch
+from reelray.proto.memory_rule import Commit, FirstFrame, PromptSwitch
 from reelray.proto.recipe import Solver
 from reelray.workers.memory.entries import Banked, Drop, Frame, Pick, Share
 from reelray.workers.memory.regions import Regions
@@ -35,7 +35,7 @@ PUBLISHED = {
     "memrope-1.3b": (3, (FOUR, FOUR, FOUR), partial(running_means, 7, sink=3, shares=(0.01, 0.1)), Commit.CLEAN),
     "memflow-1.3b": (3, (FOUR, FOUR, FOUR), partial(latest, 9, sink=3), Commit.CLEAN),  # its bank is held below
     "rolling-sink-1.3b": (3, (FOUR, FOUR, FOUR), partial(there_and_back, 21, early=18), Commit.CLEAN),
-    "krea-realtime-14b": (3, (FIVE, FIVE, FIVE), partial(latest, 5, sink=1, relative=True), Commit.REBUILD),
+    "krea-realtime-14b": (3, (FIVE, FIVE, FIVE), partial(latest, 6, relative=True), Commit.REBUILD),
     "causvid-1.3b": (3, (THREE, THREE, THREE), partial(rollouts, 21, overlap=3), Commit.CLEAN),
 }
 NOT_FOR_SALE = {"memflow-1.3b", "krea-realtime-14b", "causvid-1.3b"}
@@ -77,6 +77,8 @@ def test_a_change_of_the_prompt_is_the_published_one():
     assert all(found[name][0] is PromptSwitch.KEEP for name in others)
     krea = streaming()["krea-realtime-14b"].memory
     assert (krea.switch, krea.switch_chunks) == (PromptSwitch.LERP, 4)
+    coded = {name for name, recipe in streaming().items() if recipe.memory.first_frame is FirstFrame.CODED_ANEW}
+    assert coded == {"krea-realtime-14b", "causvid-1.3b"}
     assert {name for name, recipe in streaming().items() if recipe.memory.cut_position} == {"infinity-rope-1.3b"}
     assert streaming()["infinity-rope-1.3b"].memory.cut_position == 45
 
@@ -219,7 +221,11 @@ def test_folders_find_their_own_preset(tmp_path):
         ({"sink": 3}, "field `memory.local` is missing"),
         ({"local": 9, "bank": {"sizes": 3}}, "field `memory.bank.sizes` is not known; did you mean `size`"),
         ({"local": 9, "bank": {"size": 0}}, "field `memory`: bank.size is 0"),
-        ({"local": 9, "first_frame": "coded_anew"}, "first_frame is coded_anew, which takes decoded pictures"),
+        ({"local": 9, "bank": {"size": 3}, "placement": "relative"}, "placement is relative; a bank takes absolute"),
+        (
+            {"local": 9, "first_frame": "coded_anew"},
+            "first_frame is coded_anew; only a rebuild or a rollout evaluates frames anew",
+        ),
         ({"local": 9, "commit": "rebuild"}, "commit is rebuild; it takes placement relative"),
         ({"local": 9, "sink": 3, "sink_kind": "bouncing"}, "sink_kind is bouncing; it takes placement relative"),
         ({"local": 9, "sink_kind": "bouncing", "placement": "relative"}, "it takes a sink, which is 0"),
@@ -232,6 +238,18 @@ def test_folders_find_their_own_preset(tmp_path):
         ({"local": 9, "causal_frames": 1}, "causal_frames is 1; only a rebuild or a rollout"),
         ({"local": 9, "switch": "lerp"}, "switch_chunks is 0; for lerp"),
         ({"local": 9, "cut_position": -1}, "cut_position is -1"),
+        ({"local": 9, "sink_kind": "pinned"}, "sink_kind is pinned; it takes a sink, which is 0"),
+        ({"local": 9, "sink_kind": "adaptive"}, "sink_kind is adaptive; it takes a sink, which is 0"),
+        ({"local": 9, "sink": 3, "sink_kind": "adaptive"}, "frame by frame, and a chunk has 3 latent frames"),
+        (
+            {"local": 9, "sink": 3, "sink_kind": "adaptive", "placement": "relative"},
+            "it takes placement absolute or wrapped",
+        ),
+        ({"local": 9, "scene_shift": 8}, "scene_shift is 8; it goes with a pinned sink"),
+        (
+            {"local": 9, "sink": 3, "sink_kind": "pinned", "switch": "recache", "switch_frames": 6},
+            "it takes no bank, no recache",
+        ),
         (
             {"local": 9, "sink": 3, "switch": "recache", "switch_frames": 6, "cut_position": 4},
             "as if there were no other",

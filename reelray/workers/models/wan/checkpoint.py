@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from reelray.proto.errors import CheckpointError, ResourceError
+from reelray.proto.memory_rule import FirstFrame
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Recipe
 from reelray.proto.residency import Blocks, Encoder, Networks, Residency, WeightShare
@@ -16,6 +17,7 @@ from reelray.workers.models.wan.clip_original import load_original_clip
 from reelray.workers.models.wan.composition import digest_layout
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.description import (
+    add_preview,
     check_recipe,
     count_transformer,
     find_recipe,
@@ -25,6 +27,9 @@ from reelray.workers.models.wan.description import (
 from reelray.workers.models.wan.dtypes import Dtypes, choose_dtypes
 from reelray.workers.models.wan.layout import Layout, find_layout
 from reelray.workers.models.wan.model import WanModel, WanParts
+from reelray.workers.models.wan.taehv.config import SPATIAL_RATIO, TEMPORAL_RATIO
+from reelray.workers.models.wan.taehv.files import load_taehv
+from reelray.workers.models.wan.taehv.model import Taehv
 from reelray.workers.models.wan.text import TextEncoder, load_text_encoder
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.umt5 import Umt5Config
@@ -48,6 +53,7 @@ class _Placing:
     residency: Residency
     share: WeightShare | None
     networks: Networks
+    preview: Path | None
 
 
 def open_checkpoint(
@@ -62,6 +68,7 @@ def open_checkpoint(
     residency: Residency | None = None,
     share: WeightShare | None = None,
     networks: Networks = Networks.ALL,
+    preview: Path | None = None,
 ) -> WanModel:
     """Load a checkpoint.
 
@@ -76,6 +83,7 @@ def open_checkpoint(
         residency: Where the weights are while they do not compute; all on the device by default.
         share: What this rank keeps of sharded blocks; `WanModel.use_weight_gather` is then to be called.
         networks: What is loaded; whoever reaches for the rest is told.
+        preview: File of a tiny decoder; None takes the one beside the checkpoint's other parts, if there is one.
 
     Returns:
         A model ready to denoise.
@@ -101,21 +109,29 @@ def open_checkpoint(
         layers=layers,
         residency=residency or Residency(),
         share=share,
-        networks=networks,
+        networks=_needed(networks, recipe),
+        preview=preview or layout.preview,
     )
     parts = _load_parts(layout, configs, placing, text_tokens=recipe.text_tokens, digest=digest)
     if is_here(parts.transformer):
         _choose_arithmetic(parts.transformer, compiled=compiled)
-    facts = _gather_facts(layout, recipe, parameters, placing)
+    facts = _gather_facts(layout, recipe, parameters, placing, parts)
     return WanModel(
         facts=facts, parts=parts, digest=digest, residency=placing.residency, at=(place, placing.dtypes.transformer)
     )
 
 
-def _gather_facts(layout: Layout, recipe: Recipe, parameters: int, placing: _Placing) -> ModelFacts:
+def _gather_facts(layout: Layout, recipe: Recipe, parameters: int, placing: _Placing, parts: WanParts) -> ModelFacts:
     facts = gather_facts(layout, recipe, parameters)
+    facts = facts if parts.preview is None else add_preview(facts)
     several = decodes_several(placing.device, placing.dtypes.vae)  # whoever decodes
     return replace(facts, decode_pixels=GPU_DECODE_PIXELS) if several else facts
+
+
+def _needed(networks: Networks, recipe: Recipe) -> Networks:
+    """Whoever remembers pictures that are coded anew has use for the VAE as well."""
+    recodes = recipe.memory is not None and recipe.memory.first_frame is FirstFrame.CODED_ANEW
+    return Networks.ALL if recodes and networks is Networks.DENOISING else networks
 
 
 def _choose_arithmetic(transformer: WanTransformer, *, compiled: bool) -> None:
@@ -176,7 +192,9 @@ def _load_parts(
     has_vae = placing.networks is not Networks.DENOISING or layout.task == "i2v"  # which encodes the first frame
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0  # before anything is loaded
     try:
+        preview = _load_preview(placing, vae_config)  # first of all, because its file may be wrong
         return WanParts(
+            preview=preview,
             transformer=_load_transformer(layout, config, placing) if denoises else absent(WanTransformer),
             vae=_load_vae(layout, vae_config, device, dtypes) if has_vae else absent(WanVae),
             text_encoder=load_text_encoder(
@@ -228,6 +246,17 @@ def _load_vae(layout: Layout, config: WanVaeConfig, device: torch.device, dtypes
         values = torch.tensor(getattr(config, name), dtype=torch.float32, device=device)
         vae.register_buffer(name, values.view(1, -1, 1, 1, 1), persistent=False)
     return vae.to_inference(device, dtypes.vae)
+
+
+def _load_preview(placing: _Placing, vae: WanVaeConfig) -> Taehv | None:
+    if placing.preview is None:
+        return None
+    if (vae.spatial_ratio, vae.temporal_ratio) != (SPATIAL_RATIO, TEMPORAL_RATIO):
+        raise CheckpointError(
+            f"{placing.preview}: a tiny decoder makes {TEMPORAL_RATIO} frames of {SPATIAL_RATIO}x{SPATIAL_RATIO} "
+            f"pixels of a latent, and this model's VAE {vae.temporal_ratio} of {vae.spatial_ratio}x{vae.spatial_ratio}"
+        )
+    return load_taehv(placing.preview, latent_channels=vae.z_dim, device=placing.device, dtype=placing.dtypes.vae)
 
 
 def _load_clip(layout: Layout, device: torch.device, dtypes: Dtypes, *, released: bool) -> ClipVision | None:

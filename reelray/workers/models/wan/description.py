@@ -1,10 +1,11 @@
 """What a Wan checkpoint is, told from its configurations and file headers, without torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reelray.proto.decoder import Decoder
 from reelray.proto.errors import ManifestError, SizeError
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Recipe, Schedule
@@ -116,7 +117,7 @@ def check_defaults(recipe: Recipe, facts: ModelFacts, source: Path) -> None:
     """Refuse defaults that the model cannot make.
 
     Raises:
-        ManifestError: Frames, width or height do not fit the model.
+        ManifestError: Frames, width, height, or places of what is remembered do not fit the model.
     """
     defaults = recipe.defaults
     try:
@@ -124,6 +125,10 @@ def check_defaults(recipe: Recipe, facts: ModelFacts, source: Path) -> None:
         facts.latent_size(defaults.width, defaults.height)
     except SizeError as error:
         raise ManifestError(f"{source}: field `defaults`: {error.message}") from None
+    try:
+        facts.check_memory(recipe)
+    except SizeError as error:
+        raise ManifestError(f"{source}: {error.message}") from None
 
 
 def read_transformer_config(layout: Layout) -> WanConfig:
@@ -145,13 +150,19 @@ def gather_facts(layout: Layout, recipe: Recipe, parameters: int) -> ModelFacts:
         recipe: Tells the text slots.
         parameters: Parameters of the transformer.
     """
-    return facts_of(
+    facts = facts_of(
         read_transformer_config(layout),
         read_json(layout.complete.folder / "vae" / "config.json"),
         recipe,
         task=layout.task,
         parameters=parameters,
     )
+    return facts if layout.preview is None else add_preview(facts)
+
+
+def add_preview(facts: ModelFacts) -> ModelFacts:
+    """The facts of a model that has a tiny decoder too."""
+    return replace(facts, decoders=tuple(Decoder))
 
 
 def facts_of(config: WanConfig, vae: Mapping[str, Any], recipe: Recipe, *, task: str, parameters: int) -> ModelFacts:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from reelray.proto.errors import CheckpointError, UnknownModelError
 from reelray.workers.models.wan.composition import compose_layout
+from reelray.workers.models.wan.taehv.files import find_taehv_file
 from reelray.workers.models.weight_files import find_weight_files
 from reelray.workers.recipes.manifest import FILE_NAME, read_weights
 from reelray.workers.recipes.presets import read_json
@@ -57,6 +58,16 @@ class Layout:
     def complete(self) -> "Layout":
         """The folder with a configuration for every part: the base, or this one."""
         return self.base or self
+
+    @property
+    def preview(self) -> Path | None:
+        """File of a tiny decoder, of this folder or of its base; None where there is none.
+
+        Raises:
+            CheckpointError: There are several.
+        """
+        own = find_taehv_file(self.folder)
+        return own if own is not None or self.base is None else find_taehv_file(self.base.folder)
 
     @property
     def task(self) -> str:

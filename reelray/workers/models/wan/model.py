@@ -18,26 +18,24 @@ from reelray.workers.memory.room import Grid
 from reelray.workers.models.absent import is_here
 from reelray.workers.models.attention_op import View
 from reelray.workers.models.captured import choose_stages
-from reelray.workers.models.free_memory import free_bytes
 from reelray.workers.models.joint_rows import Row
-from reelray.workers.models.sharding import DecodeParts, PictureSharing, Sharding, WholeWindow
+from reelray.workers.models.sharding import Sharding, WholeWindow
 from reelray.workers.models.stages import Forward, Stages, WholeModel
 from reelray.workers.models.wan.clip import ClipVision
+from reelray.workers.models.wan.decoding import LatentDecoding
 from reelray.workers.models.wan.image import build_condition, embed_image
 from reelray.workers.models.wan.joint_forward import ForwardsInStep, stack_forwards
 from reelray.workers.models.wan.rope import Positions
+from reelray.workers.models.wan.taehv.model import Taehv
 from reelray.workers.models.wan.text import TextEncoder
 from reelray.workers.models.wan.text_context import CrossContext, mean_of_slots, pad_context, stack_contexts
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
-from reelray.workers.models.wan.vae.state import DecodeState, Tiling
 from reelray.workers.models.wan.window_forward import WanForward
 from reelray.workers.residency.shared_blocks import Gather, drop_gather, use_gather
 
 ALIKE_KEYS = 32
 """Keys of a prompt come in multiples of this many on a GPU."""
-DECODE_SHARE = 0.8
-"""Part of the free memory that a video's decoder may plan with; the rest is for transformers that run between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,12 +47,14 @@ class WanParts:
         vae: Latent decoder, and encoder of i2v conditions. It, or transformer and encoders, may be `Absent`.
         text_encoder: Tokenizer and UMT5.
         clip: Vision tower of an i2v checkpoint.
+        preview: Tiny latent decoder.
     """
 
     transformer: WanTransformer
     vae: WanVae
     text_encoder: TextEncoder
     clip: ClipVision | None
+    preview: Taehv | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class ImageCondition:
     beside: Tensor
 
 
-class WanModel:
+class WanModel(LatentDecoding):
     """Implements `VideoModel`.
 
     Args:
@@ -90,22 +90,22 @@ class WanModel:
         residency: Residency | None = None,
         at: tuple[torch.device, torch.dtype] | None = None,
     ) -> None:
+        self.device, self.dtype = at or (parts.transformer.device, parts.transformer.dtype)
+        super().__init__(parts.vae, parts.preview, self.device)
         self.facts = facts
         self.residency = residency or Residency()
         self.page_bytes: int | None = None
         self.host_bytes: int | None = None
         self.parts = parts
         self.digest = digest
-        self.device, self.dtype = at or (parts.transformer.device, parts.transformer.dtype)
         self._sharding: Sharding
-        self._pictures: PictureSharing | None
         self._stages: Stages = WholeModel()
         self.work_alone()
 
     def work_alone(self) -> None:
         """See `VideoModel.work_alone`."""
-        self._sharding, self._pictures = WholeWindow(), None
-        self._settled: dict[torch.Size, Tiling | None] = {}  # by latent rows and columns
+        self._sharding = WholeWindow()
+        self.decode_alone()
         self._stages.forget()  # recordings hold groups of ranks
         self._stages = choose_stages(self.device, resident=self.residency.blocks is Blocks.RESIDENT)
         if is_here(self.parts.transformer):
@@ -254,84 +254,10 @@ class WanModel:
         rotation = self.parts.transformer.rope(Positions(frames=frames_T), grid.rows, grid.columns)
         return rotation.cos, rotation.sin
 
-    def new_decode_state(self) -> DecodeState:
-        """See `VideoModel.new_decode_state`."""
-        return self.parts.vae.new_decode_state()
-
-    def use_picture_sharing(self, sharing: PictureSharing | None) -> bool:
-        """See `VideoModel.use_picture_sharing`."""
-        self._pictures = sharing
-        return True
-
-    def pack_decode_state(self, state: DecodeState, *, latent_rows: int) -> bytes:
-        """See `VideoModel.pack_decode_state`."""
-        whole, sharing = state, self._sharing_of(latent_rows, state)
-        if sharing is not None:
-            whole = sharing.gather_state(self.parts.vae, state, latent_rows)
-        return b"" if whole is None else whole.to_bytes()
-
-    def unpack_decode_state(self, data: bytes, *, latent_rows: int) -> DecodeState:
-        """See `VideoModel.unpack_decode_state`."""
-        whole = DecodeState.from_bytes(data, self.device)
-        sharing = self._sharing_of(latent_rows, whole)
-        if sharing is None:
-            return whole
-        part: DecodeState = sharing.cut_state(self.parts.vae, whole, latent_rows)
-        return part
-
-    @torch.no_grad()
-    def decode(self, latents_1CTHW: Tensor, state: DecodeState) -> Tensor:
-        """See `VideoModel.decode`. A video that does not fit the device's free memory when it begins is cut into tiles.
-
-        Raises:
-            ResourceError: Not even the smallest tile fits.
-        """
-        vae, sharing = self.parts.vae, self._sharing_of(latents_1CTHW.shape[3], state)
-        raw_1CTHW = vae.denormalise(latents_1CTHW.to(self.device).float())
-        if sharing is not None:
-            levels_1FHWC = sharing.decode(vae, raw_1CTHW, state)
-            return torch.empty(0, 0, 0, 3, dtype=torch.uint8) if levels_1FHWC is None else _bring_home(levels_1FHWC[0])
-        if state.latent_frames == 0 and state.tiling is None:
-            size = latents_1CTHW.shape[3:]
-            state.tiling = self._settled[size] if size in self._settled else self._fit_tiling(latents_1CTHW)
-        pixels_1CFHW = vae.decode(raw_1CTHW, state)
-        bytes_FHWC = pixels_1CFHW[0].float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
-        return _bring_home(bytes_FHWC.permute(1, 2, 3, 0).contiguous())
-
-    def settle_decode(self, latents_1CTHW: Tensor, state: DecodeState) -> None:
-        """See `VideoModel.settle_decode`."""
-        self._settled[latents_1CTHW.shape[3:]] = state.tiling
-
-    def take_apart(self, state: DecodeState) -> DecodeParts:
-        """See `VideoModel.take_apart`."""
-        return DecodeParts(facts=state.facts, slots=state.slots, splits=state.tiling is None)
-
-    def put_together(self, parts: DecodeParts) -> DecodeState:
-        """See `VideoModel.put_together`."""
-        return DecodeState.build(parts.facts, parts.slots)
-
     def _prepare_texts(self, rows: Sequence[Tensor]) -> list[CrossContext]:
         contexts = self.parts.transformer.prepare_texts(rows, merge_padding=True)
         # A recorded forward serves prompts of one length only.
         return [pad_context(context, ALIKE_KEYS) for context in contexts] if self.device.type == "cuda" else contexts
-
-    def _sharing_of(self, latent_rows: int, state: DecodeState) -> PictureSharing | None:
-        """Who decodes this video with this rank; one that was cut into tiles stays so, whole on every rank."""
-        sharing = self._pictures
-        return sharing if sharing is not None and sharing.fits(latent_rows) and state.tiling is None else None
-
-    def _fit_tiling(self, latents_1CTHW: Tensor) -> Tiling | None:
-        free = free_bytes(self.device)
-        vae, (*_, latent_frames, rows, columns) = self.parts.vae, latents_1CTHW.shape
-        side, latent_frames = vae.config.spatial_ratio, max(latent_frames, vae.latents_per_call)
-        return vae.choose_tiling(rows * side, columns * side, latent_frames, int(free * DECODE_SHARE))
-
-
-def _bring_home(levels_FHWC: Tensor) -> Tensor:
-    """Copy to the CPU; through page-locked memory, which torch keeps for the next piece, a copy is ten times faster."""
-    if levels_FHWC.device.type != "cuda":
-        return levels_FHWC
-    return torch.empty(levels_FHWC.shape, dtype=levels_FHWC.dtype, pin_memory=True).copy_(levels_FHWC)
 
 
 def _add_conditions(latents_BCTHW: Tensor, image: Sequence[ImageCondition], positions_BT: Tensor) -> Tensor:

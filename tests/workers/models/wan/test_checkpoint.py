@@ -238,6 +238,13 @@ def test_defaults_the_model_cannot_make_are_told(folder: Path) -> None:
             describe_checkpoint(folder)
 
 
+def test_places_the_model_does_not_have_are_told(folder: Path) -> None:
+    memory = {"local": 4, "placement": "wrapped", "wrap": 80}
+    rewrite_manifest(folder, chunking={"latent_frames": 1}, memory=memory)
+    with pytest.raises(ManifestError, match=r"manifest.yaml: memory.wrap is 80; the model has 64 positions"):
+        describe_checkpoint(folder)
+
+
 def test_a_wrong_vae_configuration_is_told_with_its_file(folder: Path) -> None:
     edit_json(folder / "vae" / "config.json", latents_mean=[0.0])
     with pytest.raises(CheckpointError, match=r"vae/config.json: latents_mean=\(0.0,\): needs 16"):

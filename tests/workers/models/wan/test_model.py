@@ -10,7 +10,8 @@ from reelray.proto.errors import ResourceError, UnsupportedError
 from reelray.workers.models.attention_op import DenseAttention, View
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.sharding import WholeWindow
-from reelray.workers.models.wan.model import DECODE_SHARE, WanModel
+from reelray.workers.models.wan.decoding import DECODE_SHARE
+from reelray.workers.models.wan.model import WanModel
 
 PROMPTS = ["a red circle", "the green square moves right on a blue background"]
 
@@ -117,7 +118,7 @@ def test_a_decode_is_tiled_only_where_memory_is_short(t2v: WanModel, monkeypatch
     found = {}
     for share in (None, 1.1, 0.95):
         free = 10**15 if share is None else int(need * share / DECODE_SHARE)
-        monkeypatch.setattr("reelray.workers.models.wan.model.free_bytes", lambda _device, free=free: free)
+        monkeypatch.setattr("reelray.workers.models.wan.decoding.free_bytes", lambda _device, free=free: free)
         state = t2v.new_decode_state()
         frames = torch.cat([t2v.decode(part, state) for part in latents.split(1, dim=2)])
         found[share] = (frames.float(), len(state.tiles))
@@ -125,7 +126,7 @@ def test_a_decode_is_tiled_only_where_memory_is_short(t2v: WanModel, monkeypatch
     assert [tiles for _, tiles in found.values()][:2] == [1, 1]
     assert found[0.95][1] > 1
     assert found[0.95][0].shape == found[None][0].shape
-    monkeypatch.setattr("reelray.workers.models.wan.model.free_bytes", lambda _device: 1000)
+    monkeypatch.setattr("reelray.workers.models.wan.decoding.free_bytes", lambda _device: 1000)
     with pytest.raises(ResourceError, match="192x128"):
         t2v.decode(latents, t2v.new_decode_state())
 
@@ -195,7 +196,7 @@ def test_pictures_of_a_settled_size_are_decoded_as_settled_whatever_memory_is_le
     wanted = t2v.decode(latents, state)
     assert state.tiling is None
     t2v.settle_decode(latents, state)
-    monkeypatch.setattr("reelray.workers.models.wan.model.free_bytes", lambda _device: 1000)
+    monkeypatch.setattr("reelray.workers.models.wan.decoding.free_bytes", lambda _device: 1000)
     state = t2v.new_decode_state()
     assert torch.equal(t2v.decode(latents, state), wanted)
     assert state.tiling is None

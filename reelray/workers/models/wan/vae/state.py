@@ -6,7 +6,7 @@ them out again.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Self
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 Slots = tuple[Tensor, ...]
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,7 @@ class CausalState:
         tiling: How frames are cut; None means not at all.
         latent_frames: Latent frames done so far.
         tiles: For each tile in row order, its layers' slots (B, C, reach, H, W); empty before the first call.
+        weights: Names the weights that go with it, where these are no part of the checkpoint that is named already.
     """
 
     KIND: ClassVar[str] = ""
@@ -58,6 +59,7 @@ class CausalState:
     tiling: Tiling | None = None
     latent_frames: int = 0
     tiles: tuple[Slots, ...] = ()
+    weights: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +77,7 @@ class CausalState:
     def map_slots(self, change: Callable[[Tensor], Tensor]) -> Self:
         """A state at the same point of the video whose slots are `change` of these."""
         tiles = tuple(tuple(change(slot) for slot in slots) for slots in self.tiles)
-        return type(self)(batch=self.batch, tiling=self.tiling, latent_frames=self.latent_frames, tiles=tiles)
+        return replace(self, tiles=tiles)
 
     def __eq__(self, other: object) -> bool:
         """Bit-equal slots, and the same position and tiling."""
@@ -104,11 +106,10 @@ class CausalState:
         Raises:
             ValueError: If the bytes are damaged, or hold another kind or version of state.
         """
+        facts = _read_facts(data)
         try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            facts = json.loads(header["__metadata__"]["state"])
             named = safetensors.torch.load(data)
-        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        except (ValueError, safetensors.SafetensorError) as error:
             raise ValueError(f"bytes do not hold a VAE state: {error}") from error
         if (facts["kind"], facts["version"]) != (cls.KIND, _VERSION):
             raise ValueError(f"a {facts['kind']} state of version {facts['version']}, wanted {cls.KIND} {_VERSION}")
@@ -131,7 +132,13 @@ class CausalState:
         rest = iter(slots)
         tiles = tuple(tuple(islice(rest, count)) for count in facts["slots"])
         tiling = None if facts["tiling"] is None else Tiling(tile=facts["tiling"][0], overlap=facts["tiling"][1])
-        return cls(batch=facts["batch"], tiling=tiling, latent_frames=facts["latent_frames"], tiles=tiles)
+        return cls(
+            batch=facts["batch"],
+            tiling=tiling,
+            latent_frames=facts["latent_frames"],
+            tiles=tiles,
+            weights=facts["weights"],
+        )
 
     @property
     def facts(self) -> dict[str, object]:
@@ -142,10 +149,29 @@ class CausalState:
             "tiling": None if self.tiling is None else (self.tiling.tile, self.tiling.overlap),
             "latent_frames": self.latent_frames,
             "slots": [len(slots) for slots in self.tiles],
+            "weights": self.weights,
         }
 
     def _channels_last(self) -> bool:
         return bool(self.slots) and all(s.is_contiguous(memory_format=torch.channels_last_3d) for s in self.slots)
+
+
+def read_kind(data: bytes) -> str:
+    """Which kind of state `CausalState.to_bytes` has written.
+
+    Raises:
+        ValueError: If the bytes are damaged.
+    """
+    return str(_read_facts(data)["kind"])
+
+
+def _read_facts(data: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts: dict[str, Any] = json.loads(header["__metadata__"]["state"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"bytes do not hold a VAE state: {error}") from error
+    return facts
 
 
 class DecodeState(CausalState):

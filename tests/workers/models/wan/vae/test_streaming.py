@@ -98,7 +98,7 @@ def test_nbytes_counts_two_frames_a_causal_layer() -> None:
 
 def test_bytes_of_the_other_direction_or_damaged_bytes_are_refused() -> None:
     data = DecodeState().to_bytes()
-    with pytest.raises(ValueError, match="decode state of version 1, wanted encode"):
+    with pytest.raises(ValueError, match="decode state of version 2, wanted encode"):
         EncodeState.from_bytes(data)
     for damaged in (b"", data[:-3], b"\0" * 40):
         with pytest.raises(ValueError, match="do not hold a VAE state"):
