@@ -48,7 +48,7 @@ class Engine(Protocol):
         ...
 
     def fork(self, request_id: RequestId, fork: Fork) -> tuple[Forked, Iterator[Event]]:
-        """Begin another stream that goes its own way from where this one is; that goes on.
+        """Begin another stream that goes its own way from where this one is, or was; that goes on.
 
         Returns:
             The other one, and its events.

@@ -67,7 +67,7 @@ def _open_engine(
 
     settings, on_gpus = _load_settings(), runs_on_gpus(device)
     limits = EngineLimits() if placement.ranks == 1 else limits_for((placement.layout,))
-    limits = replace(limits, batching=choose_batching(settings, on_gpus=on_gpus))
+    limits = replace(limits, batching=choose_batching(settings, on_gpus=on_gpus), mark_chunks=settings.mark_chunks)
     loader = CheckpointLoader(
         path=model.path.absolute(),
         device=device,

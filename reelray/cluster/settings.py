@@ -49,6 +49,11 @@ class Settings(BaseSettings):
         gt=0,
         description="What streams may remember on each GPU, in GB (10^9 bytes). Default: what all else leaves.",
     )
+    mark_chunks: int | None = Field(
+        default=None,
+        ge=1,
+        description="Chunks after which a live stream leaves a mark in host memory, so that going back is quick.",
+    )
     host_memory_gb: float | None = Field(
         default=None,
         gt=0,

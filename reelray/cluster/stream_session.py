@@ -27,13 +27,13 @@ from reelray.cluster.stream_job import (
     speaking_of,
 )
 from reelray.cluster.video_writer import FramesArray
-from reelray.proto.errors import CancelledError, EndedError, ReelrayError
+from reelray.proto.errors import CancelledError, EndedError, InputError, ReelrayError
 from reelray.proto.events import Event, Frames, Progress
 from reelray.proto.session import Fork, Order, Pause, Resume, Standing, Stop
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 if TYPE_CHECKING:
-    from reelray.proto.request import RenderSummary
+    from reelray.proto.request import RenderRequest, RenderSummary
 
 
 class StreamSession(Iterator[FramesArray]):
@@ -222,7 +222,7 @@ class StreamSession(Iterator[FramesArray]):
 
         A paused stream stays paused.
 
-        What comes before is made again, from the beginning of the video, and not shown.
+        What comes before is made again and not shown, from the newest mark that the engine has, or from the beginning.
 
         Returns:
             Seconds of video at which it goes on.
@@ -235,9 +235,8 @@ class StreamSession(Iterator[FramesArray]):
             self._job, read_seconds(seconds, "the time to go back to", zero=True), before=self._made
         )
         request = replace(request, request_id=new_request_id())
-        snapshot = replace(snapshot, request=request, digest=self._engine.description.digest)
         with self._turn:
-            old, self._events = self._events, self._engine.render(request, snapshot)
+            old, self._events = self._events, _go_back(self._engine, self._job, request, snapshot)
             self._job, self._made = replace(self._job, request=request), snapshot.frame
         _close(old)
         if self._paused:
@@ -297,6 +296,14 @@ class StreamSession(Iterator[FramesArray]):
             if self._job.request.request_id == request_id:  # else the stream was exchanged meanwhile
                 self._job = replace(self._job, request=replace(self._job.request, **said))
         return standing
+
+
+def _go_back(engine: Engine, job: RenderJob, request: "RenderRequest", snapshot: Snapshot) -> Iterator[Event]:
+    wish = Fork(request_id=request.request_id, back_to=snapshot.chunks_begun)
+    try:
+        return engine.fork(job.request.request_id, wish)[1]
+    except InputError:  # all of it is made, and the engine has forgotten it
+        return engine.render(request, replace(snapshot, request=request, digest=engine.description.digest))
 
 
 def _close(events: Iterator[Event]) -> None:

@@ -64,10 +64,12 @@ class Fork:
     Args:
         request_id: Of the other one.
         prompt: What it shows from its next chunk on; None means what this one shows.
+        back_to: Chunk at whose beginning it goes on, by what was said of those before; None means where this one is.
     """
 
     request_id: RequestId
     prompt: str | None = None
+    back_to: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

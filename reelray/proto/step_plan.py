@@ -172,10 +172,12 @@ class ForkStep:
     Args:
         source: The request.
         request: What it is called from there on, where it goes its own way.
+        rests: Whether the second one begins in host memory.
     """
 
     source: RequestId
     request: RenderRequest
+    rests: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,12 +190,14 @@ class Admit:
         lane: Lane of the plan's layout where it lies.
         seats: How many windows of requests like it may share a forward; what they remember must have places beside
             each other.
+        like: A request that the ranks hold at rest, as whose fork this one begins.
     """
 
     request: RenderRequest
     resume: Mapping[str, bytes] | None = None
     lane: int = 0
     seats: int = 1
+    like: RequestId | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

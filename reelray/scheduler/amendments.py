@@ -94,6 +94,12 @@ def stop(request: RenderRequest, facts: ModelFacts, chunks: Sequence[Span], begu
     return replace(request, frames=facts.frames(last.end), changes=shown)
 
 
+def go_back(request: RenderRequest, chunks: Sequence[Span], chunk: int) -> RenderRequest:
+    """The request without prompts that hold from later chunks than this one."""
+    kept = tuple(change for change in request.changes if change.latent_frame <= chunks[chunk].first)
+    return replace(request, changes=kept)
+
+
 def _check_rounds(request: RenderRequest) -> None:
     if request.recipe.chunking.round_latent_frames is not None:
         raise UnsupportedError(

@@ -26,7 +26,7 @@ A request that ended (finished, cancelled, failed) is forgotten as soon as no st
 on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from reelray.proto.errors import EndedError, InputError, ResourceError, UnsupportedError
@@ -36,15 +36,17 @@ from reelray.proto.model_facts import ModelFacts
 from reelray.proto.patching import NO_STREAMS, check_patched_layout
 from reelray.proto.placement import Lending, check_placement
 from reelray.proto.request import RenderRequest, RequestId
-from reelray.proto.session import Forked, Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.proto.step_plan import Crew, StepOutcome, StepPlan, StepReport
+from reelray.scheduler.amendments import go_back
 from reelray.scheduler.batching import Batching
 from reelray.scheduler.chunks import cut_chunks
 from reelray.scheduler.copies import Copies
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.live import carry_out
+from reelray.scheduler.marks import Marks
 from reelray.scheduler.putting_down import take_up
 from reelray.scheduler.resting import note_report
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
@@ -81,6 +83,7 @@ class EngineCore:
         self._limits = _fit(limits or EngineLimits(), layouts, lending)
         self._roster = Roster(self._limits)
         self._rollouts = self._roster.rollouts
+        self._marks = Marks(self._limits)
         self._forming = StepForming(
             self._roster,
             layouts,
@@ -88,6 +91,7 @@ class EngineCore:
             lending=lending,
             generation=generation,
             in_step=self._limits.batching.invariant,
+            marks=self._marks,
         )
         self._lines = self._forming.lines
         self._copies = Copies(self._rollouts, len(self._lines))
@@ -101,18 +105,9 @@ class EngineCore:
             UnsupportedError: It asks for patches, and is a stream, or a layout of this gang has no place for them; or
                 it asks for a decoder that is not there.
         """
-        decoder = request.recipe.decoder
-        if decoder not in facts.decoders:
-            raise UnsupportedError(f"decoder is {decoder}; the model here has {', '.join(facts.decoders)}")
-        scenes = sum(change.cut for change in request.changes)
-        facts.check_memory(request.recipe, frames=request.frames, scenes=scenes)
-        if request.patching is not None:
-            self._check_patching(request, facts)
-        if request.recipe.memory is not None or request.recipe.chunking.stagger is not None:
-            for layout in self._forming.layouts:
-                check_remembering_layout(layout)
-        if request.request_id in self._rollouts:
-            raise InputError(f"request {request.request_id} is here already", ids={"request": request.request_id})
+        _check_model(request, facts)
+        _check_layouts(request, facts, self._forming.layouts)
+        _check_name(self._rollouts, request.request_id)
         rollout = Rollout(request, facts, self._limits)
         if snapshot is not None:
             take_up(rollout, snapshot)
@@ -126,6 +121,7 @@ class EngineCore:
         if rollout.phase is Phase.QUEUED:
             del self._rollouts[request_id]
             self._copies.forget(request_id)
+            self._dismiss(self._marks.forget(request_id))
         else:
             rollout.phase = Phase.CANCELLED
             self._retire()
@@ -140,7 +136,7 @@ class EngineCore:
             SizeError: The model cannot place so many frames.
             UnsupportedError: The model makes whole clips, or cannot begin another scene.
         """
-        rollout = self._find(request_id)
+        rollout = _find(self._rollouts, request_id)
         standing, amend = carry_out(rollout, order)
         if amend is not None and rollout.phase is not Phase.QUEUED:
             for line in self._lines:
@@ -156,7 +152,7 @@ class EngineCore:
             EndedError: It is not here or has ended.
             InputError: Another snapshot of it is on its way.
         """
-        self._find(request_id)
+        _find(self._rollouts, request_id)
         self._copies.put_down(request_id, kind)
 
     def fork(self, request_id: RequestId, other: RequestId) -> None:
@@ -171,15 +167,29 @@ class EngineCore:
                 use.
             ResourceError: The engine has as many requests as it takes on.
         """
-        rollout = self._find(request_id)
-        if other in self._rollouts:
-            raise InputError(f"request {other} is here already", ids={"request": str(other)})
+        rollout = _find(self._rollouts, request_id)
+        _check_name(self._rollouts, other)
         if self._roster.places_left < 1 and not rollout.paused:
             raise ResourceError(
                 f"the engine has {self._limits.requests} streams, as many as it takes on; stop or pause one first",
                 ids={"request": str(request_id)},
             )
         self._copies.fork(request_id, other)
+
+    def go_back(self, request_id: RequestId, fork: Fork) -> Forked:
+        """Queue another request that goes on at the beginning of a chunk of one that is here.
+
+        Raises:
+            InputError: It is not here or has ended, or the name is in use.
+        """
+        rollout, chunk = _find(self._rollouts, request_id), fork.back_to or 0
+        if chunk >= len(rollout.chunks):
+            raise InputError(f"chunk {chunk} is not one of {len(rollout.chunks)}", ids={"request": str(request_id)})
+        _check_name(self._rollouts, fork.request_id)
+        request = replace(go_back(rollout.request, rollout.chunks, chunk), request_id=fork.request_id)
+        other = self._marks.go_back(rollout, request, chunk)
+        self._rollouts[fork.request_id] = other
+        return Forked(source=request_id, request=request, frame=other.frames_sent)
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:
         """Give back decode credit: the client is done with `frames` frames. Ended requests are ignored."""
@@ -206,7 +216,9 @@ class EngineCore:
         """
         line = next((line for line in self._lines if line.crew is report.crew), self._lines[0])
         plan = line.answer(report)
-        failed = tuple(f.request_id for f in report.failures if self._goes_on(f.request_id))
+        failures = [failure.request_id for failure in report.failures]
+        like = {admit.request.request_id for admit in plan.admits if admit.like is not None}
+        failed = tuple(name for name in failures if name not in like and self._goes_on(name))
         for request_id in failed:
             self._rollouts[request_id].phase = Phase.FAILED
         note_report([r for i, r in self._rollouts.items() if self._goes_on(i)], plan, report.waiting)
@@ -215,6 +227,7 @@ class EngineCore:
             if self._goes_on(commit.request_id):
                 self._rollouts[commit.request_id].committed(commit.parts, line.issued_at_s, plan.crew)
         snapshots = self._copies.take_snapshots(report)
+        self._dismiss(self._marks.note(plan, failures, self._rollouts))
         forks = tuple(self._begin_fork(*made) for made in self._copies.take_forks(plan.forks, report))
         finished = tuple(d.request_id for d in plan.decodes if self.phase(d.request_id) is Phase.FINISHED)
         self._retire()
@@ -248,6 +261,7 @@ class EngineCore:
         for rollout in self._rollouts.values():
             rollout.rewind()
         self._copies.begin_anew()
+        self._marks.forget_all()
         return tuple(given_up)
 
     def in_flight_s(self, now_s: float) -> float | None:
@@ -266,36 +280,27 @@ class EngineCore:
         for request_id in [i for i, r in self._rollouts.items() if r.phase in ENDED and i not in busy]:
             del self._rollouts[request_id]
             self._copies.forget(request_id)
-            for line in self._lines:
-                line.dismiss(request_id)
+            self._dismiss([request_id, *self._marks.forget(request_id)])
 
     def _begin_fork(self, rollout: Rollout, forked: Forked) -> Forked:
         """Go on with a fork, unless it has failed or its stream has ended meanwhile."""
         if forked.error is None and self._goes_on(forked.source):
             self._rollouts[forked.request.request_id] = rollout
         else:
-            for line in self._lines:
-                line.dismiss(forked.request.request_id)
+            self._dismiss([forked.request.request_id])
         return forked
 
-    def _find(self, request_id: RequestId) -> Rollout:
-        if self._goes_on(request_id):
-            return self._rollouts[request_id]
-        raise EndedError(
-            f"request {request_id} is not here, or all of it is made; frames may wait to be taken",
-            ids={"request": str(request_id)},
-        )
-
-    def _check_patching(self, request: RenderRequest, facts: ModelFacts) -> None:
-        for layout in self._forming.layouts:
-            check_patched_layout(layout)
-        if len(cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))) > 1:
-            raise UnsupportedError(NO_STREAMS)
+    def _dismiss(self, names: Iterable[RequestId]) -> None:
+        """Have the ranks forget what they may hold."""
+        for name in names:
+            for line in self._lines:
+                line.dismiss(name)
 
     def _advance(self, plan: StepPlan, waiting: Collection[RequestId]) -> tuple[Progress, ...]:
         helps = plan.crew is Crew.DECODE  # what it does for the other crew is in the other one's plan
         admits, windows = ((), ()) if helps else (plan.admits, plan.windows)
-        moved = [self._rollouts[a.request.request_id].admitted() for a in admits if self._goes_on(a.request.request_id)]
+        names = [admit.request.request_id for admit in admits]
+        moved = [self._rollouts[name].admitted() for name in names if self.phase(name) is Phase.ADMITTED]
         there = {i: rollout for i, rollout in self._rollouts.items() if self._goes_on(i) and i not in waiting}
         moved += [there[w.request_id].window_moved() for w in windows if w.request_id in there]
         moved += [there[d.request_id].piece_decoded() for d in plan.decodes if d.request_id in there]
@@ -311,6 +316,40 @@ def _fit(limits: EngineLimits, layouts: Sequence[Layout], lending: Lending | Non
     if lending is None and all(layout.lane == 1 for layout in layouts):
         return limits
     return replace(limits, batching=Batching())
+
+
+def _find(rollouts: Mapping[RequestId, Rollout], request_id: RequestId) -> Rollout:
+    rollout = rollouts.get(request_id)
+    if rollout is not None and rollout.phase not in ENDED:
+        return rollout
+    raise EndedError(
+        f"request {request_id} is not here, or all of it is made; frames may wait to be taken",
+        ids={"request": str(request_id)},
+    )
+
+
+def _check_name(rollouts: Mapping[RequestId, Rollout], request_id: RequestId) -> None:
+    if request_id in rollouts:
+        raise InputError(f"request {request_id} is here already", ids={"request": str(request_id)})
+
+
+def _check_model(request: RenderRequest, facts: ModelFacts) -> None:
+    decoder = request.recipe.decoder
+    if decoder not in facts.decoders:
+        raise UnsupportedError(f"decoder is {decoder}; the model here has {', '.join(facts.decoders)}")
+    scenes = sum(change.cut for change in request.changes)
+    facts.check_memory(request.recipe, frames=request.frames, scenes=scenes)
+
+
+def _check_layouts(request: RenderRequest, facts: ModelFacts, layouts: Sequence[Layout]) -> None:
+    if request.patching is not None:
+        for layout in layouts:
+            check_patched_layout(layout)
+        if len(cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))) > 1:
+            raise UnsupportedError(NO_STREAMS)
+    if request.recipe.memory is not None or request.recipe.chunking.stagger is not None:
+        for layout in layouts:
+            check_remembering_layout(layout)
 
 
 def _concerned(line: CrewLine, lost: Collection[int]) -> set[RequestId]:

@@ -20,6 +20,9 @@ class EngineLimits:
         decode_latent_frames: Latent frames decoded at once.
         commit_s: Seconds of work after which the state of a request is written down, besides every chunk's end; None
             never writes it, for engines whose loss leaves nobody to read it.
+        mark_chunks: Chunks after which a live stream leaves a mark in host memory, from which going back is quick; None
+            leaves none.
+        marks: Of a stream; the oldest is given up for another one.
         losses: Gangs that a request may lose while a step of its own is in flight; it may be what kills them.
         batching: When windows of several requests share a forward.
     """
@@ -29,15 +32,19 @@ class EngineLimits:
     chunks_ahead: int = 2
     decode_latent_frames: int = 4
     commit_s: float | None = None
+    mark_chunks: int | None = None
+    marks: int = 4
     losses: int = 2
     batching: Batching = field(default_factory=Batching)
 
     def __post_init__(self) -> None:
-        for name in ("requests", "frame_credit", "chunks_ahead", "decode_latent_frames", "losses"):
+        for name in ("requests", "frame_credit", "chunks_ahead", "decode_latent_frames", "marks", "losses"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
 
+        if self.mark_chunks is not None and self.mark_chunks < 1:
+            raise ValueError(f"mark_chunks is {self.mark_chunks}; it must be at least 1, or None")
         if self.commit_s is not None and self.commit_s <= 0:
             raise ValueError(f"commit_s is {self.commit_s}; it must be greater than 0, or None")
 

@@ -55,9 +55,9 @@ class Rollout:
         self.cramped: set[Layout] = set()  # in which there was no room for it
         self.put_down: SnapshotKind | None = None  # a snapshot was asked for, and no plan has said so
         self.fork: RequestId | None = None  # name of another one that is to go on from here
+        self.like: RequestId | None = None  # what the ranks hold at rest, and this one begins as
         self.chunks_begun = 0  # chunks of which a step was ever issued: their prompts are settled
-        self.window_turn = -1  # when a window was moved last, for round robin
-        self.decode_turn = -1
+        self.window_turn = self.decode_turn = -1  # when a window or a piece was done last, for round robin
         self.worked_at = 0  # sequence of the last plan for which there was something to do
         self.place: Place | None = None  # where the ranks hold it
         self.is_shared = True  # whether ranks that only decode hold the chunk in work too
@@ -93,13 +93,8 @@ class Rollout:
 
     @property
     def has_work(self) -> bool:
-        """Whether a window may be moved or a piece decoded now, or it is to be put down."""
-        return self.is_copied or self.next_window() is not None or self.next_decode() is not None
-
-    @property
-    def is_copied(self) -> bool:
-        """Whether it is to be put down or forked by the next plan."""
-        return self.put_down is not None or self.fork is not None
+        """Whether a window may be moved or a piece decoded now, or it is to be put down or forked."""
+        return bool(self.put_down or self.fork or self.next_window() or self.next_decode())
 
     @property
     def steps_left(self) -> int:
@@ -111,6 +106,12 @@ class Rollout:
         """Whether a chunk is in work for which memory was laid out; another stream's would take its place."""
         remembers = self.request.recipe.memory is not None
         return remembers and self.phase is Phase.RUNNING and self._steps.is_amid_chunk(self.windows_done)
+
+    @property
+    def ends_chunk(self) -> bool:
+        """Whether nothing is in work after the next step, and more follows."""
+        done = self.windows_done + 1
+        return done < len(self._steps) and not self._steps.is_amid_chunk(done)
 
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
@@ -196,7 +197,7 @@ class Rollout:
 
     def admitted(self) -> Progress:
         """Note that the ranks hold the request's text."""
-        self.phase = Phase.RUNNING
+        self.phase, self.rests, self.like = Phase.RUNNING, self.like is not None, None
         return self._progress(Stage.TEXT, 1, 1)
 
     def window_moved(self) -> Progress:
@@ -226,11 +227,6 @@ class Rollout:
             self.saved = replace(self.saved, at_s=now_s)
         return window.last or now_s - (self.saved.at_s or 0.0) >= self._limits.commit_s
 
-    def wants_decode_commit(self, decode: DecodeStep) -> bool:
-        """Whether ranks that only decode should write their state down once `decode` is done: at a chunk's end."""
-        end = decode.first_latent_frame + decode.latent_frames
-        return self._limits.commit_s is not None and not decode.last and any(c.end == end for c in self.chunks)
-
     def committed(self, parts: Mapping[str, bytes], now_s: float, crew: Crew | None = None) -> None:
         """Note the state as it is written down now.
 
@@ -247,11 +243,12 @@ class Rollout:
 
     def admit(self, crew: Crew | None = None) -> Admit:
         """What the ranks of a crew are told of it: the request, and what was written down last."""
-        return Admit(request=self.request, resume=self.saved.parts_for(crew), lane=self._lane, seats=self.seats)
+        resume = None if self.like else self.saved.parts_for(crew)
+        return Admit(request=self.request, resume=resume, lane=self._lane, seats=self.seats, like=self.like)
 
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
-        self.phase, self.place, self.is_shared = Phase.QUEUED, None, True
+        self.phase, self.place, self.is_shared, self.like = Phase.QUEUED, None, True, None
         self.rests, self.waits_for_room = self.rests and self.paused, False
         self.windows_done, self.pieces_done = self.saved.windows, self.saved.pieces
         self._delivered = self._chunks_decoded()
@@ -281,8 +278,7 @@ class Rollout:
         return sum(chunk.end <= self.decoded for chunk in self.chunks)
 
     def _frames(self, piece: Span) -> int:
-        before = self.facts.frames(piece.first) if piece.first else 0
-        return self.facts.frames(piece.end) - before
+        return self.facts.frames(piece.end) - (self.facts.frames(piece.first) if piece.first else 0)
 
     def _progress(self, stage: Stage, done: int, total: int) -> Progress:
         return Progress(request_id=self.request.request_id, stage=stage, done=min(done, total), total=total)

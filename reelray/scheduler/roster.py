@@ -134,7 +134,7 @@ class Roster:
     @property
     def has_put_downs(self) -> bool:
         """Whether a snapshot or a fork is due."""
-        return any(r.is_copied and r.phase is Phase.RUNNING for r in self.rollouts.values())
+        return any(_is_copied(r) and r.phase is Phase.RUNNING for r in self.rollouts.values())
 
     def pick_forks(self) -> tuple[ForkStep, ...]:
         """Forks that are due; they are not from here on."""
@@ -161,16 +161,28 @@ class Roster:
 
     def list_decode_commits(self, decodes: Sequence[DecodeStep]) -> tuple[RequestId, ...]:
         """Requests whose decoder should be written down once these pieces are decoded, by ranks that only decode."""
-        return tuple(d.request_id for d in decodes if self.rollouts[d.request_id].wants_decode_commit(d))
+        if self._limits.commit_s is None:
+            return ()
+        return tuple(d.request_id for d in decodes if not d.last and _ends_chunk(self.rollouts[d.request_id], d))
 
     def _here(self, place: Place, turn: str) -> list[Rollout]:
         """Requests of a lane, whoever has waited longest first."""
         return sorted((one for one in self.rollouts.values() if one.place == place), key=attrgetter(turn))
 
 
+def _is_copied(rollout: Rollout) -> bool:
+    """Whether it is to be put down or forked by the next plan."""
+    return rollout.put_down is not None or rollout.fork is not None
+
+
+def _ends_chunk(rollout: Rollout, decode: DecodeStep) -> bool:
+    end = decode.first_latent_frame + decode.latent_frames
+    return any(chunk.end == end for chunk in rollout.chunks)
+
+
 def _stays_away(rollout: Rollout) -> bool:
     """Whether it had given its room away when the ranks were lost, and nobody asks for it yet."""
-    return rollout.rests and rollout.paused and not rollout.is_copied
+    return rollout.rests and rollout.paused and not _is_copied(rollout)
 
 
 def _who_goes_together(ready: Sequence[tuple[Rollout, WindowStep]], most: int) -> Sequence[tuple[Rollout, WindowStep]]:

@@ -11,6 +11,7 @@ from reelray.proto.step_plan import Crew, StepPlan, WindowStep
 from reelray.scheduler.crew_line import CrewLine
 from reelray.scheduler.lanes import Lanes
 from reelray.scheduler.lending import pays_to_lend
+from reelray.scheduler.marks import Marks
 from reelray.scheduler.resting import note_plan
 from reelray.scheduler.roster import Roster
 
@@ -25,6 +26,7 @@ class StepForming:
         lending: When these help to denoise; None means never.
         generation: Of the gang.
         in_step: See `StepPlan`.
+        marks: That streams leave, where there is one lane and one crew.
     """
 
     def __init__(
@@ -35,13 +37,15 @@ class StepForming:
         decode_ranks: int,
         lending: Lending | None,
         generation: int,
+        marks: Marks,
         in_step: bool = False,
     ) -> None:
         self._roster, self._layout, self._lending = roster, layouts[0], lending
         self._in_step = in_step
         self._lanes = Lanes(layouts)
         self.layouts = self._lanes.layouts
-        self.generation = generation
+        self.generation, self.marks = generation, marks
+        self.one_lane = len(layouts) == 1 and layouts[0].replica == 1
         self.formed: deque[StepPlan] = deque()
         self.lines = [CrewLine(None)]
         if decode_ranks:
@@ -78,7 +82,8 @@ class StepForming:
         windows, decodes = self._roster.pick_windows(places, now_s, decodes=True), self._roster.pick_decodes(places)
         issue = partial(self._issue, line, now_s=now_s, layout=layout, moves=moves)
         commits, snapshots = self._roster.list_commits(windows, now_s), self._roster.pick_put_downs()
-        forks = self._roster.pick_forks()
+        marks = self.marks.pick(self._roster.rollouts, windows) if self.one_lane else ()
+        forks = (*self._roster.pick_forks(), *marks)
         issue(windows=windows, decodes=decodes, commits=commits, snapshots=snapshots, forks=forks, **rests)
 
     def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:

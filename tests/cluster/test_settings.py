@@ -61,10 +61,12 @@ def test_memory_of_streams_is_a_number_above_zero(monkeypatch):
 def test_memory_of_streams_reaches_the_model(monkeypatch):
     monkeypatch.setenv("REELRAY_MEMORY_GB", "0.25")
     monkeypatch.setenv("REELRAY_HOST_MEMORY_GB", "3")
-    monkeypatch.setattr("reelray.cluster.local_engine.LocalEngine.open", lambda loader, **_: loader())
+    monkeypatch.setattr("reelray.cluster.local_engine.LocalEngine.open", lambda loader, limits, **_: (loader(), limits))
     services = default_services()
     entry = services.open_catalog(load_settings()).find("sprites")
-    model = services.open_engine("local", entry, "cpu", Placement(), Residency())
+    monkeypatch.setenv("REELRAY_MARK_CHUNKS", "8")
+    model, limits = services.open_engine("local", entry, "cpu", Placement(), Residency())
+    assert limits.mark_chunks == 8
     assert (model.page_bytes, model.host_bytes) == (250_000_000, 3_000_000_000)
 
 

@@ -94,14 +94,14 @@ class Forwards:
             elif self._memory is not None:
                 self._memory.history, self._past = self._past, []
 
-    def fork(self, request: RenderRequest, texts: Texts) -> "Forwards":
+    def fork(self, request: RenderRequest, texts: Texts, **how: Any) -> "Forwards":
         """Those of a request that goes on from here; see `MemoryRooms.fork`."""
         other = Forwards(request=request, model=self.model, rooms=self.rooms, texts=texts, seats=self.seats)
         other._past, other._written, other._saved = [*self._past], self._written, self._saved
         other._add_up = self._add_up
         other._prompt, other._mix, other._cuts, other._flushes = self._prompt, self._mix, self._cuts, self._flushes
         other.clean = self.clean.fork()
-        other._memory = None if self._memory is None else self.rooms.fork(self._memory)
+        other._memory = None if self._memory is None else self.rooms.fork(self._memory, **how)
         return other
 
     def release(self) -> None:

@@ -99,22 +99,24 @@ class HeldRequest:
         if self.here and station.role.denoises:
             self.forwards.begin(station)
 
-    def fork(self, request: RenderRequest, station: Station) -> "HeldRequest":
+    def fork(self, request: RenderRequest, station: Station, *, rests: bool = False) -> "HeldRequest":
         """Another one that goes on from here; what is remembered is shared until either forgets it.
 
         Args:
             request: The same by another name.
             station: What this rank does with both.
+            rests: Whether the other one begins in host memory.
 
         Raises:
             ResourceError: There is no room for both.
         """
-        texts, decoder = self._texts.fork(), copy_decoder(self.forwards, self._model, self._decode_state)
+        texts = self._texts.fork()
+        decoder, beside = copy_decoder(self.forwards, self._model, self._decode_state, rests=rests)
         other = HeldRequest(request, self._model, station, self.forwards.rooms, here=False, texts=texts)
-        other.forwards, other._decode_state = self.forwards.fork(request, texts), decoder
+        other.forwards, other._decode_state = self.forwards.fork(request, texts, rests=rests, beside=beside), decoder
         shown = {name: tensor.clone() for name, tensor in self.flight.show().items()}
         other.flight.take(self.flight.numbers, shown)
-        other.clean_1CTHW, other.rests = {**self.clean_1CTHW}, self.rests
+        other.clean_1CTHW, other.rests = {**self.clean_1CTHW}, self.rests or rests
         other.settle(station, here=self.here)
         return other
 

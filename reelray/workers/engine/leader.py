@@ -131,9 +131,19 @@ class Leader:
             ResourceError: There is no room for two; it goes on.
             EngineError: The engine is lost.
         """
+        if fork.back_to is not None:
+            return self._go_back(request_id, fork)
         ask = partial(self._core.fork, request_id, fork.request_id)
         forked, stream = self._ask(request_id, ask, prompt=fork.prompt)
         return forked, stream
+
+    def _go_back(self, request_id: RequestId, fork: Fork) -> tuple[Forked, EventStream]:
+        with self._wake:
+            if self._ended is not None:
+                raise EngineError(f"the engine takes no orders: {self._ended.message}")
+            forked = self._core.go_back(request_id, fork)
+            self._wake.notify()
+            return forked, self._clients.open(forked.request)
 
     def _ask(self, request_id: RequestId, ask: Callable[[], None], *, prompt: str | None = None) -> Any:
         """Have the core ask the ranks for a copy of a request, and wait for the answer."""

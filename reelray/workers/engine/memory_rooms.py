@@ -177,16 +177,20 @@ class MemoryRooms:
                 self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
         stream.prefetch()
 
-    def fork(self, stream: StreamMemory) -> StreamMemory:
+    def fork(self, stream: StreamMemory, *, rests: bool = False, beside: Sequence[Tensor] = ()) -> StreamMemory:
         """A stream that goes its own way from here; see `StreamMemory.fork`.
 
         Raises:
-            ResourceError: There is no room for it.
+            ResourceError: There is no room for it; of host memory half is left to streams that are put to rest.
         """
         entry = self._find(stream)
-        if entry.station in self._budgets and not stream.rests:
+        if rests and not stream.rests:
+            host = self._rooms[entry.station].host
+            if 2 * host.free < host.pages:
+                raise ResourceError("what is left of the host memory is for streams that are put to rest")
+        elif entry.station in self._budgets and not stream.rests:
             self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
-        other = stream.fork()
+        other = stream.fork(rests=rests, beside=beside)
         self._entries.append(replace(entry, stream=ref(other)))
         return other
 

@@ -187,6 +187,9 @@ class Rank:
         record.add_moved(regrouper.moved_bytes - before)
 
     def _admit(self, admit: Admit) -> None:
+        if admit.like is not None:
+            self._split(ForkStep(source=admit.like, request=admit.request))
+            return
         parts = admit.request, self._model, self._station, self._rooms
         here, resumes = admit.lane == self._station.lane, admit.resume is not None
         held = HeldRequest(*parts, here=here, resumes=resumes, seats=admit.seats)
@@ -236,10 +239,11 @@ class Rank:
                 self._attempt(record, held.request, Stage.REMEMBER, write, told=False)
         for fork in plan.forks:
             if fork.source in self._held:
-                self._attempt(record, fork.request, Stage.REMEMBER, partial(self._split, fork), told=False)
+                self._attempt(record, fork.request, Stage.REMEMBER, partial(self._split, fork), told=False, waits=False)
 
     def _split(self, fork: ForkStep) -> None:
-        self._held[fork.request.request_id] = self._held[fork.source].fork(fork.request, self._station)
+        held = self._held[fork.source].fork(fork.request, self._station, rests=fork.rests)
+        self._held[fork.request.request_id] = held
 
     def _on_held(
         self,

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from reelray.proto.errors import ResourceError
 from reelray.proto.request import RequestId
 from reelray.proto.step_plan import StepPlan
@@ -88,12 +90,18 @@ def show_decoder(forwards: Forwards, model: VideoModel, decoder: Any) -> Any:
     return model.put_together(replace(decoder.parts, slots=tuple(forwards.memory.show_beside())))
 
 
-def copy_decoder(forwards: Forwards, model: VideoModel, decoder: Any) -> Any:
-    """The state of the decoder of a fork; where the first one rests it rests with the copy of its memory."""
+def copy_decoder(forwards: Forwards, model: VideoModel, decoder: Any, *, rests: bool) -> tuple[Any, list[Tensor]]:
+    """The state of the decoder of a fork; where the first one rests it rests with the copy of its memory.
+
+    Returns:
+        The state, and tensors that are yet to rest beside the memory.
+    """
     if decoder is None or (forwards.memory is not None and forwards.memory.rests):
-        return decoder
+        return decoder, []
     parts = model.take_apart(show_decoder(forwards, model, decoder))
-    return model.put_together(replace(parts, slots=tuple(slot.clone() for slot in parts.slots)))
+    if rests:
+        return RestingDecoder(parts=replace(parts, slots=())), list(parts.slots)
+    return model.put_together(replace(parts, slots=tuple(slot.clone() for slot in parts.slots))), []
 
 
 def rest(held: "HeldRequest") -> None:

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.residency import Networks, WeightShare
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.proto.step_plan import StepOutcome, StepPlan, StepReport
 from reelray.workers.models.api import VideoModel
@@ -73,6 +73,10 @@ class StepFormer(Protocol):
 
     def fork(self, request_id: RequestId, other: RequestId) -> None:
         """Have the outcome of a step to come say what came of a fork of a request."""
+        ...
+
+    def go_back(self, request_id: RequestId, fork: Fork) -> Forked:
+        """Queue another request that goes on at the beginning of a chunk of one that is here."""
         ...
 
     def acknowledge(self, request_id: RequestId, frames: int) -> None:

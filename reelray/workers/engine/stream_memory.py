@@ -250,14 +250,15 @@ class StreamMemory:
         back, self._back = self._back, []
         return back
 
-    def fork(self) -> "StreamMemory":
-        """A memory that goes its own way from here; see `VideoMemory.fork`."""
+    def fork(self, *, rests: bool = False, beside: Sequence[Tensor] = ()) -> "StreamMemory":
+        """A memory that goes its own way from here; see `VideoMemory.fork`, and for `beside` `park`."""
         other = StreamMemory([], rule=self._rule, room=self._room, branches=self._branches)
         other.history = [*self.history]
         try:
             for memory in self._memories:
-                other._memories.append(memory.fork())
-            other._parcel = None if self._parcel is None else self._parcel.copy()
+                other._memories.append(memory.fork(rests=rests))
+            if self._parcel is not None or rests:
+                other._parcel = self._room.pack(beside) if self._parcel is None else self._parcel.copy()
         except ResourceError:
             other.close()
             raise

@@ -4,7 +4,7 @@ Shape suffixes: S tokens, N heads, D head width.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch import Tensor
 from reelray.kernels.norm_rope.api import rotate
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.memory.workspace import Workspace
-
-if TYPE_CHECKING:
-    from reelray.workers.memory.workspace import Workspace
 
 Pages: TypeAlias = Sequence[int]
 """Of one entry."""

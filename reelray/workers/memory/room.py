@@ -151,9 +151,10 @@ class MemoryRoom:
         opened.staging = desk.staging
         return desk.view(records=records)
 
-    def fork(self, opened: "OpenMemory") -> "OpenMemory":
+    def fork(self, opened: "OpenMemory", *, rests: bool) -> "OpenMemory":
         """See `OpenMemory.fork`."""
-        other = OpenMemory(self, opened.memory.fork(), opened.grid, opened.branch, opened.kind.seats)
+        memory = opened.memory.fork(self.host if rests else None)
+        other = OpenMemory(self, memory, opened.grid, opened.branch, opened.kind.seats)
         return other if other.rests else self._seat(other)
 
     @property
@@ -320,9 +321,9 @@ class OpenMemory:
         """See `Regions.flush`."""
         self.memory.flush(keep)
 
-    def fork(self) -> "OpenMemory":
+    def fork(self, *, rests: bool = False) -> "OpenMemory":
         """See `VideoMemory.fork`."""
-        return self._room.fork(self)
+        return self._room.fork(self, rests=rests)
 
     def park(self) -> None:
         """Let it rest in host memory: others get its pages, and its place at a workspace. It may rest already.

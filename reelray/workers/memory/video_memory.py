@@ -162,8 +162,11 @@ class VideoMemory:
         """See `Regions.flush`."""
         self._change(self.regions.flush(keep))
 
-    def fork(self) -> "VideoMemory":
+    def fork(self, host: HostPages | None = None) -> "VideoMemory":
         """A memory that goes its own way from here; of one that rests a copy in host memory, which rests too.
+
+        Args:
+            host: Where the other one is to rest; None has it awake if this one is.
 
         Pages are shared as long as both hold them, for nobody writes to a page once it is filled. What is promised is
         all that the other one may need when nothing is shared any more.
@@ -175,6 +178,8 @@ class VideoMemory:
         if self._parked is not None:
             return VideoMemory(regions, self._pool, self._places, self._parked.copy())
         self._arrival.wait()
+        if host is not None:
+            return VideoMemory(regions, self._pool, self._places, Parked(self._held, self._pool.arena, host))
         other = VideoMemory(regions, self._pool, self._places)
         for entry, pages in self._held.items():
             self._pool.hold(pages)

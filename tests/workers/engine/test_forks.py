@@ -157,3 +157,79 @@ def test_a_stream_that_ends_before_its_fork_says_so(model):
     assert not drive.forks
     assert not drive.rank._held
     assert_nothing_stays(drive.rank)
+
+
+def go_back(drive, chunk, name="b"):
+    """Go back as a session does: the stream that was is cancelled."""
+    forked = drive.core.go_back(RequestId("a"), Fork(request_id=RequestId(name), back_to=chunk))
+    drive.videos[name] = b""
+    drive.core.cancel("a")
+    return forked
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "keep"])
+@pytest.mark.parametrize("loses", [False, True])
+def test_going_back_begins_at_the_newest_mark_and_gives_the_same_frames(model, rule, loses):
+    request = said(live_request(rule, latent_frames=14), (4, "a pink heart"))
+    drive = Drive(model, EngineLimits(mark_chunks=2, marks=2, commit_s=0.5))
+    drive.submit(request)
+    drive.run(begins(6))
+    assert [mark.chunks_begun for mark in drive.core._marks._marks["a"]] == [4, 6]  # that of chunk 2 was given up
+    assert sum(name.startswith("a@") for name in drive.rank._held) == 2
+    forked = go_back(drive, 5)
+    assert forked.frame == 37
+    drive.core.tell("b", Say(prompt="a blue star spins"))
+    drive.windows.clear()
+    if loses:
+        drive.step()
+        drive.lose()
+    drive.run()
+    assert not drive.failures
+    whole = run_whole(model, said(request, (4, "a pink heart"), (10, "a blue star spins")))
+    assert drive.videos["b"] == whole[bytes_of(37) :]
+    if not loses:
+        assert min(window.chunk for window in drive.windows if window.request_id == "b") == 4
+    drive.step()
+    assert not drive.rank._held
+    assert_nothing_stays(drive.rank)
+    assert room_of(drive).host.free == room_of(drive).host.pages
+
+
+def test_where_there_is_no_mark_all_is_made_again(model):
+    request = live_request("recache", latent_frames=14)
+    whole = run_whole(model, request)
+    drive = Drive(model, EngineLimits(mark_chunks=4))
+    drive.submit(request)
+    drive.run(begins(5))
+    assert go_back(drive, 2).frame == 13  # before the only mark
+    drive.run()
+    assert drive.videos["b"] == whole[bytes_of(13) :]
+
+
+def test_a_mark_that_the_ranks_have_no_more_ends_nothing(model):
+    request = live_request("bank", latent_frames=14)
+    whole = run_whole(model, request)
+    drive = Drive(model, EngineLimits(mark_chunks=2))
+    drive.submit(request)
+    drive.run(begins(6))
+    for name in [name for name in drive.rank._held if name.startswith("a@")]:
+        drive.rank._drop(name)
+    go_back(drive, 5)
+    drive.run()
+    assert drive.finished == ["b"]
+    assert drive.videos["b"] == whole[bytes_of(37) :]
+
+
+def test_marks_leave_half_of_the_host_memory_to_streams_that_rest(model):
+    model.host_bytes = 10_000_000
+    request = live_request("recache", latent_frames=30)
+    drive = Drive(model, EngineLimits(mark_chunks=1, marks=99))
+    drive.submit(request)
+    drive.run(begins(9))
+    marks = [name for name in drive.rank._held if name.startswith("a@")]
+    assert 1 <= len(marks) < 6
+    assert {*marks} == {mark.request.request_id for mark in drive.core._marks._marks["a"]}
+    drive.run()
+    assert drive.videos["a"] == run_whole(model, request)
+    drive.step()
+    assert not drive.rank._held

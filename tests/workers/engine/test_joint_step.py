@@ -16,6 +16,7 @@ from reelray.scheduler.batching import Batching
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine import open_rows
+from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.open_rows import OpenRows
 from reelray.workers.engine.rank import Rank
 from reelray.workers.memory.pool import PagePool
