@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from reelray.cluster.engine_api import Engine
@@ -30,7 +29,7 @@ from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import CancelledError, EndedError, InputError, ReelrayError
 from reelray.proto.events import Event, Frames, Progress
 from reelray.proto.session import Fork, Order, Pause, Resume, Standing, Stop
-from reelray.proto.snapshot import Snapshot, SnapshotKind
+from reelray.proto.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from reelray.proto.request import RenderRequest, RenderSummary
@@ -185,15 +184,15 @@ class StreamSession(Iterator[FramesArray]):
             InputError: The stream has ended, or there is no such kind.
             OutputError: The file cannot be written.
         """
-        file = read_path(path)
-        snapshot = self._put_down(read_kind(kind))
+        file, wanted = read_path(path), read_kind(kind)
+        self._check_open()
+        with speaking_of(self):
+            snapshot = self._engine.snapshot(self._job.request.request_id, wanted)
         write_snapshot(file, SnapshotFile(snapshot=snapshot, model=str(self._job.model.path.absolute()), fps=self.fps))
         return float(snapshot.frame / self.fps)
 
     def fork(self, prompt: str | None = None) -> "StreamSession":
-        """Have a second stream that goes its own way from here, on the same engine; this one goes on too.
-
-        What both remember lies in memory once, until either forgets it. The fork of a paused stream is paused.
+        """Have a second stream that goes its own way from here, on the same engine; that of a paused one is paused.
 
         Args:
             prompt: What it shows from its next chunk on; None means what this one shows.
@@ -219,8 +218,6 @@ class StreamSession(Iterator[FramesArray]):
 
     def seek(self, seconds: float | str) -> float:
         """Go back to the last beginning of a chunk before a time; what followed is forgotten, prompts included.
-
-        A paused stream stays paused.
 
         What comes before is made again and not shown, from the newest mark that the engine has, or from the beginning.
 
@@ -254,9 +251,7 @@ class StreamSession(Iterator[FramesArray]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _next_event(self) -> Event | None:
@@ -276,11 +271,6 @@ class StreamSession(Iterator[FramesArray]):
                         check_order(event, self._made, self._job.request)
                         self._made += event.count
                     return event
-
-    def _put_down(self, kind: SnapshotKind) -> Snapshot:
-        self._check_open()
-        with speaking_of(self):
-            return self._engine.snapshot(self._job.request.request_id, kind)
 
     def _check_open(self) -> None:
         if self._over is not None:

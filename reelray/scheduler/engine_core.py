@@ -271,8 +271,7 @@ class EngineCore:
 
     def phase(self, request_id: RequestId) -> Phase | None:
         """Where a request is; None once it is forgotten."""
-        rollout = self._rollouts.get(request_id)
-        return None if rollout is None else rollout.phase
+        return self._rollouts[request_id].phase if request_id in self._rollouts else None
 
     def _retire(self) -> None:
         """Forget requests that ended and of which no step is in flight; the ranks are to forget them too."""
@@ -283,7 +282,6 @@ class EngineCore:
             self._dismiss([request_id, *self._marks.forget(request_id)])
 
     def _begin_fork(self, rollout: Rollout, forked: Forked) -> Forked:
-        """Go on with a fork, unless it has failed or its stream has ended meanwhile."""
         if forked.error is None and self._goes_on(forked.source):
             self._rollouts[forked.request.request_id] = rollout
         else:
@@ -291,7 +289,6 @@ class EngineCore:
         return forked
 
     def _dismiss(self, names: Iterable[RequestId]) -> None:
-        """Have the ranks forget what they may hold."""
         for name in names:
             for line in self._lines:
                 line.dismiss(name)
@@ -307,8 +304,7 @@ class EngineCore:
         return tuple(moved)
 
     def _goes_on(self, request_id: RequestId) -> bool:
-        rollout = self._rollouts.get(request_id)
-        return rollout is not None and rollout.phase not in ENDED
+        return self.phase(request_id) not in {None, *ENDED}
 
 
 def _fit(limits: EngineLimits, layouts: Sequence[Layout], lending: Lending | None) -> EngineLimits:

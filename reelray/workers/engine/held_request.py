@@ -246,7 +246,7 @@ class HeldRequest:
         """Decode the next clean latent frames."""
         if self.rests:
             self.wake()
-        latents_1CTHW = self._take_clean(step)
+        latents_1CTHW = _take_clean(self.clean_1CTHW, step)
         if step.first_latent_frame == 0:
             self._decode_state = self._model.new_decode_state(self.request.recipe.decoder)
         frames_FHWC = self._model.decode(latents_1CTHW, self._decode_state)
@@ -263,16 +263,6 @@ class HeldRequest:
         else:
             channels, *plane = self._plane_CHW
             self.clean_1CTHW[first] = handover.receive((1, channels, delivery.latent_frames, *plane))
-
-    def _take_clean(self, step: DecodeStep) -> Tensor:
-        """The latents of a piece; those of its chunk are dropped once it is through."""
-        first = max(start for start in self.clean_1CTHW if start <= step.first_latent_frame)
-        chunk_1CTHW = self.clean_1CTHW[first]
-        begin = step.first_latent_frame - first
-        end = begin + step.latent_frames
-        if end == chunk_1CTHW.shape[2]:
-            del self.clean_1CTHW[first]
-        return chunk_1CTHW[:, :, begin:end]
 
     @property
     def device(self) -> torch.device:
@@ -316,6 +306,17 @@ def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
             f"the model ({digest}) produced values that are not finite; its weights may be damaged, or its number "
             "format too narrow: download it again, or choose a lower guidance"
         )
+
+
+def _take_clean(clean_1CTHW: dict[int, Tensor], step: DecodeStep) -> Tensor:
+    """The latents of a piece; those of its chunk are dropped once it is through."""
+    first = max(start for start in clean_1CTHW if start <= step.first_latent_frame)
+    chunk_1CTHW = clean_1CTHW[first]
+    begin = step.first_latent_frame - first
+    end = begin + step.latent_frames
+    if end == chunk_1CTHW.shape[2]:
+        del clean_1CTHW[first]
+    return chunk_1CTHW[:, :, begin:end]
 
 
 def _as_frames(request_id: RequestId, first_frame: int, frames_FHWC: Tensor) -> Frames:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from weakref import ref
 
 import torch
@@ -13,7 +14,7 @@ from reelray.proto.request import RenderRequest, RequestId
 from reelray.workers.engine.footprint import Footprint, Gauge, ShapeClass, find_gauge
 from reelray.workers.engine.page_budget import Need, PageBudget
 from reelray.workers.engine.station import Station
-from reelray.workers.engine.stream_memory import StreamMemory
+from reelray.workers.engine.stream_memory import StreamMemory, open_memory
 from reelray.workers.memory.room import PAGE_ROWS, Grid, MemoryRoom, find_need
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.free_memory import free_bytes
@@ -132,10 +133,11 @@ class MemoryRooms:
         if self._gauge is not None and self._model.page_bytes is None:
             self._divide(wish, station, self._gauge)
         room = self._room(station)
-        memories, branches, levels = wish.branches * wish.levels, wish.branches, wish.levels
-        kind = {"chunk": wish.chunk, "first": wish.first, "seats": wish.seats}
-        room.check(wish.rule, grid=wish.grid, branches=memories, **kind)
-        stream = StreamMemory.open(wish.rule, grid=wish.grid, room=room, branches=branches, levels=levels, **kind)
+        memories = wish.branches * wish.levels
+        kind: dict[str, Any] = {"grid": wish.grid, "chunk": wish.chunk, "first": wish.first, "seats": wish.seats}
+        room.check(wish.rule, branches=memories, **kind)
+        kinds = [{**kind, "branch": number} for number in range(memories)]
+        stream = open_memory(wish.rule, kinds, room=room, branches=wish.branches)
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
 

@@ -71,8 +71,7 @@ class Rank:
         self._on_progress = on_progress
         self._load_s = load_s
         self._take_station(next(iter(self._stations)))
-        self._generation = generation
-        self._sequence = 0
+        self._generation, self._sequence = generation, 0
         self._held: dict[RequestId, HeldRequest] = {}
         self._rooms = MemoryRooms(model, self._stations.values(), on_progress)
         self._issued: deque[StepPlan] = deque()

@@ -13,7 +13,7 @@ from torch import Tensor
 from reelray.proto.errors import ResourceError
 from reelray.proto.memory_rule import MemoryRule, Sink
 from reelray.proto.storage import Storage
-from reelray.workers.memory.room import Grid, MemoryRoom, OpenMemory
+from reelray.workers.memory.room import MemoryRoom, OpenMemory
 from reelray.workers.memory.transfers import Transfer
 from reelray.workers.models.attention_op import View
 from reelray.workers.samplers.guidance import Branch
@@ -77,45 +77,6 @@ class StreamMemory:
         self._arrival = Transfer()
         self._memories, self._branches, self._level = [*memories], branches, 0
         self.history: list[Committed] = []
-
-    @classmethod
-    def open(
-        cls,
-        rule: MemoryRule,
-        *,
-        chunk: int,
-        grid: Grid,
-        room: MemoryRoom,
-        branches: int,
-        first: int = 0,
-        levels: int = 1,
-        seats: int = 1,
-    ) -> "StreamMemory":
-        """Begin to remember a stream.
-
-        Args:
-            rule: The recipe's.
-            chunk: Latent frames of a chunk.
-            grid: Tokens of a latent frame.
-            room: Where its memories lie.
-            branches: How many.
-            first: Latent frames of the first chunk, if that is longer.
-            levels: Noise levels with memories of their own.
-            seats: How many streams of its kind may share a forward.
-
-        Raises:
-            ResourceError: There is no room for them; none is opened.
-        """
-        opened = cls([], rule=rule, room=room, branches=branches)
-        try:
-            for number in range(branches * levels):
-                opened._memories.append(
-                    room.open(rule, chunk=chunk, grid=grid, branch=number, first=first, seats=seats)
-                )
-        except Exception:
-            opened.close()
-            raise
-        return opened
 
     @property
     def branches(self) -> Sequence[Branch]:
@@ -337,6 +298,30 @@ class StreamMemory:
         if self._parcel is not None:
             self._parcel.close()
         self._parcel, self._back = None, []
+
+
+def open_memory(
+    rule: MemoryRule, kinds: Sequence[Mapping[str, Any]], *, room: MemoryRoom, branches: int
+) -> StreamMemory:
+    """Begin to remember a stream.
+
+    Args:
+        rule: The recipe's.
+        kinds: What `MemoryRoom.open` is told of each memory: those of the branches, of each level after the other.
+        room: Where they lie.
+        branches: How many.
+
+    Raises:
+        ResourceError: There is no room for them; none is opened.
+    """
+    memories: list[OpenMemory] = []
+    try:
+        memories += (room.open(rule, **kind) for kind in kinds)
+    except Exception:
+        for memory in memories:
+            memory.close()
+        raise
+    return StreamMemory(memories, rule=rule, room=room, branches=branches)
 
 
 def keep_attended(history: Sequence[Committed], rule: MemoryRule) -> list[Committed]:

@@ -72,14 +72,11 @@ class VideoMemory:
         return bank is not None and bank.due and bank.is_full and not (self.regions.rewound and bank.rule.ties)
 
     def rate(self, rate: Rate, turn: Turn) -> Tensor:
-        """Score what is in the bank.
+        """Score what is in the bank: places, layers.
 
         Args:
             rate: Scores a frame.
             turn: Angles of keys.
-
-        Returns:
-            Shape of places, layers.
         """
         bank = self.regions.bank
         assert bank is not None
@@ -94,11 +91,8 @@ class VideoMemory:
             scores: Of what is in the bank, place by place and layer by layer; None lets all score the same.
         """
         bank = self.regions.bank
-        if bank is None or not bank.due:
-            return
-        for change in bank.take_in(scores or [[0.0] * bank.layers] * len(bank.kept)):
-            self._carry_out(change)
-        self.version += 1
+        if bank is not None and bank.due:
+            self._change(bank.take_in(scores or [[0.0] * bank.layers] * len(bank.kept)))
 
     def compare(self) -> Tensor:
         """Products of the candidate with each frame of an adaptive sink: places, layers, and as `compare_pages`."""
@@ -126,17 +120,12 @@ class VideoMemory:
         """
         if not entries:
             return 0
-        count = len(entries) * self._places
-        relative = self.regions.rule.placement is Placement.RELATIVE
-        if relative or not any(isinstance(entry, Banked) for entry in entries):
-            frames = [self._held[entry] for entry in entries]
-            self._pool.lay_out(frames, self._places, workspace.tokens(count), turn(places))
+        held, count = [self._held[entry] for entry in entries], len(entries) * self._places
+        if self.regions.rule.placement is Placement.RELATIVE or not any(isinstance(one, Banked) for one in entries):
+            self._pool.lay_out(held, self._places, workspace.tokens(count), turn(places))
         else:
-            shown = [
-                (self._held[entry], _stands(self.regions, entry, place))
-                for entry, place in zip(entries, places, strict=True)
-            ]
-            lay_out_by_layer(self._pool, self._places, workspace, shown, turn)
+            stands = [_stands(self.regions, *one) for one in zip(entries, places, strict=True)]
+            lay_out_by_layer(self._pool, self._places, workspace, [*zip(held, stands, strict=True)], turn)
         return count
 
     def commit(self, staging: Staging, first: int, length: int) -> None:
@@ -278,9 +267,8 @@ class VideoMemory:
                 self._fold(change)
 
     def _pick(self, pick: Pick) -> None:
-        pages = self._pool.take(len(self._held[pick.one]))
-        self._held[pick.into] = pages
         one, other = self._held[pick.one], self._held[pick.other]
+        self._held[pick.into] = pages = self._pool.take(len(one))
         pick_pages(self._pool, self._places, one=one, other=other, takes_other=pick.takes_other, into=pages)
 
     def _fold(self, fold: Fold) -> None:

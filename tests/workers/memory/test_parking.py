@@ -10,7 +10,7 @@ import torch
 from reelray.proto.errors import ResourceError
 from reelray.proto.memory_rule import MemoryRule, Placement, Sink
 from reelray.proto.storage import Storage
-from reelray.workers.engine.stream_memory import StreamMemory
+from reelray.workers.engine.stream_memory import open_memory
 from reelray.workers.memory.host_pages import HostPages
 from reelray.workers.memory.page_format import KeyShape
 from reelray.workers.memory.parcel import Parcel
@@ -375,7 +375,8 @@ def test_tensors_rest_byte_by_byte(page_bytes):
 
 def test_what_rests_beside_a_stream_comes_back_with_it():
     room = make_room(pages=100)
-    stream = StreamMemory.open(RULE, chunk=CHUNK, grid=GRID, room=room, branches=2)
+    kinds = [{"chunk": CHUNK, "grid": GRID, "branch": branch} for branch in range(2)]
+    stream = open_memory(RULE, kinds, room=room, branches=2)
     beside = [torch.arange(40), torch.randn(3, 3)]
     wanted = [tensor.clone() for tensor in beside]
     stream.park(beside)

@@ -70,7 +70,7 @@ def open_checkpoint(
     networks: Networks = Networks.ALL,
     preview: Path | None = None,
 ) -> WanModel:
-    """Load a checkpoint.
+    """Load a checkpoint as a model that is ready to denoise.
 
     Args:
         folder: diffusers layout, the original Wan 2.1 layout, or a manifest whose `weights` name such a base.
@@ -84,9 +84,6 @@ def open_checkpoint(
         share: What this rank keeps of sharded blocks; `WanModel.use_weight_gather` is then to be called.
         networks: What is loaded; whoever reaches for the rest is told.
         preview: File of a tiny decoder; None takes the one beside the checkpoint's other parts, if there is one.
-
-    Returns:
-        A model ready to denoise.
 
     Raises:
         UnknownModelError: There is no such folder.
