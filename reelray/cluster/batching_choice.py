@@ -15,7 +15,7 @@ CPU_MOST = 8
 def choose_batching(settings: "Settings", *, on_gpus: bool) -> Batching:
     """The rule by which an engine goes.
 
-    Where nothing is said, forwards are shared on CPUs only: on GPUs nobody has measured yet where it begins to pay.
+    With `auto` forwards are shared on CPUs only: on GPUs nobody has measured yet where it begins to pay.
 
     Args:
         settings: `batch`, `batch_tokens` and `batch_invariant` are read.

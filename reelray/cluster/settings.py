@@ -61,9 +61,10 @@ class Settings(BaseSettings):
     )
 
     batch: str = Field(
-        default="auto",
+        default="off",
         pattern="^(auto|off|[1-9][0-9]*)$",
-        description="How many requests may share a forward at most, or `off`; `auto`: several on a CPU, none on GPUs.",
+        description="How many requests may share a forward at most, or `off`, which leaves each request its bits; "
+        "`auto`: several on a CPU, none on GPUs.",
     )
     batch_tokens: int | None = Field(
         default=None,

@@ -71,10 +71,11 @@ def test_memory_of_streams_reaches_the_model(monkeypatch):
 
 
 def test_batching_is_a_number_auto_or_off(monkeypatch):
+    for on_gpus in (False, True):
+        assert choose_batching(load_settings(), on_gpus=on_gpus).most == 1
+    monkeypatch.setenv("REELRAY_BATCH", "auto")
     assert choose_batching(load_settings(), on_gpus=True).most == 1
     assert choose_batching(load_settings(), on_gpus=False).most > 1
-    monkeypatch.setenv("REELRAY_BATCH", "off")
-    assert choose_batching(load_settings(), on_gpus=False).most == 1
     monkeypatch.setenv("REELRAY_BATCH", "3")
     monkeypatch.setenv("REELRAY_BATCH_TOKENS", "2048")
     monkeypatch.setenv("REELRAY_BATCH_INVARIANT", "true")
