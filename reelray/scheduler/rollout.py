@@ -110,7 +110,9 @@ class Rollout:
     @property
     def ends_chunk(self) -> bool:
         """Whether nothing is in work after the next step, and more follows."""
-        done = self.windows_done + 1
+        step, done = self._steps.find(self.windows_done), self.windows_done + 1
+        if step is None or step.recaches:  # its chunk is yet to begin
+            return False
         return done < len(self._steps) and not self._steps.is_amid_chunk(done)
 
     def next_window(self) -> WindowStep | None:

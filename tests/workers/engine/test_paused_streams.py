@@ -176,10 +176,17 @@ def test_streams_that_are_paused_and_resumed_at_random_share_room_for_two(model)
         model.page_bytes = None
 
 
+class Repeating:
+    """Comes by what a request remembers by its forwards."""
+
+    def carry_out(self, _move, held, station, _leaving):
+        held.begin_memory(station)
+
+
 class Alone:
     """Carries out moves between places of one rank."""
 
-    moved_bytes = 0
+    moved_bytes, memories = 0, Repeating()
 
     def carry_out(self, _move, held):
         held.take(held.give())
