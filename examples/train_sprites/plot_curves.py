@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 Curve: TypeAlias = tuple[list[float], list[float]]
 
 PANELS = (
-    ("loss", ("error", "held_out_0.3", "held_out_0.7", "held_out_0.9", "held_out_0.99"), "log"),
+    ("loss", ("error", "errors", "held_out_0.3", "held_out_0.7", "held_out_0.9", "held_out_0.99"), "log"),
     ("decibels", ("train_db", "psnr_db", "worst_clip_db", "last_frames_db"), "linear"),
     ("share of held-out clips", ("background", "color", "shape", "motion", "all"), "linear"),
+    ("share of held-out streams", tuple(f"every_chunk_{name}" for name in ("color", "shape", "motion")), "linear"),
 )
 
 
@@ -26,7 +27,8 @@ def read_curves(lines: Iterable[str]) -> dict[str, Curve]:
         row: dict[str, Any] = json.loads(line)
         # Verdicts come in later than the step whose clips they judge.
         step = row.get("of_step", row["step"])
-        for name, value in row.items():
+        for name, found in row.items():
+            value = sum(found) / len(found) if isinstance(found, list) else found  # of the chunks of a window
             if isinstance(value, int | float) and not isinstance(value, bool):
                 curves[name][0].append(step)
                 curves[name][1].append(value)
@@ -45,7 +47,7 @@ def plot(curves: dict[str, Curve], title: str, path: Path) -> None:
     for axis, (label, names, scale) in zip(axes, panels, strict=True):
         for name in names:
             if name in curves:
-                axis.plot(*curves[name], label=name, linewidth=1)
+                axis.plot(*curves[name], label=name, linewidth=1, marker="." if len(curves[name][0]) == 1 else None)
         axis.set(xlabel="step", ylabel=label, yscale=scale)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)

@@ -124,14 +124,20 @@ def gather(
     if not keepers:
         return _begin_together(ready)
     lead = keepers[0]
-    alike, seats = find_class(lead), lead.seats
-    seated = [one for one in keepers if one is lead or (alike is not None and find_class(one) == alike)][:seats]
+    seats = lead.seats
+    seated = [one for one in keepers if one is lead or _shares(lead, one)][:seats]
     going = [(one, window) for one in seated if (window := next_of(one)) is not None]
     for one, window in ready[: seats - len(seated)]:
-        if alike is None or find_class(one) != alike:
+        if not _shares(lead, one):
             break
         going.append((one, window))
     return going
+
+
+def _shares(lead: "Rollout", other: "Rollout") -> bool:
+    """Whether another's next window may share a forward with this one's; as many must have places for their memory."""
+    alike = find_class(lead)
+    return alike is not None and find_class(other) == alike and other.seats == lead.seats
 
 
 def _begin_together(ready: "list[tuple[Rollout, WindowStep]]") -> "list[tuple[Rollout, WindowStep]]":
@@ -139,6 +145,5 @@ def _begin_together(ready: "list[tuple[Rollout, WindowStep]]") -> "list[tuple[Ro
     if not ready:
         return []
     lead, _ = ready[0]
-    alike = find_class(lead)
-    joint = [pair for pair in ready if alike is not None and find_class(pair[0]) == alike]
+    joint = [pair for pair in ready if _shares(lead, pair[0])]
     return joint[: lead.seats] or ready[:1]

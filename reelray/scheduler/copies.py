@@ -59,13 +59,19 @@ class Copies:
         denoised, decoded = report.crew is not Crew.DECODE, report.crew is not Crew.DENOISE
         for step in forks:
             one = self._making.get(step.source)
-            if isinstance(one, Forking):  # else its stream was cancelled, and released since
+            # Else it is a mark, or its stream was cancelled and released since.
+            if isinstance(one, Forking) and one.name == step.request.request_id:
                 failed = [failure.error for failure in report.failures if failure.request_id == step.request.request_id]
                 made = one.take(step.request, failed, denoised=denoised, decoded=decoded)
                 if made is not None:
                     del self._making[step.source]
                     found.append(made)
         return found
+
+    @property
+    def names(self) -> frozenset[RequestId]:
+        """Of the forks on their way."""
+        return frozenset(one.name for one in self._making.values() if isinstance(one, Forking))
 
     def forget(self, request_id: RequestId) -> None:
         """Make nothing of a request that is gone."""

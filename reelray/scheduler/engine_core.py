@@ -107,7 +107,7 @@ class EngineCore:
         """
         _check_model(request, facts)
         _check_layouts(request, facts, self._forming.layouts)
-        _check_name(self._rollouts, request.request_id)
+        _check_name({*self._rollouts, *self._copies.names}, request.request_id)
         rollout = Rollout(request, facts, self._limits)
         if snapshot is not None:
             take_up(rollout, snapshot)
@@ -168,8 +168,8 @@ class EngineCore:
             ResourceError: The engine has as many requests as it takes on.
         """
         rollout = _find(self._rollouts, request_id)
-        _check_name(self._rollouts, other)
-        if self._roster.places_left < 1 and not rollout.paused:
+        _check_name({*self._rollouts, *self._copies.names}, other)
+        if self._roster.places_left <= len(self._copies.names) and not rollout.paused:
             raise ResourceError(
                 f"the engine has {self._limits.requests} streams, as many as it takes on; stop or pause one first",
                 ids={"request": str(request_id)},
@@ -185,7 +185,7 @@ class EngineCore:
         rollout, chunk = _find(self._rollouts, request_id), fork.back_to or 0
         if chunk >= len(rollout.chunks):
             raise InputError(f"chunk {chunk} is not one of {len(rollout.chunks)}", ids={"request": str(request_id)})
-        _check_name(self._rollouts, fork.request_id)
+        _check_name({*self._rollouts, *self._copies.names}, fork.request_id)
         request = replace(go_back(rollout.request, rollout.chunks, chunk), request_id=fork.request_id)
         other = self._marks.go_back(rollout, request, chunk)
         self._rollouts[fork.request_id] = other
@@ -284,9 +284,9 @@ class EngineCore:
     def _begin_fork(self, rollout: Rollout, forked: Forked) -> Forked:
         if forked.error is None and self._goes_on(forked.source):
             self._rollouts[forked.request.request_id] = rollout
-        else:
-            self._dismiss([forked.request.request_id])
-        return forked
+            return forked
+        self._dismiss([forked.request.request_id])
+        return replace(forked, error=forked.error or _ended(forked.source))
 
     def _dismiss(self, names: Iterable[RequestId]) -> None:
         for name in names:
@@ -318,14 +318,18 @@ def _find(rollouts: Mapping[RequestId, Rollout], request_id: RequestId) -> Rollo
     rollout = rollouts.get(request_id)
     if rollout is not None and rollout.phase not in ENDED:
         return rollout
-    raise EndedError(
+    raise _ended(request_id)
+
+
+def _ended(request_id: RequestId) -> EndedError:
+    return EndedError(
         f"request {request_id} is not here, or all of it is made; frames may wait to be taken",
         ids={"request": str(request_id)},
     )
 
 
-def _check_name(rollouts: Mapping[RequestId, Rollout], request_id: RequestId) -> None:
-    if request_id in rollouts:
+def _check_name(taken: Collection[RequestId], request_id: RequestId) -> None:
+    if request_id in taken:
         raise InputError(f"request {request_id} is here already", ids={"request": str(request_id)})
 
 

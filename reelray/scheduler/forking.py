@@ -19,7 +19,7 @@ class Forking:
     """
 
     def __init__(self, rollout: Rollout, name: RequestId, crews: int) -> None:
-        self._rollout, self._name = rollout, name
+        self._rollout, self.name = rollout, name
         self._other: Rollout | None = None
         self._pieces = (0, 0)
         self._crews = self._missing = crews
@@ -29,7 +29,7 @@ class Forking:
     def begin_anew(self) -> None:
         """Have the crews do it again; those that are gone did it for nothing."""
         self._missing, self._error, self._other = self._crews, None, None
-        self._rollout.fork = self._name
+        self._rollout.fork = self.name
 
     def take(
         self, request: RenderRequest, failed: Sequence[ReelrayError], *, denoised: bool, decoded: bool

@@ -34,6 +34,9 @@ class Paces:
             now_s: Seconds on the caller's clock.
         """
         paced = {name: one for name, one in rollouts.items() if one.request.pace_fps is not None}
+        for name in (name for name, one in paced.items() if name not in self._since and one.frames_sent):
+            self._plays.add(name)  # it goes on from another: what that one has shown counts as shown
+            self._since[name] = now_s - paced[name].frames_sent / _pace(paced[name])
         self._since = {name: self._since.get(name, now_s) for name in paced}
         begun = {name for name, one in paced.items() if one.frames_sent}
         self._since |= dict.fromkeys(begun - self._plays, now_s)
@@ -45,9 +48,7 @@ class Paces:
 
     def due_s(self, rollout: Rollout) -> float:
         """When the next frame of a session with a pace is to be shown, on the caller's clock."""
-        pace_fps = rollout.request.pace_fps
-        assert pace_fps is not None
-        return self._since[rollout.request.request_id] + rollout.frames_sent / pace_fps
+        return self._since[rollout.request.request_id] + rollout.frames_sent / _pace(rollout)
 
     def order(self, waiting: Sequence[Rollout], now_s: float, lane: int) -> list[Rollout]:
         """Who goes first.
@@ -75,3 +76,9 @@ def _lead_s(rollout: Rollout) -> float:
     assert rollout.request.pace_fps is not None
     chunk = rollout.chunks[min(1, len(rollout.chunks) - 1)]
     return CHUNKS_AHEAD * chunk.length * rollout.facts.temporal_stride / rollout.request.pace_fps
+
+
+def _pace(rollout: Rollout) -> float:
+    pace_fps = rollout.request.pace_fps
+    assert pace_fps is not None
+    return pace_fps

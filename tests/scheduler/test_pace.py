@@ -1,11 +1,13 @@
 """Sessions that play while they are made: whose turn it is, and that nobody waits for ever."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from reelray.proto.memory_rule import Commit, MemoryRule
 from reelray.scheduler.batching import Batching
 from reelray.scheduler.limits import EngineLimits
-from reelray.scheduler.pace import GUARD
+from reelray.scheduler.pace import GUARD, Paces
 from tests.support.core_trace import FACTS, Trace
 from tests.support.requests import make_recipe, make_request
 
@@ -116,3 +118,9 @@ def test_a_playback_that_has_stopped_does_not_take_all_turns_to_catch_up():
 def test_a_pace_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"pace_fps is 0.0"):
         stream("a", pace=0.0)
+
+
+def test_what_a_stream_goes_on_from_counts_as_shown():
+    paces, stream_of = Paces(), stream("a", pace=2.0)
+    paces.follow({"a": SimpleNamespace(request=stream_of, frames_sent=100)}, 50.0)
+    assert paces.due_s(SimpleNamespace(request=stream_of, frames_sent=104)) == 52.0

@@ -58,12 +58,10 @@ class CleanChunks:
             parts.append(chunk_1CTHW[:, :, frame - begin : frame - begin + 1])
         return self._recoded.begin(torch.cat(parts, 2), frames) if anew else torch.cat(parts, 2)
 
-    def fork(self) -> "CleanChunks":
-        """A copy that goes its own way."""
+    def fork(self, *, rests: bool = False) -> "CleanChunks":
+        """A copy that goes its own way; of one that rests, or for `rests`, it rests in host memory."""
         other = CleanChunks(self._recipe, self._model)
-        other.held = {**self.held}
-        facts, tensors = self._recoded.show()
-        other._recoded.take(facts, [tensor.clone() for tensor in tensors])
+        other.held, other._recoded = {**self.held}, self._recoded.fork(rests=rests)
         return other
 
     def park(self) -> None:

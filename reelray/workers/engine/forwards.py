@@ -100,7 +100,7 @@ class Forwards:
         other._past, other._written, other._saved = [*self._past], self._written, self._saved
         other._add_up = self._add_up
         other._prompt, other._mix, other._cuts, other._flushes = self._prompt, self._mix, self._cuts, self._flushes
-        other.clean = self.clean.fork()
+        other.clean = self.clean.fork(rests=bool(how.get("rests")))
         other._memory = None if self._memory is None else self.rooms.fork(self._memory, **how)
         return other
 

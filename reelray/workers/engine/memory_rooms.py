@@ -164,7 +164,7 @@ class MemoryRooms:
             error = failed
         if not self._find(stream).station.least(int(error is None)):
             if error is None:
-                stream.wake()
+                stream.unpark(len(beside))
             raise ResourceError("a rank of the lane has no host memory to put this video to rest") from error
 
     def prefetch(self, stream: StreamMemory) -> None:

@@ -30,6 +30,8 @@ class OpenRows:
     def __init__(self, held: HeldRequest, window: WindowStep) -> None:
         assert not window.recaches, "what is remembered anew takes forwards of its own"
         self.window, self.held = window, held
+        if held.rests:
+            held.wake()
         held.forwards.turn_to(window)
         memory = held.forwards.memory
         if window.is_clean_pass:

@@ -211,7 +211,7 @@ class Rank:
         started = time.perf_counter()
         for window in windows:
             held = self._held.get(window.request_id)
-            if held is not None:  # else it failed earlier in this very plan
+            if held is not None and window.request_id not in record.waiting:  # else it failed, or found no room
                 self._attempt(record, held.request, _stage_of(window), partial(together.add, window, held), told=False)
         for request, error in together.run(partial(synchronize, self._model.device)):
             record.add_failure(request.request_id, error)

@@ -25,7 +25,7 @@ class RecodedFrames:
     """
 
     def __init__(self, rule: MemoryRule | None, model: VideoModel) -> None:
-        self._model, self._reach = model, 0 if rule is None else rule.reach_anew
+        self._rule, self._model, self._reach = rule, model, 0 if rule is None else rule.reach_anew
         self._waiting: list[Tensor] = []  # clean chunks that are not decoded
         self._resting: tuple[dict[str, Any], tuple[Tensor, ...]] | None = None
         self._recoder: Recoder | None = None
@@ -71,6 +71,16 @@ class RecodedFrames:
             there = [tensor.to(self._model.device) for tensor in tensors]
             self._waiting = there[: facts["waiting"]]
             self._recoder.take(facts["recoder"], there[facts["waiting"] :])
+
+    def fork(self, *, rests: bool = False) -> "RecodedFrames":
+        """A copy that goes its own way; of one that rests, or for `rests`, it rests."""
+        other = RecodedFrames(self._rule, self._model)
+        facts, tensors = self.show()
+        if self._resting is not None or (rests and self._recoder is not None):
+            other._resting = facts, tuple(tensor.cpu().clone() for tensor in tensors)
+        else:
+            other.take(facts, [tensor.clone() for tensor in tensors])
+        return other
 
     def park(self) -> None:
         """Rest in host memory until `wake`; may rest already."""

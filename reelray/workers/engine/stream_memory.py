@@ -178,6 +178,11 @@ class StreamMemory:
             raise
         self._parcel, self._back = parcel, []
 
+    def unpark(self, beside: int) -> None:
+        """Be as it was before `park`, which so many tensors were given; whoever gave them has them still."""
+        back = self.wake()
+        self._back = back[: len(back) - beside]
+
     def prefetch(self) -> None:
         """Have its pages again and begin to fill them beside other work; it may be awake already.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reelray.proto.errors import InputError, ResourceError
+from reelray.proto.errors import EndedError, InputError, ResourceError
 from reelray.proto.request import RequestId
 from reelray.proto.session import Fork, Pause, Resume, Say
 from reelray.scheduler.limits import EngineLimits
@@ -233,3 +233,49 @@ def test_marks_leave_half_of_the_host_memory_to_streams_that_rest(model):
     assert drive.videos["a"] == run_whole(model, request)
     drive.step()
     assert not drive.rank._held
+
+
+def test_a_fork_that_is_asked_for_while_a_mark_is_left_is_not_the_mark(model):
+    request = live_request("keep", latent_frames=14)
+    drive, asked = Drive(model, EngineLimits(mark_chunks=1)), []
+
+    def ask(_plan=None):
+        if not asked and drive.core._lines[0].issued.forks:
+            asked.append(drive.core.fork(RequestId("a"), RequestId("b")))
+
+    drive.submit(request)
+    while drive.step(ask) is not None:
+        pass
+    (forked,) = drive.forks
+    assert (forked.request.request_id, forked.error) == ("b", None)
+    assert drive.videos["b"] == run_whole(model, request)[bytes_of(forked.frame) :]
+    drive.step()
+    assert not drive.rank._held
+
+
+def test_the_fork_of_a_stream_that_ends_in_the_same_step_has_ended_too(model):
+    drive = Drive(model)
+    drive.submit(live_request("keep", latent_frames=4))
+    while True:
+        rollout = drive.core._rollouts["a"]
+        if len(rollout.pieces) - rollout.pieces_done == 1 and rollout.next_decode() is not None:
+            break
+        drive.step()
+    drive.core.fork(RequestId("a"), RequestId("b"))
+    drive.run()
+    assert isinstance(drive.forks[0].error, EndedError)
+    assert "b" not in drive.core._rollouts
+    drive.step()
+    assert not drive.rank._held
+
+
+def test_forks_on_their_way_have_names_and_places(model):
+    drive = Drive(model, EngineLimits(requests=3))
+    drive.submit(live_request("keep"))
+    drive.submit(live_request("keep", "c", seed=9))
+    drive.run(begins(2))
+    drive.core.fork(RequestId("a"), RequestId("b"))
+    with pytest.raises(InputError, match="request b is here already"):
+        drive.core.submit(live_request("keep", "b"), model.facts)
+    with pytest.raises(ResourceError, match="3 streams, as many as it takes on"):
+        drive.core.fork(RequestId("c"), RequestId("d"))

@@ -10,6 +10,7 @@ from reelray.proto.layout import Layout, Place
 from reelray.proto.session import Pause, Resume
 from reelray.proto.snapshot import SnapshotKind
 from reelray.proto.step_plan import Move, SnapshotStep, StepPlan
+from reelray.scheduler.batching import Batching
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine import resting
@@ -224,3 +225,21 @@ def test_a_regrouping_never_ends_a_stream_that_finds_no_room(model, rests):
     drive.core._lines[0]._sequence = drive.rank._sequence
     drive.run()
     assert drive.videos["a"] == whole
+
+
+@pytest.mark.parametrize("moment", [2, 6])
+def test_a_stream_that_comes_back_may_share_a_forward_at_once(model, moment):
+    requests = [live_request("rollout", name, seed=seed, latent_frames=14) for name, seed in (("a", 7), ("b", 9))]
+    whole = {request.request_id: run_whole(model, request) for request in requests}
+    drive = Drive(model, EngineLimits(batching=Batching(most=2, invariant=True)))
+    for request in requests:
+        drive.submit(request)
+    for _ in range(moment):
+        drive.step()
+    drive.core.tell("a", Pause())
+    for _ in range(2):
+        drive.step()
+    drive.core.tell("a", Resume())
+    drive.run()
+    assert not drive.failures
+    assert drive.videos == whole
