@@ -6,7 +6,6 @@ Nothing that was written can be taken back. What ends before its time leaves its
 import os
 import sys
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Self
 
 from reelray.cluster.pipe_end import PipeEnd, open_pipe
@@ -120,9 +119,7 @@ class PipeOutput:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
     @property

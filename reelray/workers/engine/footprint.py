@@ -154,10 +154,10 @@ class DryRun:
         """See `Gauge`."""
         self._meter.settle()
         peak, kept = self._run_windows(shape), 0
-        decoders = [shape.decoder] * decodes + [Decoder.WAN_EXACT_STREAM] * shape.recodes
-        for decoder in decoders:
+        runs = [self._run_decodes] * decodes + [self._run_recoder] * shape.recodes
+        for run in runs:
             before = self._meter.used()
-            state, decode_peak = self._run_decodes(shape, decoder)
+            state, decode_peak = run(shape)
             kept, peak = kept + max(0, self._meter.used() - before), max(peak, decode_peak)
             del state
         return Footprint(peak_bytes=peak, stream_bytes=kept)
@@ -190,13 +190,20 @@ class DryRun:
         runs = [run, run, *([run_together] * 2 if shape.rows > 1 else [])]
         return max(map(self._watch, runs))
 
-    def _run_decodes(self, shape: ShapeClass, decoder: Decoder) -> tuple[object, int]:
+    def _run_decodes(self, shape: ShapeClass) -> tuple[object, int]:
         """The first piece and one that goes on from it."""
         model, latents_1CTHW = self._model, self._zeros(shape, shape.piece)
-        state = model.new_decode_state(decoder)
+        state = model.new_decode_state(shape.decoder)
         peak = max(self._watch(lambda: model.decode(latents_1CTHW, state)) for _ in range(2))
         model.settle_decode(latents_1CTHW, state)  # by then pages have what is free now
         return state, peak
+
+    def _run_recoder(self, shape: ShapeClass) -> tuple[object, int]:
+        """Whole chunks by this rank alone, also where ranks share the pictures that clients see."""
+        recoder, latents_1CTHW = self._model.new_recoder(shape.window), self._zeros(shape, shape.window)
+        peak = max(self._watch(lambda: recoder.decode(latents_1CTHW)) for _ in range(2))
+        self._model.settle_decode(latents_1CTHW, recoder.state)
+        return recoder, max(peak, self._watch(lambda: recoder.encode(2 * shape.window - 1)))
 
     def _watch(self, run: Callable[[], object]) -> int:
         """Bytes that a run has needed and given back."""

@@ -40,6 +40,11 @@ class Recoder(Protocol):
         """
         ...
 
+    @property
+    def state(self) -> Any:
+        """State of its decoder; see `VideoModel.new_decode_state`."""
+        ...
+
     def show(self) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
         """All that it knows, as plain facts and tensors, for `take`."""
         ...

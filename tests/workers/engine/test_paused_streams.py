@@ -37,6 +37,16 @@ def leave_room(model, *requests):
     model.page_bytes = (room.arena.pages - room.arena.unpromised) * room.arena.page_bytes
 
 
+def pause_beside(model, request, other, steps):
+    """A stream that is paused after some steps, and another one that has no room beside it."""
+    leave_room(model, request)
+    drive = Drive(model)
+    drive.submit(request)
+    pause_after(drive, steps)
+    drive.submit(other)
+    return drive
+
+
 def pause_after(drive, steps):
     for _ in range(steps):
         drive.step()
@@ -68,11 +78,7 @@ def test_another_stream_has_the_room_of_a_paused_one_meanwhile(model, rule):
 
 def test_a_resumed_stream_waits_for_room_and_disturbs_nobody(model):
     request, other = live_request("recache", latent_frames=8), live_request("recache", "b", seed=9, latent_frames=8)
-    leave_room(model, request)
-    drive = Drive(model)
-    drive.submit(request)
-    pause_after(drive, 6)
-    drive.submit(other)
+    drive = pause_beside(model, request, other, 6)
     drive.run(begins(1))
     assert not drive.core.tell("a", Resume()).paused
     drive.windows.clear()
@@ -87,11 +93,7 @@ def test_a_resumed_stream_waits_for_room_and_disturbs_nobody(model):
 def test_a_stream_is_put_down_while_others_have_its_room(model, kind):
     request, other = live_request("recache", latent_frames=8), live_request("recache", "b", seed=9, latent_frames=8)
     whole = run_whole(model, request)
-    leave_room(model, request)
-    drive = Drive(model)
-    drive.submit(request)
-    pause_after(drive, 8)
-    drive.submit(other)
+    drive = pause_beside(model, request, other, 8)
     drive.run(begins(2))
     snapshot = put_down(drive, kind)
     drive.run()
@@ -104,11 +106,7 @@ def test_a_stream_is_put_down_while_others_have_its_room(model, kind):
 
 def test_a_paused_stream_is_not_missed_by_new_ranks_until_it_is_resumed(model):
     request, other = live_request("flush", latent_frames=8), live_request("flush", "b", seed=9, latent_frames=8)
-    leave_room(model, request)
-    drive = Drive(model)
-    drive.submit(request)
-    pause_after(drive, 8)
-    drive.submit(other)
+    drive = pause_beside(model, request, other, 8)
     drive.run(begins(2))
     drive.lose()
     drive.run()

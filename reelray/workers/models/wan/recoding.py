@@ -31,6 +31,11 @@ class WanRecoder:
         self._state = vae.new_decode_state()
         self._pictures: dict[int, Tensor] = {}  # last one of each latent frame [1, C, 1, H, W]
 
+    @property
+    def state(self) -> DecodeState:
+        """See `Recoder.state`."""
+        return self._state
+
     def decode(self, latents_1CTHW: Tensor) -> None:
         """See `Recoder.decode`."""
         vae, state, first = self._vae, self._state, self._state.latent_frames
