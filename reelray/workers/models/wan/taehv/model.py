@@ -3,7 +3,7 @@
 Shapes: B videos, C channels, T latent frames, H/W latent height/width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -39,7 +39,7 @@ class Taehv(nn.Module):
         self.digest = digest
         self.network = Network(config)
         self.latents_per_call = 1
-        self._run: Callable[[Tensor, Sequence[Tensor] | None], tuple[Tensor, Slots]] = self.network
+        self._fused: FusedNetwork | None = None
 
     def to_inference(self, device: torch.device | str, dtype: torch.dtype) -> Self:
         """Move to `device`, freeze, and choose the fastest arithmetic there; on a GPU, bf16 goes by `FusedNetwork`.
@@ -51,7 +51,7 @@ class Taehv(nn.Module):
             if parameter.dim() == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         if torch.device(device).type == "cuda" and dtype == torch.bfloat16:
-            self._run, self.latents_per_call = FusedNetwork(self.network), GPU_LATENTS_PER_CALL
+            self._fused, self.latents_per_call = FusedNetwork(self.network), GPU_LATENTS_PER_CALL
         return self
 
     def new_decode_state(self, batch: int = 1) -> TaehvState:
@@ -74,6 +74,9 @@ class Taehv(nn.Module):
         """
         way = Direction(first=self._first, step=self._step, frames_per_latent=1, scale_in=1, scale_out=SPATIAL_RATIO)
         return advance(latents_BCTHW.to(self.network.entry.weight.dtype), state, way, self.latents_per_call)
+
+    def _run(self, latents_BCTHW: Tensor, slots: Sequence[Tensor] | None) -> tuple[Tensor, Slots]:
+        return self.network(latents_BCTHW, slots) if self._fused is None else self._fused(latents_BCTHW, slots)
 
     def _first(self, latents_BCTHW: Tensor) -> tuple[Tensor, Slots]:
         pixels_BCTHW, slots = self._run(latents_BCTHW, None)

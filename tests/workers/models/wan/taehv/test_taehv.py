@@ -64,6 +64,12 @@ def test_several_latents_a_call_agree_within_rounding(model, whole, per_call):
 
 
 @pytest.mark.parametrize("sizes", [[1] * 6, [1, 5], [4, 2]])
+def test_the_gpu_form_decodes_as_the_network_does(model, whole, sizes, monkeypatch):
+    monkeypatch.setattr(model, "_fused", FusedNetwork(model.network))
+    torch.testing.assert_close(decode_in(model, sizes), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 6, [1, 5], [4, 2]])
 def test_the_gpu_form_equals_the_network_with_equal_slots(model, whole, sizes):
     fused, slots, parts = FusedNetwork(model.network), None, []
     for part in LATENTS.split(sizes, dim=2):
