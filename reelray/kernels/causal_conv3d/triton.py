@@ -23,7 +23,8 @@ class Tile:
     Args:
         rows: Output rows per program.
         columns: Output columns per program.
-        channels: Output channels per program.
+        channels: Output channels per program, a power of two or the sum of two: 96 are 64 and 32 side by side, so no
+            product is wasted on channels that are not there.
         depth: Input channels per step of the inner loop; divides the input channels.
         warps: Warps per program.
         stages: Loads in flight.
@@ -36,11 +37,36 @@ class Tile:
     warps: int
     stages: int
 
+    @property
+    def wide(self) -> int:
+        """Channels of the wider part."""
+        return int(triton.next_power_of_2(self.channels + 1)) // 2
+
+    @property
+    def narrow(self) -> int:
+        """Channels of the other part; 0 if there is one part."""
+        return self.channels - self.wide
+
+
+@triton.jit
+def _finish(acc, y_ptr, residual_ptr, bias_ptr, pixel, inside, n, COUT, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr):
+    """Bias, residual and ReLU of one part, and its way to memory."""
+    in_n = n < COUT
+    acc += tl.load(bias_ptr + n, mask=in_n, other=0.0)[None, :].to(tl.float32)
+    mask = inside[:, None] & in_n[None, :]
+    offset = pixel[:, None] * COUT + n[None, :]
+    if HAS_RESIDUAL:
+        acc += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    if RELU:
+        acc = tl.maximum(acc, 0.0)
+    tl.store(y_ptr + offset, acc.to(y_ptr.dtype.element_ty), mask=mask)
+
 
 @triton.jit
 def _conv_kernel(
     x_desc,
     w_desc,
+    narrow_desc,
     y_ptr,
     bias_ptr,
     residual_ptr,
@@ -57,6 +83,7 @@ def _conv_kernel(
     BH: tl.constexpr,
     BW: tl.constexpr,
     BN: tl.constexpr,
+    NARROW: tl.constexpr,
     BK: tl.constexpr,
     N_TILES: tl.constexpr,
     PARITIES: tl.constexpr,
@@ -64,7 +91,7 @@ def _conv_kernel(
     RELU: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    n0 = (pid % N_TILES) * BN
+    n0 = (pid % N_TILES) * (BN + NARROW)
     p = pid // N_TILES
     parity = p % PARITIES
     p = p // PARITIES
@@ -89,6 +116,8 @@ def _conv_kernel(
     depth_steps: tl.constexpr = CIN // BK
     taps: tl.constexpr = KT * KH * KW
     acc = tl.zeros((BH * BW, BN), tl.float32)
+    if NARROW > 0:
+        beside = tl.zeros((BH * BW, NARROW), tl.float32)
     for i in range(taps * depth_steps):
         tap = i // depth_steps
         k = (i % depth_steps) * BK
@@ -96,24 +125,23 @@ def _conv_kernel(
         kh = (tap % (KH * KW)) // KW
         kw = tap % KW
         a = x_desc.load([b, t + kt, y0 + kh + row_shift, x0 + kw + column_shift, k]).reshape(BH * BW, BK)
-        w = w_desc.load([parity * taps * CIN + i * BK, n0])
-        acc = tl.dot(a, w, acc)
-    n = n0 + tl.arange(0, BN)
-    in_n = n < COUT
-    acc += tl.load(bias_ptr + n, mask=in_n, other=0.0)[None, :].to(tl.float32)
+        depth = parity * taps * CIN + i * BK
+        acc = tl.dot(a, w_desc.load([depth, n0]), acc)
+        if NARROW > 0:
+            beside = tl.dot(a, narrow_desc.load([depth, n0 + BN]), beside)
     m = tl.arange(0, BH * BW)
     row = y0 + m // BW
     column = x0 + m % BW
-    mask = ((row < H) & (column < W))[:, None] & in_n[None, :]
+    inside = (row < H) & (column < W)
     if PARITIES == 4:
         row = row * 2 + py
         column = column * 2 + px
-    offset = (((b * T + t).to(tl.int64) * OH + row) * OW + column)[:, None] * COUT + n[None, :]
-    if HAS_RESIDUAL:
-        acc += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
-    if RELU:
-        acc = tl.maximum(acc, 0.0)
-    tl.store(y_ptr + offset, acc.to(y_ptr.dtype.element_ty), mask=mask)
+    pixel = ((b * T + t).to(tl.int64) * OH + row) * OW + column
+    n = n0 + tl.arange(0, BN)
+    _finish(acc, y_ptr, residual_ptr, bias_ptr, pixel, inside, n, COUT, HAS_RESIDUAL, RELU)
+    if NARROW > 0:
+        n = n0 + BN + tl.arange(0, NARROW)
+        _finish(beside, y_ptr, residual_ptr, bias_ptr, pixel, inside, n, COUT, HAS_RESIDUAL, RELU)
 
 
 def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -145,11 +173,15 @@ def causal_conv3d_triton(
     y = torch.empty(batch, frames, height * scale, width * scale, out, device=x_BTHWC.device, dtype=x_BTHWC.dtype)
     block = [1, 1, tile.rows, tile.columns, tile.depth]
     x_desc = TensorDescriptor(x_BTHWC, list(x_BTHWC.shape), list(x_BTHWC.stride()), block)
-    w_desc = TensorDescriptor(packed, list(packed.shape), list(packed.stride()), [tile.depth, tile.channels])
+    w_desc, narrow_desc = (
+        TensorDescriptor(packed, list(packed.shape), list(packed.stride()), [tile.depth, part])
+        for part in (tile.wide, tile.narrow or tile.wide)
+    )
     spatial = triton.cdiv(width, tile.columns) * triton.cdiv(height, tile.rows)
     _conv_kernel[(n_tiles * parities * spatial * frames * batch,)](
         x_desc,
         w_desc,
+        narrow_desc,
         y,
         bias,
         y if residual is None else residual,
@@ -165,7 +197,8 @@ def causal_conv3d_triton(
         KW=taps[2],
         BH=tile.rows,
         BW=tile.columns,
-        BN=tile.channels,
+        BN=tile.wide,
+        NARROW=tile.narrow,
         BK=tile.depth,
         N_TILES=n_tiles,
         PARITIES=parities,

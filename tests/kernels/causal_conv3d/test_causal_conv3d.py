@@ -85,13 +85,15 @@ def test_triton_folds_upsampling(inner, out):
 
 
 @interpreted_only
+@pytest.mark.parametrize("channels", [16, 24])
 @pytest.mark.parametrize(("kernel", "upsample"), [((3, 3, 3), False), ((1, 3, 3), True), ((3, 1, 1), False)], ids=str)
-def test_interpreted_kernel_equals_the_reference(kernel, upsample):
+def test_interpreted_kernel_equals_the_reference(kernel, upsample, channels):
     from reelray.kernels.causal_conv3d.triton import Tile, causal_conv3d_triton, pack_weight
 
-    x, weight, bias = draw(kernel, 16, 12, 2, 5, 6, batch=1)
+    x, weight, bias = draw(kernel, 16, 44, 2, 5, 6, batch=1)
     packed = pack_weight(fold_upsampling(weight) if upsample else weight[None], torch.float32)
-    tile = Tile(rows=4, columns=4, channels=16, depth=8, warps=4, stages=1)
+    tile = Tile(rows=4, columns=4, channels=channels, depth=8, warps=4, stages=1)
+    assert tile.wide + tile.narrow == channels
     wanted = causal_conv3d_reference(x, weight, bias, upsample=upsample)
     residual = torch.randn_like(wanted)
     found = causal_conv3d_triton(x, packed, bias, kernel, tile, residual=residual, upsample=upsample)
