@@ -59,3 +59,17 @@ def fold_upsampling(weight: Tensor) -> Tensor:
         for columns in (even, odd)
     ]
     return torch.stack(folded)
+
+
+def spread_taps(weight: Tensor, count: int) -> Tensor:
+    """Make every tap in space an output of its own; sums over neighbours then give the convolution.
+
+    Args:
+        weight: (C_out, C_in, kt, kh, kw).
+        count: Outputs to make of it, the last ones with zero weights.
+
+    Returns:
+        (count, C_in, kt, 1, 1), taps in space outermost.
+    """
+    spread = weight.permute(3, 4, 0, 1, 2).flatten(0, 2)
+    return F.pad(spread, (0, 0, 0, 0, 0, count - len(spread)))[..., None, None]

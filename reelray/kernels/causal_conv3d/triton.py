@@ -103,16 +103,10 @@ def _conv_kernel(
     p = p // tiles_h
     t = p % T
     b = p // T
-    if PARITIES == 4:
-        py = parity // 2
-        px = parity % 2
-        row_shift = py - 1
-        column_shift = px - 1
-    else:
-        py = 0
-        px = 0
-        row_shift = -(KH // 2)
-        column_shift = -(KW // 2)
+    py = parity // 2
+    px = parity % 2
+    row_shift = py - 1 if PARITIES == 4 else -(KH // 2)
+    column_shift = px - 1 if PARITIES == 4 else -(KW // 2)
     depth_steps: tl.constexpr = CIN // BK
     taps: tl.constexpr = KT * KH * KW
     acc = tl.zeros((BH * BW, BN), tl.float32)
@@ -162,15 +156,21 @@ def causal_conv3d_triton(
     residual: Tensor | None,
     upsample: bool,
     relu: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Launch the kernel; arguments as in `causal_conv3d_reference`, the weight as `pack_weight` gives it."""
+    """Launch the kernel; arguments as in `causal_conv3d_reference`, the weight as `pack_weight` gives it.
+
+    `dtype` is that of the result, the input's if None.
+    """
     batch, frames, height, width, inner = x_BTHWC.shape
     frames -= kernel[0] - 1
     out = bias.numel()
     scale, parities = (2, 4) if upsample else (1, 1)
     taps = (kernel[0], 2, 2) if upsample else kernel
     n_tiles = triton.cdiv(out, tile.channels)
-    y = torch.empty(batch, frames, height * scale, width * scale, out, device=x_BTHWC.device, dtype=x_BTHWC.dtype)
+    y = torch.empty(
+        batch, frames, height * scale, width * scale, out, device=x_BTHWC.device, dtype=dtype or x_BTHWC.dtype
+    )
     block = [1, 1, tile.rows, tile.columns, tile.depth]
     x_desc = TensorDescriptor(x_BTHWC, list(x_BTHWC.shape), list(x_BTHWC.stride()), block)
     w_desc, narrow_desc = (

@@ -5,7 +5,7 @@ from torch import Tensor
 from reelray.kernels.norm_silu.reference import norm_silu_reference
 
 
-def norm_silu(x_BTHWC: Tensor, gamma_C: Tensor | None, past_BPHWC: Tensor) -> Tensor:
+def norm_silu(x_BTHWC: Tensor, gamma_C: Tensor | None, past_BPHWC: Tensor) -> tuple[Tensor, Tensor]:
     """Put silu(x / ||x|| * sqrt(C) * gamma) behind the past, ready for a causal convolution.
 
     Reference: `norm_silu_reference`; tolerance one ulp of the dtype.
@@ -16,7 +16,7 @@ def norm_silu(x_BTHWC: Tensor, gamma_C: Tensor | None, past_BPHWC: Tensor) -> Te
         past_BPHWC: P frames of the same op's earlier output; P may be 0.
 
     Returns:
-        (B, P + T, H, W, C).
+        Both together (B, P + T, H, W, C), and the last P frames of that in memory of their own: the next call's past.
     """
     if x_BTHWC.is_cuda and gamma_C is not None:
         from reelray.kernels.norm_silu.triton import norm_silu_triton  # noqa: PLC0415  GPU-only dependency

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from reelray.kernels.causal_conv3d import causal_conv3d, pack_conv
-from reelray.kernels.causal_conv3d.reference import causal_conv3d_reference, fold_upsampling
+from reelray.kernels.causal_conv3d.reference import causal_conv3d_reference, fold_upsampling, spread_taps
 from tests.support.interpreted import interpreted_only
 
 CASES = [
@@ -16,6 +16,9 @@ CASES = [
     ((3, 3, 3), 96, 3, 2, 33, 17),
     ((3, 1, 1), 192, 384, 2, 12, 20),
     ((2, 3, 3), 64, 64, 3, 21, 35),
+    ((1, 3, 3), 64, 3, 3, 21, 35),
+    ((3, 3, 3), 384, 384, 8, 96, 96),
+    ((3, 1, 1), 384, 768, 2, 12, 20),
 ]
 
 
@@ -50,6 +53,17 @@ def test_folded_upsampling_equals_upsampling_first():
         padded = F.pad(x.permute(0, 4, 1, 2, 3), (1 - px, px, 1 - py, py))
         part = F.conv3d(padded, folded[parity], bias).permute(0, 2, 3, 4, 1)
         torch.testing.assert_close(part, wanted[:, :, py::2, px::2], atol=1e-5, rtol=0)
+
+
+def test_products_of_neighbours_add_up_to_the_convolution():
+    x, weight, bias = draw((3, 3, 3), 4, 3, 2, 5, 6)
+    wanted = causal_conv3d_reference(x, weight, bias)
+    products = causal_conv3d_reference(x, spread_taps(weight, 32), torch.zeros(32))
+    assert products.shape == (2, 2, 5, 6, 32)
+    assert not products[..., 27:].any()
+    padded = F.pad(products, (0, 0, 1, 1, 1, 1))
+    parts = [padded[:, :, kh : kh + 5, kw : kw + 6, 3 * (3 * kh + kw) :][..., :3] for kh in range(3) for kw in range(3)]
+    torch.testing.assert_close(sum(parts) + bias, wanted, atol=1e-5, rtol=0)
 
 
 def test_upsampling_wants_a_3x3_kernel():
@@ -100,6 +114,26 @@ def test_interpreted_kernel_equals_the_reference(kernel, upsample, channels):
     torch.testing.assert_close(found, wanted + residual, atol=1e-4, rtol=0)
     cut = causal_conv3d_triton(x, packed, bias, kernel, tile, residual=residual, upsample=upsample, relu=True)
     assert torch.equal(cut, found.clamp_min(0))
+
+
+@interpreted_only
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3)], ids=str)
+def test_interpreted_sums_of_products_equal_the_reference(kernel):
+    from reelray.kernels.causal_conv3d.gather import gather_taps
+    from reelray.kernels.causal_conv3d.triton import Tile, causal_conv3d_triton, pack_weight
+
+    x, weight, bias = draw(kernel, 16, 3, 2, 5, 134, batch=2)
+    packed = pack_weight(spread_taps(weight, 32)[None], torch.float32)
+    tile = Tile(rows=4, columns=16, channels=32, depth=8, warps=4, stages=1)
+    products = causal_conv3d_triton(
+        x, packed, torch.zeros(32), (kernel[0], 1, 1), tile, residual=None, upsample=False, dtype=torch.float32
+    )
+    wanted = causal_conv3d_reference(x, weight, bias)
+    residual = torch.randn_like(wanted)
+    found = gather_taps(products, bias, (3, 3), torch.float32, residual=None, relu=False)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    found = gather_taps(products, bias, (3, 3), torch.float32, residual=residual, relu=True)
+    torch.testing.assert_close(found, (wanted + residual).clamp_min(0), atol=1e-4, rtol=0)
 
 
 def cut_rows(x):

@@ -38,8 +38,8 @@ class Past:
         return self._slots[len(self.kept)].permute(0, 2, 3, 4, 1)
 
     def keep(self, frames_BPHWC: Tensor) -> None:
-        """Keep the newest frames for the next call and move on to the next layer."""
-        self.kept.append(frames_BPHWC.clone().permute(0, 4, 1, 2, 3))
+        """Keep the newest frames, in memory of their own, for the next call and move on to the next layer."""
+        self.kept.append(frames_BPHWC.permute(0, 4, 1, 2, 3))
 
 
 class FusedConv:
@@ -54,8 +54,8 @@ class FusedConv:
         if self.conv.kernel[1] > 1:
             x_BTHWC = past.margin.before_3x3(x_BTHWC)
         reach = self.conv.kernel[0] - 1
-        joined = norm_silu(x_BTHWC, self.gamma, past.frames(x_BTHWC, reach))
-        past.keep(joined[:, -reach:])
+        joined, newest = norm_silu(x_BTHWC, self.gamma, past.frames(x_BTHWC, reach))
+        past.keep(newest)
         return causal_conv3d(joined, self.conv, residual=residual)
 
 
@@ -115,7 +115,7 @@ class FusedUpsample:
         if not past.first:
             return interleave(conv(x_BTHWC, past))
         if x_BTHWC.shape[1] == 1:
-            past.keep(past.frames(x_BTHWC, 2))
+            past.keep(past.frames(x_BTHWC, 2).clone())
             return x_BTHWC
         rest = interleave(conv(x_BTHWC[:, 1:].contiguous(), past))
         return torch.cat([x_BTHWC[:, :1], rest], dim=1)
