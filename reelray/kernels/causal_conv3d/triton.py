@@ -49,6 +49,16 @@ class Tile:
 
 
 @triton.jit
+def _settle(acc):
+    """Nothing, of which the compiler believes that it reads the sum, so that it waits for all products of a step.
+
+    `a` lies in registers. Triton 3.6 would leave products of one step running while the next step's `a` is loaded into
+    the same registers; now and then a warp then multiplies the wrong rows.
+    """
+    return tl.inline_asm_elementwise("", "=r,0", [acc], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def _finish(acc, y_ptr, residual_ptr, bias_ptr, pixel, inside, n, COUT, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr):
     """Bias, residual and ReLU of one part, and its way to memory."""
     in_n = n < COUT
@@ -89,6 +99,7 @@ def _conv_kernel(
     PARITIES: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     RELU: tl.constexpr,
+    SETTLES: tl.constexpr,
 ):
     pid = tl.program_id(0)
     n0 = (pid % N_TILES) * (BN + NARROW)
@@ -123,6 +134,9 @@ def _conv_kernel(
         acc = tl.dot(a, w_desc.load([depth, n0]), acc)
         if NARROW > 0:
             beside = tl.dot(a, narrow_desc.load([depth, n0 + BN]), beside)
+            beside = _settle(beside) if SETTLES else beside
+        elif SETTLES:
+            acc = _settle(acc)
     m = tl.arange(0, BH * BW)
     row = y0 + m // BW
     column = x0 + m % BW
@@ -204,6 +218,7 @@ def causal_conv3d_triton(
         PARITIES=parities,
         HAS_RESIDUAL=residual is not None,
         RELU=relu,
+        SETTLES=x_BTHWC.is_cuda,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
