@@ -7,8 +7,8 @@ The rule is deterministic and looks at nothing but requests:
 2. Wanted is the layout with the fewest lanes that still gives every request at work one of its own, or the one with
    the most lanes if they are more; then they take turns in a lane. A layout that splits the branches of guidance is
    taken only while every request at work is guided. Where a request at work once found no room to be remembered, and
-   with more lanes than that, it would find none again: such layouts are not taken, if there are others. Among equals
-   the first given is taken.
+   with more lanes than that, it would find none again: such layouts are not taken, if there are others, and that one
+   itself not as long as there is any other. Among equals the first given is taken.
 3. The gang is regrouped when another layout is wanted, but not while a request at work has `NEARLY_DONE` steps or fewer
    left: it would be moved for nothing, and soon the count changes anyway. Until then a newcomer shares a lane.
 4. A request keeps its lane while the layout stays. One that needs a lane takes the one with the fewest requests, of
@@ -83,13 +83,19 @@ class Lanes:
             if old is not None and rollout.place is not None and old != rollout.place
         )
 
+    def offers_room(self, at_work: Sequence[Rollout]) -> bool:
+        """Whether one who found no room in the present layout is to be moved to another one, though nobody has work."""
+        return any(rollout.waits_for_room for rollout in at_work) and self._choose(at_work) != self.layout
+
     def _choose(self, at_work: Sequence[Rollout]) -> Layout:
         if not at_work or any(r.place is not None and not r.rests and r.steps_left <= NEARLY_DONE for r in at_work):
             return self.layout
         guided = all(rollout.request.recipe.guidance.needs_unconditional for rollout in at_work)
         fitting = [layout for layout in self.layouts if guided or layout.cfg == 1] or list(self.layouts)
-        least = min((layout.replica for r in at_work for layout in r.cramped), default=self.layout.ranks + 1)
-        fitting = [layout for layout in fitting if layout.replica < least] or fitting
+        cramped = {layout for rollout in at_work for layout in rollout.cramped}
+        least = min((layout.replica for layout in cramped), default=self.layout.ranks + 1)
+        roomy = [layout for layout in fitting if layout.replica < least]
+        fitting = roomy or [layout for layout in fitting if layout not in cramped] or fitting
         lanes = min(len(at_work), max(layout.replica for layout in fitting))
         return min((layout for layout in fitting if layout.replica >= lanes), key=lambda layout: layout.replica)
 

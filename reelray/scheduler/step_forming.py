@@ -74,7 +74,8 @@ class StepForming:
     def _form_together(self, line: CrewLine, now_s: float) -> None:
         at_work = self._roster.at_work()
         rests = self._roster.list_rests(frees=line.frees)
-        if not (line.has_news or any(rests.values()) or any(rollout.has_work for rollout in at_work)):
+        has_work = any(rollout.has_work for rollout in at_work) or self._lanes.offers_room(at_work)
+        if not (line.has_news or any(rests.values()) or has_work):
             return
         moves = self._lanes.arrange(at_work)
         rests = self._roster.list_rests({move.request_id for move in moves}, frees=line.frees)

@@ -68,13 +68,13 @@ class MemoryMover:
         if outline is None:
             held.begin_memory(station)
             return
-        error: ReelrayError | None = None
+        error: Exception | None = None
         if rank in takers:
             try:
                 held.forwards.begin(station, repeats=False)
-            except ReelrayError as refused:
+            except (ReelrayError, RuntimeError) as refused:
                 error = refused
-        # The takers agree among themselves on what they promise; who only gives must hear of it.
+        # The takers agree among themselves on whether there is room; who only gives must hear of it.
         ready = self.mover.tell(error is None, takers[0], [other for other in everyone if other != takers[0]])
         if ready:
             found = held.forwards.memory if rank in takers else None

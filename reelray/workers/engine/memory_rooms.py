@@ -8,9 +8,11 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from reelray.proto.errors import ResourceError, UnsupportedError
+from reelray.proto.errors import ReelrayError, ResourceError, UnsupportedError
 from reelray.proto.memory_rule import Commit, MemoryRule
+from reelray.proto.model_facts import ModelFacts
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.workers.engine.failure import is_out_of_memory
 from reelray.workers.engine.footprint import Footprint, Gauge, ShapeClass, find_gauge
 from reelray.workers.engine.page_budget import Need, PageBudget
 from reelray.workers.engine.station import Station
@@ -25,6 +27,7 @@ SHARE = 0.25
 much a stream needs besides: others have that memory too."""
 HOST_SHARE = 0.5
 """Part of the free memory of the host that videos which rest may fill, shared by the ranks of a gang."""
+_FAILED, _REFUSED, _OPENED = range(3)  # what came of a stream on a rank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +53,33 @@ class _Wish:
     levels: int
     shape: ShapeClass
     seats: int
+
+    @classmethod
+    def of(cls, request: RenderRequest, rule: MemoryRule, facts: ModelFacts, seats: int) -> "_Wish":
+        chunk = request.recipe.chunking.latent_frames
+        assert chunk is not None
+        rows, columns = facts.latent_size(request.width, request.height)
+        _, patch_rows, patch_columns = facts.patch
+        branches = 2 if request.recipe.guidance.needs_unconditional else 1
+        return cls(
+            rule=rule,
+            chunk=chunk,
+            first=request.recipe.chunking.first_latent_frames or 0,
+            grid=Grid(rows=rows // patch_rows, columns=columns // patch_columns),
+            branches=branches,
+            levels=request.recipe.schedule.length if rule.commit is Commit.EVERY_STEP else 1,
+            shape=replace(ShapeClass.of(request, facts), rows=seats * branches if seats > 1 else 1),
+            seats=seats,
+        )
+
+    @property
+    def memories(self) -> int:
+        return self.branches * self.levels
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """What a room is told of each of its memories."""
+        return {"grid": self.grid, "chunk": self.chunk, "first": self.first, "seats": self.seats}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,16 +158,11 @@ class MemoryRooms:
             return None
         if station.pipeline is not None:
             raise UnsupportedError("ranks that split the layers remember nothing; use ulysses for streams of chunks")
-        wish = self._read(request, request.recipe.memory, seats)
+        wish = _Wish.of(request, request.recipe.memory, self._model.facts, seats)
         self._entries = [entry for entry in self._entries if entry.is_open]
         if self._gauge is not None and self._model.page_bytes is None:
             self._divide(wish, station, self._gauge)
-        room = self._room(station)
-        memories = wish.branches * wish.levels
-        kind: dict[str, Any] = {"grid": wish.grid, "chunk": wish.chunk, "first": wish.first, "seats": wish.seats}
-        room.check(wish.rule, branches=memories, **kind)
-        kinds = [{**kind, "branch": number} for number in range(memories)]
-        stream = open_memory(wish.rule, kinds, room=room, branches=wish.branches)
+        stream = self._open(wish, station)
         self._entries.append(_Entry(stream=ref(stream), station=station, shape=wish.shape))
         return stream
 
@@ -217,22 +242,32 @@ class MemoryRooms:
             if station in self._rooms:
                 self._rooms.pop(station).close()
 
-    def _read(self, request: RenderRequest, rule: MemoryRule, seats: int) -> _Wish:
-        facts, chunk = self._model.facts, request.recipe.chunking.latent_frames
-        assert chunk is not None
-        rows, columns = facts.latent_size(request.width, request.height)
-        _, patch_rows, patch_columns = facts.patch
-        branches = 2 if request.recipe.guidance.needs_unconditional else 1
-        return _Wish(
-            rule=rule,
-            chunk=chunk,
-            first=request.recipe.chunking.first_latent_frames or 0,
-            grid=Grid(rows=rows // patch_rows, columns=columns // patch_columns),
-            branches=branches,
-            levels=request.recipe.schedule.length if rule.commit is Commit.EVERY_STEP else 1,
-            shape=replace(ShapeClass.of(request, facts), rows=seats * branches if seats > 1 else 1),
-            seats=seats,
-        )
+    def _open(self, wish: _Wish, station: Station) -> StreamMemory:
+        """Have every rank of the lane know when one of them has no room: the others would wait for it later."""
+        kinds = [{**wish.kind, "branch": number} for number in range(wish.memories)]
+        stream, error, had_room = None, None, station in self._rooms
+        try:
+            room = self._room(station)
+            room.check(wish.rule, branches=wish.memories, **wish.kind)
+            stream = open_memory(wish.rule, kinds, room=room, branches=wish.branches)
+        except (ReelrayError, RuntimeError, MemoryError) as failed:  # all that an allocation may raise
+            error = failed
+        worst = station.least(_grade(error))
+        if stream is not None and worst == _OPENED:
+            return stream
+        if stream is not None:
+            stream.close()
+        if worst == _FAILED and not had_room:
+            self._give_up(station)
+        if error is None or is_out_of_memory(error):
+            raise ResourceError("a rank that shares this video has no memory to remember it in") from error
+        raise error
+
+    def _give_up(self, station: Station) -> None:
+        """Have the memory divided anew on all ranks of a lane: one of them could not make its room."""
+        self._budgets.pop(station, None)
+        if station in self._rooms:
+            self._rooms.pop(station).close()
 
     def _awake(self, station: Station) -> list[ShapeClass]:
         return [entry.shape for entry in self._entries if entry.station is station and entry.is_awake]
@@ -257,8 +292,7 @@ class MemoryRooms:
         footprint = self._measure(wish.shape, station, gauge)
         key_shape = self._model.key_shape(len(self._heads(station)))
         own, shared = find_need(key_shape, wish.rule, chunk=wish.chunk, first=wish.first, grid=wish.grid)
-        memories = wish.branches * wish.levels
-        need = Need(own_bytes=memories * own, shared_bytes=memories * shared * wish.seats)
+        need = Need(own_bytes=wish.memories * own, shared_bytes=wish.memories * shared * wish.seats)
         budget = PageBudget.divide(gauge.free(), wish.shape, footprint, need, station.least)
         # Ranks may have rooms of other layouts, and not as many: who promises less speaks for all.
         page_bytes = station.least(budget.page_bytes // self._rooms_to_come)
@@ -314,3 +348,10 @@ class MemoryRooms:
         ranks = station.heads_of[1] if station.layout is None else station.layout.ranks
         whole = self._model.host_bytes or free_bytes(torch.device("cpu")) * HOST_SHARE
         return int(whole / ranks / self._shares)
+
+
+def _grade(error: Exception | None) -> int:
+    """What came of a stream, as a number that ranks compare."""
+    if error is None:
+        return _OPENED
+    return _REFUSED if isinstance(error, ReelrayError) else _FAILED
