@@ -11,6 +11,7 @@ import torch
 
 from reelray.cluster.local_engine import LocalEngine
 from reelray.cluster.model_catalog import PACKAGED
+from reelray.proto.decoder import Decoder
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Progress, Stage
 from reelray.proto.layout import Layout
@@ -27,6 +28,7 @@ from tests.support.fake_model import FakeModel
 from tests.support.gang_cases import Brittle, Gated, InStep, Noting, Overheard, clip_of, pid_of
 from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
+from tests.support.tiny_taehv import draw_state
 
 OPEN = partial(open_checkpoint, PACKAGED / "sprites", device="cpu")
 STEPS, CHUNK = 4, 2
@@ -119,6 +121,21 @@ def test_ranks_open_what_they_have_a_use_for(served, lent, tmp_path):
     assert clip_of(leader.submit(request)) == wanted
     opened = sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir())
     assert opened == ["transformer+text_encoder", "transformer+vae+text_encoder" if lent else "vae"]
+
+
+def test_previews_are_decoded_by_ranks_that_decode_and_opened_by_no_other(served, tiny_t2v, tmp_path):
+    file = tmp_path / "tiny.pth"
+    torch.save(draw_state(), file)
+    recipe = replace(RECIPE, decoder=Decoder.TAEHV_STREAM)
+    request = make_request("a", prompt="a red circle", latent_frames=3, recipe=recipe, width=48, height=32)
+    with LocalEngine.of_model(open_checkpoint(tiny_t2v, device="cpu", preview=file)) as alone:
+        wanted = clip_of(alone.render(request))
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    _, _, leader = served(Noting(path=tiny_t2v, device="cpu", preview=file, notes=notes))
+    assert clip_of(leader.submit(request)) == wanted
+    opened = sorted(path.name.rpartition("-")[0] for path in notes.iterdir())
+    assert opened == ["transformer+text_encoder", "vae+preview"]
 
 
 def test_a_rank_lost_while_it_helps_is_replaced_and_all_go_on(served):

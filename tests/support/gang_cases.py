@@ -234,6 +234,7 @@ class Noting(CheckpointLoader):
     def __call__(self):
         model = super(Noting, self).__call__()
         parts = model.parts
-        here = [name for name in ("transformer", "vae", "text_encoder") if is_here(getattr(parts, name))]
+        names = ("transformer", "vae", "text_encoder", "preview")
+        here = [name for name in names if getattr(parts, name) is not None and is_here(getattr(parts, name))]
         (self.notes / f"{'+'.join(here)}-{os.getpid()}").touch()
         return model

@@ -28,7 +28,7 @@ from reelray.workers.models.wan.dtypes import Dtypes, choose_dtypes
 from reelray.workers.models.wan.layout import Layout, find_layout
 from reelray.workers.models.wan.model import WanModel, WanParts
 from reelray.workers.models.wan.taehv.config import SPATIAL_RATIO, TEMPORAL_RATIO
-from reelray.workers.models.wan.taehv.files import load_taehv
+from reelray.workers.models.wan.taehv.files import check_taehv_file, load_taehv
 from reelray.workers.models.wan.taehv.model import Taehv
 from reelray.workers.models.wan.text import TextEncoder, load_text_encoder
 from reelray.workers.models.wan.transformer import WanTransformer
@@ -54,6 +54,7 @@ class _Placing:
     share: WeightShare | None
     networks: Networks
     preview: Path | None
+    decodes: bool
 
 
 def open_checkpoint(
@@ -108,14 +109,14 @@ def open_checkpoint(
         share=share,
         networks=_needed(networks, recipe),
         preview=preview or layout.preview,
+        decodes=networks is not Networks.DENOISING,
     )
     parts = _load_parts(layout, configs, placing, text_tokens=recipe.text_tokens, digest=digest)
     if is_here(parts.transformer):
         _choose_arithmetic(parts.transformer, compiled=compiled)
     facts = _gather_facts(layout, recipe, parameters, placing, parts)
-    return WanModel(
-        facts=facts, parts=parts, digest=digest, residency=placing.residency, at=(place, placing.dtypes.transformer)
-    )
+    at = place, placing.dtypes.transformer
+    return WanModel(facts=facts, parts=parts, digest=digest, residency=placing.residency, at=at)
 
 
 def _gather_facts(layout: Layout, recipe: Recipe, parameters: int, placing: _Placing, parts: WanParts) -> ModelFacts:
@@ -253,6 +254,9 @@ def _load_preview(placing: _Placing, vae: WanVaeConfig) -> Taehv | None:
             f"{placing.preview}: a tiny decoder makes {TEMPORAL_RATIO} frames of {SPATIAL_RATIO}x{SPATIAL_RATIO} "
             f"pixels of a latent, and this model's VAE {vae.temporal_ratio} of {vae.spatial_ratio}x{vae.spatial_ratio}"
         )
+    if not placing.decodes:  # whoever does reads the file, and finds what is wrong in it
+        check_taehv_file(placing.preview)
+        return absent(Taehv)
     return load_taehv(placing.preview, latent_channels=vae.z_dim, device=placing.device, dtype=placing.dtypes.vae)
 
 
