@@ -17,6 +17,7 @@ from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.texts import Texts
+from reelray.workers.engine.window_input import WindowInput
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.wan.text_context import stack_contexts
 from reelray.workers.samplers.guidance import Branch
@@ -53,6 +54,11 @@ def request_of(number=0, *, chunks=CHUNKS, **changes):
     )  # fmt: skip
 
 
+def window_of(latents, chunk, timestep, *, records=False):
+    told = {"timesteps": (timestep,) * SIZE, "first": chunk * SIZE, "records": records}
+    return WindowInput(latents_1CTHW=latents[chunk][None], **told)
+
+
 def engine_flows(model, noisy, clean, *, timesteps, prompts):
     """The flow of every noisy chunk over the clean ones before it, by the engine's forwards and its memory."""
     request, texts = request_of(changes=(PromptChange(latent_frame=SIZE, prompt=PROMPTS[1]),)), Texts(model)
@@ -64,12 +70,8 @@ def engine_flows(model, noisy, clean, *, timesteps, prompts):
         first = chunk * SIZE
         window = {"chunk": chunk, "first_latent_frame": first, "latent_frames": SIZE, "step": 0, "last": False}
         forwards.turn_to(WindowStep(request_id=request.request_id, prompt=prompts[chunk], **window))
-        flows.append(
-            forwards.run(noisy[chunk][None], (float(timesteps[chunk]),) * SIZE, first, commits=False)(
-                Branch.CONDITIONAL
-            )
-        )
-        forwards.run(clean[chunk][None], (0.0,) * SIZE, first, commits=True)(Branch.CONDITIONAL)
+        flows.append(forwards.run(window_of(noisy, chunk, float(timesteps[chunk])))(Branch.CONDITIONAL))
+        forwards.run(window_of(clean, chunk, 0.0, records=True))(Branch.CONDITIONAL)
     forwards.release()
     return torch.cat(flows)
 

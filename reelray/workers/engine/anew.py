@@ -4,32 +4,14 @@ Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from reelray.proto.recipe import Recipe
 from reelray.workers.engine.stream_memory import StreamMemory
+from reelray.workers.engine.window_input import WindowInput
 from reelray.workers.samplers.guidance import Branch
-
-
-class Predict(Protocol):
-    """Evaluates a branch on a window; see `Forwards`."""
-
-    def __call__(
-        self, branch: Branch, latents_1CTHW: Tensor, first: int, *, timesteps: Sequence[float], records: bool
-    ) -> Tensor:
-        """See the class.
-
-        Args:
-            branch: Of guidance.
-            latents_1CTHW: Of the window.
-            first: Its first latent frame.
-            timesteps: Of each of its latent frames.
-            records: Whether keys and values are taken down.
-        """
-        ...
 
 
 def find_anew(recipe: Recipe, end: int) -> tuple[int, ...]:
@@ -49,7 +31,7 @@ def cut_anew(recipe: Recipe, frames: Sequence[int]) -> list[Sequence[int]]:
 
 
 def evaluate_anew(  # noqa: PLR0917  (all six are what the call is about)
-    predict: Predict,
+    predict: Callable[[Branch, WindowInput], Tensor],
     memory: StreamMemory,
     recipe: Recipe,
     latents_1CTHW: Tensor,
@@ -74,7 +56,8 @@ def evaluate_anew(  # noqa: PLR0917  (all six are what the call is about)
         for block in cut_anew(recipe, frames):
             begin = sum(part_1CTHW.shape[2] for part_1CTHW in found)
             block_1CTHW, timesteps = latents_1CTHW[:, :, begin : begin + len(block)], (timestep,) * len(block)
-            found.append(predict(branch, block_1CTHW, block[0], timesteps=timesteps, records=True))
+            window = WindowInput(latents_1CTHW=block_1CTHW, timesteps=timesteps, first=block[0], records=True)
+            found.append(predict(branch, window))
             memory.commit_again(branch, block)
         return torch.cat(found, 2)
 

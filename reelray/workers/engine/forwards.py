@@ -23,6 +23,7 @@ from reelray.workers.engine.packing import on_cpu, pack, unpack
 from reelray.workers.engine.station import Station, keep
 from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.engine.texts import Texts
+from reelray.workers.engine.window_input import WindowInput
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.joint_rows import Row
 from reelray.workers.samplers.guidance import Branch
@@ -123,51 +124,41 @@ class Forwards:
         self._prompt, self._mix, self._cuts = prompt, window.mix, window.cuts
         self._text()  # at once: ranks that share weights make it together, whichever branch they evaluate
 
-    def run(
-        self, latents_1CTHW: Tensor, timesteps: Sequence[float], first: int, *, commits: bool, level: int = 0
-    ) -> Evaluate:
-        """What evaluates a branch on a window by the prompt in force, and remembers the window if it commits.
+    def run(self, window: WindowInput, predicted: Mapping[Branch, Tensor] | None = None) -> Evaluate:
+        """What evaluates a branch on a window by the prompt in force, and remembers the window if it is recorded.
 
         Args:
-            latents_1CTHW: Of the window.
-            timesteps: Of each of its latent frames.
-            first: Its first latent frame.
-            commits: Whether the forward is remembered.
-            level: Which memory it has to do with, where each noise level has one.
+            window: The window.
+            predicted: What a forward that was shared made of its `row` of each branch; None evaluates them here.
         """
 
         def evaluate(branch: Branch) -> Tensor:
-            if self._memory is not None:
-                self._memory.turn_to(level)
-            prediction_1CTHW = self._predict(branch, latents_1CTHW, first, timesteps=timesteps, records=commits)
-            if self._memory is not None and commits:
-                self._memory.commit(branch, first, latents_1CTHW.shape[2])
+            prediction_1CTHW = self._predict(branch, window) if predicted is None else predicted[branch]
+            if self._memory is not None and window.records:
+                self._memory.commit(branch, window.first, window.length)
                 self._remembered.add(branch)
             return prediction_1CTHW
 
         return evaluate
 
-    def _predict(
-        self, branch: Branch, latents_1CTHW: Tensor, first: int, *, timesteps: Sequence[float], records: bool
-    ) -> Tensor:
-        return self.row(branch, latents_1CTHW, first, timesteps=timesteps, records=records).evaluate_by(self.model)
+    def _predict(self, branch: Branch, window: WindowInput) -> Tensor:
+        return self.row(branch, window).evaluate_by(self.model)
 
-    def row(
-        self, branch: Branch, latents_1CTHW: Tensor, first: int, *, timesteps: Sequence[float], records: bool
-    ) -> Row:
+    def row(self, branch: Branch, window: WindowInput) -> Row:
         """What is evaluated of a branch on a window, with what it attends laid out; see `run`."""
-        memory, length = self._memory, latents_1CTHW.shape[2]
+        memory, first, length = self._memory, window.first, window.length
         text = self._text() if branch is Branch.CONDITIONAL else self.texts.negative
         begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
         positions: Sequence[int] = range(begin, begin + length)
         view = None
         if memory is not None:
+            memory.turn_to(window.level)
             memory.settle(branch, partial(self.model.mean_text_keys, text), self._add_up)
             positions = memory.positions(branch, first, length, cuts=self._cuts)
-            view = memory.view(branch, first, length, records=records)
+            view = memory.view(branch, first, length, records=window.records)
         return Row(
-            latents_1CTHW=latents_1CTHW,
-            timesteps=tuple(timesteps),
+            latents_1CTHW=window.latents_1CTHW,
+            timesteps=tuple(window.timesteps),
             text=text,
             positions=tuple(positions),
             image=self.texts.image and self.texts.image[0],
@@ -193,24 +184,23 @@ class Forwards:
         self._flushes, kept_1CTHW = None, latents_1CTHW.cpu()
         self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=kept_1CTHW, **text, **more))
 
-    def remember(self, window: WindowStep) -> int:
-        """Evaluate clean frames for what their forward leaves; returns the evaluations it took."""
+    def remember_anew(self, window: WindowStep) -> int:
+        """Evaluate clean frames before a chunk for what their forward leaves; returns the evaluations it took."""
         recipe, memory, first = self.request.recipe, self._memory, window.first_latent_frame
         rule = recipe.memory
         assert rule is not None
         assert memory is not None
         end = first + window.latent_frames
-        frames = find_anew(recipe, end) if window.recaches else ()
+        frames = find_anew(recipe, end)
         latents_1CTHW, timestep = self.clean.find(frames or range(first, end), anew=bool(frames)), rule.commit_timestep
         if frames:
             memory.begin_anew()
             evaluate = evaluate_anew(self._predict, memory, recipe, latents_1CTHW, timestep, frames)
         else:
-            if window.recaches:
-                memory.rewind(first)
-            evaluate = self.run(latents_1CTHW, (timestep,) * window.latent_frames, first, commits=True)
+            memory.rewind(first)
+            evaluate = self.run(_remembered_as(latents_1CTHW, timestep, first))
         count = self.remember_others(evaluate)
-        self.note(first, timestep, latents_1CTHW, rewinds=window.recaches and not frames, frames=frames)
+        self.note(first, timestep, latents_1CTHW, rewinds=not frames, frames=frames)
         return count * max(1, len(cut_anew(recipe, frames)))
 
     def give(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -273,9 +263,14 @@ class Forwards:
         if past.frames:
             evaluate_anew(self._predict, memory, recipe, latents_1CTHW, past.timestep, past.frames)(branch)
         else:
-            timesteps = (past.timestep,) * past.length
-            self.run(latents_1CTHW, timesteps, past.first, commits=True, level=past.level)(branch)
+            self.run(_remembered_as(latents_1CTHW, past.timestep, past.first, past.level))(branch)
         self.rooms.on_progress()
+
+
+def _remembered_as(latents_1CTHW: Tensor, timestep: float, first: int, level: int = 0) -> WindowInput:
+    """A window whose frames are all told the same, and that is remembered."""
+    timesteps = (timestep,) * latents_1CTHW.shape[2]
+    return WindowInput(latents_1CTHW=latents_1CTHW, timesteps=timesteps, first=first, records=True, level=level)
 
 
 def _split(history: Sequence[Committed], device: torch.device) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

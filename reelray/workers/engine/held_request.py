@@ -3,7 +3,7 @@
 Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, F pixel frames.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +15,14 @@ from reelray.proto.events import Frames
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import Amend, DecodeStep, Delivery, WindowStep
 from reelray.workers.engine.flight import Flight
-from reelray.workers.engine.forwards import Evaluate, Forwards
+from reelray.workers.engine.forwards import Forwards
 from reelray.workers.engine.memory_rooms import MemoryRooms
+from reelray.workers.engine.open_window import OpenWindow
 from reelray.workers.engine.resting import copy_decoder, put_to_rest, show_decoder, wake_up
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
-from reelray.workers.parallel.layer_pipeline import LineBranches, OpenStep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,6 @@ class HeldRequest:
         self.flight = Flight(request, self._plane_CHW, model.device)
         self.clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
         self._decode_state: Any = None
-        self.rests = False  # from `park` to `wake`
         self.settle(station, here=here)
         self.begin_memory(station)
 
@@ -116,7 +115,7 @@ class HeldRequest:
         other.forwards, other._decode_state = self.forwards.fork(request, texts, rests=rests, beside=beside), decoder
         shown = {name: tensor.clone() for name, tensor in self.flight.show().items()}
         other.flight.take(self.flight.numbers, shown)
-        other.clean_1CTHW, other.rests = {**self.clean_1CTHW}, self.rests or rests
+        other.clean_1CTHW = {**self.clean_1CTHW}
         other.settle(station, here=self.here)
         return other
 
@@ -140,7 +139,6 @@ class HeldRequest:
     def park(self) -> None:
         """See `put_to_rest`."""
         self._decode_state = put_to_rest(self.forwards, self._model, self._decode_state)
-        self.rests = True
 
     def prefetch(self) -> None:
         """Begin to bring back what rests; see `MemoryRooms.prefetch`."""
@@ -148,9 +146,8 @@ class HeldRequest:
             self.forwards.rooms.prefetch(self.forwards.memory)
 
     def wake(self) -> None:
-        """See `wake_up`."""
+        """Be awake; see `wake_up`."""
         self._decode_state = wake_up(self.forwards, self._model, self._decode_state)
-        self.rests = False
 
     def give(self) -> HeldState:
         """What this rank holds, which it then holds no more."""
@@ -169,7 +166,7 @@ class HeldRequest:
             splits=parts is not None and parts.splits,
         )
         self.flight.clear()
-        self.clean_1CTHW, self._decode_state, self.rests = {}, None, False
+        self.clean_1CTHW, self._decode_state = {}, None
         return state
 
     def take(self, state: HeldState) -> None:
@@ -189,35 +186,16 @@ class HeldRequest:
 
     def move(self, window: WindowStep) -> int:
         """Move a window by one step; returns the transformer evaluations it took."""
-        if self.rests:
-            self.wake()
+        if not window.recaches:
+            return self.open(window).close()
+        self.wake()
         self.forwards.turn_to(window)
-        if window.is_clean_pass or window.recaches:
-            return self.forwards.remember(window)
-        self.start(window)
-        flight = self.flight
-        input_1CTHW = flight.latents(window)
-        timesteps, weight = flight.timesteps(window), flight.weight(window)
-        evaluate, more = self._evaluate(input_1CTHW, timesteps, window), 0
-        prediction = self.branches.predict(evaluate, weight, shape=input_1CTHW.shape)
-        if window.commits:
-            more = self.forwards.remember_others(evaluate)
-            self.forwards.note(window.first_latent_frame, timesteps[0], input_1CTHW, level=window.level or 0)
-        return self.end(window, prediction) + more
+        return self.forwards.remember_anew(window)
 
-    def open(self, window: WindowStep) -> OpenStep:
-        """Begin to move a window, on ranks that split the layers: its forwards go on with those of other requests."""
-        self.forwards.turn_to(window)
-        self.start(window)
-        branches, flight = self.branches, self.flight
-        assert isinstance(branches, LineBranches), "whoever has a pipeline evaluates by it"
-        input_1CTHW = flight.latents(window)
-        evaluate = self._evaluate(input_1CTHW, flight.timesteps(window), window)
-        return branches.open(evaluate, flight.weight(window), shape=input_1CTHW.shape)
-
-    def close(self, window: WindowStep, step: OpenStep, predicted: Sequence[Tensor]) -> int:
-        """End what `open` began; returns the transformer evaluations it took."""
-        return self.end(window, step.finish(predicted))
+    def open(self, window: WindowStep) -> OpenWindow:
+        """Begin to move a window, whose forwards may go with those of other requests."""
+        self.wake()
+        return OpenWindow(self, window)
 
     def start(self, window: WindowStep) -> None:
         """Let the chunks of a window enter."""
@@ -244,8 +222,7 @@ class HeldRequest:
 
     def decode(self, step: DecodeStep) -> Frames:
         """Decode the next clean latent frames."""
-        if self.rests:
-            self.wake()
+        self.wake()
         latents_1CTHW = _take_clean(self.clean_1CTHW, step)
         if step.first_latent_frame == 0:
             self._decode_state = self._model.new_decode_state(self.request.recipe.decoder)
@@ -287,12 +264,6 @@ class HeldRequest:
             return None
         data = self._model.pack_decode_state(state, latent_rows=self.latent_rows)
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
-
-    def _evaluate(self, latents_1CTHW: Tensor, timesteps: Sequence[float], window: WindowStep) -> Evaluate:
-        # Two forwards of batch one: one of batch two gives other row tiles (latents differ by 1e-6) and saved only
-        # 7 to 15 % on a CPU.
-        first, level = window.first_latent_frame, window.level or 0
-        return self.forwards.run(latents_1CTHW, timesteps, first, commits=window.commits, level=level)
 
 
 def check_finite(latents_1CTHW: Tensor, digest: str) -> None:

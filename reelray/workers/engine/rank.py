@@ -190,36 +190,29 @@ class Rank:
             self._split(ForkStep(source=admit.like, request=admit.request))
             return
         parts = admit.request, self._model, self._station, self._rooms
-        here, resumes = admit.lane == self._station.lane, admit.resume is not None
-        held = HeldRequest(*parts, here=here, resumes=resumes, seats=admit.seats)
+        here = admit.lane == self._station.lane
+        held = HeldRequest(*parts, here=here, resumes=admit.resume is not None, seats=admit.seats)
         self._held[admit.request.request_id] = held
         if here and admit.resume is not None:
             restore(held, self._station.role, admit.resume)
 
     def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep], *, in_step: bool) -> None:
-        pipeline = self._station.pipeline
+        """Let the forwards of several follow each other through the ranks of the lane, or be one."""
         if len(windows) == 1:
             self._on_held(record, windows[0], _stage_of(windows[0]), partial(HeldRequest.move, window=windows[0]))
-        elif windows:
-            together = JointStep(self._model, in_step=in_step) if pipeline is None else WindowLine(pipeline)
-            self._move_together(record, windows, together)
-
-    def _move_together(
-        self, record: StepRecord, windows: Sequence[WindowStep], together: WindowLine | JointStep
-    ) -> None:
-        """Let the forwards of all windows follow each other through the ranks of the lane, or be one."""
+        if len(windows) <= 1:
+            return
+        pipeline = self._station.pipeline
+        together = JointStep(self._model, in_step=in_step) if pipeline is None else WindowLine(pipeline)
         started = time.perf_counter()
         for window in windows:
-            held = self._held.get(window.request_id)
-            if held is not None and window.request_id not in record.waiting:  # else it failed, or found no room
-                self._attempt(record, held.request, _stage_of(window), partial(together.add, window, held), told=False)
+            self._on_held(record, window, _stage_of(window), partial(together.add, window), silent=True)
         for request, error in together.run(partial(synchronize, self._model.device)):
             record.add_failure(request.request_id, error)
             self._forget(request.request_id)
         share_s = (time.perf_counter() - started) / max(1, len(together.windows))
-        for window, close in together.windows.items():
-            request, told = self._held[window.request_id].request, self._station.role.tells_denoise
-            self._attempt(record, request, _stage_of(window), close, told=told, spent_s=share_s)
+        for window in together.windows:
+            self._on_held(record, window, _stage_of(window), partial(together.close, window), spent_s=share_s)
 
     def _decode(self, record: StepRecord, step: DecodeStep, held: HeldRequest) -> None:
         frames = held.decode(step)
@@ -250,11 +243,15 @@ class Rank:
         step: WindowStep | DecodeStep | Delivery | Amend,
         stage: Stage,
         action: Callable[[HeldRequest], int | None],
+        *,
+        silent: bool = False,
+        spent_s: float = 0.0,
     ) -> None:
         held, role = self._held.get(step.request_id), self._station.role
-        told = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
+        tells = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
         if held is not None and step.request_id not in record.waiting:  # else it failed earlier in this very plan
-            self._attempt(record, held.request, stage, partial(action, held), told=told and held.here)
+            told, act = tells and held.here and not silent, partial(action, held)
+            self._attempt(record, held.request, stage, act, told=told, spent_s=spent_s)
 
     def _attempt(
         self,

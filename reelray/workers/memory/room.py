@@ -257,12 +257,17 @@ class OpenMemory:
         self.kind = Kind.of(memory.regions, places=grid.places, branch=branch, seats=seats)
         self.staging: Staging | None = None
         self._room = room
-        self._sits = not memory.is_parked  # at a workspace; it rests, or is closed, when it does not
+        self._is_open = True
 
     @property
     def rests(self) -> bool:
         """Whether it lies in host memory."""
         return self.memory.is_parked
+
+    @property
+    def _sits(self) -> bool:
+        """Whether it has a place at a workspace."""
+        return self._is_open and not self.rests
 
     def positions(self, first: int, length: int, *, cuts: bool = False) -> Sequence[int]:
         """Temporal positions of a window's own frames: where memory places them; far from it where a scene begins."""
@@ -333,7 +338,7 @@ class OpenMemory:
         """
         if self._sits:
             self._room.park(self)
-            self.staging, self._sits = None, False
+            self.staging = None
 
     def prefetch(self) -> None:
         """Have its pages again and begin to fill them, beside other work; it may be awake already.
@@ -343,7 +348,6 @@ class OpenMemory:
         """
         if self.rests:
             self._room.prefetch(self)
-            self._sits = True
 
     def wake(self) -> None:
         """Be as it was before `park`, for all later work of the device.
@@ -356,8 +360,8 @@ class OpenMemory:
 
     def close(self) -> None:
         """Forget it; may be called twice."""
+        sits, self._is_open = self._sits, False
         self.memory.close()
         self.staging = None
-        if self._sits:
-            self._sits = False
+        if sits:
             self._room.leave(self)

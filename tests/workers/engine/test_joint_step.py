@@ -15,9 +15,8 @@ from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.batching import Batching
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
-from reelray.workers.engine import open_rows
 from reelray.workers.engine.held_request import HeldRequest
-from reelray.workers.engine.open_rows import OpenRows
+from reelray.workers.engine.open_window import OpenWindow
 from reelray.workers.engine.rank import Rank
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.models.registry import open_checkpoint
@@ -173,38 +172,38 @@ def test_costs_of_a_shared_forward_are_split(model):
 
 
 def break_sampler(monkeypatch):
-    whole = OpenRows.close
+    whole = OpenWindow.close
 
-    def close(opened, predicted):
+    def close(opened, *predicted):
         if opened.window.request_id == "b" and opened.window.chunk == 1:
             raise RuntimeError("the sampler broke")
-        return whole(opened, predicted)
+        return whole(opened, *predicted)
 
-    monkeypatch.setattr(OpenRows, "close", close)
+    monkeypatch.setattr(OpenWindow, "close", close)
 
 
 def break_forward(monkeypatch, model):
     """Whatever has b's second chunk in it."""
-    whole, second = type(model).denoise_rows, {}
+    whole, rows_of, second = type(model).denoise_rows, OpenWindow.rows, {}
 
-    class Noted(OpenRows):
-        def __init__(self, held, window):
-            super().__init__(held, window)
-            if window.request_id == "b" and window.chunk == 1:
-                second.update((id(row), row) for row in self.rows.values())
+    def note(opened):
+        rows = rows_of(opened)
+        if opened.window.request_id == "b" and opened.window.chunk == 1:
+            second.update((id(row), row) for row in rows.values())
+        return rows
 
     def denoise_rows(model, rows, **more):
         if any(id(row) in second for row in rows):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return whole(model, rows, **more)
 
-    monkeypatch.setattr("reelray.workers.engine.joint_step.OpenRows", Noted)
+    monkeypatch.setattr(OpenWindow, "rows", note)
     monkeypatch.setattr(type(model), "denoise_rows", denoise_rows)
 
 
 def break_layout(monkeypatch):
     whole, at_work = PagePool.lay_out, []
-    begin = open_rows.OpenRows.__init__
+    begin = OpenWindow.__init__
 
     def note(opened, held, window):
         at_work[:] = [window]
@@ -216,7 +215,7 @@ def break_layout(monkeypatch):
             raise torch.OutOfMemoryError("no memory is left")
         whole(pool, frames, tokens, to_L2SND, angles)
 
-    monkeypatch.setattr(OpenRows, "__init__", note)
+    monkeypatch.setattr(OpenWindow, "__init__", note)
     monkeypatch.setattr(PagePool, "lay_out", lay_out)
 
 
