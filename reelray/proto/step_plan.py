@@ -346,6 +346,7 @@ class StepReport:
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
         waiting: Requests for whose memory there is no room at present, among those that came back or were moved: they
             go on resting, and whatever else the plan said of them was skipped.
+        refused: Forks that were to begin in host memory and were not made, because there is none to spare.
         commits: States that the plan asked for.
         snapshots: Snapshots that it asked for.
         moved_bytes: Bytes that came from other ranks for the plan's moves.
@@ -359,6 +360,7 @@ class StepReport:
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
     waiting: tuple[RequestId, ...] = ()
+    refused: tuple[RequestId, ...] = ()
     commits: tuple[Commit, ...] = ()
     snapshots: tuple[Commit, ...] = ()
     moved_bytes: int = 0

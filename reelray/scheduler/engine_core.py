@@ -227,7 +227,7 @@ class EngineCore:
             if self._goes_on(commit.request_id):
                 self._rollouts[commit.request_id].committed(commit.parts, line.issued_at_s, plan.crew)
         snapshots = self._copies.take_snapshots(report)
-        self._dismiss(self._marks.note(plan, failures, self._rollouts))
+        self._dismiss(self._marks.note(plan, {*failures, *report.refused}, self._rollouts))
         forks = tuple(self._begin_fork(*made) for made in self._copies.take_forks(plan.forks, report))
         finished = tuple(d.request_id for d in plan.decodes if self.phase(d.request_id) is Phase.FINISHED)
         self._retire()

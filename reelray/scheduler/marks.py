@@ -48,7 +48,7 @@ class Marks:
 
         Args:
             plan: That was carried out.
-            failures: Requests that failed in it.
+            failures: Requests that failed in it, and marks for which there was no memory.
             rollouts: Of all requests.
 
         Returns:

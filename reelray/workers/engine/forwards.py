@@ -97,6 +97,8 @@ class Forwards:
 
     def fork(self, request: RenderRequest, texts: Texts, **how: Any) -> "Forwards":
         """Those of a request that goes on from here; see `MemoryRooms.fork`."""
+        if self._memory is not None:
+            self.rooms.check_fork(self._memory, rests=bool(how.get("rests")))
         other = Forwards(request=request, model=self.model, rooms=self.rooms, texts=texts, seats=self.seats)
         other._past, other._written, other._saved = [*self._past], self._written, self._saved
         other._add_up = self._add_up

@@ -112,11 +112,12 @@ class HeldRequest:
         texts = self._texts.fork()
         decoder, beside = copy_decoder(self.forwards, self._model, self._decode_state, rests=rests)
         other = HeldRequest(request, self._model, station, self.forwards.rooms, here=False, texts=texts)
-        other.forwards, other._decode_state = self.forwards.fork(request, texts, rests=rests, beside=beside), decoder
         shown = {name: tensor.clone() for name, tensor in self.flight.show().items()}
         other.flight.take(self.flight.numbers, shown)
         other.clean_1CTHW = {**self.clean_1CTHW}
         other.settle(station, here=self.here)
+        # Last of all: whatever fails before leaves no pages behind.
+        other.forwards, other._decode_state = self.forwards.fork(request, texts, rests=rests, beside=beside), decoder
         return other
 
     def settle(self, station: Station, *, here: bool) -> None:

@@ -210,6 +210,17 @@ class MemoryRooms:
         Raises:
             ResourceError: There is no room for it; of host memory half is left to streams that are put to rest.
         """
+        self.check_fork(stream, rests=rests)
+        other = stream.fork(rests=rests, beside=beside)
+        self._entries.append(replace(self._find(stream), stream=ref(other)))
+        return other
+
+    def check_fork(self, stream: StreamMemory, *, rests: bool = False) -> None:
+        """Refuse a fork for which nothing is left, before anything is copied; see `fork`.
+
+        Raises:
+            ResourceError: There is no room for it.
+        """
         entry = self._find(stream)
         if rests and not stream.rests:
             host = self._rooms[entry.station].host
@@ -217,9 +228,6 @@ class MemoryRooms:
                 raise ResourceError("what is left of the host memory is for streams that are put to rest")
         elif entry.station in self._budgets and not stream.rests:
             self._budgets[entry.station].check(entry.shape, self._awake(entry.station))
-        other = stream.fork(rests=rests, beside=beside)
-        self._entries.append(replace(entry, stream=ref(other)))
-        return other
 
     def close(self) -> None:
         """Free all of it."""

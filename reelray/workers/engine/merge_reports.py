@@ -28,6 +28,7 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
         costs=tuple(cost for report in reports for cost in report.costs),
         failures=tuple(failures.values()),
         waiting=tuple(dict.fromkeys(request_id for report in reports for request_id in report.waiting)),
+        refused=tuple(dict.fromkeys(request_id for report in reports for request_id in report.refused)),
         commits=_merge([commit for report in reports for commit in report.commits]),
         snapshots=_merge([snapshot for report in reports for snapshot in report.snapshots]),
         moved_bytes=sum(report.moved_bytes for report in reports),

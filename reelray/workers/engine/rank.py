@@ -33,7 +33,7 @@ from reelray.workers.engine.loading import describe
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.put_down import add_snapshot
 from reelray.workers.engine.regroup import Regrouper
-from reelray.workers.engine.resting import list_rests, waiting_for_room
+from reelray.workers.engine.resting import list_rests, noting_lack
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
 from reelray.workers.engine.window_line import WindowLine
@@ -179,7 +179,7 @@ class Rank:
         def carry_out() -> None:
             leaving = regrouper.carry_out(move, held)
             held.settle(station, here=here)
-            with waiting_for_room(held, record.waiting):
+            with noting_lack(move.request_id, record.waiting):
                 regrouper.memories.carry_out(move, held, station, leaving)
 
         self._attempt(record, held.request, Stage.REGROUP, carry_out, told=here and station.role.tells_denoise)
@@ -231,7 +231,10 @@ class Rank:
                 self._attempt(record, held.request, Stage.REMEMBER, write, told=False)
         for fork in plan.forks:
             if fork.source in self._held:
-                self._attempt(record, fork.request, Stage.REMEMBER, partial(self._split, fork), told=False, waits=False)
+                make: Callable[[], None] = partial(self._split, fork)
+                if fork.rests:
+                    make = noting_lack(fork.request.request_id, record.refused)(make)
+                self._attempt(record, fork.request, Stage.REMEMBER, make, told=False, waits=False)
 
     def _split(self, fork: ForkStep) -> None:
         held = self._held[fork.source].fork(fork.request, self._station, rests=fork.rests)

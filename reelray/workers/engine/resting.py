@@ -111,17 +111,17 @@ def rest(held: "HeldRequest") -> None:
 
 
 @contextmanager
-def waiting_for_room(held: "HeldRequest", waiting: set[RequestId]) -> Iterator[None]:
-    """Let a request wait if there is no room for what is done within.
+def noting_lack(request_id: RequestId, lacking: set[RequestId]) -> Iterator[None]:
+    """Take it for an ordinary outcome that there is no room for what is done within.
 
     Args:
-        held: The request.
-        waiting: Those that found no room; it joins them.
+        request_id: For whom it is done.
+        lacking: Those that found no room; it joins them.
     """
     try:
         yield
     except ResourceError:
-        waiting.add(held.request.request_id)
+        lacking.add(request_id)
 
 
 def come_back(held: "HeldRequest", station: "Station", waiting: set[RequestId]) -> None:
@@ -130,9 +130,9 @@ def come_back(held: "HeldRequest", station: "Station", waiting: set[RequestId]) 
     Args:
         held: The request.
         station: Of this rank.
-        waiting: See `waiting_for_room`.
+        waiting: Those that found no room.
     """
-    with waiting_for_room(held, waiting):
+    with noting_lack(held.request.request_id, waiting):
         if held.forwards.memory is None:
             held.begin_memory(station)
         else:

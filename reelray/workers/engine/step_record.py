@@ -21,6 +21,8 @@ class StepRecord:
         self._moved_bytes = 0
         self.waiting: set[RequestId] = set()
         """Requests that find no room; nothing is done for them in this step."""
+        self.refused: set[RequestId] = set()
+        """Forks for which there is no host memory; they are not made."""
 
     def add_frames(self, frames: Frames) -> None:
         """Add decoded frames."""
@@ -56,6 +58,7 @@ class StepRecord:
             costs=tuple(self._costs),
             failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),
             waiting=tuple(sorted(self.waiting)),
+            refused=tuple(sorted(self.refused)),
             commits=tuple(self._commits),
             snapshots=tuple(self._snapshots),
             moved_bytes=self._moved_bytes,

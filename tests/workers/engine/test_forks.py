@@ -6,6 +6,7 @@ from reelray.proto.errors import EndedError, InputError, ResourceError
 from reelray.proto.request import RequestId
 from reelray.proto.session import Fork, Pause, Resume, Say
 from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.clean_chunks import CleanChunks
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
@@ -233,6 +234,23 @@ def test_marks_leave_half_of_the_host_memory_to_streams_that_rest(model):
     assert drive.videos["a"] == run_whole(model, request)
     drive.step()
     assert not drive.rank._held
+
+
+def test_a_mark_for_which_there_is_no_memory_is_no_failure_and_nothing_is_copied_for_it(model, monkeypatch):
+    """In a gang a failure is waited for on every rank; on a GPU it empties the allocator's cache in mid-stream."""
+    copied, whole_fork = [], CleanChunks.fork
+    monkeypatch.setattr(CleanChunks, "fork", lambda clean, **how: copied.append(how) or whole_fork(clean, **how))
+    forgotten, forget = [], Rank._forget
+    monkeypatch.setattr(Rank, "_forget", lambda rank, name: forgotten.append(name) or forget(rank, name))
+    monkeypatch.setattr(model, "host_bytes", 10_000_000)
+    drive = Drive(model, EngineLimits(mark_chunks=1, marks=99))
+    drive.submit(live_request("rollout", latent_frames=30))
+    drive.run(begins(9))
+    marks = [name for name in drive.rank._held if name.startswith("a@")]
+    assert 1 <= len(marks) == len(copied) < 8
+    assert not drive.failures
+    assert not forgotten
+    assert {*marks} == {mark.request.request_id for mark in drive.core._marks._marks["a"]}
 
 
 def test_a_fork_that_is_asked_for_while_a_mark_is_left_is_not_the_mark(model):
