@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from reelray.proto.commit_parts import CHUNK_PART, DECODE_PART, find_history, find_memory, memory_part
+from reelray.proto.commit_parts import CHUNK_PART, DECODE_PART, drop_forgotten, find_memory, is_history, memory_part
 from reelray.proto.step_plan import Crew
 
 
@@ -24,8 +24,9 @@ class Saved:
     at_s: float | None = None
 
     def written_by_all(self, now: "Saved") -> "Saved":
-        """What all ranks wrote at once; inputs of remembered forwards are written once each, and all are needed."""
-        return replace(now, parts={**find_history(self.parts or {}), **(now.parts or {})})
+        """What all ranks wrote at once; inputs of remembered forwards are written once each."""
+        known = {name: data for name, data in (self.parts or {}).items() if is_history(name)}
+        return replace(now, parts=drop_forgotten({**known, **(now.parts or {})}))
 
     def written_by(self, crew: Crew, now: "Saved", past: Collection[str]) -> "Saved":
         """What one crew wrote.
@@ -38,7 +39,7 @@ class Saved:
             now: What it wrote, and how far it was.
             past: Names of parts that a decoder's state which is written now has behind it.
         """
-        known = {**self._lasting, **(now.parts or {})}
+        known = drop_forgotten({**self._lasting, **(now.parts or {})})
         if crew is Crew.DENOISE:
             return replace(self, windows=now.windows, parts=known, at_s=now.at_s)
         return replace(self, pieces=now.pieces, parts={name: data for name, data in known.items() if name not in past})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelray.proto.commit_parts import find_history, find_memory, history_part
+from reelray.proto.commit_parts import find_history, find_memory
 from reelray.proto.memory_rule import PromptSwitch
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import WindowStep
@@ -54,7 +54,7 @@ class Forwards:
     _memory: StreamMemory | None = field(default=None, init=False)
     _past: list[Committed] = field(default_factory=list, init=False)  # what a memory is yet to be made from
     _written: Sequence[Any] = field(default=(), init=False)  # that memory itself, by first head, if it was written
-    _saved: int = field(default=0, init=False)  # how much of the history was written down
+    _saved: int = field(default=0, init=False)  # forwards that were written down
     _prompt: int = field(default=0, init=False)  # the prompt in force
     _remembered: set[Branch] = field(default_factory=set, init=False)  # branches of the forward in work
     _flushes: int | None = field(default=None, init=False)  # what its coming has kept, until that is noted
@@ -183,8 +183,9 @@ class Forwards:
         """Keep the input of a forward that was remembered, so that it can be repeated; `more` as in `Committed`."""
         assert self._memory is not None
         text: dict[str, Any] = {"prompt": self._prompt, "mix": self._mix, "cuts": self._cuts, "flushes": self._flushes}
-        self._flushes, kept_1CTHW = None, latents_1CTHW.cpu()
-        self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=kept_1CTHW, **text, **more))
+        self._flushes, kept_1CTHW, number = None, latents_1CTHW.cpu(), _count(self._memory.history)
+        text |= {"number": number, **more}
+        self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=kept_1CTHW, **text))
 
     def remember_anew(self, window: WindowStep) -> int:
         """Evaluate clean frames before a chunk for what their forward leaves; returns the evaluations it took."""
@@ -222,8 +223,8 @@ class Forwards:
     def save(self) -> tuple[Any, dict[str, bytes]]:
         """Write down what is clean and yet to be remembered, and what was remembered since the last time."""
         history = [] if self._memory is None else self._memory.history
-        begin, self._saved = self._saved, len(history)
-        parts = {history_part(number): pack(asdict(history[number])) for number in range(begin, len(history))}
+        parts = {past.part: pack(asdict(past)) for past in history if past.number >= self._saved}
+        self._saved = _count(history)
         return self.state(), parts
 
     def state(self) -> dict[str, Any]:
@@ -234,8 +235,8 @@ class Forwards:
         """Go on from what `save` has written down."""
         self.clean.take(*state["clean"])
         self._prompt, self._flushes = state["prompt"], state["flushes"]
-        self._past = [Committed(**unpack(data)) for data in find_history(parts).values()]
-        self._saved = len(self._past)
+        self._past = [Committed(**unpack(data) | {"number": n}) for n, data in find_history(parts).items()]
+        self._saved = _count(self._past)
         if self._past:  # an empty memory needs no writing down, and a later one must not be taken for it
             self._written = [(first, unpack(data)) for first, data in find_memory(parts)]
         self._remember_again()
@@ -273,6 +274,11 @@ def _remembered_as(latents_1CTHW: Tensor, timestep: float, first: int, level: in
     """A window whose frames are all told the same, and that is remembered."""
     timesteps = (timestep,) * latents_1CTHW.shape[2]
     return WindowInput(latents_1CTHW=latents_1CTHW, timesteps=timesteps, first=first, records=True, level=level)
+
+
+def _count(history: Sequence[Committed]) -> int:
+    """Forwards that were remembered up to the last one of these."""
+    return history[-1].number + 1 if history else 0
 
 
 def _split(history: Sequence[Committed], device: torch.device) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

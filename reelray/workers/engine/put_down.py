@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from reelray.proto.commit_parts import CHUNK_PART, DECODE_PART, clean_part, history_part, memory_part
+from reelray.proto.commit_parts import CHUNK_PART, DECODE_PART, clean_part, memory_part
 from reelray.proto.memory_rule import Commit
 from reelray.proto.snapshot import SnapshotKind
 from reelray.workers.engine.packing import on_cpu, pack
@@ -54,7 +54,7 @@ def _remembered(held: "HeldRequest", kind: SnapshotKind) -> dict[str, bytes]:
     history = held.forwards.history
     if kind is SnapshotKind.QUICK:
         history = keep_attended(history, rule)
-    parts = {history_part(number): pack(asdict(past)) for number, past in enumerate(history)}
+    parts = {past.part: pack(asdict(past)) for past in history}
     if memory is None or kind is not SnapshotKind.EXACT:  # what found no room where it was moved is made again
         return parts
     return parts | {memory_part(memory.first_head): pack(memory.write())}

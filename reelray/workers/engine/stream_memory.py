@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from reelray.proto.commit_parts import history_part
 from reelray.proto.errors import ResourceError
 from reelray.proto.memory_rule import MemoryRule, Sink
 from reelray.proto.storage import Storage
@@ -37,6 +38,7 @@ class Committed:
         frames: Latent frames it is over, where all else was forgotten before it; none means those from `first` on.
         cuts: Whether it is of the first chunk of another scene.
         flushes: How many of the latest frames were kept when the prompt changed before it; None where it did not.
+        number: Forwards that were remembered before it, of all chunks.
     """
 
     first: int
@@ -49,6 +51,12 @@ class Committed:
     frames: tuple[int, ...] = ()
     cuts: bool = False
     flushes: int | None = None
+    number: int = 0
+
+    @property
+    def part(self) -> str:
+        """Name of what is written down of it."""
+        return history_part(self.number, anew=bool(self.frames))
 
     @property
     def length(self) -> int:
@@ -133,7 +141,9 @@ class StreamMemory:
             memory.commit(first, length)
 
     def note(self, committed: Committed) -> None:
-        """Keep the input of a forward that every branch has remembered."""
+        """Keep the input of a forward that every branch has remembered; where it began anew, none before it counts."""
+        if committed.frames:
+            self.history = []
         self.history.append(committed)
 
     def replay(self, history: Sequence[Committed], evaluate: Callable[[Committed, Branch], None]) -> None:
@@ -143,9 +153,7 @@ class StreamMemory:
             history: From the first chunk on.
             evaluate: Runs the forward of a branch and commits it.
         """
-        begin = max((number for number, committed in enumerate(history) if committed.frames), default=0)
-        self.history += history[:begin]  # what these left was forgotten since
-        for committed in history[begin:]:
+        for committed in history:
             if committed.frames:
                 self.begin_anew()
             if committed.flushes is not None:
