@@ -84,16 +84,24 @@ class Forwards:
     def begin(self, station: Station, *, repeats: bool = True) -> None:
         """Remember here from now on, what was remembered elsewhere included; others bring that where nothing `repeats`.
 
+        Whatever it raises, nothing is remembered here afterwards, and it may be asked again.
+
         Raises:
             ResourceError: There is no room for it.
         """
-        if self._memory is None:
-            self._add_up = station.add_up
-            self._memory = self.rooms.open(self.request, station, seats=self.seats)
-            if repeats:
-                self._remember_again()
-            elif self._memory is not None:
-                self._memory.history, self._past = self._past, []
+        if self._memory is not None:
+            return
+        self._add_up = station.add_up
+        self._memory = memory = self.rooms.open(self.request, station, seats=self.seats)
+        if not repeats and memory is not None:
+            memory.history, self._past = self._past, []
+        try:
+            self._remember_again()
+        except Exception:
+            assert memory is not None
+            memory.close()
+            self._memory = None
+            raise
 
     def fork(self, request: RenderRequest, texts: Texts, **how: Any) -> "Forwards":
         """Those of a request that goes on from here; see `MemoryRooms.fork`."""
@@ -250,9 +258,12 @@ class Forwards:
             self._past, self._written = [], []
             return
         prompt = self._prompt
-        self._memory.replay(self._past, self._repeat)
-        self._remembered.clear()
-        self._past, self._prompt, self._mix, self._cuts = [], prompt, (), False
+        try:
+            self._memory.replay(self._past, self._repeat)
+        finally:
+            self._remembered.clear()
+            self._prompt, self._mix, self._cuts = prompt, (), False
+        self._past = []
         if self._flushes is not None:
             self._memory.flush(self._flushes)
 

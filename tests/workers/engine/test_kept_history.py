@@ -1,11 +1,14 @@
 """What a rank and its leader keep of the forwards that made a memory: no more than can be asked for again."""
 
 import pytest
+import torch
 
 from reelray.proto.commit_parts import find_history
+from reelray.proto.errors import ResourceError
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.models.registry import open_checkpoint
-from tests.support.live_cases import Drive, begins, live_request, run_whole
+from tests.support.live_cases import Drive, begins, live_request, run_whole, said
+from tests.support.pages_left import assert_nothing_stays
 from tests.workers.engine.test_snapshots import FAITHFUL, put_down, take_up
 
 
@@ -48,3 +51,35 @@ def test_a_memory_that_never_begins_anew_can_be_made_again_from_its_beginning(mo
     drive.submit(live_request("keep", latent_frames=24))
     drive.run(begins(9))
     assert kept(drive) == (9, 9)
+
+
+@pytest.mark.parametrize("rule", ["recache", "bank"])
+@torch.inference_mode()
+def test_a_memory_that_cannot_be_made_again_leaves_no_page_and_may_be_asked_for_again(model, monkeypatch, rule):
+    """Half of it would be attended as if it were all of it."""
+    request = said(live_request(rule, latent_frames=16), (4, "a blue star"))
+    drive = Drive(model)
+    drive.submit(request)
+    drive.run(begins(5))
+    held, station = drive.rank._held["a"], drive.rank._station
+    held.forwards.take(*held.forwards.give())  # as if another lane had given it
+    assert_nothing_stays(drive.rank)
+    whole, calls = type(model).denoise, []
+
+    def break_off(*arguments, **more):
+        calls.append(1)
+        if len(calls) == 3:
+            raise ResourceError("there is no room for that forward")
+        return whole(*arguments, **more)
+
+    monkeypatch.setattr(type(model), "denoise", break_off)
+    with pytest.raises(ResourceError, match="no room for that forward"):
+        held.begin_memory(station)
+    assert held.forwards.memory is None
+    assert_nothing_stays(drive.rank)
+    held.begin_memory(station)
+    monkeypatch.undo()
+    drive.run()
+    assert drive.videos["a"] == run_whole(model, request)
+    drive.step()
+    assert_nothing_stays(drive.rank)
