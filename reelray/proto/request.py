@@ -66,6 +66,11 @@ class RenderRequest:
     live: bool = False
     pace_fps: float | None = None
 
+    @property
+    def scenes(self) -> int:
+        """Scenes that it cuts to."""
+        return sum(change.cut for change in self.changes)
+
     def __post_init__(self) -> None:
         times = [change.latent_frame for change in self.changes]
         if any(a >= b for a, b in pairwise(times)):

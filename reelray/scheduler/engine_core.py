@@ -133,7 +133,7 @@ class EngineCore:
         Raises:
             EndedError: It is not here or has ended.
             InputError: The order comes too late.
-            SizeError: The model cannot place so many frames.
+            SizeError: The model cannot place so many frames, or scenes.
             UnsupportedError: The model makes whole clips, or cannot begin another scene.
         """
         rollout = _find(self._rollouts, request_id)
@@ -337,8 +337,7 @@ def _check_model(request: RenderRequest, facts: ModelFacts) -> None:
     decoder = request.recipe.decoder
     if decoder not in facts.decoders:
         raise UnsupportedError(f"decoder is {decoder}; the model here has {', '.join(facts.decoders)}")
-    scenes = sum(change.cut for change in request.changes)
-    facts.check_memory(request.recipe, frames=request.frames, scenes=scenes)
+    facts.check_memory(request.recipe, frames=request.frames, scenes=request.scenes)
 
 
 def _check_layouts(request: RenderRequest, facts: ModelFacts, layouts: Sequence[Layout]) -> None:

@@ -20,7 +20,7 @@ def carry_out(rollout: Rollout, order: Order) -> tuple[Standing, Amend | None]:
 
     Raises:
         InputError: It comes too late; nothing has changed.
-        SizeError: The model cannot place so many frames; nothing has changed.
+        SizeError: The model cannot place so many frames, or scenes; nothing has changed.
     """
     before, request = rollout.request, rollout.request
     facts, chunks, begun = rollout.facts, rollout.chunks, rollout.chunks_begun
@@ -37,6 +37,7 @@ def carry_out(rollout: Rollout, order: Order) -> tuple[Standing, Amend | None]:
         case _:
             assert_never(order)
     if request is not before:
+        facts.check_memory(request.recipe, frames=request.frames, scenes=request.scenes)
         rollout.follow(request)
     rollout.paused = isinstance(order, Pause) or (rollout.paused and not isinstance(order, Resume | Stop))
     if rollout.is_decoded and rollout.phase is Phase.RUNNING:

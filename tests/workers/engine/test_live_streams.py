@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from reelray.proto.errors import EndedError, InputError, LateError, SizeError, UnsupportedError
+from reelray.proto.memory_rule import MemoryRule, Sink
 from reelray.proto.request import PromptChange
 from reelray.proto.session import Extend, Pause, Resume, Say, Stop
 from reelray.scheduler.limits import EngineLimits
@@ -35,6 +36,27 @@ def test_prompts_said_live_give_the_bytes_of_prompts_known_in_advance(model, rul
     assert (first.frame, second.frame) == (13, 29)  # chunks 2 and 4 begin at latent frames 4 and 8
     assert drive.videos["a"] == run_whole(model, said(request, (4, STAR), (8, HEART)))
     assert drive.videos["a"] != run_whole(model, request)
+
+
+def test_a_scene_beyond_the_positions_of_the_model_is_refused_when_it_is_asked_for(model):
+    """Each scene of a pinned sink stands farther on; the model tells 64 positions apart."""
+    memory = MemoryRule(local=4, sink=2, sink_kind=Sink.PINNED, scene_shift=27)
+    request, other = live_request("keep"), live_request("keep", "b")
+    request = replace(request, recipe=replace(request.recipe, memory=memory))
+    drive = Drive(model)
+    for one in (request, other):
+        drive.submit(one)
+    drive.run(begins(1))
+    drive.core.tell("a", Say(prompt=STAR, cut=True, latent_frame=4))
+    drive.core.tell("a", Say(prompt=HEART, latent_frame=8))
+    with pytest.raises(SizeError, match=r"^45 frames with 2 more scenes are too many .* at most 37$"):
+        drive.core.tell("a", Say(prompt=HEART, cut=True, latent_frame=8))
+    with pytest.raises(SizeError, match=r"^149 frames with 1 more scenes are too many .* at most 145$"):
+        drive.core.tell("a", Extend(latent_frames=26))
+    drive.run()
+    assert not drive.failures
+    cut = PromptChange(latent_frame=4, prompt=STAR, cut=True), PromptChange(latent_frame=8, prompt=HEART)
+    assert drive.videos == {"a": run_whole(model, replace(request, changes=cut)), "b": run_whole(model, other)}
 
 
 @pytest.mark.parametrize("rule", ["recache", "recache, last step"])
