@@ -55,6 +55,7 @@ class RenderArguments(TypedDict, total=False):
     encoder: str
     decode_ranks: int | str
     decoder: str
+    pace: float
     preview_decoder: str | Path
     on_progress: OnProgress
 

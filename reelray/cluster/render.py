@@ -33,7 +33,7 @@ CHARACTERS_PER_TOKEN = 16
 OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("prompt", "negative", "decoder"), str, "text"),
     (("frames", "seed", "steps"), Integral, "a whole number"),
-    (("guidance", "fps"), Real, "a number"),
+    (("guidance", "fps", "pace"), Real, "a number"),
 )
 """NumPy's numbers count too."""
 STREAM_SECONDS = 60
@@ -61,6 +61,8 @@ class RenderOptions:
         at: Prompts that follow the first, each with the time from which it holds; see `reelray.cluster.prompt_changes`.
         stream: Refuse models that make whole clips; the default length is then `STREAM_SECONDS`.
         decoder: ``full``, or ``preview`` for quick pictures that are not exact.
+        pace: Frames per second at which a stream is played while it is made: beside its forks, turns go by when its
+            frames are due.
 
     Raises:
         InputError: A value is of another kind, such as ``frames="81"``.
@@ -79,6 +81,7 @@ class RenderOptions:
     at: Times | None = None
     stream: bool = False
     decoder: str | None = None
+    pace: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.at, Sequence | None) or any(not is_change(change) for change in self.at or ()):
@@ -142,7 +145,9 @@ def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
             f"model '{model.name}' makes whole clips; a stream needs a model that makes its video chunk by chunk; "
             "for a clip take reelray render"
         )
-    frames = choose_frames(options, recipe, facts, fps)
+    frames, chosen = choose_frames(options, recipe, facts, fps), choose_recipe(options, recipe)
+    if options.stream:
+        check_negative(options, chosen)
     request = RenderRequest(
         request_id=new_request_id(),
         prompt=prompt,
@@ -151,7 +156,8 @@ def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
         height=height,
         frames=frames,
         seed=choose_seed(options.seed),
-        recipe=choose_recipe(options, recipe),
+        recipe=chosen,
+        pace_fps=choose_pace(options.pace),
         image=fit_picture(picture, width, height) if picture else None,
         changes=choose_changes(
             options.at, recipe, facts, frames=frames, fps=fps, check=partial(check_text, "prompt", facts=facts)
@@ -311,6 +317,30 @@ def choose_seed(seed: int | None) -> int:
     return int(seed)
 
 
+def choose_pace(pace: float | None) -> float | None:
+    """The given pace in frames per second; None where there is none.
+
+    Raises:
+        InputError: Out of range.
+    """
+    if pace is not None and not 0 < pace <= MAX_FPS:
+        raise InputError(f"pace is {pace:g}; it must be greater than 0 and at most {MAX_FPS} frames per second")
+    return None if pace is None else float(pace)
+
+
+def check_negative(options: RenderOptions, recipe: Recipe) -> None:
+    """Refuse a negative prompt that would change nothing in a stream.
+
+    Raises:
+        UnsupportedError: Nothing is guided away from it.
+    """
+    if options.negative and not recipe.guidance.needs_unconditional:
+        raise UnsupportedError(
+            f"a negative prompt was given, and model '{recipe.name}' runs without guidance, which is what reads it; "
+            "leave it out, or give a guidance other than 1"
+        )
+
+
 def choose_recipe(options: RenderOptions, recipe: Recipe) -> Recipe:
     """The model's recipe with the steps and the guidance of this request.
 
@@ -330,7 +360,10 @@ def choose_recipe(options: RenderOptions, recipe: Recipe) -> Recipe:
             raise InputError(f"steps is {steps}; it must lie in 1..{MAX_STEPS}")
         fixed = schedule.length if schedule.timesteps else len(guidance.per_step)
         if fixed and steps != fixed:
-            raise UnsupportedError(f"steps is {steps}, but model '{recipe.name}' is made for exactly {fixed} steps")
+            why = "its list of steps is fixed" if schedule.timesteps else "its guidance is a list, one for each step"
+            raise UnsupportedError(
+                f"steps is {steps}, but model '{recipe.name}' is made for exactly {fixed} steps: {why}"
+            )
         if recipe.chunking.stagger is not None and steps < recipe.chunking.stagger:
             raise InputError(
                 f"steps is {steps}; chunks of model '{recipe.name}' are {recipe.chunking.stagger} steps apart, so it "

@@ -94,6 +94,13 @@ def test_distilled_models_keep_their_steps():
     assert plan(steps=4, recipe=recipe).request.recipe.schedule.timesteps == recipe.schedule.timesteps
 
 
+def test_a_pace_goes_with_the_request():
+    assert plan().request.pace_fps is None
+    assert plan(pace=12).request.pace_fps == 12.0
+    with pytest.raises(InputError, match="pace is 0; it must be greater than 0 and at most 240 frames per second"):
+        plan(pace=0)
+
+
 def test_chunks_in_flight_take_no_fewer_steps_than_they_are_apart():
     chunking = Chunking(latent_frames=1, stagger=3, round_latent_frames=3)
     recipe = replace(RECIPE, chunking=chunking, schedule=replace(RECIPE.schedule, steps=9))

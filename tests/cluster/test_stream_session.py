@@ -394,3 +394,8 @@ def test_another_thread_may_go_back_while_frames_are_taken(start, known):
             batch = next(session)
             frames = [batch] if session.position == len(batch) else [*frames, batch]
     assert np.array_equal(np.concatenate(frames)[:13], known(frames=253)[:13])
+
+
+def test_a_stream_and_its_fork_keep_the_pace_that_was_asked_for(start):
+    with start(frames=61, pace=16) as session, session.fork() as other:
+        assert [one.job.request.pace_fps for one in (session, other)] == [16.0, 16.0]

@@ -50,10 +50,17 @@ FrameCount = Annotated[int | None, typer.Option(metavar="N", help="Length in fra
 Size = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size in pixels.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Same seed, same video. Default: random.")]
 Steps = Annotated[int | None, typer.Option(metavar="N", help="Denoise steps.")]
+ChunkSteps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", help="Denoise steps of a chunk; few-step models have a fixed list."),
+]
 Guidance = Annotated[
     float | None, typer.Option(metavar="W", help="How strictly the prompt is followed; 1 switches guidance off.")
 ]
 Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What to avoid.")]
+StreamNegative = Annotated[
+    str | None, typer.Option("--negative", metavar="TEXT", help="What to avoid, for models that run with guidance.")
+]
 Image = Annotated[Path | None, typer.Option(metavar="FILE", help="First frame, for image-to-video models.")]
 Fps = Annotated[float | None, typer.Option(metavar="N", help="Frames per second of the video.")]
 Format = Annotated[

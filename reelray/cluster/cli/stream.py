@@ -20,6 +20,7 @@ Examples:
   reelray stream "a red circle moves left on a blue background" --interactive -o - | ffplay -
   reelray stream "a cat sleeps" -m MODEL --at 10s "the cat wakes up" --at 20s "it runs away"
   reelray stream "rain on a window" -m MODEL --seconds 120 --gpus 4 --json
+  reelray stream "waves at a pier" -m MODEL --steps 20 --guidance 5 --negative "blurred, text"
   reelray stream "a cat sleeps" -m MODEL --interactive -o cat.mp4
   reelray stream --from cat.snap "the cat wakes up" -o rest.mp4
   reelray stream "a busy street" -m infinity-rope-1.3b --at 8s,cut "an empty beach at dawn"
@@ -58,6 +59,9 @@ def stream(
     frames: take.FrameCount = None,
     size: take.Size = None,
     seed: take.Seed = None,
+    steps: take.ChunkSteps = None,
+    guidance: take.Guidance = None,
+    negative: take.StreamNegative = None,
     fps: take.Fps = None,
     video_format: take.Format = None,
     no_clobber: take.NoClobber = False,
@@ -96,7 +100,7 @@ def stream(
     )
     changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
     wish = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed, "fps": fps}
-    wish |= {"decoder": decoder}
+    wish |= {"steps": steps, "guidance": guidance, "negative": negative, "decoder": decoder}
     if snapshot is None:
         _begin(session, way, {"prompt": prompt, **wish}, interactive=interactive)
     else:

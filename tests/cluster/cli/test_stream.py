@@ -80,9 +80,40 @@ def test_chunks_in_flight_go_into_the_file(stream, rolling):
     assert "chunks in flight" in error
 
 
+@pytest.fixture(scope="module")
+def undistilled(tiny_stream, tmp_path_factory):
+    """The same model with as many steps as are asked for."""
+    folder = tmp_path_factory.mktemp("undistilled") / "tiny-undistilled"
+    shutil.copytree(tiny_stream, folder)
+    path = folder / "manifest.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["schedule"] = {"solver": "unipc", "steps": 2, "shift": 5.0}
+    path.write_text(yaml.safe_dump(manifest))
+    return folder
+
+
+def test_steps_guidance_and_what_to_avoid_are_those_of_a_render(stream, undistilled):
+    _, plain, _, path = stream(output="plain.npy", model=undistilled)
+    frames = [np.load(path)]
+    guided = ("--steps", "3", "--guidance", "4")
+    for more in ((), ("--negative", "a grey square")):
+        code, summary, _, path = stream(*guided, *more, model=undistilled)
+        assert code == 0
+        assert (plain["steps"], summary["steps"], summary["guidance"]) == (2, 3, 4.0)
+        assert summary["negative_prompt"] == (more[1] if more else "blurry")  # the default is the model's
+        # Six chunks of which five are remembered, by each branch.
+        assert (plain["forwards"], summary["forwards"]) == (6 * 2 + 5, 2 * (6 * 3 + 5))
+        frames.append(np.load(path))
+    assert not np.array_equal(frames[0], frames[1])
+    assert not np.array_equal(frames[1], frames[2])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
+        (("--steps", "3"), 2, "is made for exactly 2 steps: its list of steps is fixed"),
+        (("--negative", "rain"), 2, "runs without guidance, which is what reads it; leave it out, or give a guidance"),
+        (("--guidance", "101"), 2, "guidance is 101; it must lie in 0..100"),
         (("--at", "1s"), 2, "the prompt at 1 s is empty"),
         (("--at", "2s", "--json"), 2, "2s has no prompt; give both"),
         (("--at", "later", "x"), 2, "the time of a prompt is 'later'"),
