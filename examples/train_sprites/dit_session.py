@@ -16,6 +16,7 @@ from examples.train_sprites.judging import Judge, count_right
 from examples.train_sprites.latent_pool import LATENT_FRAMES, LatentPool
 from examples.train_sprites.pretrain_text import teach_binding
 from examples.train_sprites.ranks import Ranks
+from examples.train_sprites.scenes import Mixture
 from examples.train_sprites.sprites_model import MUON_PREFIXES, TEXT_PREFIX, WORD_SLOTS, SpritesModel
 from examples.train_sprites.state_parts import write_parts
 from examples.train_sprites.tokenizer import build_tokenizer, list_words
@@ -52,6 +53,8 @@ class Settings:
         short_frames: Latent frames of the clips that training begins with.
         short_share: Share of the run on short clips.
         pair_share: Share of clips with two sprites.
+        restless: How many times likelier than another a clip is in which something spins or bounces.
+        beige: How many times likelier a beige background is than chance makes it.
         pool: Clips whose latents are kept on each rank.
         first_clips: Clips made before the first step.
         renew_every: Steps between renewals of 16 clips of the pool.
@@ -75,6 +78,8 @@ class Settings:
     short_frames: int = 9
     short_share: float = 0.35
     pair_share: float = 0.5
+    restless: float = 1.0
+    beige: float = 1.0
     pool: int = 12288
     first_clips: int = 3072
     renew_every: int = 16
@@ -97,6 +102,10 @@ class Settings:
             raise ValueError(f"short_share is {self.short_share}; it must lie in 0..1")
         if self.first_clips > self.pool:
             raise ValueError(f"first_clips is {self.first_clips}; the pool holds only {self.pool}")
+
+    def mixture(self) -> Mixture:
+        """Scenes that training draws."""
+        return Mixture(pair_share=self.pair_share, restless=self.restless, beige=self.beige)
 
     def optimisation(self) -> Optimisation:
         """Settings of the optimisers."""
@@ -149,11 +158,11 @@ class DitSession:
             split="train",
             capacity=settings.pool,
             seed=settings.seed,
-            pair_share=settings.pair_share,
+            mixture=settings.mixture(),
             chunk=chunk,
         )
         self.held_out = LatentPool(
-            vae, tokenizer, split="held_out", capacity=4 * chunk, seed=1, pair_share=0.4, chunk=chunk
+            vae, tokenizer, split="held_out", capacity=4 * chunk, seed=1, mixture=Mixture(pair_share=0.4), chunk=chunk
         )
         self.trial = Trial(vae, tokenizer, captions=settings.trial_captions) if settings.trial_captions else None
         ids = tokenizer("", padding="max_length", max_length=WORD_SLOTS, return_tensors="pt").input_ids

@@ -5,6 +5,7 @@ one takes its place; the run does not wait for a full pool at its start.
 """
 
 import random
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from examples.train_sprites.captions import write_caption
 from examples.train_sprites.draw import draw_batch
-from examples.train_sprites.scenes import Split, sample_scenes
+from examples.train_sprites.scenes import Mixture, Split, sample_scenes
 from examples.train_sprites.sprites_model import WORD_SLOTS
 from examples.train_sprites.train_vae import FRAMES
 from reelray.workers.models.wan.vae import WanVae
@@ -30,7 +31,7 @@ class LatentPool:
         split: Which combinations of words.
         capacity: Clips kept at most.
         seed: Seed of scenes and wordings.
-        pair_share: Share of clips with two sprites.
+        mixture: How often there are two sprites, restless ones, and beige.
         chunk: Clips drawn and encoded at once.
     """
 
@@ -42,12 +43,13 @@ class LatentPool:
         split: Split,
         capacity: int,
         seed: int,
-        pair_share: float = 0.5,
+        mixture: Mixture | None = None,
         chunk: int = 16,
     ) -> None:
         if capacity % chunk:
             raise ValueError(f"capacity is {capacity}; it must be a multiple of {chunk}")
-        self.vae, self.tokenizer, self.split, self.pair_share, self.chunk = vae, tokenizer, split, pair_share, chunk
+        self.vae, self.tokenizer, self.split, self.chunk = vae, tokenizer, split, chunk
+        self.mixture = mixture or Mixture()
         self.device = vae.latents_mean.device
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = random.Random(seed)
@@ -64,7 +66,7 @@ class LatentPool:
     @torch.no_grad()
     def renew(self) -> None:
         """Add one chunk, in place of the oldest one when the pool is full."""
-        scenes = sample_scenes(self.chunk, self.generator, split=self.split, pair_share=self.pair_share)
+        scenes = sample_scenes(self.chunk, self.generator, split=self.split, **asdict(self.mixture))
         video = draw_batch(scenes, range(FRAMES), device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             mean = self.vae.encode_whole(video)[0]

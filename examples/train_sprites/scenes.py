@@ -26,6 +26,31 @@ Split = Literal["train", "held_out"]
 SLOTS = 2
 HELD_OUT_MODULUS, HELD_OUT_RESIDUE = 11, 4
 SIDEWAYS, UPRIGHT = frozenset({"left", "right"}), frozenset({"up", "down"})
+# What a trained model draws wrong most often: outlines that turn, and that hurry.
+RESTLESS = frozenset({"spin", "bounce"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixture:
+    """What a stream of random scenes holds.
+
+    Args:
+        pair_share: Share of scenes with two sprites, 0 to 1.
+        restless: How many times likelier than another a scene is in which something spins or bounces.
+        beige: How many times likelier beige is than chance makes it; latents on it are largest, and so are errors.
+    """
+
+    pair_share: float = 0.5
+    restless: float = 1.0
+    beige: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pair_share <= 1:
+            raise ValueError(f"pair_share is {self.pair_share}; it must lie in 0..1")
+        if self.restless <= 0:
+            raise ValueError(f"restless is {self.restless}; it must be greater than 0")
+        if self.beige <= 0:
+            raise ValueError(f"beige is {self.beige}; it must be greater than 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +111,13 @@ def is_held_out(color: str, shape: str, motion: str) -> bool:
 
 
 def sample_scenes(
-    batch: int, generator: torch.Generator, *, split: Split = "train", pair_share: float = 0.4
+    batch: int,
+    generator: torch.Generator,
+    *,
+    split: Split = "train",
+    pair_share: float = 0.4,
+    restless: float = 1.0,
+    beige: float = 1.0,
 ) -> SceneBatch:
     """Draw random scenes of one split; the same generator state gives the same scenes.
 
@@ -95,18 +126,20 @@ def sample_scenes(
         generator: CPU generator.
         split: "train" holds no held-out combination, "held_out" nothing else.
         pair_share: Share of scenes with two sprites, 0 to 1.
+        restless: How many times likelier a scene is in which something spins or bounces.
+        beige: How many times likelier a beige background is.
 
     Returns:
         The scenes, on the CPU.
     """
-    pairs_PK = _list_pairs(split)
-    single_B = _list_combinations(split)[_choose(len(_list_combinations(split)), batch, generator)]
-    pair_BK = pairs_PK[_choose(len(pairs_PK), batch, generator)]
+    single_B = _choose(_list_combinations(split)[:, None], batch, generator, restless)[:, 0]
+    pair_BK = _choose(_list_pairs(split), batch, generator, restless)
     is_pair_B = torch.rand(batch, generator=generator) < pair_share
     combination_BK = torch.where(is_pair_B[:, None], pair_BK, single_B[:, None].expand(-1, SLOTS))
     color_BK, shape_BK, motion_BK = _split_combination(combination_BK)
     table = _background_table()
-    fits = table[color_BK].all(1) / table.sum(0) ** 2
+    favour = torch.tensor([beige if name == "beige" else 1.0 for name in BACKGROUNDS])
+    fits = table[color_BK].all(1) * favour / table.sum(0) ** 2
     background_B = torch.multinomial(fits, 1, generator=generator)[:, 0]
     return _lay_out(background_B, is_pair_B, (color_BK, shape_BK, motion_BK), generator)
 
@@ -119,8 +152,13 @@ def sample_held_out_captions(count: int, seed: int) -> list[tuple[str, Scene]]:
     return [(write_caption(scene, rng), scene) for scene in described]
 
 
-def _choose(count: int, batch: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(count, (batch,), generator=generator)
+def _choose(rows_PK: Tensor, batch: int, generator: torch.Generator, restless: float) -> Tensor:
+    """Random rows [batch, K] of combinations."""
+    if restless == 1:
+        return rows_PK[torch.randint(len(rows_PK), (batch,), generator=generator)]
+    _, _, motion_PK = _split_combination(rows_PK)
+    weight_P = torch.where(_is_one_of(motion_PK, RESTLESS).any(1), restless, 1.0)
+    return rows_PK[torch.multinomial(weight_P, batch, replacement=True, generator=generator)]
 
 
 def _split_combination(combination: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -99,6 +99,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="train for steps instead of seconds")
     parser.add_argument("--batch", type=int, default=standard.batch, help="whole clips per step and GPU")
     parser.add_argument("--pair-share", type=float, default=standard.pair_share, help="share of clips with two sprites")
+    parser.add_argument(
+        "--restless", type=float, default=standard.restless, help="how much likelier clips are that spin or bounce"
+    )
+    parser.add_argument("--beige", type=float, default=standard.beige, help="how much likelier beige backgrounds are")
     parser.add_argument("--pool", type=int, default=standard.pool, help="clips kept on each GPU")
     parser.add_argument(
         "--short-share", type=float, default=standard.short_share, help="share of the run on short clips"
@@ -134,6 +138,8 @@ def main() -> None:
         steps=options.steps,
         batch=options.batch,
         pair_share=options.pair_share,
+        restless=options.restless,
+        beige=options.beige,
         short_share=options.short_share,
         pool=options.pool,
         renew_every=options.renew_every,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from examples.train_sprites.captions import write_caption, write_plain_caption
-from examples.train_sprites.scenes import SceneBatch, is_held_out, sample_held_out_captions, sample_scenes
+from examples.train_sprites.scenes import Mixture, SceneBatch, is_held_out, sample_held_out_captions, sample_scenes
 from reelray.quality.sprites.caption import parse_caption
 from reelray.quality.sprites.scene import Scene
 from reelray.quality.sprites.vocabulary import BACKGROUNDS, COLORS, MOTIONS, SHAPES, clashes, is_visible
@@ -37,6 +37,48 @@ def test_training_still_shows_every_word_often() -> None:
     for attribute, names in (("color", COLORS), ("shape", SHAPES), ("motion", MOTIONS)):
         counts = [sum(getattr(sprite, attribute) == name for sprite in sprites) for name in names]
         assert min(counts) > 0.5 * sum(counts) / len(counts)
+
+
+def test_restless_scenes_are_as_much_likelier_as_asked() -> None:
+    trained = [
+        motion
+        for color in COLORS
+        for shape in SHAPES
+        for motion in MOTIONS
+        if is_visible(shape, motion) and not is_held_out(color, shape, motion)
+    ]
+    restless = sum(motion in {"spin", "bounce"} for motion in trained)
+    wanted = 5 * restless / (5 * restless + len(trained) - restless)
+    scenes = sample_scenes(3000, torch.Generator().manual_seed(1), pair_share=0.0, restless=5.0)
+    found = [scene.sprites[0] for scene in describe_all(scenes)]
+    assert abs(sum(sprite.motion in {"spin", "bounce"} for sprite in found) / 3000 - wanted) < 0.03
+    assert not any(is_held_out(sprite.color, sprite.shape, sprite.motion) for sprite in found)
+
+
+def test_either_of_two_sprites_makes_a_scene_restless() -> None:
+    def share(restless: float) -> float:
+        scenes = sample_scenes(3000, torch.Generator().manual_seed(1), pair_share=1.0, restless=restless)
+        return sum(any(s.motion in {"spin", "bounce"} for s in scene.sprites) for scene in describe_all(scenes)) / 3000
+
+    plain = share(1.0)
+    assert abs(share(4.0) - 4 * plain / (4 * plain + 1 - plain)) < 0.03
+
+
+def test_beige_is_as_much_likelier_as_asked() -> None:
+    def odds(beige: float) -> float:
+        scenes = sample_scenes(4000, torch.Generator().manual_seed(1), pair_share=0.0, beige=beige)
+        # Red may stand on every background, so nothing but the favour moves its odds.
+        found = [scene for scene in describe_all(scenes) if scene.sprites[0].color == "red"]
+        hits = sum(scene.background == "beige" for scene in found)
+        return hits / (len(found) - hits)
+
+    assert 2.2 < odds(3.0) / odds(1.0) < 4.1
+
+
+@pytest.mark.parametrize("values", [{"pair_share": 1.5}, {"restless": 0.0}, {"beige": -1.0}])
+def test_a_mixture_that_cannot_be_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Mixture(**values)
 
 
 def test_scenes_are_seen_and_told_apart() -> None:
