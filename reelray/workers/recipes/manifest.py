@@ -9,6 +9,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -129,6 +130,7 @@ def _parse(data: object, source: str) -> tuple[Recipe, WeightsSection | None]:
     return _build(checked.model_dump(exclude_unset=True), source)
 
 
+@cache
 def build_schema() -> type[BaseModel]:
     """Mirror the recipe's and the weights section's dataclasses as a pydantic model that forbids unknown fields."""
     sections: dict[str, Any] = {name: (_mirror(kind), {}) for name, kind in SECTIONS.items()}

@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,12 @@ def presets() -> dict[str, Recipe]:
     return {preset.recipe.name: preset.recipe for preset in load_presets()}
 
 
-def load_presets() -> list[Preset]:
-    """Read every preset file of the package."""
+@cache
+def load_presets() -> tuple[Preset, ...]:
+    """Read every preset file of the package, once in a process."""
     folder = resources.files("reelray.workers.recipes") / "preset_files"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return [_parse_preset(file.name, file.read_text(encoding="utf-8")) for file in files]
+    return tuple(_parse_preset(file.name, file.read_text(encoding="utf-8")) for file in files)
 
 
 def find_preset_for(folder: Path) -> Recipe | None:
