@@ -30,8 +30,8 @@ install-dev: $(VENV)/.installed-dev  ## what `make check` and `make test` need
 render: $(VENV)/.installed  ## turn PROMPT into the video OUT (ARGS="--steps 10 ..." are passed on)
 	$(BIN)/reelray render "$(PROMPT)" -o "$(OUT)" $(ARGS)
 
-test: $(VENV)/.installed-dev  ## the default tests: CPU, offline
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.installed-dev  ## the default tests, a process per core: CPU, offline
+	$(BIN)/python -m tests.side_by_side $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
