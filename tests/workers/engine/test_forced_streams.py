@@ -11,6 +11,7 @@ from reelray.proto.request import PromptChange
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.forced_stream import force_plainly
+from tests.support.latent_pictures import LatentPictures
 from tests.support.render_on import render_on
 from tests.support.requests import make_request
 from tests.workers.engine.test_streams import Watched, interrupted
@@ -36,7 +37,7 @@ CASES = {  # chunking of the recipe; the same in words of the published code; la
 
 @pytest.fixture(scope="module")
 def model(tiny_t2v):
-    return open_checkpoint(tiny_t2v, device="cpu")
+    return LatentPictures(open_checkpoint(tiny_t2v, device="cpu"))
 
 
 def request_of(case):

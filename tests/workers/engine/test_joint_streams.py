@@ -19,6 +19,7 @@ from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.interrupted import interrupted
 from tests.support.joint_stream import anchored, newest, roll_plainly, shifted
+from tests.support.latent_pictures import LatentPictures
 from tests.support.pages_left import assert_nothing_stays
 from tests.support.render_on import render_on
 from tests.support.requests import make_recipe, make_request
@@ -48,7 +49,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def model(tiny_t2v):
-    return open_checkpoint(tiny_t2v, device="cpu")
+    return LatentPictures(open_checkpoint(tiny_t2v, device="cpu"))
 
 
 def request_of(case, name="a", *, latent_frames=17, **changes):

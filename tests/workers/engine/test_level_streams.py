@@ -12,6 +12,7 @@ from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.interrupted import interrupted
 from tests.support.joint_stream import AdaptiveMemory, stream_by_levels, wrapped
+from tests.support.latent_pictures import LatentPictures
 from tests.support.render_on import render_on
 from tests.support.requests import make_request
 from tests.support.stream_watched import stream_watched
@@ -23,7 +24,7 @@ PLAIN = {"levels": [0.7, 0.4, 0.2], "timesteps": TIMESTEPS}
 
 @pytest.fixture(scope="module")
 def model(tiny_t2v):
-    return open_checkpoint(tiny_t2v, device="cpu")
+    return LatentPictures(open_checkpoint(tiny_t2v, device="cpu"))
 
 
 def request_of(scale, **changes):

@@ -12,6 +12,7 @@ from reelray.proto.request import PromptChange
 from reelray.proto.session import Extend, Pause, Resume, Say, Stop
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.latent_pictures import LatentPictures
 from tests.support.live_cases import RULES, Drive, begins, live_request, rolling_request, run_whole, said
 
 STAR, HEART = "a blue star spins", "a pink heart"
@@ -19,7 +20,7 @@ STAR, HEART = "a blue star spins", "a pink heart"
 
 @pytest.fixture(scope="module")
 def model(tiny_t2v):
-    return open_checkpoint(tiny_t2v, device="cpu")
+    return LatentPictures(open_checkpoint(tiny_t2v, device="cpu"))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

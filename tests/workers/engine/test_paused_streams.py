@@ -18,6 +18,7 @@ from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.latent_pictures import LatentPictures
 from tests.support.live_cases import RULES, Drive, begins, live_request, rolling_request, run_whole, said
 from tests.support.pages_left import assert_nothing_stays, free_pages
 from tests.workers.engine.test_snapshots import bytes_of, put_down, take_up
@@ -25,7 +26,7 @@ from tests.workers.engine.test_snapshots import bytes_of, put_down, take_up
 
 @pytest.fixture
 def model(tiny_t2v):
-    return open_checkpoint(tiny_t2v, device="cpu")
+    return LatentPictures(open_checkpoint(tiny_t2v, device="cpu"))
 
 
 def leave_room(model, *requests):

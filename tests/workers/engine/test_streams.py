@@ -26,6 +26,7 @@ from reelray.workers.memory.entries import Frame
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.interrupted import interrupted
+from tests.support.latent_pictures import LatentPictures
 from tests.support.memory_oracle import latest, moving_sink, pinned
 from tests.support.pages_left import assert_nothing_stays
 from tests.support.plain_stream import stream_plainly
@@ -62,6 +63,12 @@ def model(tiny_t2v):
     return open_checkpoint(tiny_t2v, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def plain(model):
+    """For what the decoder has no part in."""
+    return LatentPictures(model)
+
+
 def request_of(case, name="a", *, latent_frames=12, **changes):
     schedule, memory, _, guidance = CASES[case]
     recipe = Recipe(
@@ -72,13 +79,13 @@ def request_of(case, name="a", *, latent_frames=12, **changes):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stream_is_what_a_plain_loop_makes(model, case):
+def test_a_stream_is_what_a_plain_loop_makes(plain, case):
     """Six chunks, of which the last attends a window that has overflowed three times."""
-    watched, request = Watched(model), request_of(case)
+    watched, request = Watched(plain), request_of(case)
     rank = Rank(watched)
     render_on(rank, request)
     _, memory, rule, _ = CASES[case]
-    wanted = stream_plainly(model, request, rule, commit_timestep=memory.commit_timestep)
+    wanted = stream_plainly(plain, request, rule, commit_timestep=memory.commit_timestep)
     assert (torch.cat(watched.latents, 2) - wanted).abs().max() < 1e-4 * wanted.abs().max()
     rank.execute(StepPlan(sequence=rank._sequence, generation=0, releases=(request.request_id,)))
     assert_nothing_stays(rank)
@@ -125,15 +132,15 @@ def switched_request(case):
 
 
 @pytest.mark.parametrize("case", SWITCHED)
-def test_a_change_of_the_prompt_is_what_the_plain_loop_makes_of_it(model, case):
-    watched, request = Watched(model), switched_request(case)
+def test_a_change_of_the_prompt_is_what_the_plain_loop_makes_of_it(plain, case):
+    watched, request = Watched(plain), switched_request(case)
     rank = Rank(watched)
     render_on(rank, request)
     _, rule, recached = SWITCHED[case]
-    wanted = stream_plainly(model, request, rule, recached=recached)
+    wanted = stream_plainly(plain, request, rule, recached=recached)
     found = torch.cat(watched.latents, 2)
     assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
-    unchanged = Watched(model)
+    unchanged = Watched(plain)
     render_on(Rank(unchanged), replace(request, changes=()))
     gap = (torch.cat(unchanged.latents, 2) - found).abs().amax((0, 1, 3, 4))
     assert (gap[:8] == 0).all()
@@ -143,16 +150,16 @@ def test_a_change_of_the_prompt_is_what_the_plain_loop_makes_of_it(model, case):
 
 
 @pytest.mark.parametrize("case", SWITCHED)
-def test_a_changed_stream_goes_on_from_any_commit_bit_by_bit(model, case):
+def test_a_changed_stream_goes_on_from_any_commit_bit_by_bit(plain, case):
     request = switched_request(case)
-    whole = render_on(Rank(model), request)
+    whole = render_on(Rank(plain), request)
     for steps in (9, 12, 13, 14, 15):
-        assert interrupted(model, request, after=steps) == whole, steps
+        assert interrupted(plain, request, after=steps) == whole, steps
 
 
-def test_memory_changes_the_video(model):
+def test_memory_changes_the_video(plain):
     """Else the test above would compare chunks that stand alone."""
-    alone, together = Watched(model), Watched(model)
+    alone, together = Watched(plain), Watched(plain)
     request = request_of("sink and latest")
     render_on(Rank(together), request)
     render_on(Rank(alone), replace(request, recipe=replace(request.recipe, memory=None)))
@@ -185,13 +192,13 @@ def test_frames_leave_before_the_clean_pass(model):
     assert plans[1:-1] == [("step",), ("step",), ("decode",), ("clean",), ("step",), ("step",), ("decode",)]
 
 
-def test_guidance_that_ends_before_the_last_step_remembers_both_branches(model):
+def test_guidance_that_ends_before_the_last_step_remembers_both_branches(plain):
     request = request_of("last step")
     recipe = replace(request.recipe, schedule=FEW, guidance=Guidance(per_step=(3.0, 1.0)))
     request = replace(request, recipe=recipe)
-    rank, attended = Rank(model), []
+    rank, attended = Rank(plain), []
     core = EngineCore(EngineLimits())
-    core.submit(request, model.facts)
+    core.submit(request, plain.facts)
     while (plan := core.next_step(0.0)) is not None:
         report = rank.execute(plan)
         core.report(report)
@@ -203,18 +210,18 @@ def test_guidance_that_ends_before_the_last_step_remembers_both_branches(model):
             core.acknowledge(request.request_id, frames.count)
     assert all(one == other for one, other in attended)
     assert max(one for one, _ in attended) == 4
-    whole = render_on(Rank(model), request)
+    whole = render_on(Rank(plain), request)
     for steps in (3, 6, 9):
-        assert interrupted(model, request, after=steps) == whole
+        assert interrupted(plain, request, after=steps) == whole
 
 
 @pytest.mark.parametrize("call", [1, 2, 4])
-def test_a_stream_that_fails_while_its_memory_is_laid_out_leaves_the_others_theirs(model, monkeypatch, call):
+def test_a_stream_that_fails_while_its_memory_is_laid_out_leaves_the_others_theirs(plain, monkeypatch, call):
     """One workspace serves both; b's memory is written over what was a's, but not all of it."""
-    alone = render_on(Rank(model), request_of("sink and latest", "a", seed=1))
-    rank, core = Rank(model), EngineCore(EngineLimits())
+    alone = render_on(Rank(plain), request_of("sink and latest", "a", seed=1))
+    rank, core = Rank(plain), EngineCore(EngineLimits())
     for name, seed in (("a", 1), ("b", 2)):
-        core.submit(request_of("sink and latest", name, seed=seed), model.facts)
+        core.submit(request_of("sink and latest", name, seed=seed), plain.facts)
     lay_out, calls = PagePool.lay_out, []
 
     def lay_out_or_fail(pool, frames, tokens, to_L2SND, angles):
@@ -244,10 +251,10 @@ def test_a_stream_that_fails_while_its_memory_is_laid_out_leaves_the_others_thei
     ("case", "method", "call"),
     [("sink and latest", "take_in", 3), ("moving sink, guided", "take_in", 4), ("moving sink, guided", "writer", 3)],
 )
-def test_what_fails_in_the_middle_of_a_commit_gives_its_pages_back(model, monkeypatch, case, method, call):
+def test_what_fails_in_the_middle_of_a_commit_gives_its_pages_back(plain, monkeypatch, case, method, call):
     """Frames are taken in, and folded into others."""
-    rank, core = Rank(model), EngineCore(EngineLimits())
-    core.submit(request_of(case, "a"), model.facts)
+    rank, core = Rank(plain), EngineCore(EngineLimits())
+    core.submit(request_of(case, "a"), plain.facts)
     whole, calls = getattr(PagePool, method), []
 
     def fail_late(*arguments):
@@ -323,8 +330,8 @@ def test_cancelled_and_failed_streams_give_their_pages_back(model):
 
 
 @pytest.mark.parametrize("storage", [Storage.FP8, Storage.INT8])
-def test_a_stream_in_eight_bits_is_near_the_exact_one_and_goes_on_bit_by_bit(model, storage):
-    exact, kept = Watched(model), Watched(model)
+def test_a_stream_in_eight_bits_is_near_the_exact_one_and_goes_on_bit_by_bit(plain, storage):
+    exact, kept = Watched(plain), Watched(plain)
     request = request_of("sink and latest")
     render_on(Rank(exact), request)
     rule = replace(request.recipe.memory, storage=storage)
@@ -335,7 +342,7 @@ def test_a_stream_in_eight_bits_is_near_the_exact_one_and_goes_on_bit_by_bit(mod
     gap = (found - wanted).abs().max() / wanted.abs().max()
     assert 1e-5 < gap < (0.05 if storage is Storage.FP8 else 0.01)
     for steps in (4, 8, 11):
-        assert interrupted(model, request, after=steps) == whole
+        assert interrupted(plain, request, after=steps) == whole
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
