@@ -1,6 +1,5 @@
 """Several ranks on one machine, over gloo on the loopback interface."""
 
-import multiprocessing
 import os
 import sys
 import time
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from reelray.workers.parallel.local_ranks import choose_context
+
 LIMIT_S = 150
 
 
@@ -22,7 +23,7 @@ def run_world(case: Callable[[], Any], ranks: int, folder: Path) -> list[Any]:
     Raises:
         AssertionError: A rank raised, died or took too long; the message holds what it said.
     """
-    context = multiprocessing.get_context("spawn")
+    context = choose_context("cpu")
     processes = [context.Process(target=_run_rank, args=(case, rank, ranks, folder)) for rank in range(ranks)]
     for process in processes:
         process.start()
