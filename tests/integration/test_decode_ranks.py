@@ -22,9 +22,9 @@ from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
-from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.fake_model import FakeModel
+from tests.support.forked_launcher import ForkedLauncher
 from tests.support.gang_cases import Brittle, Gated, InStep, Noting, Overheard, clip_of, pid_of
 from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
@@ -46,7 +46,7 @@ def served():
     opened = []
 
     def serve(load, limits=LIMITS, **spec):
-        gang = Gang(LocalLauncher(), GangSpec(load=load, layout=Layout(), decode_ranks=1, start_s=120, **spec))
+        gang = Gang(ForkedLauncher(), GangSpec(load=load, layout=Layout(), decode_ranks=1, start_s=120, **spec))
         opened.append(gang)
         gang.start()
         channel = Overheard(gang)

@@ -21,6 +21,7 @@ from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.engine.merge_reports import merge_reports
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.forked_launcher import ForkedLauncher
 from tests.support.gang_cases import Tally
 from tests.support.requests import make_recipe, make_request
 
@@ -81,7 +82,7 @@ def test_a_rank_of_its_own_decodes_beside_the_one_that_denoises(alone, monkeypat
 @pytest.mark.parametrize(("layout", "decode_ranks"), [("pipe=2", 0), ("", 1)])
 def test_a_rank_lost_while_chunks_are_decoded_changes_nothing(alone, layout, decode_ranks):
     spec = GangSpec(load=OPEN, layout=Layout.parse(layout), decode_ranks=decode_ranks, start_s=120)
-    gang = Gang(LocalLauncher(), spec)
+    gang = Gang(ForkedLauncher(), spec)
     gang.start()
     limits = EngineLimits(commit_s=600, decode_latent_frames=1)  # a commit at each chunk's end alone
     core, struck = EngineCore(limits, decode_ranks=decode_ranks), threading.Event()

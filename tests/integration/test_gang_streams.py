@@ -21,9 +21,9 @@ from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
-from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.forked_launcher import ForkedLauncher
 from tests.support.render_on import render_on
 from tests.support.requests import make_request
 
@@ -78,7 +78,7 @@ def led(tiny_t2v):
         if key not in opened:
             load = partial(open_checkpoint, tiny_t2v, device="cpu")
             spec = GangSpec(load=load, layout=layout, others=others, decode_ranks=decode_ranks, start_s=120, lag_s=20)
-            gang = Gang(LocalLauncher(), spec)
+            gang = Gang(ForkedLauncher(), spec)
             gang.start()
             core = EngineCore(EngineLimits(commit_s=1e-4), layouts=spec.layouts, decode_ranks=decode_ranks)
             opened[key] = gang, Leader(core, gang, gang.description).start()

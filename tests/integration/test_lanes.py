@@ -16,9 +16,9 @@ from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
-from reelray.workers.engine.local_launcher import LocalLauncher
 from tests.support import lane_cases
 from tests.support.fake_model import FakeModel
+from tests.support.forked_launcher import ForkedLauncher
 from tests.support.gloo_world import run_world
 from tests.support.lane_cases import CFG, FOUR, OPEN, PAIRS, SCENARIOS, SINGLES, UNSHARED, a_request, requests_of
 from tests.support.plain_loop import render_plainly
@@ -218,7 +218,7 @@ def test_a_rank_lost_while_two_lanes_run_loses_no_request(alone):
             return plan
 
     struck = []
-    gang = Gang(LocalLauncher(), GangSpec(load=OPEN, layout=FOUR, others=(PAIRS, SINGLES), start_s=120))
+    gang = Gang(ForkedLauncher(), GangSpec(load=OPEN, layout=FOUR, others=(PAIRS, SINGLES), start_s=120))
     gang.start()
     core = Watched(EngineLimits(commit_s=600), layouts=(FOUR, PAIRS, SINGLES))
     leader = Leader(core, gang, gang.description).start()

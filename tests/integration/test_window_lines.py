@@ -20,8 +20,8 @@ from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
-from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.models.registry import open_checkpoint
+from tests.support.forked_launcher import ForkedLauncher
 from tests.support.requests import make_recipe, make_request
 
 OPEN = partial(open_checkpoint, PACKAGED / "sprites", device="cpu")
@@ -96,7 +96,7 @@ def led():
     opened = []
 
     def start(load=OPEN, **changes):
-        gang = Gang(LocalLauncher(), GangSpec(load=load, layout=PIPE, start_s=120, **changes))
+        gang = Gang(ForkedLauncher(), GangSpec(load=load, layout=PIPE, start_s=120, **changes))
         gang.start()
         plans, issue = [], gang.issue
 

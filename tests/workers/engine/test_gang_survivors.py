@@ -21,8 +21,8 @@ from reelray.workers.engine.gang_members import Member, hear
 from reelray.workers.engine.gang_rank import Ear, Seat
 from reelray.workers.engine.gang_wire import Assignment, Hello, Leave, Left, Meet, Pulse, Refused, Run, Wire
 from reelray.workers.engine.leader import Leader
-from reelray.workers.engine.local_launcher import LocalLauncher
 from tests.support.fake_model import FakeModel
+from tests.support.forked_launcher import ForkedLauncher
 from tests.support.gang_cases import (
     SlowlyReplaced,
     Stubborn,
@@ -44,7 +44,7 @@ def gangs():
 
     def make(load, **changes):
         spec = {"layout": Layout(cfg=2), "silence_s": 2.0, "start_s": 60.0, "rejoin_s": 20.0, **changes}
-        gang = Gang(LocalLauncher(), GangSpec(load=load, **spec))
+        gang = Gang(ForkedLauncher(), GangSpec(load=load, **spec))
         made.append(gang)
         return gang
 
