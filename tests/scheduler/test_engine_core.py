@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from reelray.proto.errors import EngineError, InputError, SizeError, UnsupportedError
+from reelray.proto.errors import EngineError, InputError, SizeError
 from reelray.proto.events import Stage
-from reelray.proto.layout import Layout
 from reelray.proto.memory_rule import MemoryRule, Placement
-from reelray.proto.patching import Patching
 from reelray.proto.request import RequestId
 from reelray.proto.snapshot import SnapshotKind
-from reelray.proto.step_plan import Commit, StepReport
+from reelray.proto.step_plan import StepReport
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.rollout import Phase
@@ -73,101 +71,6 @@ def test_turns_are_taken_after_a_lost_gang_as_before():
     assert moved(9) == ["a", "b"] * 4
 
 
-def names_of(plan):
-    return [window.request_id for window in plan.windows]
-
-
-def test_ranks_that_split_the_layers_get_a_window_of_as_many_requests():
-    trace = Trace(EngineLimits(frame_credit=999), layouts=(Layout(pipe=2),))
-    for name in "abc":
-        trace.submit(make_request(name, recipe=make_recipe(steps=4)))
-    moved = [names_of(plan) for plan in iter(trace.step, None) if plan.windows]
-    assert moved == [["a", "b"], ["c", "a"], ["b", "c"]] * 2
-    for name in "abc":
-        trace.assert_complete(name)
-
-
-def test_requests_in_a_line_commit_each_for_themselves():
-    core = EngineCore(EngineLimits(commit_s=1000.0), layouts=(Layout(pipe=2),))
-    for name, chunk in (("a", 1), ("b", 2)):
-        core.submit(make_request(name, latent_frames=2, recipe=make_recipe(steps=1 + chunk, chunk=chunk)), FACTS)
-    seen = []
-    while (plan := core.next_step(0.0)) is not None:
-        seen.append((names_of(plan), list(plan.commits)))
-        core.report(StepReport(sequence=plan.sequence, generation=plan.generation))
-    assert seen[1:5] == [(["a", "b"], []), (["a", "b"], ["a"]), (["a", "b"], ["b"]), (["a"], ["a"])]
-
-
-def test_a_failure_or_cancel_in_a_line_leaves_the_others_in_it():
-    trace = Trace(EngineLimits(frame_credit=999), layouts=(Layout(pipe=3),))
-    for name in "abc":
-        trace.submit(make_request(name))
-    trace.step()
-    assert names_of(trace.step(fail={"b"}, during=lambda: trace.cancel("c"))) == ["a", "b", "c"]
-    trace.run()
-    assert trace.finished == ["a"]
-    trace.assert_complete("a")
-    assert len(trace.windows["b"]) == len(trace.windows["c"]) == 1
-
-
-def test_whoever_was_there_when_a_gang_was_lost_goes_alone():
-    """Would fail if a request that ends its ranks took those along that went with it."""
-    core = EngineCore(EngineLimits(losses=2), layouts=(Layout(pipe=2),))
-
-    def moved():
-        plan = core.next_step(0.0)
-        return names_of(plan), lambda: core.report(StepReport(sequence=plan.sequence, generation=plan.generation))
-
-    for name in "ab":
-        core.submit(make_request(name, latent_frames=2, recipe=make_recipe(steps=40)), FACTS)
-    moved()[1]()
-    assert moved()[0] == ["a", "b"]
-    core.rewind(1)
-    for name in "cd":
-        core.submit(make_request(name, latent_frames=2, recipe=make_recipe(steps=40)), FACTS)
-    turns = []
-    for _ in range(7):
-        names, done = moved()
-        turns.append(names)
-        done()
-    assert turns == [[], ["a"], ["b"], ["c", "d"], ["a"], ["b"], ["c", "d"]]
-    assert moved()[0] == ["a"]
-    assert core.rewind(2) == ("a",)
-    assert core.phase("b") is not None
-
-
-def test_who_has_come_further_than_the_loss_goes_with_others_again():
-    core = EngineCore(EngineLimits(commit_s=1000.0, frame_credit=999), layouts=(Layout(pipe=2),))
-
-    def move():
-        plan = core.next_step(0.0)
-        commits = tuple(Commit(request_id=name, parts={}) for name in plan.commits)
-        core.report(StepReport(sequence=plan.sequence, generation=plan.generation, commits=commits))
-        return names_of(plan)
-
-    for name in "ab":
-        core.submit(make_request(name, latent_frames=4, recipe=make_recipe(steps=2, chunk=1)), FACTS)
-    move()
-    core.next_step(0.0)
-    core.rewind(1)
-    assert [move() for _ in range(7)] == [[], ["a"], ["b"], ["a"], ["b"], ["a", "b"], ["a", "b"]]
-
-
-def test_patches_need_ranks_that_split_the_layers_and_a_whole_clip():
-    patched = make_request("a", patching=Patching(patches=2))
-    EngineCore(layouts=(Layout(cfg=2, pipe=2),)).submit(patched, FACTS)
-    for layouts, words in (
-        (ALONE, "does not split the layers"),
-        (LANES, "does not split the layers"),
-        ((Layout(pipe=2, ulysses=2),), "splits the tokens"),
-    ):
-        with pytest.raises(UnsupportedError, match=words):
-            EngineCore(layouts=layouts).submit(patched, FACTS)
-    stream = make_request("a", recipe=make_recipe(chunk=2), patching=Patching(patches=2))
-    with pytest.raises(UnsupportedError, match="chunk by chunk"):
-        EngineCore(layouts=(Layout(pipe=2),)).submit(stream, FACTS)
-
-
 def test_decode_stops_at_the_credit_and_goes_on_after_an_acknowledgement():
     trace = Trace(EngineLimits(decode_latent_frames=1, frame_credit=9))
     trace.submit(make_request("a", latent_frames=6, recipe=make_recipe(steps=1)))
@@ -223,93 +126,6 @@ def test_requests_beyond_the_bound_wait_in_order():
     trace.run()
     assert trace.finished == list("abcd")
     assert trace.released == list("abcd")
-
-
-def test_nothing_is_issued_after_a_cancel_at_any_point():
-    for point in itertools.count():
-        trace = Trace(EngineLimits(decode_latent_frames=2))
-        trace.submit(make_request("a", recipe=make_recipe(steps=2, chunk=2)))
-        trace.submit(make_request("b", recipe=make_recipe(steps=2, chunk=2)))
-        taken = sum(trace.step() is not None or trace.acknowledge("a") is not None for _ in range(point))
-        was_there = trace.core.phase("a") is not None
-        trace.cancel("a")
-        trace.run()  # Trace refuses a window or decode of an ended request
-        trace.assert_complete("b")
-        trace.assert_contiguous("a")
-        assert sorted(trace.released) == (["a", "b"] if point else ["b"])
-        assert not trace.held
-        if not was_there or taken < point:
-            break
-    assert point > 8
-
-
-def test_a_cancel_while_the_step_is_in_flight_frees_the_request():
-    trace, phases = Trace(), []
-    trace.submit(make_request("a"))
-    trace.step()
-    trace.step(during=lambda: (trace.cancel("a"), phases.append(trace.core.phase("a"))))
-    assert phases == [Phase.CANCELLED]
-    assert trace.core.phase("a") is None
-    assert trace.step().releases == ("a",)
-    assert trace.step() is None
-    assert trace.finished == []
-
-
-def test_a_cancel_in_the_last_step_wins_over_the_end():
-    trace = Trace()
-    trace.submit(make_request("a", latent_frames=1, recipe=make_recipe(steps=1)))
-    trace.step()
-    trace.step()
-    trace.step(during=lambda: trace.cancel("a"))
-    assert trace.decoded["a"][-1].last
-    assert trace.finished == []
-    assert trace.step().releases == ("a",)
-
-
-def test_cancel_tells_whether_the_request_was_going_on():
-    trace = Trace()
-    trace.submit(make_request("a", latent_frames=1, recipe=make_recipe(steps=1)))
-    assert not trace.core.cancel("unknown")
-    trace.run()
-    assert not trace.core.cancel("a")
-    trace.submit(make_request("a"))
-    assert trace.core.cancel("a")
-    assert trace.step() is None  # no rank heard of it: nothing to release
-
-
-def test_a_failed_request_is_released_and_the_others_go_on():
-    trace = Trace()
-    trace.submit(make_request("a"))
-    trace.submit(make_request("b"))
-    trace.step()
-    trace.step(fail={"a"})
-    assert trace.core.phase("a") is None
-    trace.run()
-    trace.assert_complete("b")
-    assert trace.released[0] == "a"
-    assert sorted(trace.released) == ["a", "b"]
-
-
-def test_an_id_may_be_used_again_once_its_request_ended():
-    trace = Trace()
-    trace.submit(make_request("a"))
-    trace.step()
-    trace.step()
-    trace.cancel("a")
-    trace.ended.clear()
-    trace.core.submit(make_request("a"), FACTS)
-    plan = trace.core.next_step(0.0)
-    assert plan.releases == ("a",)
-    assert [a.request.request_id for a in plan.admits] == ["a"]
-
-
-def test_an_id_stays_taken_while_a_step_of_it_is_in_flight():
-    core = EngineCore()
-    core.submit(make_request("a"), FACTS)
-    core.next_step(0.0)
-    core.cancel("a")
-    with pytest.raises(InputError):
-        core.submit(make_request("a"), FACTS)
 
 
 def test_a_report_of_another_step_is_refused():

@@ -11,10 +11,11 @@ from reelray.proto.request import PromptChange
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.forced_stream import force_plainly
+from tests.support.interrupted import interrupted
 from tests.support.latent_pictures import LatentPictures
 from tests.support.render_on import render_on
 from tests.support.requests import make_request
-from tests.workers.engine.test_streams import Watched, interrupted
+from tests.support.watched_model import Watched
 
 CASES = {  # chunking of the recipe; the same in words of the published code; latent frames
     "together": (
