@@ -6,7 +6,7 @@ PROMPT ?= a red circle moves left on a blue background
 OUT ?= clip.mp4
 ARGS ?=
 
-.PHONY: help install install-dev render test test-slow check format bench clean
+.PHONY: help install install-dev render test test-slow check format bench protos clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -45,6 +45,14 @@ check: $(VENV)/.installed-dev  ## format, lint, types, spelling
 format: $(VENV)/.installed-dev  ## rewrite to the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+protos: $(VENV)/.protos  ## generate the Python of reelray/proto/v1 (old tools, so that it imports on protobuf 4.25 to 7)
+	$(VENV)/.protos/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+		reelray/proto/v1/*.proto
+
+$(VENV)/.protos: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/.protos
+	$(VENV)/.protos/bin/python -m pip install --quiet grpcio-tools==1.62.3 "setuptools<81"
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

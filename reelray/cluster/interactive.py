@@ -10,7 +10,7 @@ from reelray.cluster.background_writer import BackgroundWriter
 from reelray.cluster.output_choice import Output, choose_format, open_output
 from reelray.cluster.progress import ProgressView, create_view
 from reelray.cluster.render import RenderJob, RenderOptions
-from reelray.cluster.render_file import FileOptions, print_summary, video_spec
+from reelray.cluster.render_file import FileOptions, print_summary
 from reelray.cluster.render_plan import Target, open_engine, plan_on, plan_resumed
 from reelray.cluster.render_report import describe_job, describe_result, file_metadata, summary_json
 from reelray.cluster.services import Services
@@ -19,6 +19,7 @@ from reelray.cluster.spoken_lines import SpokenLines
 from reelray.cluster.stream_commands import HELP, StreamCommands
 from reelray.cluster.stream_job import as_live, read_saying
 from reelray.cluster.stream_session import StreamSession
+from reelray.cluster.video_facts import facts_of, spec_of
 from reelray.cluster.video_format import VideoFormat, name_for
 from reelray.proto.errors import ReelrayError
 from reelray.proto.request import RenderSummary
@@ -75,20 +76,22 @@ def _stream(
         create_view(sys.stderr, quiet=file_options.quiet, shared=listens) as view,
         open_output(output, video_format, replace=file_options.replace, tell=view.say) as video,
     ):
-        view.say(describe_job(job) + (f", from {float(first / job.fps):.2f} s on" if snapshot else ""))
+        view.say(describe_job(facts_of(job)) + (f", from {float(first / job.fps):.2f} s on" if snapshot else ""))
         with closing(open_engine(job, target, services, view.update)) as engine:
             start_s = time.monotonic() - started
             with StreamSession(engine, job, on_progress=view.update, snapshot=snapshot) as session:
                 if prompt is not None:
                     session.say(prompt)
-                video.start(video_spec(session.job, engine.description.digest, first_frame=first))
+                facts = facts_of(session.job)
+                metadata = file_metadata(facts, engine.description.digest, first_frame=first)
+                video.start(spec_of(facts, metadata, first_frame=first))
                 job, summary = _play(session, video, view, listens=listens, first_frame=first)
     summary = replace(summary, frames=summary.frames - first)
     seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
-    view.say(describe_result(job, summary, output, seconds=seconds, replaced=video.replaces))
+    view.say(describe_result(facts_of(job), summary, output, seconds=seconds, replaced=video.replaces))
     if file_options.json:
         print_summary(
-            summary_json(job, summary, output, video_format, seconds=seconds) | {"first_frame": first}, output
+            summary_json(facts_of(job), summary, output, video_format, seconds=seconds) | {"first_frame": first}, output
         )
 
 
@@ -114,7 +117,7 @@ def _play(
         summary = session.summary
         assert summary is not None, "a session ends with a summary or an error"
         job = replace(session.job, request=replace(session.job.request, frames=summary.frames))
-        writer.finish(file_metadata(job, summary.model_digest, first_frame=first_frame))
+        writer.finish(file_metadata(facts_of(job), summary.model_digest, first_frame=first_frame))
     return job, summary
 
 

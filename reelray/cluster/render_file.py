@@ -16,8 +16,9 @@ from reelray.cluster.render_plan import Place, Target, open_engine, plan_on
 from reelray.cluster.render_report import describe_job, describe_result, file_metadata, summary_json
 from reelray.cluster.render_session import RenderSession
 from reelray.cluster.services import Services
+from reelray.cluster.video_facts import facts_of, spec_of
 from reelray.cluster.video_format import VideoFormat, name_for
-from reelray.cluster.video_writer import VideoSpec, load_writer
+from reelray.cluster.video_writer import load_writer
 from reelray.proto.request import RenderSummary
 
 
@@ -51,19 +52,20 @@ def render_file(options: RenderOptions, file_options: FileOptions, services: Ser
     started = time.monotonic()
     video_format = choose_format(file_options.output, file_options.video_format)
     job, target = plan_on(options, services, file_options.place)
-    output = file_options.output or name_for(job.request.prompt, job.request.seed, video_format)
+    facts = facts_of(job)
+    output = file_options.output or name_for(facts.prompt, facts.seed, video_format)
     with (
         create_view(sys.stderr, quiet=file_options.quiet) as view,
         open_output(output, video_format, replace=file_options.replace, tell=view.say) as video,
     ):
-        view.say(describe_job(job))
+        view.say(describe_job(facts))
         if target.reason is not None:
             view.say(target.reason)
         summary, start_s = _render(job, target, services, video, view)
     seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
-    view.say(describe_result(job, summary, output, seconds=seconds, replaced=video.replaces))
+    view.say(describe_result(facts, summary, output, seconds=seconds, replaced=video.replaces))
     if file_options.json:
-        print_summary(summary_json(job, summary, output, video_format, seconds=seconds), output)
+        print_summary(summary_json(facts, summary, output, video_format, seconds=seconds), output)
 
 
 def print_summary(report: Mapping[str, object], output: str) -> None:
@@ -81,7 +83,8 @@ def _render(
     threading.Thread(target=load_writer, args=(video.format,), name="load-encoder", daemon=True).start()
     with closing(open_engine(job, target, services, view.update)) as engine:
         start_s = time.monotonic() - started
-        video.start(video_spec(job, engine.description.digest))
+        facts = facts_of(job)
+        video.start(spec_of(facts, file_metadata(facts, engine.description.digest)))
         session = RenderSession(engine, job, view.update)
         with closing(BackgroundWriter(video)) as writer:
             for frames_FHWC in session:
@@ -89,22 +92,3 @@ def _render(
             writer.finish()
     assert session.summary is not None, "a session ends with Done or an error"
     return session.summary, start_s
-
-
-def video_spec(job: RenderJob, digest: str, *, first_frame: int = 0) -> VideoSpec:
-    """What the file's writer must know, with the facts that travel in the file as far as they are known.
-
-    Args:
-        job: The whole video.
-        digest: Of the model.
-        first_frame: Where the file begins that goes on from a snapshot.
-    """
-    request = job.request
-    return VideoSpec(
-        width=request.width,
-        height=request.height,
-        frames=request.frames - first_frame,
-        fps=job.fps,
-        grows=request.live,
-        metadata=file_metadata(job, digest, first_frame=first_frame),
-    )

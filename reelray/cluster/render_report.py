@@ -6,62 +6,60 @@ from pathlib import Path
 
 import reelray
 from reelray.cluster.output_choice import STANDARD_OUTPUT_NAMES
-from reelray.cluster.render import RenderJob
+from reelray.cluster.video_facts import VideoFacts
 from reelray.cluster.video_format import STANDARD_OUTPUT, VideoFormat
 from reelray.proto.placement import Placement
 from reelray.proto.request import RenderSummary
 from reelray.proto.residency import Residency
 
 
-def describe_job(job: RenderJob) -> str:
+def describe_job(video: VideoFacts) -> str:
     """One line that says what will be rendered, seed included."""
-    request, steps = job.request, job.request.recipe.schedule.length
     return (
-        f"{job.model.name}: {request.width}x{request.height}, {request.frames} frames "
-        f"({_length_s(job):.2f} s at {float(job.fps):g} fps), {steps} steps, seed {request.seed}{_preview(job)}"
+        f"{video.model}: {video.width}x{video.height}, {video.frames} frames "
+        f"({video.seconds:.2f} s at {float(video.fps):g} fps), {video.steps} steps, seed {video.seed}{_preview(video)}"
     )
 
 
 def describe_result(
-    job: RenderJob, summary: RenderSummary, output: str, *, seconds: Mapping[str, float], replaced: bool
+    video: VideoFacts, summary: RenderSummary, output: str, *, seconds: Mapping[str, float], replaced: bool
 ) -> str:
     """One line that says what was written and how long it took."""
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     verb = "replaced" if replaced else "wrote"
     output = "standard output" if output in STANDARD_OUTPUT_NAMES else output
-    what = f"{summary.frames} frames, seed {job.request.seed}, {_describe_place(summary)}{_preview(job)}"
+    what = f"{summary.frames} frames, seed {video.seed}, {_describe_place(summary)}{_preview(video)}"
     return f"{verb} {output}: {what}, {seconds['total']:.1f} s ({stages})"
 
 
-def file_metadata(job: RenderJob, digest: str, *, first_frame: int = 0) -> dict[str, object]:
+def file_metadata(video: VideoFacts, digest: str, *, first_frame: int = 0) -> dict[str, object]:
     """Facts that travel in the file: enough to render it again.
 
     Args:
-        job: The whole video.
+        video: The whole of it.
         digest: Of the model.
         first_frame: Where the file begins that goes on from a snapshot.
     """
-    request = job.request
-    patching = request.patching
+    patching = video.patching
     approximate = {} if patching is None else {"approximate": True, **asdict(patching)}
-    if request.recipe.decoder.is_preview:
-        approximate |= {"approximate": True, "decoder": request.recipe.decoder.value}
+    if video.decoder.is_preview:
+        approximate |= {"approximate": True, "decoder": video.decoder.value}
     later = [
         {"latent_frame": change.latent_frame, "prompt": change.prompt} | ({"cut": True} if change.cut else {})
-        for change in request.changes
+        for change in video.changes
     ]
     return {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "seed": request.seed,
-        "model": job.model.name,
+        "prompt": video.prompt,
+        "negative_prompt": video.negative_prompt,
+        "seed": video.seed,
+        "model": video.model,
         "model_digest": digest,
-        "width": request.width,
-        "height": request.height,
-        "frames": request.frames - first_frame,
-        "fps": float(job.fps),
-        "steps": request.recipe.schedule.length,
-        "guidance": request.recipe.guidance.scale,
+        "width": video.width,
+        "height": video.height,
+        "frames": video.frames - first_frame,
+        "fps": float(video.fps),
+        "steps": video.steps,
+        "guidance": video.guidance,
         "reelray": reelray.__version__,
         **({"later_prompts": later} if later else {}),
         **({"first_frame": first_frame} if first_frame else {}),
@@ -70,7 +68,7 @@ def file_metadata(job: RenderJob, digest: str, *, first_frame: int = 0) -> dict[
 
 
 def summary_json(
-    job: RenderJob,
+    video: VideoFacts,
     summary: RenderSummary,
     output: str,
     video_format: VideoFormat,
@@ -82,8 +80,8 @@ def summary_json(
         "file": STANDARD_OUTPUT if output in STANDARD_OUTPUT_NAMES else str(Path(output).absolute()),
         "format": video_format.value,
         "approximate": False,
-        "decoder": job.request.recipe.decoder.value,
-        **file_metadata(job, summary.model_digest),
+        "decoder": video.decoder.value,
+        **file_metadata(video, summary.model_digest),
         "frames": summary.frames,
         "forwards": summary.forwards,
         "device": summary.device,
@@ -108,9 +106,5 @@ def _describe_place(summary: RenderSummary) -> str:
     return f"{summary.device} ({', '.join(told)})" if told else summary.device
 
 
-def _preview(job: RenderJob) -> str:
-    return ", preview pictures (approximate)" if job.request.recipe.decoder.is_preview else ""
-
-
-def _length_s(job: RenderJob) -> float:
-    return job.request.frames / float(job.fps)
+def _preview(video: VideoFacts) -> str:
+    return ", preview pictures (approximate)" if video.decoder.is_preview else ""

@@ -11,6 +11,7 @@ from reelray.cluster.cli.info import info
 from reelray.cluster.cli.models import models
 from reelray.cluster.cli.plan import PLAN_EPILOG, plan
 from reelray.cluster.cli.render import RENDER_EPILOG, render
+from reelray.cluster.cli.serve import SERVE_EPILOG, serve
 from reelray.cluster.cli.session import session_of
 from reelray.cluster.cli.settings import settings
 from reelray.cluster.cli.stream import STREAM_EPILOG, StreamCommand, stream
@@ -48,6 +49,7 @@ def _main(
 
 app.command(epilog=RENDER_EPILOG)(render)
 app.command(epilog=STREAM_EPILOG, cls=StreamCommand)(stream)
+app.command(epilog=SERVE_EPILOG)(serve)
 app.command(epilog=PLAN_EPILOG)(plan)
 app.add_typer(bench, name="bench")
 app.command()(models)

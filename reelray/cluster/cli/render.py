@@ -1,9 +1,16 @@
 """`reelray render`: a prompt becomes a video file."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
 import typer
 
 from reelray.cluster.cli import render_options as take
-from reelray.cluster.cli.session import session_of
+from reelray.cluster.cli.session import Session, session_of
+
+if TYPE_CHECKING:
+    from reelray.cluster.render import RenderOptions
+    from reelray.cluster.render_file import FileOptions
 
 RENDER_EPILOG = """\b
 Examples:
@@ -14,8 +21,17 @@ Examples:
   reelray render "the boat drifts away" --model ./wan-i2v --image boat.jpg -o boat.webm
   reelray render "a cat surfs" --model ./Wan2.1-T2V-1.3B-Diffusers --gpus 4 -o surf.mp4
   reelray render "a green star spins on a gray background" -o - | mpv -
+  reelray render "a green star grows" --server localhost:50051 -o star.mp4
   reelray render "a yellow square falls" --format png-dir -o frames/ --json | jq .seed
 """
+
+
+class ServerOptions(NamedTuple):
+    """What is said of a server."""
+
+    address: str
+    token: str | None
+    certificate: Path | None
 
 
 def render(
@@ -46,6 +62,9 @@ def render(
     encoder: take.EncoderPlace = None,
     decoder: take.DecoderChoice = None,
     preview_decoder: take.PreviewDecoder = None,
+    server: take.Server = None,
+    token: take.Token = None,
+    tls_ca: take.ServerCertificate = None,
     json: take.JsonSummary = False,
     quiet: take.Quiet = False,
     debug: take.Debug = False,
@@ -58,7 +77,7 @@ def render(
     session = session_of(context)
     session.set_debug(wanted=debug)
     from reelray.cluster.render import RenderOptions  # noqa: PLC0415  `--help` needs none of this
-    from reelray.cluster.render_file import FileOptions, render_file  # noqa: PLC0415
+    from reelray.cluster.render_file import FileOptions  # noqa: PLC0415
     from reelray.cluster.render_plan import Place  # noqa: PLC0415
 
     wish = RenderOptions(
@@ -72,4 +91,20 @@ def render(
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )
-    render_file(wish, way, session.services)
+    _run(wish, way, session, None if server is None else ServerOptions(server, token, tls_ca))
+
+
+def _run(wish: "RenderOptions", way: "FileOptions", session: Session, server: ServerOptions | None) -> None:
+    """Here or there."""
+    if server is None:
+        from reelray.cluster.render_file import render_file  # noqa: PLC0415
+
+        render_file(wish, way, session.services)
+        return
+    from reelray.cluster.serve_extra import needs_serve_extra  # noqa: PLC0415
+
+    with needs_serve_extra():
+        from reelray.cluster.client.connection import ServerAddress  # noqa: PLC0415
+        from reelray.cluster.client.render_there import render_there  # noqa: PLC0415
+
+    render_there(wish, way, ServerAddress(address=server.address, token=server.token, certificate=server.certificate))

@@ -128,3 +128,17 @@ JsonSummary = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces of errors.")]
+Server = Annotated[
+    str | None,
+    typer.Option(metavar="HOST[:PORT]", help="Let a server make it (reelray serve) instead of this machine."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(metavar="TOKEN", envvar="REELRAY_TOKEN", help="What the server wants to hear from its callers."),
+]
+ServerCertificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca", metavar="FILE", help="Certificate (PEM) by which the server is known; then TLS is spoken."
+    ),
+]

@@ -22,6 +22,7 @@ COMMANDS = (
     "",
     "render",
     "stream",
+    "serve",
     "plan",
     "bench",
     "bench parallel",

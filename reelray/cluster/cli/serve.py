@@ -1,0 +1,73 @@
+"""`reelray serve`: models for others, over gRPC."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reelray.cluster.cli import render_options as take
+from reelray.cluster.cli.session import session_of
+
+SERVE_EPILOG = """\b
+Examples:
+  reelray serve
+  reelray serve --model ./Wan2.1-T2V-1.3B-Diffusers --gpus 2
+  reelray serve --model sprites --model sprites-causal --engine local
+  reelray serve --address 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --token "$TOKEN"
+  grpcurl -plaintext -d '{"video":{"prompt":"a star"}}' localhost:50051 reelray.v1.Videos/Generate
+"""
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", metavar="NAME|DIR", help="A model to serve; may be given again. Default: sprites."),
+]
+Address = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")]
+Certificate = Annotated[
+    Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM); callers then speak TLS.")
+]
+Key = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM).")]
+Grace = Annotated[
+    float, typer.Option(metavar="S", min=0, help="How long running videos may take to end once it is asked to stop.")
+]
+
+
+def serve(
+    context: typer.Context,
+    *,
+    model: Models = None,
+    address: Address = "127.0.0.1:50051",
+    token: take.Token = None,
+    tls_cert: Certificate = None,
+    tls_key: Key = None,
+    grace: Grace = 30.0,
+    device: take.Device = None,
+    engine: take.EngineChoice = None,
+    gpus: take.Gpus = None,
+    layout: take.LayoutText = None,
+    decode_ranks: take.DecodeRanks = None,
+    weights: take.Weights = None,
+    encoder: take.EncoderPlace = None,
+    debug: take.Debug = False,
+) -> None:
+    """Serve models over gRPC until Ctrl-C.
+
+    Only this machine can reach it unless another address is named, which wants a token, TLS, or both. Whoever stops it
+    lets running videos end first; stopped again, it ends them.
+    """
+    session = session_of(context)
+    session.set_debug(wanted=debug)
+    from reelray.cluster.serve_extra import needs_serve_extra  # noqa: PLC0415  `--help` needs none of this
+
+    with needs_serve_extra():
+        from reelray.cluster.gateway.serving import ServeOptions  # noqa: PLC0415
+        from reelray.cluster.gateway.serving import serve as run  # noqa: PLC0415
+    from reelray.cluster.render_plan import Place  # noqa: PLC0415
+
+    place = Place(
+        device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks, weights=weights,
+        encoder=encoder,
+    )  # fmt: skip
+    options = ServeOptions(
+        models=model or (), address=address, place=place, token=token, certificate=tls_cert, key=tls_key, grace_s=grace
+    )
+    run(options, session.services, lambda line: typer.echo(line, err=True))

@@ -1,0 +1,1 @@
+"""Videos from a server: the other side of `reelray.cluster.gateway`."""

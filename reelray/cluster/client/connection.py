@@ -1,0 +1,102 @@
+"""A channel to a server, and the server's statuses as our errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from reelray.proto import errors
+from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError, ResourceError
+
+DEFAULT_PORT = 50051
+LARGEST_MESSAGE = 2 * 2**20
+CONNECT_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerAddress:
+    """Where a server is and how to come in.
+
+    Args:
+        address: ``HOST`` or ``HOST:PORT``.
+        token: What the server wants to hear; None where it wants nothing.
+        certificate: PEM file of whoever signed the server's certificate; None speaks in the clear.
+    """
+
+    address: str
+    token: str | None = field(default=None, repr=False)
+    certificate: Path | None = None
+
+    @property
+    def target(self) -> str:
+        """Host and port."""
+        host, colon, port = self.address.rpartition(":")
+        return self.address if colon and port.isdecimal() and host else f"{self.address}:{DEFAULT_PORT}"
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+
+@contextmanager
+def open_channel(server: ServerAddress) -> Iterator[grpc.Channel]:
+    """Connect to a server.
+
+    Raises:
+        EngineError: Nobody answers there in time.
+        InputError: The certificate cannot be read.
+    """
+    options = [("grpc.max_receive_message_length", LARGEST_MESSAGE)]
+    if server.certificate is None:
+        channel = grpc.insecure_channel(server.target, options=options)
+    else:
+        channel = grpc.secure_channel(server.target, _credentials(server.certificate), options=options)
+    with channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
+        except grpc.FutureTimeoutError:
+            raise EngineError(
+                f"no server answers at {server.target}; start one with reelray serve, or look at the address, and "
+                "whether it wants TLS (--tls-ca)"
+            ) from None
+        yield channel
+
+
+def error_of(failed: grpc.RpcError) -> ReelrayError:
+    """What the server said, as the error that it was there."""
+    status = rpc_status.from_call(failed)
+    if status is not None:
+        for detail in status.details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == "reelray":
+                return _kind_of(info.reason)(status.message, ids=dict(info.metadata))
+    code, text = failed.code(), failed.details() or "the server gave no reason"
+    kinds: dict[grpc.StatusCode, type[ReelrayError]] = {
+        grpc.StatusCode.UNAVAILABLE: EngineError,
+        grpc.StatusCode.CANCELLED: CancelledError,
+        grpc.StatusCode.UNAUTHENTICATED: InputError,
+        grpc.StatusCode.PERMISSION_DENIED: InputError,
+        grpc.StatusCode.UNIMPLEMENTED: InputError,
+        grpc.StatusCode.INVALID_ARGUMENT: InputError,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceError,
+    }
+    if code is grpc.StatusCode.UNAVAILABLE:
+        text = f"the server was lost: {text}"
+    return kinds.get(code, ReelrayError)(text)
+
+
+def _kind_of(code: str) -> type[ReelrayError]:
+    known = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ReelrayError))
+    return next((kind for kind in known if kind.code == code), ReelrayError)
+
+
+def _credentials(certificate: Path) -> grpc.ChannelCredentials:
+    try:
+        return grpc.ssl_channel_credentials(certificate.read_bytes())
+    except OSError as error:
+        raise InputError(f"certificate '{certificate}' cannot be read: {error.strerror}") from None

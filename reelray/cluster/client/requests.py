@@ -1,0 +1,108 @@
+"""From the options of a render to a request on the wire, and back from what the server accepts."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+from reelray.cluster.decoder_choice import DECODERS
+from reelray.cluster.first_frame import Picture, load_picture
+from reelray.cluster.prompt_changes import read_cut, read_seconds
+from reelray.cluster.render import RenderOptions, parse_size
+from reelray.cluster.video_facts import VideoFacts
+from reelray.proto.decoder import Decoder
+from reelray.proto.errors import InputError
+from reelray.proto.request import PromptChange
+from reelray.proto.v1 import videos_pb2 as wire
+
+LARGEST_PICTURE = 1_500_000
+
+
+def write_request(options: RenderOptions, model: str | None, media: wire.Media) -> wire.GenerateRequest:
+    """Put options on the wire.
+
+    Raises:
+        InputError: A value is none that the wire can carry; most others are the server's to judge.
+    """
+    if options.decoder is not None and options.decoder not in DECODERS:
+        raise InputError(f"decoder is {options.decoder!r}; it must be one of {', '.join(DECODERS)}")
+    if options.frames is not None and options.seconds is not None:
+        raise InputError("both frames and seconds were given; give one of them")
+    video = wire.VideoSpec(
+        model=model or "",
+        prompt=options.prompt,
+        changes=[_write_change(time, prompt) for time, prompt in options.at or ()],
+        decoder=wire.DECODER_PREVIEW if options.decoder == "preview" else wire.DECODER_FULL,
+    )
+    _write_numbers(video, options)
+    if options.negative is not None:
+        video.negative_prompt = options.negative
+    if options.image is not None:
+        video.conditions.add(kind=wire.Condition.FIRST_FRAME, inline=_write_picture(options.image))
+    return wire.GenerateRequest(video=video, media=media)
+
+
+def read_accepted(accepted: wire.Accepted) -> VideoFacts:
+    """What the server is going to make."""
+    return VideoFacts(
+        model=accepted.model,
+        prompt=accepted.prompt,
+        negative_prompt=accepted.negative_prompt,
+        width=accepted.size.width,
+        height=accepted.size.height,
+        frames=accepted.frames,
+        fps=Fraction(accepted.fps.numerator, accepted.fps.denominator),
+        seed=accepted.seed,
+        steps=accepted.steps,
+        guidance=accepted.guidance,
+        decoder=Decoder.TAEHV_STREAM if accepted.decoder == wire.DECODER_PREVIEW else Decoder.WAN_EXACT_STREAM,
+        changes=tuple(
+            PromptChange(latent_frame=later.latent_frame, prompt=later.prompt, cut=later.cut)
+            for later in accepted.later_prompts
+        ),
+    )
+
+
+def _write_change(marked: str | float, prompt: str) -> wire.PromptChange:
+    time, cut = read_cut(marked)
+    return wire.PromptChange(seconds=float(read_seconds(time)), prompt=prompt, cut=cut)
+
+
+def _write_numbers(video: wire.VideoSpec, options: RenderOptions) -> None:
+    if options.seconds is not None:
+        video.seconds = float(read_seconds(options.seconds, "seconds"))
+    if options.size is not None:
+        width, height = parse_size(options.size) if isinstance(options.size, str) else options.size
+        _set_whole(video.size, "width", int(width))
+        _set_whole(video.size, "height", int(height))
+    for name in ("frames", "seed", "steps"):
+        if (value := getattr(options, name)) is not None:
+            _set_whole(video, name, int(value))
+    for name in ("guidance", "fps"):
+        if (value := getattr(options, name)) is not None:
+            setattr(video, name, float(value))
+
+
+def _set_whole(message: wire.VideoSpec | wire.Size, name: str, value: int) -> None:
+    try:
+        setattr(message, name, value)
+    except ValueError:
+        raise InputError(f"{name} is {value}; it must be a whole number from 0 on, and not that large") from None
+
+
+def _write_picture(picture: Picture) -> bytes:
+    """A picture as the file that it is, or as PNG.
+
+    Raises:
+        InputError: It cannot be read, or is too large to be sent with a request.
+    """
+    image = load_picture(picture)
+    data = Path(picture).expanduser().read_bytes() if isinstance(picture, str | Path) else b""
+    if not data or len(data) > LARGEST_PICTURE:
+        kept = io.BytesIO()
+        image.save(kept, format="PNG")
+        data = kept.getvalue()
+    if len(data) > LARGEST_PICTURE:
+        raise InputError(
+            f"the image takes {len(data)} bytes; a request carries at most {LARGEST_PICTURE}: make it smaller"
+        )
+    return data

@@ -1,0 +1,1 @@
+"""The door to engines: our own `grpc.aio` server."""

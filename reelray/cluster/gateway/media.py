@@ -1,0 +1,72 @@
+"""Frames become the bytes that a client asked for, in messages of at most 1 MB."""
+
+from collections.abc import Iterator
+
+from reelray.cluster.render import RenderJob
+from reelray.cluster.render_report import file_metadata
+from reelray.cluster.render_session import frames_array
+from reelray.cluster.video_facts import facts_of, spec_of
+from reelray.cluster.video_format import VideoFormat
+from reelray.cluster.video_writer import load_pipe_writer
+from reelray.proto.errors import InputError
+from reelray.proto.events import Frames
+from reelray.proto.v1 import videos_pb2 as wire
+
+LARGEST_BYTES = 1_000_000
+FORMATS = {wire.MEDIA_MP4: VideoFormat.MP4, wire.MEDIA_RGB24: VideoFormat.RAW}
+
+
+class MediaEncoder:
+    """One video on its way out. Not for several threads at once.
+
+    Args:
+        media: What the client asked for.
+        job: The video.
+        digest: Of the model.
+
+    Raises:
+        InputError: `media` is none that this version knows.
+    """
+
+    def __init__(self, media: wire.Media, job: RenderJob, digest: str) -> None:
+        if media not in FORMATS:
+            raise InputError(f"media is {media}; it must be one of {', '.join(wire.Media.keys())}")
+        self._bytes = bytearray()
+        self._sent = 0
+        facts = facts_of(job)
+        spec = spec_of(facts, file_metadata(facts, digest))
+        self._writer = load_pipe_writer(FORMATS[media])(_Sink(self._bytes), spec)
+
+    def write(self, frames: Frames) -> list[wire.GenerateEvent]:
+        """Encode some frames; returns what there is to send."""
+        self._writer.write(frames_array(frames))
+        return list(self._take())
+
+    def finish(self) -> list[wire.GenerateEvent]:
+        """Encode what was held back; returns the last there is to send."""
+        self._writer.close()
+        return list(self._take())
+
+    def abandon(self) -> None:
+        """Let go of the encoder; harmless at any time."""
+        self._writer.abandon()
+
+    def _take(self) -> Iterator[wire.GenerateEvent]:
+        taken = bytes(self._bytes)
+        self._bytes.clear()
+        for begin in range(0, len(taken), LARGEST_BYTES):
+            part = taken[begin : begin + LARGEST_BYTES]
+            yield wire.GenerateEvent(media=wire.MediaChunk(offset=self._sent, data=part))
+            self._sent += len(part)
+
+
+class _Sink:
+    """Collects what the writer gives away."""
+
+    def __init__(self, into: bytearray) -> None:
+        self._into = into
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """See `ByteSink`."""
+        self._into += data
+        return len(data)

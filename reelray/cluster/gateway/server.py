@@ -1,0 +1,84 @@
+"""One gRPC server on one address."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from reelray.cluster.gateway.served_models import ServedModels
+from reelray.cluster.gateway.services import Cluster, Videos
+from reelray.proto.errors import ResourceError
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
+
+LARGEST_MESSAGE = 2 * 2**20
+SERVICES = (
+    videos_pb2.DESCRIPTOR.services_by_name["Videos"].full_name,
+    cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
+)
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guard:
+    """What stands between the network and the services.
+
+    Args:
+        interceptors: Asked about every call, in order.
+        credentials: Certificate and key; None sends everything in the clear.
+    """
+
+    interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
+    credentials: grpc.ServerCredentials | None = None
+
+
+class GatewayServer:
+    """Answers from `start` until `stop`.
+
+    Args:
+        models: What is served; the caller closes it.
+        address: Such as ``127.0.0.1:50051``; port 0 takes a free one.
+        guard: Who may come in.
+    """
+
+    def __init__(self, models: ServedModels, address: str, guard: Guard | None = None) -> None:
+        guard = guard or Guard()
+        self._address = address
+        self._health = health.aio.HealthServicer()
+        self._server: Any = grpc.aio.server(options=OPTIONS, interceptors=guard.interceptors)
+        self._credentials = guard.credentials
+        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models), self._server)  # type: ignore[no-untyped-call]
+        cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models), self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self.port = 0
+
+    async def start(self) -> Self:
+        """Listen and say that all is well.
+
+        Raises:
+            ResourceError: The address is taken, or not of this machine.
+        """
+        try:
+            if self._credentials is None:
+                self.port = self._server.add_insecure_port(self._address)
+            else:
+                self.port = self._server.add_secure_port(self._address, self._credentials)
+        except RuntimeError:
+            raise ResourceError(
+                f"cannot listen on {self._address}: it is in use, or no address of this machine; choose another"
+            ) from None
+        await self._server.start()
+        for name in ("", *SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return self
+
+    async def stop(self, grace_s: float) -> None:
+        """Take nothing new, wait for what runs, and end what is left after `grace_s`."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)

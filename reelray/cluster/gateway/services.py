@@ -1,0 +1,97 @@
+"""The services of `reelray.v1` over the models of one server."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+
+import reelray
+from reelray.cluster.gateway.event_pump import EventPump
+from reelray.cluster.gateway.making import Making
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.statuses import status_of
+from reelray.cluster.gateway.video_answers import accepted
+from reelray.cluster.gateway.video_reading import read_video
+from reelray.cluster.render import RenderJob, plan_job
+from reelray.proto.errors import ReelrayError
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
+
+LOG = logging.getLogger("reelray.gateway")
+INTERNAL = "an unexpected error; the server's log says more"
+Answer = TypeVar("Answer")
+Context: TypeAlias = Any
+"""`grpc.aio.ServicerContext`, which has no types."""
+
+
+class Videos(videos_pb2_grpc.VideosServicer):
+    """Makes videos while the client waits.
+
+    Args:
+        models: What is served.
+    """
+
+    def __init__(self, models: ServedModels) -> None:
+        self._models = models
+
+    async def Generate(  # noqa: N802  named by the service
+        self, request: videos_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[videos_pb2.GenerateEvent]:
+        """See `videos.proto`."""
+        model, job, making = await _or_status(context, lambda: asyncio.to_thread(self._plan, request))
+        with self._models.running(model):
+            yield accepted(job, model.engine.description.digest)
+            pump = EventPump(making, leave=making.leave, name=job.request.request_id)
+            async with aclosing(pump.items()) as events:
+                while (event := await _or_status(context, lambda: anext(events, None))) is not None:
+                    yield event
+
+    def _plan(self, request: videos_pb2.GenerateRequest) -> tuple[ServedModel, RenderJob, Making]:
+        model = self._models.find(request.video.model)
+        job = plan_job(read_video(request.video, model.entry.name), model.entry)
+        return model, job, Making(model.engine, job, request.media)
+
+
+class Cluster(cluster_pb2_grpc.ClusterServicer):
+    """Tells what is here.
+
+    Args:
+        models: What is served.
+    """
+
+    def __init__(self, models: ServedModels) -> None:
+        self._models = models
+
+    async def Describe(  # noqa: N802  named by the service
+        self, _request: cluster_pb2.DescribeRequest, _context: Context
+    ) -> cluster_pb2.DescribeResponse:
+        """See `cluster.proto`."""
+        return cluster_pb2.DescribeResponse(
+            version=reelray.__version__, engines=[self._describe(model) for model in self._models]
+        )
+
+    def _describe(self, model: ServedModel) -> cluster_pb2.Engine:
+        engine = model.engine.description
+        return cluster_pb2.Engine(
+            model=model.entry.name,
+            model_digest=engine.digest,
+            device=engine.device,
+            dtype=engine.dtype,
+            layout=str(engine.layout),
+            ranks=engine.layout.ranks + engine.decode_ranks,
+            requests=self._models.count(model),
+        )
+
+
+async def _or_status(context: Context, work: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Await something; what it raises ends the call with a status."""
+    try:
+        return await work()
+    except ReelrayError as error:
+        await context.abort_with_status(status_of(error))
+    except Exception:
+        LOG.exception("a call failed unexpectedly")
+        await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
+    raise AssertionError("abort raises")

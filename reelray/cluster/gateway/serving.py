@@ -1,0 +1,178 @@
+"""`reelray serve`: opens engines, listens, and ends in good order."""
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from PIL import Image
+
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.server import GatewayServer, Guard
+from reelray.cluster.gateway.token_guard import TokenGuard
+from reelray.cluster.model_catalog import ModelEntry
+from reelray.cluster.render import RenderOptions, plan_job
+from reelray.cluster.render_plan import Place, place_job
+from reelray.cluster.services import Services
+from reelray.proto.errors import InputError
+
+GRACE_S = 30.0
+SHORTEST_TOKEN = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeOptions:
+    """What `reelray serve` is asked for.
+
+    Args:
+        models: Names or folders; the setting's model if there are none.
+        address: Where to listen.
+        place: Where the models run; its own model is not looked at.
+        token: What callers must say; None lets everybody in, on loopback only.
+        certificate: PEM file of the server's certificate chain.
+        key: PEM file of its private key.
+        grace_s: How long running requests may take to end once the server is asked to stop.
+    """
+
+    models: Sequence[str] = ()
+    address: str = "127.0.0.1:50051"
+    place: Place = field(default_factory=Place)
+    token: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    grace_s: float = GRACE_S
+
+
+def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        options: What and where.
+        services: Knows settings and checkpoints.
+        tell: Takes lines for whoever started it.
+
+    Raises:
+        ReelrayError: Something cannot be served so; nothing listens.
+    """
+    guard = make_guard(options)
+    with ExitStack() as open_models:
+        models = ServedModels(_open_models(options, services, tell, open_models))
+        asyncio.run(_serve(models, options, guard, tell))
+
+
+def make_guard(options: ServeOptions) -> Guard:
+    """Who may come in.
+
+    Raises:
+        InputError: Others could reach the server and nothing would stop them, or a file cannot be read.
+    """
+    if (options.certificate is None) != (options.key is None):
+        raise InputError("--tls-cert and --tls-key belong together; give both or none")
+    if not is_loopback(options.address) and options.token is None and options.certificate is None:
+        raise InputError(
+            f"{options.address} can be reached from other machines; give --token, or --tls-cert and --tls-key, "
+            "or listen on 127.0.0.1"
+        )
+    if options.token is not None and len(options.token) < SHORTEST_TOKEN:
+        raise InputError(f"the token has {len(options.token)} characters; take {SHORTEST_TOKEN} or more")
+    interceptors = () if options.token is None else (TokenGuard(options.token),)
+    return Guard(interceptors=interceptors, credentials=_read_credentials(options.certificate, options.key))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach an address.
+
+    Raises:
+        InputError: It is no address with a port.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise InputError(f"address is '{address}'; write HOST:PORT, such as 127.0.0.1:50051")
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False
+
+
+def _read_credentials(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
+    if certificate is None or key is None:
+        return None
+    try:
+        return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    except OSError as error:
+        raise InputError(f"'{error.filename}' cannot be read: {error.strerror}") from None
+
+
+def _open_models(
+    options: ServeOptions, services: Services, tell: Callable[[str], None], opened: ExitStack
+) -> list[ServedModel]:
+    settings = services.load_settings()
+    catalog = services.open_catalog(settings)
+    entries: dict[str, ModelEntry] = {}
+    for name in options.models or (settings.model,):
+        entry = catalog.find(name)
+        if entry.name in entries:
+            raise InputError(f"model '{entry.name}' was named twice; each is served once")
+        entries[entry.name] = entry
+    kind = options.place.engine or settings.engine
+    if kind == "ray" and len(entries) > 1:
+        raise InputError("one embedded Ray cluster holds one model; serve one of them, or all with --engine local")
+    models = []
+    for entry in entries.values():
+        job, target = place_job(
+            plan_job(RenderOptions(prompt="any", image=_stand_in(entry)), entry), settings, options.place
+        )
+        tell(f"loading {entry.name}")
+        engine = services.open_engine(target.engine, job.model, target.device, target.placement, target.residency)
+        opened.callback(engine.close)
+        models.append(ServedModel(entry=entry, engine=engine))
+    return models
+
+
+def _stand_in(entry: ModelEntry) -> Image.Image | None:
+    """The picture that the default request of a model needs besides a prompt."""
+    size = entry.recipe.defaults.width, entry.recipe.defaults.height
+    return Image.new("RGB", size) if entry.recipe.task == "i2v" else None
+
+
+async def _serve(models: ServedModels, options: ServeOptions, guard: Guard, tell: Callable[[str], None]) -> None:
+    server = await GatewayServer(models, options.address, guard).start()
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    for line in describe_server(models, options, server.port):
+        tell(line)
+    await asked.wait()
+    asked.clear()
+    running = sum(models.count(model) for model in models)
+    tell(f"ending; {running} running, stop again to end them now" if running else "ending")
+    await _end(server, options.grace_s, asked)
+
+
+async def _end(server: GatewayServer, grace_s: float, at_once: asyncio.Event) -> None:
+    """Let running calls end for so long, or until somebody is impatient."""
+    ending, impatient = asyncio.create_task(server.stop(grace_s)), asyncio.create_task(at_once.wait())
+    await asyncio.wait({ending, impatient}, return_when=asyncio.FIRST_COMPLETED)
+    if not ending.done():
+        await server.stop(0)
+    impatient.cancel()
+    await ending
+
+
+def describe_server(models: ServedModels, options: ServeOptions, port: int) -> list[str]:
+    """What is served, and what to try next."""
+    host = options.address.rpartition(":")[0]
+    secure = "" if options.certificate is None else " --tls-ca CERTIFICATE"
+    token = "" if options.token is None else " --token TOKEN"
+    names = ", ".join(f"{model.entry.name} on {model.engine.description.device}" for model in models)
+    return [
+        f"serving {names} at {host}:{port} (gRPC)",
+        f'try: reelray render "a red circle moves left on a blue background" --server {host}:{port}{token}{secure}',
+        "stop with Ctrl-C",
+    ]

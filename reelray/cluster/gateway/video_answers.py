@@ -1,0 +1,64 @@
+"""From a job and its events to what goes over the wire."""
+
+from reelray.cluster.render import RenderJob
+from reelray.proto.events import Progress, Stage
+from reelray.proto.request import RenderSummary
+from reelray.proto.v1 import videos_pb2 as wire
+
+STAGES = {
+    Stage.LOAD: wire.Progress.LOAD,
+    Stage.TEXT: wire.Progress.TEXT,
+    Stage.DENOISE: wire.Progress.DENOISE,
+    Stage.REMEMBER: wire.Progress.REMEMBER,
+    Stage.DECODE: wire.Progress.DECODE,
+    Stage.REGROUP: wire.Progress.REGROUP,
+}
+
+
+def accepted(job: RenderJob, digest: str) -> wire.GenerateEvent:
+    """Say what will be made."""
+    request = job.request
+    changes = request.changes
+    return wire.GenerateEvent(
+        accepted=wire.Accepted(
+            request_id=request.request_id,
+            model=job.model.name,
+            model_digest=digest,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            size=wire.Size(width=request.width, height=request.height),
+            frames=request.frames,
+            fps=wire.Rational(numerator=job.fps.numerator, denominator=job.fps.denominator),
+            seed=request.seed,
+            steps=request.recipe.schedule.length,
+            guidance=request.recipe.guidance.scale,
+            later_prompts=[
+                wire.LaterPrompt(latent_frame=change.latent_frame, prompt=change.prompt, cut=change.cut)
+                for change in changes
+            ],
+            decoder=wire.DECODER_PREVIEW if request.recipe.decoder.is_preview else wire.DECODER_FULL,
+        )
+    )
+
+
+def moved_on(progress: Progress) -> wire.GenerateEvent:
+    """Say how far it is."""
+    return wire.GenerateEvent(
+        progress=wire.Progress(stage=STAGES[progress.stage], done=progress.done, total=progress.total)
+    )
+
+
+def done(summary: RenderSummary) -> wire.GenerateEvent:
+    """Say that it is complete."""
+    return wire.GenerateEvent(
+        done=wire.Done(
+            frames=summary.frames,
+            forwards=summary.forwards,
+            device=summary.device,
+            dtype=summary.dtype,
+            layout=str(summary.layout),
+            ranks=summary.layout.ranks + summary.decode_ranks,
+            stage_seconds=summary.stage_s,
+            peak_bytes=summary.peak_bytes,
+        )
+    )

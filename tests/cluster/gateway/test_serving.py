@@ -1,0 +1,99 @@
+"""`reelray serve` as a process: what it says, where it listens, how it ends."""
+
+import re
+import signal
+import threading
+
+import grpc
+import psutil
+import pytest
+
+from reelray.proto.v1 import videos_pb2, videos_pb2_grpc
+from tests.support.commands import start_process
+from tests.support.gateway import connect
+
+SERVE = """
+from pathlib import Path
+from reelray.cluster.cli import main
+from tests.support.fake_engine import FakeEngine, fake_services, write_models
+engine = FakeEngine(frame_delay_s=0.1)
+code = main(["serve", *sys.argv[1:]], fake_services(engine, write_models(Path("models"))))
+print(code, engine.closed, engine.cancelled, flush=True)
+"""
+
+
+def wait_for_address(process):
+    """Read what it says until it serves."""
+    for line in process.stderr:
+        if found := re.search(r"serving fake on cpu at (\S+) \(gRPC\)", line):
+            return found[1]
+    raise AssertionError(process.stdout.read())
+
+
+@pytest.fixture
+def server(tmp_path):
+    with start_process(SERVE, tmp_path, "--address", "127.0.0.1:0") as process:
+        yield process, wait_for_address(process)
+
+
+def generate(address, **video):
+    with connect(address) as channel:
+        request = videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", **video))
+        return [event.WhichOneof("event") for event in videos_pb2_grpc.VideosStub(channel).Generate(request)]
+
+
+def test_it_listens_on_loopback_only(server):
+    process, address = server
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    listening = [c.laddr for one in family for c in one.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert [f"{at.ip.removeprefix('::ffff:')}:{at.port}" for at in listening] == [address]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_lets_videos_end_first(server, number):
+    process, address = server
+    kinds = []
+    client = threading.Thread(target=lambda: kinds.extend(generate(address, frames=41)))
+    client.start()
+    with connect(address) as channel:
+        stub = videos_pb2_grpc.VideosStub(channel)
+        other = stub.Generate(videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=17)))
+        next(other)
+        process.send_signal(number)
+        client.join(20)
+        assert [event.WhichOneof("event") for event in other][-1] == "done"
+    assert kinds[-1] == "done"
+    out, err = process.communicate(timeout=20)
+    assert out.split() == ["0", "1", "0"]
+    assert "ending; " in err
+    with pytest.raises(grpc.RpcError):
+        generate(address, frames=5)
+
+
+def test_stopped_again_it_ends_what_runs(tmp_path):
+    with start_process(SERVE, tmp_path, "--address", "127.0.0.1:0", "--grace", "1000") as process:
+        address = wait_for_address(process)
+        with connect(address) as channel:
+            stub = videos_pb2_grpc.VideosStub(channel)
+            call = stub.Generate(videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=2001)))
+            next(call)
+            process.send_signal(signal.SIGINT)
+            assert any("ending; 1 running" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(grpc.RpcError):
+                list(call)
+        assert process.communicate(timeout=20)[0].split()[:2] == ["0", "1"]
+
+
+def test_after_the_grace_it_ends_what_is_left(tmp_path):
+    with start_process(SERVE, tmp_path, "--address", "127.0.0.1:0", "--grace", "0.3") as process:
+        address = wait_for_address(process)
+        with connect(address) as channel:
+            stub = videos_pb2_grpc.VideosStub(channel)
+            call = stub.Generate(videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=2001)))
+            next(call)
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(grpc.RpcError) as raised:
+                list(call)
+        assert raised.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert process.communicate(timeout=20)[0].split()[:2] == ["0", "1"]
