@@ -31,7 +31,7 @@ render: $(VENV)/.installed  ## turn PROMPT into the video OUT (ARGS="--steps 10 
 	$(BIN)/reelray render "$(PROMPT)" -o "$(OUT)" $(ARGS)
 
 test: $(VENV)/.installed-dev  ## the default tests, a process per core: CPU, offline
-	$(BIN)/python -m tests.side_by_side $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
