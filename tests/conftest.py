@@ -9,7 +9,6 @@ import torch
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 from tests.support.tiny_stream import write_tiny_stream
 
-
 LONG = ("integration", "workers/engine", "workers", "examples", "cluster")
 """Folders whose files take longest: they come first, so that no process waits for the last one."""
 
