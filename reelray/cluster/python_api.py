@@ -90,7 +90,7 @@ class Rendered:
     summary: RenderSummary
 
 
-class Client:
+class LocalClient:
     """Renders with given services.
 
     Args:
@@ -172,7 +172,7 @@ def render(prompt: str, **arguments: Unpack[RenderArguments]) -> Rendered:
     Raises:
         ReelrayError: An option is wrong, or the render failed; see `reelray.proto.errors`.
     """
-    return Client(default_services()).render(prompt, arguments)
+    return LocalClient(default_services()).render(prompt, arguments)
 
 
 def render_stream(prompt: str, **arguments: Unpack[RenderArguments]) -> Iterator[FramesArray]:
@@ -191,7 +191,7 @@ def render_stream(prompt: str, **arguments: Unpack[RenderArguments]) -> Iterator
     Raises:
         ReelrayError: An option is wrong, or the render failed; see `reelray.proto.errors`.
     """
-    return Client(default_services()).render_stream(prompt, arguments)
+    return LocalClient(default_services()).render_stream(prompt, arguments)
 
 
 def stream(prompt: str, **arguments: Unpack[RenderArguments]) -> StreamSession:
@@ -214,7 +214,7 @@ def stream(prompt: str, **arguments: Unpack[RenderArguments]) -> StreamSession:
     Raises:
         ReelrayError: An option is wrong, or the model cannot be loaded; see `reelray.proto.errors`.
     """
-    return Client(default_services()).open_stream(prompt, arguments)
+    return LocalClient(default_services()).open_stream(prompt, arguments)
 
 
 def resume(path: str | Path, **arguments: Unpack[ResumeArguments]) -> StreamSession:
@@ -231,7 +231,7 @@ def resume(path: str | Path, **arguments: Unpack[ResumeArguments]) -> StreamSess
         SnapshotError: The file is damaged, or of another model or version.
         ReelrayError: An option is wrong, or the model cannot be loaded; see `reelray.proto.errors`.
     """
-    return Client(default_services()).resume(path, arguments)
+    return LocalClient(default_services()).resume(path, arguments)
 
 
 def _check_callable(on_progress: object) -> OnProgress:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from reelray.cluster.python_api import Client
+from reelray.cluster.python_api import LocalClient
 from reelray.cluster.services import default_services
 from tests.support.commands import start_process
 
@@ -25,6 +25,6 @@ def test_command_through_ray_makes_the_frames_of_the_python_api(tiny_t2v, tmp_pa
     assert (said["frames"], said["seed"], said["steps"]) == (5, 3, 2)
     assert said["seconds"]["start"] >= said["seconds"]["load"] > 0
 
-    video = Client(default_services()).render("red circle", {**WISH, "model": str(tiny_t2v), "engine": "local"})
+    video = LocalClient(default_services()).render("red circle", {**WISH, "model": str(tiny_t2v), "engine": "local"})
     assert np.array_equal(np.load(tmp_path / "a.npy"), video.frames)
     assert video.summary.model_digest == said["model_digest"]

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from reelray.cluster.python_api import Client
+from reelray.cluster.python_api import LocalClient
 from reelray.cluster.services import default_services
 from tests.support.commands import is_there, start_process
 
@@ -27,7 +27,7 @@ WISH = {"seed": 3, "frames": 9, "size": "64x64", "device": "cpu"}
 
 @cache
 def frames_of_one_rank(steps):
-    return Client(default_services()).render("a red circle", {**WISH, "steps": steps, "engine": "local"}).frames
+    return LocalClient(default_services()).render("a red circle", {**WISH, "steps": steps, "engine": "local"}).frames
 
 
 class Command:

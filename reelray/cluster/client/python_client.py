@@ -1,0 +1,184 @@
+"""`reelray.Client`: videos from a server, as Python sees them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypedDict, Unpack
+
+import grpc
+import numpy as np
+
+from reelray.cluster.client.connection import ServerAddress, error_of, open_channel
+from reelray.cluster.client.remote_video import RemoteVideo
+from reelray.cluster.client.requests import write_request
+from reelray.cluster.first_frame import Picture
+from reelray.cluster.prompt_changes import Times
+from reelray.cluster.python_api import Rendered
+from reelray.cluster.render import RenderOptions
+from reelray.cluster.video_writer import FramesArray
+from reelray.proto.errors import InputError
+from reelray.proto.events import Progress
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc
+from reelray.proto.v1 import videos_pb2 as wire
+
+DESCRIBE_S = 10.0
+
+
+class VideoArguments(TypedDict, total=False):
+    """Options of a video; what is missing comes from the server's model.
+
+    `reelray.cluster.render.RenderOptions` describes them; `model` is the name of one that is served, and `on_progress`
+    is told whenever a stage moves on.
+    """
+
+    model: str
+    seconds: float | str
+    frames: int
+    size: str | tuple[int, int]
+    seed: int
+    steps: int
+    guidance: float
+    negative: str
+    image: Picture
+    fps: float
+    at: Times
+    decoder: str
+    on_progress: Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedEngine:
+    """A model on a server.
+
+    Args:
+        model: Its name.
+        model_digest: Hex digest over the checkpoint's files.
+        device: Such as ``cpu`` or ``NVIDIA H200``.
+        dtype: Such as ``bfloat16``.
+        layout: How its ranks share a video.
+        ranks: How many there are.
+        requests: What it has to do now.
+    """
+
+    model: str
+    model_digest: str
+    device: str
+    dtype: str
+    layout: str
+    ranks: int
+    requests: int
+
+
+class Client:
+    """A connection to `reelray serve`; for any number of threads.
+
+        with reelray.Client("gpu-7:50051", token=TOKEN) as client:
+            clip = client.render("a cat on a beach", seed=7)
+
+    Args:
+        address: ``HOST`` or ``HOST:PORT``.
+        token: What the server wants to hear; None where it wants nothing.
+        certificate: PEM file by which the server is known; None speaks in the clear.
+
+    Raises:
+        EngineError: Nobody answers there.
+        InputError: The certificate cannot be read.
+    """
+
+    def __init__(self, address: str, *, token: str | None = None, certificate: str | Path | None = None) -> None:
+        file = None if certificate is None else Path(certificate).expanduser()
+        self._server = ServerAddress(address=address, token=token, certificate=file)
+        self._opened = open_channel(self._server)
+        self._channel: grpc.Channel | None = self._opened.__enter__()
+
+    def describe(self) -> list[ServedEngine]:
+        """Models of the server, and how busy they are.
+
+        Raises:
+            ReelrayError: The server refused, or was lost.
+        """
+        stub = cluster_pb2_grpc.ClusterStub(self._open_channel())  # type: ignore[no-untyped-call]
+        try:
+            answer = stub.Describe(cluster_pb2.DescribeRequest(), metadata=self._server.metadata, timeout=DESCRIBE_S)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        return [
+            ServedEngine(
+                model=engine.model,
+                model_digest=engine.model_digest,
+                device=engine.device,
+                dtype=engine.dtype,
+                layout=engine.layout,
+                ranks=engine.ranks,
+                requests=engine.requests,
+            )
+            for engine in answer.engines
+        ]
+
+    def render(self, prompt: str, **arguments: Unpack[VideoArguments]) -> Rendered:
+        """Have a video made and return its frames.
+
+        Raises:
+            ReelrayError: An option is wrong, or the server failed or was lost.
+        """
+        with closing(self._begin(prompt, arguments)) as video:
+            facts = video.facts
+            frames_FHWC = np.empty((facts.frames, facts.height, facts.width, 3), np.uint8)
+            made = 0
+            for batch_FHWC in video:
+                frames_FHWC[made : made + len(batch_FHWC)] = batch_FHWC
+                made += len(batch_FHWC)
+        assert video.summary is not None, "it ends with a summary or an error"
+        return Rendered(frames=frames_FHWC, fps=float(facts.fps), summary=video.summary)
+
+    def render_stream(self, prompt: str, **arguments: Unpack[VideoArguments]) -> Iterator[FramesArray]:
+        """Have a video made and yield its frames, RGB uint8 of shape H, W, 3, as they come.
+
+        The server begins at once and refuses at once. Closing the iterator early stops it; whoever takes no frames
+        holds it back.
+
+        Raises:
+            ReelrayError: An option is wrong, or the server failed or was lost.
+        """
+        return self._frames(self._begin(prompt, arguments))
+
+    def close(self) -> None:
+        """End the connection and what runs over it; harmless when called twice."""
+        if self._channel is not None:
+            self._channel = None
+            self._opened.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, prompt: str, arguments: VideoArguments) -> RemoteVideo:
+        options = dict(arguments)
+        on_progress = options.pop("on_progress", _ignore)
+        if not callable(on_progress):
+            raise InputError(f"on_progress is {on_progress!r}; it must be a function")
+        model = options.pop("model", None)
+        wish = RenderOptions(prompt=prompt, **options)  # type: ignore[arg-type]  # checked there
+        request = write_request(wish, None if model is None else str(model), wire.MEDIA_RGB24)
+        return RemoteVideo(self._open_channel(), self._server, request, on_progress)
+
+    def _open_channel(self) -> grpc.Channel:
+        if self._channel is None:
+            raise InputError("the client is closed; make another one")
+        return self._channel
+
+    @staticmethod
+    def _frames(video: RemoteVideo) -> Iterator[FramesArray]:
+        with closing(video):
+            for batch_FHWC in video:
+                yield from batch_FHWC.copy()
+
+
+def _ignore(_progress: Progress) -> None:
+    """Nobody listens."""
