@@ -11,11 +11,12 @@ from reelray.cluster.model_catalog import ModelCatalog, ModelEntry
 from reelray.cluster.services import Services
 from reelray.cluster.settings import Settings
 from reelray.proto.engine_description import EngineDescription
-from reelray.proto.errors import CheckpointError
+from reelray.proto.errors import CheckpointError, EndedError, EngineError
 from reelray.proto.events import Done, Event, Frames, Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Defaults, Guidance, Recipe, Schedule
-from reelray.proto.request import RenderRequest, RenderSummary
+from reelray.proto.request import RenderRequest, RenderSummary, RequestId
+from reelray.proto.session import Order, Standing
 
 FACTS = ModelFacts(
     family="wan",
@@ -73,6 +74,7 @@ class FakeEngine:
     streams: list[Iterator[Event]] = field(default_factory=list)
     closed: int = 0
     cancelled: int = 0
+    lost: bool = False
 
     def render(self, request: RenderRequest) -> Iterator[Event]:
         self.requests.append(request)
@@ -86,6 +88,11 @@ class FakeEngine:
         except GeneratorExit:
             self.cancelled += 1
             raise
+
+    def tell(self, request_id: RequestId, _order: Order) -> Standing:
+        if self.lost:
+            raise EngineError("the engine takes no orders: it was lost")
+        raise EndedError(f"request {request_id} is not here")
 
     def close(self) -> None:
         self.closed += 1

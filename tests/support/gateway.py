@@ -19,7 +19,7 @@ def serve(*engines: FakeEngine, guard: Guard | None = None, entries=None) -> Ite
     names = ["fake", *(f"fake-{n}" for n in range(1, len(engines)))]
     entries = entries or [fake_entry(path=Path("/models") / name) for name in names]
     models = ServedModels(
-        [ServedModel(entry=entry, engine=engine) for entry, engine in zip(entries, engines, strict=True)]
+        [ServedModel(entry, lambda engine=engine: engine) for entry, engine in zip(entries, engines, strict=True)]
     )
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -60,6 +60,7 @@ class ServedEngine:
         layout: How its ranks share a video.
         ranks: How many there are.
         requests: What it has to do now.
+        ready: False while it starts again after it was lost.
     """
 
     model: str
@@ -69,6 +70,7 @@ class ServedEngine:
     layout: str
     ranks: int
     requests: int
+    ready: bool
 
 
 class Client:
@@ -113,6 +115,7 @@ class Client:
                 layout=engine.layout,
                 ranks=engine.ranks,
                 requests=engine.requests,
+                ready=engine.ready,
             )
             for engine in answer.engines
         ]

@@ -1,30 +1,107 @@
-"""The models of one server, each with its engine."""
+"""The models of one server, each with its engine, which is opened again when it was lost."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.model_catalog import ModelEntry
-from reelray.proto.errors import UnknownModelError
+from reelray.proto.errors import EngineError, InputError, ReelrayError, UnknownModelError
+from reelray.proto.request import RequestId
+from reelray.proto.session import Stop
+
+LOG = logging.getLogger("reelray.gateway")
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 30.0
+NOBODY = RequestId("nobody")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
     """A model that is loaded.
 
     Args:
         entry: What it is called and what it can do.
-        engine: Where it runs.
+        open_engine: Loads it; called at once, and again after every loss.
+
+    Raises:
+        ReelrayError: It cannot be loaded.
     """
 
-    entry: ModelEntry
-    engine: Engine
+    def __init__(self, entry: ModelEntry, open_engine: Callable[[], Engine]) -> None:
+        self.entry = entry
+        self._open = open_engine
+        self._engine: Engine | None = open_engine()
+        self.description = self._engine.description
+        self.running = 0
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return self._engine is not None
+
+    @property
+    def engine(self) -> Engine:
+        """Where it runs.
+
+        Raises:
+            EngineError: It was lost and is being opened again.
+        """
+        engine = self._engine
+        if engine is None:
+            raise EngineError(f"the engine of model '{self.entry.name}' was lost and starts again; try again soon")
+        return engine
+
+    def look_after(self) -> None:
+        """After a failure: open the engine again if it is lost. Returns when it is there, or was never away."""
+        with self._lock:
+            engine = self._engine
+            if self._closed.is_set() or engine is None or not _is_lost(engine):
+                return
+            self._engine = None
+        LOG.warning("the engine of model '%s' was lost; opening it again", self.entry.name)
+        with suppress(ReelrayError):
+            engine.close()
+        self._open_again()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a request while it runs."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    def close(self) -> None:
+        """Free the engine; it is not opened again."""
+        self._closed.set()
+        with self._lock:
+            if self._engine is not None:
+                self._engine.close()
+
+    def _open_again(self) -> None:
+        wait_s = FIRST_WAIT_S
+        while not self._closed.is_set():
+            try:
+                engine = self._open()
+            except ReelrayError as error:
+                LOG.warning("model '%s' cannot be opened: %s; next try in %.0f s", self.entry.name, error, wait_s)
+                self._closed.wait(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+                continue
+            with self._lock:
+                if self._closed.is_set():
+                    engine.close()
+                else:
+                    self._engine = engine
+            return
 
 
 class ServedModels:
-    """Finds models by name, counts what runs, and closes all of them in the end.
+    """Finds models by name, and closes all of them in the end.
 
     Args:
         models: At least one; the first is taken where a client names none.
@@ -33,7 +110,6 @@ class ServedModels:
     def __init__(self, models: Sequence[ServedModel]) -> None:
         assert models, "a server serves something"
         self._models = {model.entry.name: model for model in models}
-        self._running: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -50,20 +126,13 @@ class ServedModels:
             raise UnknownModelError(f"model '{name}' is not served here; models here: {', '.join(self._models)}")
         return self._models[name]
 
-    @contextmanager
-    def running(self, model: ServedModel) -> Iterator[None]:
-        """Count a request while it runs."""
-        self._running[model.entry.name] += 1
-        try:
-            yield
-        finally:
-            self._running[model.entry.name] -= 1
 
-    def count(self, model: ServedModel) -> int:
-        """Requests that run on it."""
-        return self._running[model.entry.name]
-
-    def close(self) -> None:
-        """Free every engine."""
-        for model in self:
-            model.engine.close()
+def _is_lost(engine: Engine) -> bool:
+    """Whether an engine answers no more; one that does knows that nobody is not there."""
+    try:
+        engine.tell(NOBODY, Stop())
+    except InputError:
+        return False
+    except ReelrayError:
+        return True
+    return False

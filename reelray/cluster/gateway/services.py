@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeAlias, TypeVar
@@ -16,7 +17,7 @@ from reelray.cluster.gateway.statuses import status_of
 from reelray.cluster.gateway.video_answers import accepted
 from reelray.cluster.gateway.video_reading import read_video
 from reelray.cluster.render import RenderJob, plan_job
-from reelray.proto.errors import ReelrayError
+from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
 
 LOG = logging.getLogger("reelray.gateway")
@@ -41,11 +42,11 @@ class Videos(videos_pb2_grpc.VideosServicer):
     ) -> AsyncIterator[videos_pb2.GenerateEvent]:
         """See `videos.proto`."""
         model, job, making = await _or_status(context, lambda: asyncio.to_thread(self._plan, request))
-        with self._models.running(model):
-            yield accepted(job, model.engine.description.digest)
+        with model.counted():
+            yield accepted(job, model.description.digest)
             pump = EventPump(making, leave=making.leave, name=job.request.request_id)
             async with aclosing(pump.items()) as events:
-                while (event := await _or_status(context, lambda: anext(events, None))) is not None:
+                while (event := await _or_status(context, lambda: anext(events, None), model)) is not None:
                     yield event
 
     def _plan(self, request: videos_pb2.GenerateRequest) -> tuple[ServedModel, RenderJob, Making]:
@@ -73,7 +74,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
         )
 
     def _describe(self, model: ServedModel) -> cluster_pb2.Engine:
-        engine = model.engine.description
+        engine = model.description
         return cluster_pb2.Engine(
             model=model.entry.name,
             model_digest=engine.digest,
@@ -81,15 +82,20 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
             dtype=engine.dtype,
             layout=str(engine.layout),
             ranks=engine.layout.ranks + engine.decode_ranks,
-            requests=self._models.count(model),
+            requests=model.running,
+            ready=model.is_ready,
         )
 
 
-async def _or_status(context: Context, work: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Await something; what it raises ends the call with a status."""
+async def _or_status(
+    context: Context, work: Callable[[], Awaitable[Answer]], model: ServedModel | None = None
+) -> Answer:
+    """Await something; what it raises ends the call with a status, and a look at the model's engine."""
     try:
         return await work()
     except ReelrayError as error:
+        if model is not None and isinstance(error, EngineError):
+            threading.Thread(target=model.look_after, name=f"look after {model.entry.name}", daemon=True).start()
         await context.abort_with_status(status_of(error))
     except Exception:
         LOG.exception("a call failed unexpectedly")

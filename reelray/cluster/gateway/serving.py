@@ -7,17 +7,19 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
 from PIL import Image
 
+from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
 from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.render import RenderOptions, plan_job
-from reelray.cluster.render_plan import Place, place_job
+from reelray.cluster.render_plan import Place, Target, place_job
 from reelray.cluster.services import Services
 from reelray.proto.errors import InputError
 
@@ -129,10 +131,14 @@ def _open_models(
             plan_job(RenderOptions(prompt="any", image=_stand_in(entry)), entry), settings, options.place
         )
         tell(f"loading {entry.name}")
-        engine = services.open_engine(target.engine, job.model, target.device, target.placement, target.residency)
-        opened.callback(engine.close)
-        models.append(ServedModel(entry=entry, engine=engine))
+        model = ServedModel(entry, partial(_open_engine, services, job.model, target))
+        opened.callback(model.close)
+        models.append(model)
     return models
+
+
+def _open_engine(services: Services, entry: ModelEntry, target: Target) -> Engine:
+    return services.open_engine(target.engine, entry, target.device, target.placement, target.residency)
 
 
 def _stand_in(entry: ModelEntry) -> Image.Image | None:
@@ -150,7 +156,7 @@ async def _serve(models: ServedModels, options: ServeOptions, guard: Guard, tell
         tell(line)
     await asked.wait()
     asked.clear()
-    running = sum(models.count(model) for model in models)
+    running = sum(model.running for model in models)
     tell(f"ending; {running} running, stop again to end them now" if running else "ending")
     await _end(server, options.grace_s, asked)
 
@@ -170,7 +176,7 @@ def describe_server(models: ServedModels, options: ServeOptions, port: int) -> l
     host = options.address.rpartition(":")[0]
     secure = "" if options.certificate is None else " --tls-ca CERTIFICATE"
     token = "" if options.token is None else " --token TOKEN"
-    names = ", ".join(f"{model.entry.name} on {model.engine.description.device}" for model in models)
+    names = ", ".join(f"{model.entry.name} on {model.description.device}" for model in models)
     return [
         f"serving {names} at {host}:{port} (gRPC)",
         f'try: reelray render "a red circle moves left on a blue background" --server {host}:{port}{token}{secure}',

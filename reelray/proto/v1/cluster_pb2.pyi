@@ -18,7 +18,7 @@ class DescribeResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ...) -> None: ...
 
 class Engine(_message.Message):
-    __slots__ = ("model", "model_digest", "device", "dtype", "layout", "ranks", "requests")
+    __slots__ = ("model", "model_digest", "device", "dtype", "layout", "ranks", "requests", "ready")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class Engine(_message.Message):
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_digest: str
     device: str
@@ -33,4 +34,5 @@ class Engine(_message.Message):
     layout: str
     ranks: int
     requests: int
-    def __init__(self, model: _Optional[str] = ..., model_digest: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., requests: _Optional[int] = ...) -> None: ...
+    ready: bool
+    def __init__(self, model: _Optional[str] = ..., model_digest: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., requests: _Optional[int] = ..., ready: bool = ...) -> None: ...

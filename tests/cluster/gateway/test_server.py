@@ -131,7 +131,7 @@ def test_a_taken_address_is_one_clear_error():
     from reelray.cluster.gateway.served_models import ServedModel, ServedModels
     from tests.support.fake_engine import fake_entry
 
-    models = ServedModels([ServedModel(entry=fake_entry(), engine=FakeEngine())])
+    models = ServedModels([ServedModel(fake_entry(), FakeEngine)])
 
     async def start(address):
         await GatewayServer(models, address).start()

@@ -219,9 +219,9 @@ class CountingEngine(FakeEngine):
 
 
 def test_who_does_not_read_holds_the_engine_back():
-    engine, total = CountingEngine(), 61 * 1024 * 768 * 3
+    engine, total = CountingEngine(), 241 * 512 * 384 * 3
     with serve(engine) as address, connect(address) as channel:
-        wanted = request(frames=61, size=wire.Size(width=1024, height=768))
+        wanted = request(frames=241, size=wire.Size(width=512, height=384))
         call = videos_pb2_grpc.VideosStub(channel).Generate(wanted)
         next(event for event in call if event.WhichOneof("event") == "media")
         before = -1
