@@ -9,7 +9,7 @@ from reelray.cluster.gateway.media import MediaEncoder
 from reelray.cluster.gateway.video_answers import done, moved_on
 from reelray.cluster.render import RenderJob
 from reelray.cluster.render_session import check_order
-from reelray.proto.errors import EngineError
+from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.events import Event, Frames, Progress
 from reelray.proto.v1 import videos_pb2 as wire
 
@@ -55,7 +55,8 @@ class Making:
             self._left = True
             events = self._events
         if events is not None:
-            _close(events)
+            with contextlib.suppress(ReelrayError):  # an engine that is lost has stopped, too
+                _close(events)
 
     def _answers(self, events: Iterator[Event]) -> Iterator[wire.GenerateEvent]:
         made = 0

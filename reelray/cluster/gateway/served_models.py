@@ -34,6 +34,7 @@ class ServedModel:
         self._engine: Engine | None = open_engine()
         self.description = self._engine.description
         self.running = 0
+        self.when_opened_again: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -95,8 +96,10 @@ class ServedModel:
             with self._lock:
                 if self._closed.is_set():
                     engine.close()
-                else:
-                    self._engine = engine
+                    return
+                self._engine = engine
+            LOG.warning("model '%s' is there again", self.entry.name)
+            self.when_opened_again()
             return
 
 

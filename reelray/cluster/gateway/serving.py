@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -62,6 +63,7 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
         ReelrayError: Something cannot be served so; nothing listens.
     """
     guard = make_guard(options)
+    logging.getLogger("reelray.gateway").addHandler(logging.StreamHandler())
     with ExitStack() as open_models:
         models = ServedModels(_open_models(options, services, tell, open_models))
         asyncio.run(_serve(models, options, guard, tell))
@@ -149,9 +151,15 @@ def _stand_in(entry: ModelEntry) -> Image.Image | None:
 
 async def _serve(models: ServedModels, options: ServeOptions, guard: Guard, tell: Callable[[str], None]) -> None:
     server = await GatewayServer(models, options.address, guard).start()
-    asked = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+    def listen() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, asked.set)
+
+    listen()
+    for model in models:  # Ray takes SIGTERM for itself whenever it starts
+        model.when_opened_again = partial(_call_soon, loop, listen)
     for line in describe_server(models, options, server.port):
         tell(line)
     await asked.wait()
@@ -159,6 +167,10 @@ async def _serve(models: ServedModels, options: ServeOptions, guard: Guard, tell
     running = sum(model.running for model in models)
     tell(f"ending; {running} running, stop again to end them now" if running else "ending")
     await _end(server, options.grace_s, asked)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(action)
 
 
 async def _end(server: GatewayServer, grace_s: float, at_once: asyncio.Event) -> None:

@@ -41,7 +41,8 @@ def test_lost_opened_again_and_refused_meanwhile(monkeypatch):
     monkeypatch.setattr(served_models, "FIRST_WAIT_S", 0.01)
     first, second = FakeEngine(error=EngineError("gone"), lost=True), FakeEngine()
     opener = Opener(first, ResourceError("no room yet"), second)
-    model = ServedModel(fake_entry(), opener)
+    model, heard = ServedModel(fake_entry(), opener), []
+    model.when_opened_again = lambda: heard.append(model.engine)
     threading.Thread(target=model.look_after).start()
     wait_until(lambda: not model.is_ready)
     with pytest.raises(EngineError, match="starts again") as raised:
@@ -49,7 +50,8 @@ def test_lost_opened_again_and_refused_meanwhile(monkeypatch):
     assert raised.value.retryable
     model.look_after()  # another request that failed asks for nothing more
     opener.allowed.set()
-    wait_until(lambda: model.is_ready)
+    wait_until(lambda: heard)
+    assert heard == [second]
     assert (model.engine, first.closed, opener.opened) == (second, 1, 3)
 
 

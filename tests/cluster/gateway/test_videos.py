@@ -207,6 +207,29 @@ def test_a_deadline_stops_the_engine():
         wait_until(lambda: engine.cancelled == 1)
 
 
+def test_leaving_an_engine_that_is_lost_is_no_error():
+    from reelray.cluster.gateway.making import Making
+    from reelray.cluster.render import RenderOptions, plan_job
+
+    class Gone:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise EngineError("gone")
+
+        close = __next__
+
+    class Lost(FakeEngine):
+        def render(self, _request):
+            return Gone()
+
+    making = Making(Lost(), plan_job(RenderOptions(prompt="x"), fake_entry()), wire.MEDIA_RGB24)
+    with pytest.raises(EngineError):
+        list(making)
+    making.leave()
+
+
 class CountingEngine(FakeEngine):
     """Counts the bytes that were taken from it."""
 
