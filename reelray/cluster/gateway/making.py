@@ -55,8 +55,7 @@ class Making:
             self._left = True
             events = self._events
         if events is not None:
-            with contextlib.suppress(ReelrayError):  # an engine that is lost has stopped, too
-                _close(events)
+            _close(events)
 
     def _answers(self, events: Iterator[Event]) -> Iterator[wire.GenerateEvent]:
         made = 0
@@ -77,5 +76,6 @@ class Making:
 def _close(events: Iterator[Event]) -> None:
     close = getattr(events, "close", None)
     if close is not None:
-        with contextlib.suppress(ValueError):  # a generator that runs in the other thread ends there
+        # A generator that runs in the other thread ends there; an engine that is lost has stopped, too.
+        with contextlib.suppress(ValueError, ReelrayError):
             close()
