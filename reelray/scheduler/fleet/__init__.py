@@ -1,0 +1,1 @@
+"""Decides which engine runs which request: pure, with the time given."""

@@ -1,0 +1,140 @@
+"""Whether a ticket is taken on, and what it is promised."""
+
+from collections.abc import Iterator
+
+from reelray.scheduler.fleet.decision import Queued, Reason, Refused
+from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.policy import FleetPolicy
+from reelray.scheduler.fleet.pool import Pool
+from reelray.scheduler.fleet.promise_line import Offer
+from reelray.scheduler.fleet.ticket import Kind
+
+RETRY_S = 10.0
+"""Where nothing better is known: about the time in which an engine comes back."""
+
+
+def admit(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Queued | Refused:
+    """Decide, and set what the entry is promised; it is not in a line yet.
+
+    Args:
+        entry: The newcomer.
+        pool: Where it would wait.
+        policy: The rules.
+        now: The time.
+    """
+    refused = _check_room(entry, pool, policy, now)
+    if refused is not None:
+        return refused
+    due_s = _due(entry, policy, now)
+    start_s = predict_start(entry, pool, now)
+    if due_s is not None:
+        offers = list(_offers(entry, pool, policy, due_s, now))
+        kept = next((offer for offer in offers if offer.is_kept), None)
+        if kept is None:
+            return _refuse_deadline(entry, offers, due_s, now)
+        if not _has_share(entry, kept, pool, policy, now):
+            wait_s = pool.promises.work_of(entry.ticket.tenant) / pool.promises.gpus
+            return Refused(request_id=entry.ticket.request_id, reason=Reason.SHARE, retry_after_s=wait_s)
+        entry.need, entry.latest_s, start_s = kept.need, kept.latest_s, kept.start_s
+        entry.measure()
+    return Queued(request_id=entry.ticket.request_id, start_s=start_s, waiting=pool.waiting + 1)
+
+
+def predict_start(entry: Entry, pool: Pool, now: float) -> float:
+    """When a ticket without a promise would begin, if nothing else came."""
+    gpus = pool.index.gpus
+    if not gpus:
+        return float("inf")
+    if not pool.waiting and pool.free_gpus >= entry.need:
+        return now
+    if entry.pinned is not None:
+        engine = pool.index.engines[entry.pinned]
+        return now + (engine.remaining_s(now, promised=False) + engine.line_s) / engine.facts.gpus
+    ahead_s = pool.load.remaining_s(now) + pool.promises.work_s + pool.pinned_s
+    return now + (ahead_s + pool.fair.ahead_s(entry.ticket.tenant)) / gpus
+
+
+def _check_room(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Refused | None:
+    request_id, ticket = entry.ticket.request_id, entry.ticket
+    facts = pool.index.most
+    if facts is None:
+        if ticket.is_interactive or ticket.deadline_s is not None:
+            return Refused(request_id=request_id, reason=Reason.NO_ENGINE, retry_after_s=RETRY_S)
+    elif entry.need > facts[0] or ticket.memory_bytes > facts[1]:
+        return Refused(request_id=request_id, reason=Reason.TOO_LARGE)
+    full = pool.waiting >= policy.most_waiting
+    if full or pool.waiting_of(ticket.tenant) >= policy.most_waiting_per_tenant:
+        start_s = predict_start(entry, pool, now)
+        if start_s == float("inf"):
+            return Refused(request_id=request_id, reason=Reason.QUEUE_FULL, retry_after_s=RETRY_S)
+        wait_s = entry.work_s / pool.index.gpus  # about one such ticket leaves the line in that time
+        finish_s = start_s + entry.seconds(entry.need)
+        return Refused(request_id=request_id, reason=Reason.QUEUE_FULL, finish_s=finish_s, retry_after_s=wait_s)
+    return None
+
+
+def _due(entry: Entry, policy: FleetPolicy, now: float) -> float | None:
+    """By when it must have begun, if it is a stream, or be finished; None where nothing is promised."""
+    ticket = entry.ticket
+    if not policy.keeps_deadlines:
+        return None
+    if ticket.deadline_s is not None:
+        return ticket.deadline_s
+    if not ticket.is_interactive:
+        return None
+    return now + policy.patience_s + (0.0 if ticket.kind is Kind.STREAM else entry.seconds(entry.need))
+
+
+def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: float) -> Iterator[Offer]:
+    """One for each number of GPUs, the fewest first: what they save is for others."""
+    if entry.pinned is None:
+        load = pool.promised_load if policy.preempts else pool.load
+        running_s = load.remaining_s(now) + pool.pinned_s
+        free = pool.free_gpus if not pool.waiting else 0
+    else:
+        engine = pool.index.engines[entry.pinned]
+        running_s = engine.remaining_s(now, promised=policy.preempts) + engine.line_s
+        free = 0 if engine.line_count else engine.free_gpus
+    for gpus in entry.options:
+        seconds = entry.seconds(gpus)
+        latest_s = due_s if entry.ticket.kind is Kind.STREAM else due_s - seconds
+        if gpus <= free and latest_s >= now and _fits(entry, gpus, pool):
+            yield Offer(need=gpus, latest_s=latest_s, start_s=now, is_kept=True)
+            continue
+        latest_s -= policy.stop_s
+        if entry.pinned is None:
+            yield pool.promises.offer(gpus, seconds, latest_s, running_s, now)
+        else:
+            start_s = now + running_s / engine.facts.gpus
+            kept = gpus <= engine.facts.gpus and start_s <= latest_s
+            yield Offer(need=gpus, latest_s=latest_s, start_s=start_s, is_kept=kept)
+
+
+def _fits(entry: Entry, gpus: int, pool: Pool) -> bool:
+    if entry.pinned is None:
+        return pool.index.find(gpus, entry.ticket.memory_bytes, spreads=False) is not None
+    return pool.index.engines[entry.pinned].free_bytes >= entry.ticket.memory_bytes
+
+
+def _refuse_deadline(entry: Entry, offers: list[Offer], due_s: float, now: float) -> Refused:
+    ends = [max(now, offer.start_s) + entry.seconds(offer.need) for offer in offers]
+    waits = [max(now, offer.start_s) - now for offer in offers]
+    is_stream = entry.ticket.kind is Kind.STREAM
+    late_s = (min(waits) + now if is_stream else min(ends)) - due_s
+    return Refused(
+        request_id=entry.ticket.request_id,
+        reason=Reason.DEADLINE,
+        finish_s=min(ends),
+        retry_after_s=max(0.0, late_s) if min(waits) > 0 else None,
+    )
+
+
+def _has_share(entry: Entry, offer: Offer, pool: Pool, policy: FleetPolicy, now: float) -> bool:
+    """Whether a tenant keeps to its weight's part of what can be promised, while others want promises too."""
+    tenant, others = entry.ticket.tenant, pool.promises.tenants
+    if not policy.is_fair or entry.pinned is not None or offer.start_s <= now or set(others) <= {tenant}:
+        return True
+    weights = sum(policy.weights.get(name, 1.0) for name in {*others, tenant})
+    share = policy.weights.get(tenant, 1.0) / weights
+    own_s = pool.promises.work_of(tenant)
+    return own_s <= share * pool.promises.gpus * (offer.latest_s - now)

@@ -1,0 +1,118 @@
+"""Tickets whose start is promised, the earliest first; a promise is given only if it breaks no other."""
+
+from collections import Counter
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.slack import SlackTree
+from reelray.scheduler.fleet.ticket import TenantId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """What a promise would be.
+
+    Args:
+        need: GPUs.
+        latest_s: Latest start that keeps it.
+        start_s: Predicted start, at the latest.
+        is_kept: Whether it and all others hold.
+    """
+
+    need: int
+    latest_s: float
+    start_s: float
+    is_kept: bool
+
+
+class PromiseLine:
+    """The line.
+
+    Args:
+        gpus: That may be promised.
+        now: The time.
+    """
+
+    def __init__(self, gpus: float, now: float) -> None:
+        self._tree = SlackTree(gpus, now)
+        self._heap: list[tuple[float, int, Entry]] = []
+        self._waiting: set[int] = set()
+        self._by_tenant: dict[TenantId, float] = {}
+        self._counts: Counter[TenantId] = Counter()
+        self.gpus = gpus
+        self.interactive = 0
+        """Interactive tickets that wait."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, entry: Entry) -> bool:
+        return entry.number in self._waiting
+
+    @property
+    def work_s(self) -> float:
+        """GPU-seconds that wait."""
+        return self._tree.total_s if self._waiting else 0.0
+
+    def work_of(self, tenant: TenantId) -> float:
+        """GPU-seconds of a tenant that wait."""
+        return self._by_tenant.get(tenant, 0.0)
+
+    @property
+    def tenants(self) -> tuple[TenantId, ...]:
+        """Those who wait."""
+        return tuple(self._by_tenant)
+
+    def offer(self, need: int, seconds: float, latest_s: float, running_s: float, now: float) -> Offer:
+        """What could be promised.
+
+        Args:
+            need: GPUs.
+            seconds: On so many.
+            latest_s: Latest start.
+            running_s: GPU-seconds that run and cannot be stopped.
+            now: The time.
+        """
+        self._tree.move_on(now)
+        gpus = max(self.gpus, need)
+        ahead_s, spare_s = self._tree.ahead_s(latest_s)
+        start_s = now + (running_s + ahead_s) / gpus
+        breaks = spare_s - self.gpus * now - running_s < need * seconds
+        if breaks:
+            start_s = now + (running_s + self._tree.total_s) / gpus
+        return Offer(need=need, latest_s=latest_s, start_s=start_s, is_kept=not breaks and start_s <= latest_s)
+
+    def add(self, entry: Entry) -> None:
+        """Let an entry wait; its promise must be set."""
+        assert entry.latest_s is not None
+        self._tree.add(entry)
+        heappush(self._heap, (entry.latest_s, entry.number, entry))
+        self._waiting.add(entry.number)
+        self.interactive += entry.ticket.is_interactive
+        tenant = entry.ticket.tenant
+        self._counts[tenant] += 1
+        self._by_tenant[tenant] = self._by_tenant.get(tenant, 0.0) + entry.work_s
+
+    def peek(self) -> Entry | None:
+        """The earliest."""
+        heap = self._heap
+        while heap and (heap[0][1] not in self._waiting or heap[0][2].latest_s != heap[0][0]):
+            heappop(heap)
+        return heap[0][2] if heap else None
+
+    def remove(self, entry: Entry) -> None:
+        """Let an entry go to an engine, or away."""
+        self._tree.remove(entry)
+        self._waiting.remove(entry.number)
+        self.interactive -= entry.ticket.is_interactive
+        tenant = entry.ticket.tenant
+        self._counts[tenant] -= 1
+        self._by_tenant[tenant] -= entry.work_s
+        if not self._counts[tenant]:
+            del self._counts[tenant], self._by_tenant[tenant]
+
+    def resize(self, gpus: float, now: float) -> None:
+        """Count anew for other GPUs."""
+        self.gpus = gpus
+        self._tree.resize(gpus, now)

@@ -1,0 +1,110 @@
+"""Whether one more promise breaks an older one, in logarithmic time.
+
+Work that must have begun by t is served in the order of these times. If, of such work, W(s) GPU-seconds go before a
+start promised for s, then it begins at the latest at now + (R + W(s)) / C: until then every one of the C GPUs works on
+what goes before, R GPU-seconds of which are running already (Graham 1966, list scheduling). So all promises hold while
+
+    R + W(s) - C (s - now) <= 0   for every promised s.
+
+A tree over ticks of time keeps, for each of its nodes, the work below it and the largest W(s) - C s below it.
+"""
+
+from reelray.scheduler.fleet.entry import Entry
+
+TICK_S = 0.25
+TICKS = 1 << 15
+NONE = float("-inf")
+
+
+class SlackTree:
+    """Promised work by latest start.
+
+    Starts beyond the window of 2.3 hours count as at its end, which is on the safe side; the window moves on.
+
+    Args:
+        gpus: C, GPUs that may be promised.
+        now: Where the window begins.
+    """
+
+    def __init__(self, gpus: float, now: float) -> None:
+        self._entries: dict[int, dict[int, Entry]] = {}
+        self._clear(gpus, now)
+
+    @property
+    def total_s(self) -> float:
+        """GPU-seconds that are promised and wait."""
+        return self._work[1]
+
+    def add(self, entry: Entry) -> None:
+        """Count an entry; its promise must be set."""
+        assert entry.latest_s is not None
+        entry.promise_tick = tick = self._tick(entry.latest_s)
+        self._entries.setdefault(tick, {})[entry.number] = entry
+        self._update(tick, entry.work_s)
+
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry; its work must be what it was."""
+        tick = entry.promise_tick
+        there = self._entries[tick]
+        del there[entry.number]
+        if not there:
+            del self._entries[tick]
+        self._update(tick, -entry.work_s)
+
+    def ahead_s(self, latest_s: float) -> tuple[float, float]:
+        """What one more promise meets: GPU-seconds that go before it, and the most that a later promise can wait more.
+
+        Both are without running work and without now: the second is the least C s - W(s) of the promises that follow.
+        """
+        work, need = self._work, self._need
+        tick, node, before, worst = self._tick(latest_s), 1, 0.0, NONE
+        half = TICKS >> 1
+        while half:
+            left = 2 * node
+            if tick & half:
+                before += work[left]
+                node = left + 1
+            else:
+                worst = max(worst, before + work[left] + need[left + 1])
+                node = left
+            half >>= 1
+        return before + work[node], -worst
+
+    def resize(self, gpus: float, now: float) -> None:
+        """Count anew, for other GPUs or a window that begins now; linear, and rare."""
+        entries = [entry for there in self._entries.values() for entry in there.values()]
+        self._entries = {}
+        self._clear(gpus, now)
+        for entry in entries:
+            self.add(entry)
+
+    def move_on(self, now: float) -> None:
+        """Move the window once half of it has gone by."""
+        if now - self._base_s > TICKS * TICK_S / 2:
+            self.resize(self._gpus, now)
+
+    def _clear(self, gpus: float, now: float) -> None:
+        self._gpus = gpus
+        self._base_s = now
+        self._work = [0.0] * (2 * TICKS)
+        self._need = [NONE] * (2 * TICKS)
+
+    def _tick(self, at_s: float) -> int:
+        return min(max(int((at_s - self._base_s) / TICK_S), 0), TICKS - 1)
+
+    def _update(self, tick: int, change: float) -> None:
+        work, need, node = self._work, self._need, TICKS + tick
+        there = self._entries.get(tick)
+        if there is None:
+            work[node], need[node] = 0.0, NONE
+        else:
+            work[node] += change
+            # The last of several in one tick waits for the others.
+            others = 0.0 if len(there) == 1 else work[node]
+            need[node] = others - self._gpus * (self._base_s + tick * TICK_S)
+        node >>= 1
+        while node:
+            left = 2 * node
+            work[node] = work[left] + work[left + 1]
+            need[node] = max(need[left], work[left] + need[left + 1])
+            node >>= 1

@@ -1,0 +1,1 @@
+"""A clock of events that drives the fleet: the same decisions as in production, without engines."""
