@@ -36,6 +36,7 @@ def admit(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Queued |
             wait_s = pool.promises.work_of(entry.ticket.tenant) / pool.promises.gpus
             return Refused(request_id=entry.ticket.request_id, reason=Reason.SHARE, retry_after_s=wait_s)
         entry.need, entry.latest_s, start_s = kept.need, kept.latest_s, kept.start_s
+        entry.starts_now = kept.starts_now
         entry.measure()
     return Queued(request_id=entry.ticket.request_id, start_s=start_s, waiting=pool.waiting + 1)
 
@@ -56,11 +57,10 @@ def predict_start(entry: Entry, pool: Pool, now: float) -> float:
 
 def _check_room(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Refused | None:
     request_id, ticket = entry.ticket.request_id, entry.ticket
-    facts = pool.index.most
-    if facts is None:
+    if pool.index.most is None:
         if ticket.is_interactive or ticket.deadline_s is not None:
             return Refused(request_id=request_id, reason=Reason.NO_ENGINE, retry_after_s=RETRY_S)
-    elif entry.need > facts[0] or ticket.memory_bytes > facts[1]:
+    elif not pool.index.could_take(entry):
         return Refused(request_id=request_id, reason=Reason.TOO_LARGE)
     full = pool.waiting >= policy.most_waiting
     if full or pool.waiting_of(ticket.tenant) >= policy.most_waiting_per_tenant:
@@ -90,16 +90,18 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
     if entry.pinned is None:
         load = pool.promised_load if policy.preempts else pool.load
         running_s = load.remaining_s(now) + pool.pinned_s
-        free = pool.free_gpus if not pool.waiting else 0
+        only_starting = pool.waiting == pool.promises.starting
+        free = pool.free_gpus - pool.promises.starting_gpus if only_starting else 0
     else:
         engine = pool.index.engines[entry.pinned]
         running_s = engine.remaining_s(now, promised=policy.preempts) + engine.line_s
         free = 0 if engine.line_count else engine.free_gpus
-    for gpus in entry.options:
+    most = pool.index.most[0] if pool.index.most else 0
+    for gpus in entry.options if entry.pinned is not None else [gpus for gpus in entry.options if gpus <= most]:
         seconds = entry.seconds(gpus)
         latest_s = due_s if entry.ticket.kind is Kind.STREAM else due_s - seconds
         if gpus <= free and latest_s >= now and _fits(entry, gpus, pool):
-            yield Offer(need=gpus, latest_s=latest_s, start_s=now, is_kept=True)
+            yield Offer(need=gpus, latest_s=latest_s - policy.stop_s, start_s=now, is_kept=True, starts_now=True)
             continue
         latest_s -= policy.stop_s
         if entry.pinned is None:

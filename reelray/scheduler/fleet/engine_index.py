@@ -3,6 +3,7 @@
 from heapq import heapify, heappop, heappush
 
 from reelray.scheduler.fleet.engine_state import EngineState
+from reelray.scheduler.fleet.entry import Entry
 from reelray.scheduler.fleet.ticket import EngineId
 
 Row = tuple[float, int, EngineState]
@@ -68,6 +69,12 @@ class EngineIndex:
         for row in short:
             heappush(heap, row)
         return found
+
+    def could_take(self, entry: Entry) -> bool:
+        """Whether an engine that is up is large enough; yes while there is none."""
+        if self.most is None:
+            return True
+        return entry.need <= self.most[0] and entry.ticket.memory_bytes <= self.most[1]
 
     def _measure(self) -> None:
         facts = [engine.facts for engine in self.engines.values()]

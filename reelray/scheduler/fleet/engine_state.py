@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from reelray.scheduler.fleet.entry import Entry
-from reelray.scheduler.fleet.ticket import EngineId
+from reelray.scheduler.fleet.ticket import EngineId, Ticket
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +78,10 @@ class EngineState:
     def has_room(self, entry: Entry) -> bool:
         """Whether an entry can begin."""
         return self.free_gpus >= entry.need and self.free_bytes >= entry.ticket.memory_bytes
+
+    def could_take(self, ticket: Ticket) -> bool:
+        """Whether it is large enough for a ticket, when nothing else runs."""
+        return min(ticket.seconds) <= self.facts.gpus and ticket.memory_bytes <= self.facts.memory_bytes
 
     def remaining_s(self, now: float, *, promised: bool) -> float:
         """GPU-seconds of what runs, or of what runs and cannot be stopped for a promise."""

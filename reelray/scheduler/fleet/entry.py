@@ -36,6 +36,7 @@ class Entry:
         "pinned",
         "promise_tick",
         "started_s",
+        "starts_now",
         "state",
         "submitted_s",
         "ticket",
@@ -56,6 +57,8 @@ class Entry:
         """GPUs that it needs at least."""
         self.work_s = 0.0
         """GPU-seconds on so many; what sums count."""
+        self.starts_now = False
+        """Whether a place was free when it came: it has no slack to be counted."""
         self.promise_tick = 0
         self.pinned: EngineId | None = None
         self.engine_id: EngineId | None = None

@@ -195,17 +195,18 @@ class Fleet:
 
     def _pin(self, ticket: Ticket, pool: Pool) -> EngineId | None:
         held = None if ticket.session is None else self._sessions.get(ticket.session)
-        if held is not None and held in pool.index.engines:
+        if held is not None and (engine := pool.index.engines.get(held)) is not None and engine.could_take(ticket):
             return held
-        engines = pool.index.engines
-        if self._policy.routing is Routing.LATE or not engines:
+        if self._policy.routing is Routing.LATE:
             return None
+        engines = {name: engine for name, engine in pool.index.engines.items() if engine.could_take(ticket)}
+        return self._route(engines) if engines else None
+
+    def _route(self, engines: Mapping[EngineId, EngineState]) -> EngineId:
         if self._policy.routing is Routing.TURNS:
             self._turn += 1
             return list(engines)[self._turn % len(engines)]
-        return min(
-            engines.values(), key=lambda engine: (len(engine.running) + engine.line_count, engine.number)
-        ).facts.engine_id
+        return min(engines, key=lambda name: (len(engines[name].running) + engines[name].line_count, name))
 
     def _running(self, request_id: RequestId, attempt: int) -> Entry | None:
         entry = self._entries.get(request_id)
@@ -217,6 +218,7 @@ class Fleet:
         pool = self._pool(entry)
         pool.end(entry)
         entry.left = min(max(left, 1e-6), 1.0)
+        entry.starts_now = False
         entry.measure()
         entry.pinned = None if entry.pinned not in self._engines else entry.pinned
         pool.wait(entry)

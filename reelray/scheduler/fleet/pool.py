@@ -1,7 +1,7 @@
 """The engines of one model, and what waits for them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from reelray.scheduler.fleet.decision import Decision, Placed, Reason, Refused
@@ -54,6 +54,8 @@ class Pool:
         self.victims = Victims(policy)
         self.load = Load()
         self.promised_load = Load()
+        self._parked: dict[int, Entry] = {}
+        """Tickets that are too large for any engine that is up; they hold nobody up."""
         self.pinned = 0
         """Tickets in lines of engines."""
         self.pinned_s = 0.0
@@ -61,7 +63,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Tickets in all lines."""
-        return len(self.fair) + len(self.promises) + self.pinned
+        return len(self.fair) + len(self.promises) + self.pinned + len(self._parked)
 
     @property
     def free_gpus(self) -> int:
@@ -89,6 +91,10 @@ class Pool:
         self.index.add(engine)
         self._touched[number] = engine
         self._resize(now)
+        parked, self._parked = self._parked, {}
+        for entry in parked.values():
+            self._count_out(entry)
+            self.wait(entry)
         return engine
 
     def engine_down(self, engine: EngineState, now: float) -> None:
@@ -129,8 +135,10 @@ class Pool:
                 self.index.note(engine)
         elif entry in self.promises:
             self.promises.remove(entry)
-        else:
+        elif entry in self.fair:
             self.fair.remove(entry)
+        else:
+            del self._parked[entry.number]
 
     def end(self, entry: Entry) -> None:
         """Take a running entry off its engine."""
@@ -169,14 +177,11 @@ class Pool:
         for engine in touched.values():
             yield from self._serve_line(engine, now)
         while (entry := self._next()) is not None:
+            if not self.index.could_take(entry):
+                yield from self._give_up(entry, Reason.NO_ENGINE, self._park)
+                continue
             if self.is_late(entry, now):
-                self.leave(entry)
-                if entry.ticket.is_interactive:
-                    entry.state = State.ENDED
-                    yield Refused(request_id=entry.ticket.request_id, reason=Reason.LATE)
-                else:
-                    entry.latest_s = None  # it runs all the same, without a promise
-                    self.wait(entry)
+                yield from self._give_up(entry, Reason.LATE, self.wait)
                 continue
             placed = self._place(entry, now)
             if placed is None:
@@ -200,9 +205,7 @@ class Pool:
             if entry.state is not State.WAITING or entry.pinned != engine.facts.engine_id:
                 engine.line.popleft()
             elif entry.ticket.is_interactive and self.is_late(entry, now):
-                self.leave(entry)
-                entry.state = State.ENDED
-                yield Refused(request_id=entry.ticket.request_id, reason=Reason.LATE)
+                yield from self._give_up(entry, Reason.LATE, self.wait)
             elif engine.has_room(entry):
                 engine.line.popleft()
                 yield self._begin(entry, engine, self._choose_gpus(entry, engine.free_gpus), now)
@@ -254,6 +257,20 @@ class Pool:
             finish_s=entry.finish_s,
             left=entry.left,
         )
+
+    def _give_up(self, entry: Entry, reason: Reason, instead: Callable[[Entry], None]) -> Iterator[Refused]:
+        """Break a promise: people are told, and what nobody waits for runs all the same, later."""
+        self.leave(entry)
+        if entry.ticket.is_interactive:
+            entry.state = State.ENDED
+            yield Refused(request_id=entry.ticket.request_id, reason=reason)
+        else:
+            entry.latest_s = None
+            instead(entry)
+
+    def _park(self, entry: Entry) -> None:
+        self._by_tenant[entry.ticket.tenant] += 1
+        self._parked[entry.number] = entry
 
     def _count_out(self, entry: Entry) -> None:
         tenant = entry.ticket.tenant

@@ -8,6 +8,8 @@ from reelray.scheduler.fleet.entry import Entry
 from reelray.scheduler.fleet.slack import SlackTree
 from reelray.scheduler.fleet.ticket import TenantId
 
+FIRST = float("-inf")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
@@ -18,12 +20,14 @@ class Offer:
         latest_s: Latest start that keeps it.
         start_s: Predicted start, at the latest.
         is_kept: Whether it and all others hold.
+        starts_now: Whether a place is free.
     """
 
     need: int
     latest_s: float
     start_s: float
     is_kept: bool
+    starts_now: bool = False
 
 
 class PromiseLine:
@@ -40,6 +44,10 @@ class PromiseLine:
         self._waiting: set[int] = set()
         self._by_tenant: dict[TenantId, float] = {}
         self._counts: Counter[TenantId] = Counter()
+        self._now_s = 0.0
+        self.starting = 0
+        """Tickets for which a place was free when they came."""
+        self.starting_gpus = 0
         self.gpus = gpus
         self.interactive = 0
         """Interactive tickets that wait."""
@@ -53,7 +61,7 @@ class PromiseLine:
     @property
     def work_s(self) -> float:
         """GPU-seconds that wait."""
-        return self._tree.total_s if self._waiting else 0.0
+        return self._tree.total_s + self._now_s if self._waiting else 0.0
 
     def work_of(self, tenant: TenantId) -> float:
         """GPU-seconds of a tenant that wait."""
@@ -75,6 +83,7 @@ class PromiseLine:
             now: The time.
         """
         self._tree.move_on(now)
+        running_s += self._now_s
         gpus = max(self.gpus, need)
         ahead_s, spare_s = self._tree.ahead_s(latest_s)
         start_s = now + (running_s + ahead_s) / gpus
@@ -86,8 +95,11 @@ class PromiseLine:
     def add(self, entry: Entry) -> None:
         """Let an entry wait; its promise must be set."""
         assert entry.latest_s is not None
-        self._tree.add(entry)
-        heappush(self._heap, (entry.latest_s, entry.number, entry))
+        if entry.starts_now:
+            self._count_starting(entry, 1)
+        else:
+            self._tree.add(entry)
+        heappush(self._heap, (FIRST if entry.starts_now else entry.latest_s, entry.number, entry))
         self._waiting.add(entry.number)
         self.interactive += entry.ticket.is_interactive
         tenant = entry.ticket.tenant
@@ -97,13 +109,16 @@ class PromiseLine:
     def peek(self) -> Entry | None:
         """The earliest."""
         heap = self._heap
-        while heap and (heap[0][1] not in self._waiting or heap[0][2].latest_s != heap[0][0]):
+        while heap and (heap[0][1] not in self._waiting):
             heappop(heap)
         return heap[0][2] if heap else None
 
     def remove(self, entry: Entry) -> None:
         """Let an entry go to an engine, or away."""
-        self._tree.remove(entry)
+        if entry.starts_now:
+            self._count_starting(entry, -1)
+        else:
+            self._tree.remove(entry)
         self._waiting.remove(entry.number)
         self.interactive -= entry.ticket.is_interactive
         tenant = entry.ticket.tenant
@@ -116,3 +131,8 @@ class PromiseLine:
         """Count anew for other GPUs."""
         self.gpus = gpus
         self._tree.resize(gpus, now)
+
+    def _count_starting(self, entry: Entry, sign: int) -> None:
+        self.starting += sign
+        self.starting_gpus += sign * entry.need
+        self._now_s = self._now_s + sign * entry.work_s if self.starting else 0.0
