@@ -14,6 +14,7 @@ from reelray.cluster.cli.render import RENDER_EPILOG, render
 from reelray.cluster.cli.serve import SERVE_EPILOG, serve
 from reelray.cluster.cli.session import session_of
 from reelray.cluster.cli.settings import settings
+from reelray.cluster.cli.simulate import SIMULATE_EPILOG, simulate
 from reelray.cluster.cli.stream import STREAM_EPILOG, StreamCommand, stream
 
 USAGE_EXIT_CODE = 2
@@ -51,6 +52,7 @@ app.command(epilog=RENDER_EPILOG)(render)
 app.command(epilog=STREAM_EPILOG, cls=StreamCommand)(stream)
 app.command(epilog=SERVE_EPILOG)(serve)
 app.command(epilog=PLAN_EPILOG)(plan)
+app.command(epilog=SIMULATE_EPILOG)(simulate)
 app.add_typer(bench, name="bench")
 app.command()(models)
 app.command()(doctor)

@@ -90,26 +90,26 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
     if entry.pinned is None:
         load = pool.promised_load if policy.preempts else pool.load
         running_s = load.remaining_s(now) + pool.pinned_s
-        only_starting = pool.waiting == pool.promises.starting
-        free = pool.free_gpus - pool.promises.starting_gpus if only_starting else 0
+        free = pool.free_gpus - pool.promises.starting_gpus
+        soon = free + pool.victims.gpus if policy.preempts and entry.ticket.is_interactive else 0
+        gpus = pool.index.most[0] if pool.index.most else 0
     else:
         engine = pool.index.engines[entry.pinned]
         running_s = engine.remaining_s(now, promised=policy.preempts) + engine.line_s
-        free = 0 if engine.line_count else engine.free_gpus
-    most = pool.index.most[0] if pool.index.most else 0
-    for gpus in entry.options if entry.pinned is not None else [gpus for gpus in entry.options if gpus <= most]:
-        seconds = entry.seconds(gpus)
-        latest_s = due_s if entry.ticket.kind is Kind.STREAM else due_s - seconds
-        if gpus <= free and latest_s >= now and _fits(entry, gpus, pool):
-            yield Offer(need=gpus, latest_s=latest_s - policy.stop_s, start_s=now, is_kept=True, starts_now=True)
-            continue
-        latest_s -= policy.stop_s
-        if entry.pinned is None:
-            yield pool.promises.offer(gpus, seconds, latest_s, running_s, now)
+        free, soon, gpus = 0 if engine.line_count else engine.free_gpus, 0, engine.facts.gpus
+    for need in (option for option in entry.options if option <= gpus):
+        seconds = entry.seconds(need)
+        latest_s = due_s - policy.stop_s - (0.0 if entry.ticket.kind is Kind.STREAM else seconds)
+        is_free = need <= free and latest_s + policy.stop_s >= now and _fits(entry, need, pool)
+        is_soon = need == 1 <= soon and latest_s >= now  # of several GPUs nobody knows whether one engine has them
+        has_slack = entry.pinned is not None or pool.promises.has_slack(need * seconds, running_s, now)
+        if (is_free or is_soon) and has_slack:
+            yield Offer(need=need, latest_s=latest_s, start_s=now, is_kept=True, starts_now=True)
+        elif entry.pinned is None:
+            yield pool.promises.offer(need, seconds, latest_s, running_s, now)
         else:
-            start_s = now + running_s / engine.facts.gpus
-            kept = gpus <= engine.facts.gpus and start_s <= latest_s
-            yield Offer(need=gpus, latest_s=latest_s, start_s=start_s, is_kept=kept)
+            start_s = now + running_s / gpus
+            yield Offer(need=need, latest_s=latest_s, start_s=start_s, is_kept=start_s <= latest_s)
 
 
 def _fits(entry: Entry, gpus: int, pool: Pool) -> bool:

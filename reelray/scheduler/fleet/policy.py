@@ -31,6 +31,7 @@ class FleetPolicy:
         keeps_deadlines: Whether deadlines are promised, or refused at once; otherwise they are not looked at.
         preempts: Whether interactive tickets stop renders.
         widens: Whether tickets get more GPUs than they need while few wait.
+        wide_share: Share of the GPUs up to which tickets that cannot be stopped get more than they need.
         promise_share: Share of the GPUs that is promised to deadlines at most; the rest keeps renders moving.
         patience_s: Within which an interactive ticket without a deadline begins.
         urgent_s: So long before its latest start a ticket with a deadline stops renders without one.
@@ -51,6 +52,7 @@ class FleetPolicy:
     keeps_deadlines: bool = True
     preempts: bool = True
     widens: bool = True
+    wide_share: float = 0.5
     promise_share: float = 0.9
     patience_s: float = 30.0
     urgent_s: float = 5.0
@@ -64,6 +66,8 @@ class FleetPolicy:
     def __post_init__(self) -> None:
         if not 0 < self.promise_share <= 1:
             raise ValueError(f"promise_share is {self.promise_share}; it must lie in (0, 1]")
+        if not 0 <= self.wide_share <= 1:
+            raise ValueError(f"wide_share is {self.wide_share}; it must lie in 0..1")
         if any(weight <= 0 for weight in self.weights.values()):
             raise ValueError(f"weights are {dict(self.weights)}; they must be greater than 0")
         for name in ("patience_s", "urgent_s", "stop_s", "priority_s", "tail_rounds"):

@@ -228,6 +228,9 @@ class Pool:
         if not self._policy.widens:
             return entry.need
         share = min(free, max(entry.need, self.free_gpus // max(1, self.waiting)))
+        if entry.is_promised:  # it cannot be stopped: others who wait in front of a screen find room beside it
+            room = int(self._policy.wide_share * self.index.gpus) - self.promised_load.gpus
+            share = min(share, max(entry.need, room))
         allowed = [gpus for gpus in entry.options if entry.need <= gpus <= share]
         return min(allowed, key=lambda gpus: (entry.ticket.seconds[gpus], gpus), default=entry.need)
 

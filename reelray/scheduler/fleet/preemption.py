@@ -29,12 +29,16 @@ class Victims:
         self._heap: list[Row] = []
         self._members: set[int] = set()
         self._stopping: set[int] = set()
+        self.gpus = 0
+        """Of renders that may be stopped, or are being stopped."""
 
     def note(self, entry: Entry) -> None:
         """Know a render that runs, or whose finish has changed."""
         if entry.is_promised or entry.ticket.kind is Kind.STREAM or entry.state is not State.RUNNING:
             return
-        self._members.add(entry.number)
+        if entry.number not in self._members:
+            self._members.add(entry.number)
+            self.gpus += entry.gpus
         heappush(self._heap, (-entry.finish_s, entry.number, entry))
         if len(self._heap) > 2 * len(self._members) + SLACK:
             self._heap = [row for row in self._heap if self._is_current(row)]
@@ -42,6 +46,8 @@ class Victims:
 
     def forget(self, entry: Entry) -> None:
         """It runs no more."""
+        if entry.number in self._members or entry.number in self._stopping:
+            self.gpus -= entry.gpus
         self._members.discard(entry.number)
         self._stopping.discard(entry.number)
 

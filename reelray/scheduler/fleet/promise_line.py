@@ -92,6 +92,10 @@ class PromiseLine:
             start_s = now + (running_s + self._tree.total_s) / gpus
         return Offer(need=need, latest_s=latest_s, start_s=start_s, is_kept=not breaks and start_s <= latest_s)
 
+    def has_slack(self, work_s: float, running_s: float, now: float) -> bool:
+        """Whether all promises hold when so many GPU-seconds begin before them."""
+        return self._tree.spare_s() - self.gpus * now - running_s - self._now_s >= work_s
+
     def add(self, entry: Entry) -> None:
         """Let an entry wait; its promise must be set."""
         assert entry.latest_s is not None

@@ -70,6 +70,10 @@ class SlackTree:
             half >>= 1
         return before + work[node], -worst
 
+    def spare_s(self) -> float:
+        """The least C s - W(s) of all promises: what one that goes before them all meets."""
+        return -self._need[1]
+
     def resize(self, gpus: float, now: float) -> None:
         """Count anew, for other GPUs or a window that begins now; linear, and rare."""
         entries = [entry for there in self._entries.values() for entry in there.values()]

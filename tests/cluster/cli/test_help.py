@@ -24,6 +24,7 @@ COMMANDS = (
     "stream",
     "serve",
     "plan",
+    "simulate",
     "bench",
     "bench parallel",
     "models",

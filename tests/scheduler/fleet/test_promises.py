@@ -130,7 +130,7 @@ def test_every_promise_is_kept_when_predictions_are_true(seed):
     draw = random.Random(seed)
     driver, deadlines, refused = Driver(a_fleet(2, 2, 1, promise_share=1.0, stop_s=0.5)), {}, 0
     for number in range(300):
-        driver.run_until(driver.now + draw.expovariate(1 / 2.0))
+        driver.run_until(driver.now + draw.expovariate(1 / 1.5))
         seconds = draw.choice((2.0, 8.0, 20.0))
         deadline_s = None if draw.random() < 0.3 else driver.now + seconds + draw.choice((0.5, 5.0, 60.0))
         interactive = deadline_s is not None and draw.random() < 0.5
