@@ -27,7 +27,7 @@ def simulate(
         typer.Option(
             metavar="FILE|NAME|poisson:...",
             help="What comes when: a file of JSON lines, mixed, streams, burst or failure, or drawn: "
-            "poisson:rate=2,mix=17:1/81:2,interactive=0.3,streams=0.5,slo=3,within=5,tenants=4,seconds=600,seed=1.",
+            "poisson: with any of rate, mix, interactive, streams, slo, within, tenants, seconds and seed.",
         ),
     ],
     model: take.Model = None,
@@ -51,9 +51,9 @@ def simulate(
     ] = None,
     debug: take.Debug = False,
 ) -> None:
-    """Simulate how a fleet serves a trace: deadlines met, waits, makespan, how busy its GPUs are.
+    """Simulate how many GPUs would serve a trace, by the scheduler's own decisions.
 
-    The decisions are those of the scheduler that serves; times and bytes are those of `reelray plan`.
+    Shows deadlines met, waits, makespan, and how busy the GPUs are; times and bytes are those of `reelray plan`.
     """
     session = session_of(context)
     session.set_debug(wanted=debug)
