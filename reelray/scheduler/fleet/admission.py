@@ -11,6 +11,8 @@ from reelray.scheduler.fleet.ticket import Kind
 
 RETRY_S = 10.0
 """Where nothing better is known: about the time in which an engine comes back."""
+SOON_S = 1.0
+"""Nobody is told to ask again sooner."""
 
 
 def admit(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Queued | Refused:
@@ -127,7 +129,7 @@ def _refuse_deadline(entry: Entry, offers: list[Offer], due_s: float, now: float
         request_id=entry.ticket.request_id,
         reason=Reason.DEADLINE,
         finish_s=min(ends),
-        retry_after_s=max(0.0, late_s) if min(waits) > 0 else None,
+        retry_after_s=max(SOON_S, late_s) if min(waits) > 0 else None,
     )
 
 

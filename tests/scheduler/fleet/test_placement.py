@@ -174,3 +174,26 @@ def test_what_is_too_large_for_the_engines_that_are_left_holds_nobody_up():
     assert places(fleet.next_decisions(2.0)) == [("runs", "e2")]
     assert fleet.cancel("large", 3.0)
     assert fleet.pressure()["m"].waiting == 0
+
+
+def test_an_engine_keeps_its_free_gpus_for_the_session_that_waits_for_more_of_them():
+    fleet = a_fleet(2)
+    fleet.submit(a_ticket("s0", session="s"), 0.0)
+    fleet.submit(a_ticket("long", 100.0), 0.0)
+    assert len(fleet.next_decisions(0.0)) == 2
+    fleet.submit(a_ticket("s1", {2: 5.0}, session="s"), 1.0)
+    fleet.submit(a_ticket("other"), 1.0)
+    fleet.finish("s0", 1, 10.0)
+    assert fleet.next_decisions(10.0) == []
+    fleet.finish("long", 1, 100.0)
+    assert places(fleet.next_decisions(100.0)) == [("s1", "e0")]
+
+
+def test_engines_are_compared_by_what_they_last_told():
+    fleet = a_fleet(2, 2)
+    for name, seconds in (("a", 40.0), ("b", 50.0)):
+        fleet.submit(a_ticket(name, seconds, session=name), 0.0)
+    homes = dict(places(fleet.next_decisions(0.0)))
+    fleet.report("a", 1, 1.0, 30.0)  # all of it is left: it ends at 70 s, after b
+    fleet.submit(a_ticket("c", session="c"), 30.0)
+    assert places(fleet.next_decisions(30.0)) == [("c", homes["b"])]

@@ -46,6 +46,27 @@ def test_a_newcomer_that_would_break_an_older_promise_is_refused():
     assert driver.ends == {"runs": 2.0, "small": 6.0, "old": 16.0}
 
 
+def test_a_newcomer_that_would_fit_behind_an_older_promise_but_goes_before_it_is_refused_too():
+    driver = Driver(a_fleet(1, promise_share=1.0, stop_s=0.0))
+    driver.submit(a_ticket("runs", 2.0, deadline_s=2.0))
+    driver.decide()
+    driver.submit(a_ticket("old", 10.0, deadline_s=23.0))
+    refused = driver.submit(a_ticket("new", 12.0, deadline_s=24.5))
+    assert (refused.reason, refused.retry_after_s) == (Reason.DEADLINE, 1.0)
+    driver.run_until(100.0)
+    assert driver.ends == {"runs": 2.0, "old": 12.0}
+
+
+def test_people_do_not_take_the_place_that_a_deadline_will_need():
+    fleet = a_fleet(1, promise_share=1.0, stop_s=0.0)
+    fleet.submit(a_ticket("render", 500.0), 0.0)
+    fleet.next_decisions(0.0)
+    assert isinstance(fleet.submit(a_ticket("dated", 10.0, deadline_s=30.0), 0.0), Queued)
+    refused = fleet.submit(a_ticket("me", 25.0, interactive=True, deadline_s=26.0), 0.0)
+    assert refused.reason is Reason.DEADLINE
+    assert isinstance(fleet.submit(a_ticket("short", 15.0, interactive=True, deadline_s=16.0), 0.0), Queued)
+
+
 def test_more_gpus_are_taken_where_the_deadline_asks_for_them():
     table = {1: 40.0, 2: 21.0, 4: 12.0}
     for deadline_s, gpus in ((41.0, 1), (22.0, 2), (12.0, 4)):
