@@ -135,10 +135,8 @@ def _refuse_deadline(entry: Entry, offers: list[Offer], due_s: float, now: float
 
 def _has_share(entry: Entry, offer: Offer, pool: Pool, policy: FleetPolicy, now: float) -> bool:
     """Whether a tenant keeps to its weight's part of what can be promised, while others want promises too."""
-    tenant, others = entry.ticket.tenant, pool.promises.tenants
-    if not policy.is_fair or entry.pinned is not None or offer.start_s <= now or set(others) <= {tenant}:
+    if not policy.is_fair or entry.pinned is not None or offer.starts_now:
         return True
-    weights = sum(policy.weights.get(name, 1.0) for name in {*others, tenant})
-    share = policy.weights.get(tenant, 1.0) / weights
-    own_s = pool.promises.work_of(tenant)
-    return own_s <= share * pool.promises.gpus * (offer.latest_s - now)
+    share = pool.promises.share_of(entry.ticket.tenant)
+    own_s = pool.promises.work_of(entry.ticket.tenant)
+    return share == 1.0 or own_s <= share * pool.promises.gpus * (offer.latest_s - now)

@@ -50,7 +50,7 @@ class Pool:
         self._by_tenant: Counter[TenantId] = Counter()
         self.index = EngineIndex()
         self.fair = FairLine(policy)
-        self.promises = PromiseLine(0.0, now)
+        self.promises = PromiseLine(0.0, now, policy.weights)
         self.victims = Victims(policy)
         self.load = Load()
         self.promised_load = Load()

@@ -1,6 +1,7 @@
 """Tickets whose start is promised, the earliest first; a promise is given only if it breaks no other."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -36,9 +37,12 @@ class PromiseLine:
     Args:
         gpus: That may be promised.
         now: The time.
+        weights: Of tenants; those not named have 1.
     """
 
-    def __init__(self, gpus: float, now: float) -> None:
+    def __init__(self, gpus: float, now: float, weights: Mapping[TenantId, float]) -> None:
+        self._weights = weights
+        self._weight = 0.0
         self._tree = SlackTree(gpus, now)
         self._heap: list[tuple[float, int, Entry]] = []
         self._waiting: set[int] = set()
@@ -67,10 +71,10 @@ class PromiseLine:
         """GPU-seconds of a tenant that wait."""
         return self._by_tenant.get(tenant, 0.0)
 
-    @property
-    def tenants(self) -> tuple[TenantId, ...]:
-        """Those who wait."""
-        return tuple(self._by_tenant)
+    def share_of(self, tenant: TenantId) -> float:
+        """Part of the promises that is a tenant's by weight, among those who wait; 1 where nobody else does."""
+        weight = self._weights.get(tenant, 1.0)
+        return weight / (self._weight + (0.0 if tenant in self._counts else weight))
 
     def offer(self, need: int, seconds: float, latest_s: float, running_s: float, now: float) -> Offer:
         """What could be promised.
@@ -107,6 +111,8 @@ class PromiseLine:
         self._waiting.add(entry.number)
         self.interactive += entry.ticket.is_interactive
         tenant = entry.ticket.tenant
+        if tenant not in self._counts:
+            self._weight += self._weights.get(tenant, 1.0)
         self._counts[tenant] += 1
         self._by_tenant[tenant] = self._by_tenant.get(tenant, 0.0) + entry.work_s
 
@@ -130,6 +136,7 @@ class PromiseLine:
         self._by_tenant[tenant] -= entry.work_s
         if not self._counts[tenant]:
             del self._counts[tenant], self._by_tenant[tenant]
+            self._weight = self._weight - self._weights.get(tenant, 1.0) if self._counts else 0.0
 
     def resize(self, gpus: float, now: float) -> None:
         """Count anew for other GPUs."""

@@ -67,6 +67,20 @@ def test_people_do_not_take_the_place_that_a_deadline_will_need():
     assert isinstance(fleet.submit(a_ticket("short", 15.0, interactive=True, deadline_s=16.0), 0.0), Queued)
 
 
+@pytest.mark.parametrize(("weight", "given"), [(1.0, 5), (3.0, 7)])
+def test_a_flood_of_deadlines_is_promised_its_part_while_others_want_promises(weight, given):
+    fleet = a_fleet(1, promise_share=1.0, stop_s=0.0, weights={"flood": weight})
+    fleet.submit(a_ticket("runs", 2.0, deadline_s=2.0), 0.0)
+    fleet.next_decisions(0.0)
+    fleet.submit(a_ticket("mine", 10.0, deadline_s=100.0, tenant="me"), 0.0)
+    answers = [fleet.submit(a_ticket(n, 10.0, deadline_s=100.0, tenant="flood"), 0.0) for n in range(12)]
+    # another begins while what it has is at most its part of the 90 s until the latest start
+    assert [type(answer) for answer in answers] == [Queued] * given + [Refused] * (12 - given)
+    assert answers[-1].reason is Reason.SHARE
+    assert answers[-1].retry_after_s == pytest.approx(10.0 * given)
+    assert isinstance(fleet.submit(a_ticket("again", 10.0, deadline_s=100.0, tenant="me"), 0.0), Queued)
+
+
 def test_more_gpus_are_taken_where_the_deadline_asks_for_them():
     table = {1: 40.0, 2: 21.0, 4: 12.0}
     for deadline_s, gpus in ((41.0, 1), (22.0, 2), (12.0, 4)):
