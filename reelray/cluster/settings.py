@@ -76,6 +76,11 @@ class Settings(BaseSettings):
         default=False,
         description="Give each request the bits that it gets alone, also where it shares forwards with others.",
     )
+    redis_url: str | None = Field(
+        default=None,
+        description="Store of jobs, leases and sessions: redis://, rediss:// or unix://. Default: one of this machine.",
+    )
+    redis_prefix: str = Field(default="reelray", description="Separates deployments that share a store.")
 
     @field_validator("model_path", mode="before")
     @classmethod

@@ -8,14 +8,22 @@ ReelrayError
 │   ├── EndedError            a request that is not here, or has ended
 │   ├── LateError             a prompt for what has begun, or for after the end
 │   ├── SnapshotError         a snapshot is damaged, or of another model or version
+│   ├── UnknownJobError       no job of this tenant has this id, or it is past its time
+│   ├── ConflictError         the key of an earlier job, with another wish
 │   └── UnsupportedError      a well-formed wish that this model or build does not serve
 ├── CheckpointError       the folder of weights is not usable                 exit 3
 │   ├── ManifestError         manifest.yaml: file, field, allowed values
 │   └── WeightsError          missing shard, truncated file, wrong key or shape
 ├── OutputError           the result cannot be written                        exit 4
 ├── ResourceError         memory or device ran out                            exit 5   retryable
+│   └── QuotaError            a tenant's quota or rate is used up for now
 ├── EngineError           a rank or the engine was lost                       exit 6   retryable
 │   └── RankLostError         a rank of a gang died or hangs; the gang can be rebuilt
+├── StoreError            the store does not answer                           exit 7   retryable
+│   └── StoreStartError       the embedded store cannot be started; not retryable
+├── FencedError           somebody else holds it now: stop at once            exit 8
+│   ├── LeaseLostError        of a job: it was given to another, cancelled, or has ended
+│   └── EpochError            of a session: it was moved by another
 └── CancelledError        somebody stopped the request                        exit 130
 """
 
@@ -100,6 +108,18 @@ class SnapshotError(InputError):
     code = "bad_snapshot"
 
 
+class UnknownJobError(InputError):
+    """No job of this tenant has this id, or it has ended and was kept as long as was asked."""
+
+    code = "unknown_job"
+
+
+class ConflictError(InputError):
+    """The key belongs to an earlier job with another wish; `ids` has that job as `job`."""
+
+    code = "conflict"
+
+
 class CheckpointError(ReelrayError):
     """The folder of weights is not usable."""
 
@@ -134,6 +154,15 @@ class ResourceError(ReelrayError):
     exit_code = 5
 
 
+class QuotaError(ResourceError):
+    """A tenant has used up its quota or its rate.
+
+    `ids` has the quota as `quota` and, where time alone helps, when to try again as `retry_after_ms`.
+    """
+
+    code = "quota_exceeded"
+
+
 class EngineError(ReelrayError):
     """A rank or the whole engine was lost."""
 
@@ -146,6 +175,40 @@ class RankLostError(EngineError):
     """A rank of a gang died, or has stood still for too long; its gang can be rebuilt."""
 
     code = "rank_lost"
+
+
+class StoreError(ReelrayError):
+    """The store of jobs, leases and sessions does not answer, or has no right to write."""
+
+    code = "store_lost"
+    retryable = True
+    exit_code = 7
+
+
+class StoreStartError(StoreError):
+    """The embedded store cannot be started; the message says what would help."""
+
+    code = "store_not_started"
+    retryable = False
+
+
+class FencedError(ReelrayError):
+    """What was asked is only for the holder, and another holds it now; who gets this stops at once."""
+
+    code = "fenced"
+    exit_code = 8
+
+
+class LeaseLostError(FencedError):
+    """The lease of a job, or of leadership, is over: given to another, taken back, or the job has ended."""
+
+    code = "lease_lost"
+
+
+class EpochError(FencedError):
+    """A session was moved by another since it was looked up; `ids` has its epoch now as `epoch`."""
+
+    code = "stale_epoch"
 
 
 class CancelledError(ReelrayError):

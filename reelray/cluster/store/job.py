@@ -1,0 +1,153 @@
+"""What a job is, as submitted and as stored."""
+
+import enum
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reelray.cluster.store.names import JobRef, check_name, digest_of
+from reelray.proto.errors import InputError
+
+MOST_PRIORITY = 100
+_LARGEST_BYTES = 1 << 20
+
+
+class JobState(enum.StrEnum):
+    """Where a job is; the last three are ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can change any more."""
+        return self in {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewJob:
+    """A wish.
+
+    Args:
+        tenant: Whose job.
+        spec: What to do, as JSON; it never changes.
+        key: The client's key, any text: the same key and spec give the same job as long as that is kept.
+        queue: Which workers may claim it, such as the model's name.
+        priority: -100 to 100; higher ones are claimed first.
+        max_attempts: How often it may be claimed in a row without a commit.
+        retention_s: How long it is kept after its end.
+    """
+
+    tenant: str
+    spec: Mapping[str, Any]
+    key: str | None = None
+    queue: str = "default"
+    priority: int = 0
+    max_attempts: int = 5
+    retention_s: float = 7 * 86_400.0
+
+    def __post_init__(self) -> None:
+        check_name("tenant", self.tenant)
+        check_name("queue", self.queue)
+        if not -MOST_PRIORITY <= self.priority <= MOST_PRIORITY:
+            raise InputError(f"priority is {self.priority}: allowed are {-MOST_PRIORITY} to {MOST_PRIORITY}")
+        if self.max_attempts < 1 or not 0 < self.retention_s <= 10 * 366 * 86_400:
+            raise InputError("max_attempts must be 1 or more, retention_s above 0 and up to ten years")
+
+    @property
+    def key_hash(self) -> str:
+        """Hash that stands for the client's key; empty where there is none."""
+        return "" if self.key is None else digest_of(self.key)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job as the store knows it now. Times are the server's, in milliseconds since 1970.
+
+    Args:
+        ref: Which job.
+        state: Where it is.
+        spec: What to do.
+        digest: Hash of the spec's JSON.
+        queue: Which workers may claim it.
+        priority: Higher ones are claimed first.
+        fence: How often it was claimed; the number of the newest lease.
+        attempts: Claims in a row without a commit.
+        max_attempts: Limit of those.
+        owner: Who holds the lease, or empty.
+        created_ms: When it was submitted.
+        started_ms: When it was first claimed.
+        ended_ms: When it ended.
+        events: Number of its newest event.
+        result: What came out, where it is done.
+        error: Why it failed, was cancelled, or was given back the last time; else empty.
+    """
+
+    ref: JobRef
+    state: JobState
+    spec: dict[str, Any]
+    digest: str
+    queue: str
+    priority: int
+    fence: int
+    attempts: int
+    max_attempts: int
+    owner: str
+    created_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    events: int
+    result: dict[str, Any] | None
+    error: str
+
+
+def json_bytes(what: str, value: Mapping[str, Any], *, largest: int = _LARGEST_BYTES) -> bytes:
+    """Canonical JSON: equal values have equal bytes.
+
+    Args:
+        what: What it is, for the message.
+        value: Strings, finite numbers, booleans, None, lists and mappings of them.
+        largest: Most bytes.
+
+    Raises:
+        InputError: It has something else, or is too large.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{what} is not JSON: {error}") from None
+    if len(text) > largest:
+        raise InputError(f"{what} has {len(text)} bytes: allowed are {largest}")
+    return text
+
+
+def job_from(ref: JobRef, pairs: Sequence[bytes]) -> Job:
+    """Read a job's hash.
+
+    Args:
+        ref: Which job.
+        pairs: Names and values in turn.
+    """
+    row = dict(zip((name.decode() for name in pairs[::2]), pairs[1::2], strict=True))
+    return Job(
+        ref=ref,
+        state=JobState(row["state"].decode()),
+        spec=json.loads(row["spec"]),
+        digest=row["digest"].decode(),
+        queue=row["queue"].decode(),
+        priority=int(row["priority"]),
+        fence=int(row["fence"]),
+        attempts=int(row["attempts"]),
+        max_attempts=int(row["max_attempts"]),
+        owner=row.get("owner", b"").decode(),
+        created_ms=int(row["created_ms"]),
+        started_ms=int(row["started_ms"]) if "started_ms" in row else None,
+        ended_ms=int(row["ended_ms"]) if "ended_ms" in row else None,
+        events=int(row["events"]),
+        result=json.loads(row["result"]) if "result" in row else None,
+        error=row.get("error", b"").decode(),
+    )
