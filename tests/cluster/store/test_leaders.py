@@ -1,0 +1,71 @@
+"""One leads, its fence grows with each change of hands, and who lost leadership is told."""
+
+import asyncio
+
+import pytest
+
+from reelray.proto.errors import InputError, LeaseLostError
+
+
+def test_of_many_one_leads(play):
+    async def case(store):
+        said = await asyncio.gather(*(store.leaders.acquire("c", f"p{n}", lease_s=9) for n in range(30)))
+        return [one for one in said if one], await store.leaders.observe("c"), await store.leaders.observe("d")
+
+    leading, seen, nobody = play(case)
+    assert leading == [seen]
+    assert (seen.fence, nobody) == (1, None)
+
+
+def test_leadership_that_runs_out_goes_on_with_a_higher_fence(play):
+    async def case(store):
+        first = await store.leaders.acquire("c", "a", lease_s=0.15, data={"address": "one"})
+        assert await store.leaders.acquire("c", "b", lease_s=9) is None
+        await asyncio.sleep(0.2)
+        assert await store.leaders.observe("c") is None
+        second = await store.leaders.acquire("c", "b", lease_s=9, data={"address": "two"})
+        with pytest.raises(LeaseLostError):
+            await store.leaders.renew(first, lease_s=9)
+        await store.leaders.release(first)
+        return first, second, await store.leaders.observe("c")
+
+    first, second, seen = play(case)
+    assert (first.fence, second.fence) == (1, 2)
+    assert seen == second
+    assert seen.data == {"address": "two"}
+
+
+def test_renewals_keep_leadership(play):
+    async def case(store):
+        held = await store.leaders.acquire("c", "a", lease_s=0.25)
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            held = await store.leaders.renew(held, lease_s=0.25)
+            assert await store.leaders.acquire("c", "b", lease_s=9) is None
+        again = await store.leaders.acquire("c", "a", lease_s=9)
+        return held.fence, again.fence
+
+    assert play(case) == (1, 1)
+
+
+def test_release_lets_another_lead_at_once(play):
+    async def case(store):
+        held = await store.leaders.acquire("c", "a", lease_s=9)
+        await store.leaders.release(held)
+        with pytest.raises(LeaseLostError):
+            await store.leaders.renew(held, lease_s=9)
+        mine = await store.leaders.acquire("c", "a", lease_s=9)
+        with pytest.raises(LeaseLostError):  # the same process, but of an earlier time
+            await store.leaders.renew(held, lease_s=9)
+        return mine.fence
+
+    assert play(case) == 2
+
+
+def test_a_leader_needs_a_name(play):
+    async def case(store):
+        for name, owner in (("a:b", "x"), ("c", "")):
+            with pytest.raises(InputError):
+                await store.leaders.acquire(name, owner, lease_s=9)
+
+    play(case)

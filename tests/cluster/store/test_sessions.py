@@ -1,0 +1,89 @@
+"""A session is in one place, and of those who would move it one does."""
+
+import asyncio
+
+import pytest
+
+from reelray.cluster.store.sessions import Sessions
+from reelray.proto.errors import EpochError, InputError
+
+
+def test_a_session_stays_where_it_was_opened(play):
+    async def case(store):
+        opened = await asyncio.gather(*(store.sessions.open("ann", "s", f"engine-{n}", {"n": n}) for n in range(20)))
+        other = await store.sessions.open("bob", "s", "engine-x")
+        return opened, other, await store.sessions.find("ann", "s"), await store.sessions.find("ann", "t")
+
+    opened, other, found, unknown = play(case)
+    assert set(map(repr, opened)) == {repr(found)}
+    assert found.engine == f"engine-{found.data['n']}"
+    assert other.engine == "engine-x"
+    assert other.epoch != found.epoch
+    assert unknown is None
+
+
+def test_of_many_moves_one_wins(play):
+    async def case(store):
+        placed = await store.sessions.open("ann", "s", "engine-0", {"chunk": 4})
+        moves = [store.sessions.move(placed, f"engine-{n}") for n in range(1, 21)]
+        said = await asyncio.gather(*moves, return_exceptions=True)
+        return placed, said, await store.sessions.find("ann", "s")
+
+    placed, said, found = play(case)
+    moved = [one for one in said if not isinstance(one, EpochError)]
+    assert moved == [found]
+    assert found.epoch > placed.epoch
+    assert found.data == {"chunk": 4}
+    assert {one.ids["epoch"] for one in said if isinstance(one, EpochError)} == {str(found.epoch)}
+
+
+def test_a_move_may_be_repeated_after_a_lost_answer(play):
+    async def case(store):
+        placed = await store.sessions.open("ann", "s", "a")
+        first = await store.sessions.move(placed, "b", {"chunk": 1})
+        return first, await store.sessions.move(placed, "b", {"chunk": 1})
+
+    first, again = play(case)
+    assert first == again
+
+
+def test_a_session_made_anew_never_has_an_old_epoch(play):
+    async def case(store):
+        old = await store.sessions.open("ann", "s", "a")
+        await store.sessions.close(old)
+        await store.sessions.close(old)
+        new = await store.sessions.open("ann", "s", "b")
+        for call in (store.sessions.move(old, "c"), store.sessions.close(old)):
+            with pytest.raises(EpochError, match=f"at epoch {new.epoch} now"):
+                await call
+        return old, new, await store.sessions.find("ann", "s")
+
+    old, new, found = play(case)
+    assert new.epoch > old.epoch
+    assert found == new
+
+
+def test_use_keeps_a_session_and_disuse_forgets_it(play):
+    async def case(store):
+        sessions = Sessions(store.connection, keep_s=0.3)
+        placed = await sessions.open("ann", "s", "a")
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            assert await sessions.find("ann", "s") == placed
+        await asyncio.sleep(0.4)
+        with pytest.raises(EpochError, match="not known"):
+            await sessions.move(placed, "b")
+        return await sessions.find("ann", "s")
+
+    assert play(case) is None
+
+
+def test_crafted_names_are_refused(play):
+    async def case(store):
+        for tenant, session in (("ann:x", "s"), ("ann", "x:s"), ("", "s"), ("ann", "..")):
+            with pytest.raises(InputError):
+                await store.sessions.open(tenant, session, "a")
+            with pytest.raises(InputError):
+                await store.sessions.find(tenant, session)
+
+    play(case)
