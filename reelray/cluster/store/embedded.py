@@ -76,17 +76,18 @@ class EmbeddedStore:
         Raises:
             StoreStartError: No program, a folder that is not writable, a server that ends at once or never answers.
         """
-        if self.owned:
-            return self
+        until = time.monotonic() + self._start_s
+        while self.owned:  # a server that was just killed may seem alive for a moment
+            if ask(self.socket) is Answer.READY:
+                return self
+            self._pause(until, "has a server that does not answer")
         self._forget()
-        lock, until = self._open_lock(), time.monotonic() + self._start_s
+        lock = self._open_lock()
         with lock:
             while not _try_lock(lock):
                 if ask(self.socket) is Answer.READY:
                     return self
-                if time.monotonic() > until:
-                    raise StoreStartError(self._trouble("is served by another process that does not answer"))
-                time.sleep(_POLL_S)
+                self._pause(until, "is served by another process that does not answer")
             self._launch(lock, until)
         return self
 
@@ -161,9 +162,12 @@ class EmbeddedStore:
                 raise StoreStartError(
                     self._trouble(f"cannot be served: the server ended with code {server.returncode}")
                 )
-            if time.monotonic() > until:
-                raise StoreStartError(self._trouble(f"is not ready after {self._start_s:g} s"))
-            time.sleep(_POLL_S)
+            self._pause(until, f"is not ready after {self._start_s:g} s")
+
+    def _pause(self, until: float, what: str) -> None:
+        if time.monotonic() > until:
+            raise StoreStartError(self._trouble(what))
+        time.sleep(_POLL_S)
 
     def _trouble(self, what: str) -> str:
         try:

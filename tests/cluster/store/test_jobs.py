@@ -69,7 +69,24 @@ def test_a_tenant_sees_no_job_of_another(play):
     assert play(case) is JobState.QUEUED
 
 
-CRAFTED = ["", "ann:x", "../ann", "a..b", ".a", "a.", "a/b", "a b", "a\n", "a\0", "{a}", "*", "é", "a" * 65, "-a", "a:b:c"]
+CRAFTED = [
+    "",
+    "ann:x",
+    "../ann",
+    "a..b",
+    ".a",
+    "a.",
+    "a/b",
+    "a b",
+    "a\n",
+    "a\0",
+    "{a}",
+    "*",
+    "é",
+    "a" * 65,
+    "-a",
+    "a:b:c",
+]
 
 
 @pytest.mark.parametrize("name", CRAFTED)
