@@ -232,12 +232,12 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_random_operations_follow_the_contract(play, seed):
     async def case(store):
         rng = random.Random(seed)
         pair = Pair(store, rng)
-        for name in rng.choices(list(WEIGHTS), WEIGHTS.values(), k=250):
+        for name in rng.choices(list(WEIGHTS), WEIGHTS.values(), k=400):
             await getattr(pair, name)()
         await pair.compare()
         return {job.state for job in pair.model.jobs.values()}

@@ -170,7 +170,7 @@ def test_a_program_on_the_path_is_found(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho 'out of luck' >&2\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    with pytest.raises(StoreStartError, match="ended with code 3; its last word in server.log: out of luck"):
+    with pytest.raises(StoreStartError, match=r"ended with code 3; its last word in server\.log: out of luck"):
         EmbeddedStore(tmp_path / "f").start()
 
 

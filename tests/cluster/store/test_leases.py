@@ -29,7 +29,8 @@ def test_claims_go_by_priority_then_age(play):
 
 def test_claims_look_into_their_queues_only(play):
     async def case(store):
-        refs = [(await store.jobs.submit(replace(WISH, queue=q, priority=p))).ref for q, p in zip("abcb", [0, 1, 9, 2])]
+        wishes = [replace(WISH, queue=queue, priority=n) for queue, n in (("a", 0), ("b", 1), ("c", 9), ("b", 2))]
+        refs = [(await store.jobs.submit(wish)).ref for wish in wishes]
         return [refs.index((await store.leases.claim("w", lease_s=9, queues=q)).ref) for q in ("a", "ab", "ba", "c")]
 
     assert play(case) == [0, 3, 1, 2]
