@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         default=None,
+        repr=False,
         description="Store of jobs, leases and sessions: redis://, rediss:// or unix://. Default: one of this machine.",
     )
     redis_prefix: str = Field(default="reelray", description="Separates deployments that share a store.")

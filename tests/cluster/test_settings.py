@@ -8,6 +8,7 @@ import pytest
 from reelray.cluster.batching_choice import CPU_KNEE_TOKENS, choose_batching
 from reelray.cluster.services import default_services
 from reelray.cluster.settings import Settings, load_settings, variable_name
+from reelray.cluster.store.open import address_of
 from reelray.proto.errors import InputError
 from reelray.proto.placement import Placement
 from reelray.proto.residency import Residency
@@ -47,6 +48,19 @@ def test_wrong_value_names_variable_and_allowed_values(monkeypatch):
     monkeypatch.setenv("REELRAY_DEVICE", "tpu")
     with pytest.raises(InputError, match=r"REELRAY_DEVICE is 'tpu'.*'auto', 'cpu' or 'cuda'"):
         load_settings()
+
+
+def test_the_store_is_one_of_this_machine_unless_an_address_is_given(monkeypatch):
+    assert address_of(load_settings()) is None
+    monkeypatch.setenv("REELRAY_REDIS_URL", "rediss://ann:secret@store:6379/0")
+    monkeypatch.setenv("REELRAY_REDIS_PREFIX", "blue")
+    address = address_of(load_settings())
+    assert (address.url, address.prefix) == ("rediss://ann:secret@store:6379/0", "blue")
+    assert address.shown == "'rediss://store:6379/0'"
+    assert "secret" not in repr(address)
+    monkeypatch.setenv("REELRAY_REDIS_URL", "http://ann:secret@store")
+    with pytest.raises(InputError, match="'http://store' must begin with redis://"):
+        address_of(load_settings())
 
 
 def test_memory_of_streams_is_a_number_above_zero(monkeypatch):

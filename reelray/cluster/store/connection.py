@@ -50,7 +50,7 @@ class StoreAddress:
         watchers: Most connections of one process that wait for events.
     """
 
-    url: str
+    url: str = field(repr=False)
     prefix: str = "reelray"
     answer_s: float = 5.0
     patience_s: float = 1.5

@@ -26,12 +26,14 @@ return redis.call('HMGET', key, 'engine', 'epoch', 'data')
 """
 )
 
-# key, keep in ms
+# key, keep in ms. Not each look-up writes, as a write waits for the disk.
 _FIND = Script(
     CLOCK
     + """
-local key = P .. ARGV[1]
-if redis.call('PEXPIRE', key, ARGV[2]) == 0 then return nil end
+local key, keep_ms = P .. ARGV[1], tonumber(ARGV[2])
+local left_ms = redis.call('PTTL', key)
+if left_ms == -2 then return nil end
+if left_ms < keep_ms * 7 / 8 then redis.call('PEXPIRE', key, ARGV[2]) end
 return redis.call('HMGET', key, 'engine', 'epoch', 'data')
 """
 )
@@ -92,7 +94,7 @@ class Sessions:
 
     Args:
         connection: The store.
-        keep_s: For how long after it was last used.
+        keep_s: For how long after it was last used, to an eighth.
     """
 
     def __init__(self, connection: Connection, *, keep_s: float = 600.0) -> None:

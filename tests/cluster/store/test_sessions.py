@@ -41,10 +41,15 @@ def test_a_move_may_be_repeated_after_a_lost_answer(play):
     async def case(store):
         placed = await store.sessions.open("ann", "s", "a")
         first = await store.sessions.move(placed, "b", {"chunk": 1})
-        return first, await store.sessions.move(placed, "b", {"chunk": 1})
+        again = await store.sessions.move(placed, "b", {"chunk": 1})
+        third = await store.sessions.move(await store.sessions.move(again, "c"), "b", {"chunk": 1})
+        with pytest.raises(EpochError):  # the same place, but by another since
+            await store.sessions.move(placed, "b", {"chunk": 1})
+        return first, again, third, await store.sessions.find("ann", "s")
 
-    first, again = play(case)
+    first, again, third, found = play(case)
     assert first == again
+    assert third == found
 
 
 def test_a_session_made_anew_never_has_an_old_epoch(play):
@@ -87,3 +92,17 @@ def test_crafted_names_are_refused(play):
                 await store.sessions.find(tenant, session)
 
     play(case)
+
+
+def test_looking_up_again_at_once_writes_nothing(play):
+    async def case(store):
+        await store.sessions.open("ann", "s", "a")
+        key = store.connection.key("sess", "ann", "s")
+        before = await store.connection.command("PEXPIRETIME", key)
+        for _ in range(5):
+            await store.sessions.find("ann", "s")
+            await asyncio.sleep(0.01)
+        return before, await store.connection.command("PEXPIRETIME", key)
+
+    before, after = play(case)
+    assert before == after
