@@ -34,6 +34,7 @@ async def work(store: Store, owner: str) -> None:
             for unit in range(10):
                 if unit not in done:
                     await store.leases.renew(lease)
+                    await asyncio.sleep(0.005)
                     await store.ledger.commit(lease, unit, {"owner": owner})
             await store.leases.finish(lease, {"units": 10})
         except LeaseLostError:

@@ -76,7 +76,7 @@ def test_killed_workers_leave_every_job_done_once(play, address):
                 workers[victim] = stack.enter_context(process("work", address, f"r{killed}"))
             time.sleep(0.02)
     found, commits = play(results)
-    assert killed == 4
+    assert killed >= 2
     assert len(found) == jobs
     assert all([commit.unit for commit in rows] == list(range(10)) for rows in commits.values())
     assert all(job.events == 2 + 10 + 2 * (job.fence - 1) + 1 for job in found)  # each unit was told once

@@ -196,13 +196,13 @@ def test_a_job_that_is_done_cannot_be_cancelled(play):
 
 def test_what_has_ended_is_forgotten_in_time_and_leaves_nothing(play, address):
     async def case(store):
-        brief = replace(WISH, retention_s=0.15)
+        brief = replace(WISH, retention_s=0.4)
         ref = (await store.jobs.submit(brief)).ref
         lease = await store.leases.claim("w", lease_s=9)
         await store.ledger.commit(lease, 0, {"at": "x"})
         await store.leases.finish(lease, {})
         assert not (await store.jobs.submit(brief)).fresh
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.5)
         with pytest.raises(UnknownJobError):
             await store.jobs.get(ref)
         assert (await store.jobs.list("ann")).jobs == ()

@@ -19,9 +19,9 @@ def test_of_many_one_leads(play):
 
 def test_leadership_that_runs_out_goes_on_with_a_higher_fence(play):
     async def case(store):
-        first = await store.leaders.acquire("c", "a", lease_s=0.15, data={"address": "one"})
+        first = await store.leaders.acquire("c", "a", lease_s=0.3, data={"address": "one"})
         assert await store.leaders.acquire("c", "b", lease_s=9) is None
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.35)
         assert await store.leaders.observe("c") is None
         second = await store.leaders.acquire("c", "b", lease_s=9, data={"address": "two"})
         with pytest.raises(LeaseLostError):
@@ -37,10 +37,10 @@ def test_leadership_that_runs_out_goes_on_with_a_higher_fence(play):
 
 def test_renewals_keep_leadership(play):
     async def case(store):
-        held = await store.leaders.acquire("c", "a", lease_s=0.25)
+        held = await store.leaders.acquire("c", "a", lease_s=0.6)
         for _ in range(4):
-            await asyncio.sleep(0.1)
-            held = await store.leaders.renew(held, lease_s=0.25)
+            await asyncio.sleep(0.2)
+            held = await store.leaders.renew(held, lease_s=0.6)
             assert await store.leaders.acquire("c", "b", lease_s=9) is None
         again = await store.leaders.acquire("c", "a", lease_s=9)
         return held.fence, again.fence

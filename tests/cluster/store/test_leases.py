@@ -62,9 +62,9 @@ def test_a_hundred_jobs_are_claimed_once_each(play):
 def test_a_lease_that_runs_out_goes_to_another_and_the_zombie_changes_nothing(play):
     async def case(store):
         ref = (await store.jobs.submit(WISH)).ref
-        zombie = await store.leases.claim("zombie", lease_s=0.15)
+        zombie = await store.leases.claim("zombie", lease_s=0.3)
         assert await store.leases.claim("early", lease_s=9) is None
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.35)
         heir = await store.leases.claim("heir", lease_s=9)
         for call in (
             store.leases.renew(zombie),
@@ -188,10 +188,10 @@ def test_a_pause_before_the_next_attempt(play):
     async def case(store):
         ref = (await store.jobs.submit(WISH)).ref
         lease = await store.leases.claim("w", lease_s=9)
-        await store.leases.fail(lease, "engine is away", retry_after_s=0.2)
+        await store.leases.fail(lease, "engine is away", retry_after_s=0.3)
         assert await store.leases.claim("w", lease_s=9) is None
         assert (await store.jobs.get(ref)).state is JobState.QUEUED
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.35)
         return ref, await store.leases.claim("w", lease_s=9)
 
     ref, lease = play(case)

@@ -37,7 +37,7 @@ def test_a_bucket_gives_its_burst_and_no_more(play):
 
 def test_a_bucket_fills_again_by_the_hint(play):
     async def case(store):
-        rate = RateLimit(name="calls", per_s=20, burst=2)
+        rate = RateLimit(name="calls", per_s=5, burst=2)
         await store.quotas.take("ann", rate, 2)
         with pytest.raises(QuotaError) as refused:
             await store.quotas.take("ann", rate, 2)
@@ -62,7 +62,7 @@ def test_units_are_counted_once_for_each_thing(play):
 
 def test_units_come_back_by_the_hint(play):
     async def case(store):
-        quota = UnitQuota(name="u", limit=10, window_s=0.3)
+        quota = UnitQuota(name="u", limit=10, window_s=0.6)
         await store.quotas.charge("ann", quota, 6, once="a")
         with pytest.raises(QuotaError) as refused:
             await store.quotas.charge("ann", quota, 5, once="b")
@@ -89,18 +89,18 @@ def test_slots_are_held_by_so_many_and_freed(play):
 
 def test_slots_of_a_dead_holder_come_back(play):
     async def case(store):
-        slots = SlotLimit(name="streams", limit=2, hold_s=0.25)
+        slots = SlotLimit(name="streams", limit=2, hold_s=0.5)
         for holder in ("dead", "alive"):
             await store.quotas.hold("ann", slots, holder)
         for _ in range(4):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.15)
             await store.quotas.hold("ann", slots, "alive")
         await store.quotas.hold("ann", slots, "new")
         with pytest.raises(QuotaError) as refused:
             await store.quotas.hold("ann", slots, "dead")
         return refused.value
 
-    assert 0 < int(play(case).ids["retry_after_ms"]) <= 250
+    assert 0 < int(play(case).ids["retry_after_ms"]) <= 500
 
 
 @pytest.mark.parametrize(

@@ -70,12 +70,12 @@ def test_a_session_made_anew_never_has_an_old_epoch(play):
 
 def test_use_keeps_a_session_and_disuse_forgets_it(play):
     async def case(store):
-        sessions = Sessions(store.connection, keep_s=0.3)
+        sessions = Sessions(store.connection, keep_s=0.6)
         placed = await sessions.open("ann", "s", "a")
-        for _ in range(5):
-            await asyncio.sleep(0.1)
+        for _ in range(4):
+            await asyncio.sleep(0.2)
             assert await sessions.find("ann", "s") == placed
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.7)
         with pytest.raises(EpochError, match="not known"):
             await sessions.move(placed, "b")
         return await sessions.find("ann", "s")
