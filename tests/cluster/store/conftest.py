@@ -1,7 +1,10 @@
 """A real server for each module, a fresh prefix for each test."""
 
 import asyncio
+import os
 import secrets
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +14,13 @@ from reelray.cluster.store.open import Store
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with EmbeddedStore(tmp_path_factory.mktemp("store")) as embedded:
+def server():
+    # In memory where there is such a folder: these tests make thousands of changes, each of which waits for the disk.
+    shared = Path("/dev/shm")
+    with (
+        tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder,
+        EmbeddedStore(Path(folder)) as embedded,
+    ):
         yield embedded
 
 

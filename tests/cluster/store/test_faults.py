@@ -48,7 +48,7 @@ def test_processes_claim_a_hundred_jobs_once_each(play, address):
 
 
 def test_killed_workers_leave_every_job_done_once(play, address):
-    jobs = 30
+    jobs = 15
 
     async def submit(store):
         for n in range(jobs):
