@@ -7,7 +7,7 @@ import av
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from PIL import Image
 
@@ -167,6 +167,18 @@ def test_what_may_help_later_carries_a_retry_hint(error, code, reason):
     with serve(FakeEngine(error=error, fail_at_frame=8)) as address:
         found = refusal(address, request())
     assert found == (code, error.message, reason, True)
+
+
+def test_a_retry_hint_says_when():
+    from reelray.cluster.gateway.statuses import status_of
+    from reelray.proto.errors import QuotaError
+
+    for ids, delay_ms in (({"retry_after_ms": "2500"}, 2500), ({}, 1000)):
+        trailing = dict(status_of(QuotaError("used up", ids=ids)).trailing_metadata)
+        status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
+        hint = error_details_pb2.RetryInfo()
+        assert status.details[1].Unpack(hint)
+        assert hint.retry_delay.ToMilliseconds() == delay_ms
 
 
 def test_an_unexpected_error_tells_nothing_of_the_inside():
