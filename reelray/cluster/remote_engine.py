@@ -19,7 +19,7 @@ from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
-from reelray.workers.actor import start_engine_actor
+from reelray.workers.actor import TAKE, start_engine_actor
 
 _PULL_S = 2.0  # longest wait inside one actor call, so that waiting calls do not pile up in the actor
 _CLOSE_S = 10.0  # longest wait for a step in flight and for the ranks to end
@@ -172,7 +172,8 @@ class RemoteStream(Iterator[Event]):
 
     def _pull(self) -> list[Event | ReelrayError]:
         try:
-            items: list[Event | ReelrayError] = _fetch(self._actor.take.remote(self.request_id, _PULL_S))
+            take = self._actor.take.options(concurrency_group=TAKE)
+            items: list[Event | ReelrayError] = _fetch(take.remote(self.request_id, _PULL_S))
         except EngineError:
             self._ended = True  # there is nobody left to cancel it
             raise

@@ -158,10 +158,10 @@ def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
         seed=choose_seed(options.seed),
         recipe=chosen,
         pace_fps=choose_pace(options.pace),
-        image=fit_picture(picture, width, height) if picture else None,
         changes=choose_changes(
             options.at, recipe, facts, frames=frames, fps=fps, check=partial(check_text, "prompt", facts=facts)
         ),
+        image=fit_picture(picture, width, height) if picture else None,  # last: it alone takes time and memory
     )
     return RenderJob(request=request, model=model, fps=fps)
 

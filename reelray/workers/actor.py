@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
-CALLS = 16  # actor calls that may wait at once, most of them in `take`
+CALLS = 16  # orders that may wait at once
+TAKE = "take"
+TAKES = 256  # requests whose events may be waited for at once; apart, so that no order waits behind them
 RANK_CPUS = 0.01  # what a rank on a CPU books; it uses the cores that the leader assigns to it
 ONE_MACHINE = "a gang lies on one machine, its leader's: give it fewer ranks, or start it where the GPUs are"
 PLACE_S = 60.0
@@ -273,7 +275,7 @@ def start_engine_actor(*, gpus: float = 0) -> Any:
     Returns:
         The Ray handle of an `EngineActor`.
     """
-    remote = ray.remote(EngineActor)
+    remote = ray.remote(concurrency_groups={TAKE: TAKES})(EngineActor)
     return remote.options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_concurrency=CALLS).remote()
 
 

@@ -1,7 +1,7 @@
 """A channel to a server, and the server's statuses as our errors."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +10,17 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from reelray.proto import errors
-from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError, ResourceError
+from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError
 
 DEFAULT_PORT = 50051
 LARGEST_MESSAGE = 2 * 2**20
 CONNECT_S = 5.0
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+"""A peer that says nothing for so long is asked, and given up if it does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +37,20 @@ class ServerAddress:
     token: str | None = field(default=None, repr=False)
     certificate: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.token is not None:
+            check_token(self.token)
+
     @property
     def target(self) -> str:
         """Host and port."""
+        if self.address.startswith("unix:"):
+            return self.address
+        if self.address.count(":") > 1 and not self.address.startswith("["):
+            return f"[{self.address}]:{DEFAULT_PORT}"
         host, colon, port = self.address.rpartition(":")
-        return self.address if colon and port.isdecimal() and host else f"{self.address}:{DEFAULT_PORT}"
+        has_port = colon and host and port.isdecimal() and not self.address.endswith("]")
+        return self.address if has_port else f"{self.address}:{DEFAULT_PORT}"
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -51,7 +66,7 @@ def open_channel(server: ServerAddress) -> Iterator[grpc.Channel]:
         EngineError: Nobody answers there in time.
         InputError: The certificate cannot be read.
     """
-    options = [("grpc.max_receive_message_length", LARGEST_MESSAGE)]
+    options = [("grpc.max_receive_message_length", LARGEST_MESSAGE), *KEEPALIVE]
     if server.certificate is None:
         channel = grpc.insecure_channel(server.target, options=options)
     else:
@@ -69,7 +84,9 @@ def open_channel(server: ServerAddress) -> Iterator[grpc.Channel]:
 
 def error_of(failed: grpc.RpcError) -> ReelrayError:
     """What the server said, as the error that it was there."""
-    status = rpc_status.from_call(failed)
+    status = None
+    with suppress(ValueError):  # a proxy has changed it
+        status = rpc_status.from_call(failed)
     if status is not None:
         for detail in status.details:
             info = error_details_pb2.ErrorInfo()
@@ -83,11 +100,21 @@ def error_of(failed: grpc.RpcError) -> ReelrayError:
         grpc.StatusCode.PERMISSION_DENIED: InputError,
         grpc.StatusCode.UNIMPLEMENTED: InputError,
         grpc.StatusCode.INVALID_ARGUMENT: InputError,
-        grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceError,
+        grpc.StatusCode.DEADLINE_EXCEEDED: EngineError,
     }
-    if code is grpc.StatusCode.UNAVAILABLE:
+    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         text = f"the server was lost: {text}"
     return kinds.get(code, ReelrayError)(text)
+
+
+def check_token(token: str) -> None:
+    """Refuse what cannot be said over the wire.
+
+    Raises:
+        InputError: It holds blanks, line ends or other than ASCII.
+    """
+    if not all("!" <= character <= "~" for character in token):
+        raise InputError("the token holds blanks, line ends or letters beyond ASCII; take others")
 
 
 def _kind_of(code: str) -> type[ReelrayError]:

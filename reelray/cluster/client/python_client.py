@@ -166,6 +166,10 @@ class Client:
         on_progress = options.pop("on_progress", _ignore)
         if not callable(on_progress):
             raise InputError(f"on_progress is {on_progress!r}; it must be a function")
+        if unknown := sorted(set(options) - set(VideoArguments.__annotations__)):
+            raise InputError(
+                f"unknown option {', '.join(unknown)}; there are {', '.join(VideoArguments.__annotations__)}"
+            )
         model = options.pop("model", None)
         wish = RenderOptions(prompt=prompt, **options)  # type: ignore[arg-type]  # checked there
         request = write_request(wish, None if model is None else str(model), wire.MEDIA_RGB24)

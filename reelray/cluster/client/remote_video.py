@@ -1,6 +1,7 @@
 """One video that a server makes: events and frames as they come."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -9,10 +10,11 @@ import numpy as np
 from reelray.cluster.client.connection import ServerAddress, error_of
 from reelray.cluster.client.requests import read_accepted
 from reelray.cluster.video_writer import FramesArray
-from reelray.proto.errors import EngineError
+from reelray.proto.errors import EngineError, InputError
 from reelray.proto.events import Progress, Stage
 from reelray.proto.layout import Layout
 from reelray.proto.request import RenderSummary, RequestId
+from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.proto.v1 import videos_pb2 as wire
 from reelray.proto.v1 import videos_pb2_grpc
 
@@ -51,7 +53,10 @@ class RemoteVideo:
         self._on_progress = on_progress
         self.summary: RenderSummary | None = None
         first = self._next()
-        if first is None or first.WhichOneof("event") != "accepted":
+        if first is None or not (
+            first.accepted.size.width * first.accepted.size.height * first.accepted.fps.denominator
+        ):
+            self._call.cancel()
             raise EngineError("the server did not say what it makes; is it another version?")
         self._accepted = first.accepted
         self.facts = read_accepted(first.accepted)
@@ -121,5 +126,20 @@ class RemoteVideo:
             dtype=done.dtype,
             stage_s=dict(done.stage_seconds),
             peak_bytes=done.peak_bytes,
-            layout=Layout.parse(done.layout),
+            layout=_read_layout(done.layout),
+            residency=_read_residency(done),
+            decode_ranks=done.decode_ranks,
         )
+
+
+def _read_layout(text: str) -> Layout:
+    """The layout, or none where the server is newer and knows others."""
+    with suppress(InputError):
+        return Layout.parse(text)
+    return Layout()
+
+
+def _read_residency(done: wire.Done) -> Residency:
+    with suppress(ValueError):
+        return Residency(blocks=Blocks(done.weights), encoder=Encoder(done.encoder))
+    return Residency()

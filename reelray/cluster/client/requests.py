@@ -4,13 +4,14 @@ import io
 from fractions import Fraction
 from pathlib import Path
 
+from reelray.cluster.client.connection import LARGEST_MESSAGE
 from reelray.cluster.decoder_choice import DECODERS
 from reelray.cluster.first_frame import Picture, load_picture
 from reelray.cluster.prompt_changes import read_cut, read_seconds
 from reelray.cluster.render import RenderOptions, parse_size
 from reelray.cluster.video_facts import VideoFacts
 from reelray.proto.decoder import Decoder
-from reelray.proto.errors import InputError
+from reelray.proto.errors import InputError, PromptError
 from reelray.proto.request import PromptChange
 from reelray.proto.v1 import videos_pb2 as wire
 
@@ -27,6 +28,7 @@ def write_request(options: RenderOptions, model: str | None, media: wire.Media) 
         raise InputError(f"decoder is {options.decoder!r}; it must be one of {', '.join(DECODERS)}")
     if options.frames is not None and options.seconds is not None:
         raise InputError("both frames and seconds were given; give one of them")
+    check_unicode(options.prompt, options.negative, *(prompt for _, prompt in options.at or ()))
     video = wire.VideoSpec(
         model=model or "",
         prompt=options.prompt,
@@ -38,7 +40,12 @@ def write_request(options: RenderOptions, model: str | None, media: wire.Media) 
         video.negative_prompt = options.negative
     if options.image is not None:
         video.conditions.add(kind=wire.Condition.FIRST_FRAME, inline=_write_picture(options.image))
-    return wire.GenerateRequest(video=video, media=media)
+    request = wire.GenerateRequest(video=video, media=media)
+    if request.ByteSize() > LARGEST_MESSAGE:
+        raise InputError(
+            f"the request takes {request.ByteSize()} bytes; at most {LARGEST_MESSAGE} are sent: shorten it"
+        )
+    return request
 
 
 def read_accepted(accepted: wire.Accepted) -> VideoFacts:
@@ -60,6 +67,19 @@ def read_accepted(accepted: wire.Accepted) -> VideoFacts:
             for later in accepted.later_prompts
         ),
     )
+
+
+def check_unicode(*texts: str | None) -> None:
+    """Refuse texts that are none.
+
+    Raises:
+        PromptError: One holds half of a character.
+    """
+    for text in texts:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise PromptError("a prompt is not valid UTF-8 text") from None
 
 
 def _write_change(marked: str | float, prompt: str) -> wire.PromptChange:

@@ -7,13 +7,14 @@ from contextlib import contextmanager, suppress
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.model_catalog import ModelEntry
-from reelray.proto.errors import EngineError, InputError, ReelrayError, UnknownModelError
+from reelray.proto.errors import EngineError, InputError, UnknownModelError
 from reelray.proto.request import RequestId
 from reelray.proto.session import Stop
 
 LOG = logging.getLogger("reelray.gateway")
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
+ANSWER_S = 10.0
 NOBODY = RequestId("nobody")
 
 
@@ -34,7 +35,7 @@ class ServedModel:
         self._engine: Engine | None = open_engine()
         self.description = self._engine.description
         self.running = 0
-        self.when_opened_again: Callable[[], None] = lambda: None
+        self.when_tried_again: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -57,13 +58,15 @@ class ServedModel:
 
     def look_after(self) -> None:
         """After a failure: open the engine again if it is lost. Returns when it is there, or was never away."""
+        engine = self._engine
+        if engine is None or not _is_lost(engine):
+            return
         with self._lock:
-            engine = self._engine
-            if self._closed.is_set() or engine is None or not _is_lost(engine):
+            if self._closed.is_set() or self._engine is not engine:
                 return
             self._engine = None
         LOG.warning("the engine of model '%s' was lost; opening it again", self.entry.name)
-        with suppress(ReelrayError):
+        with suppress(Exception):  # it is gone
             engine.close()
         self._open_again()
 
@@ -87,8 +90,8 @@ class ServedModel:
         wait_s = FIRST_WAIT_S
         while not self._closed.is_set():
             try:
-                engine = self._open()
-            except ReelrayError as error:
+                engine = self._try_to_open()
+            except Exception as error:  # noqa: BLE001  whatever it was, nobody else would try again
                 LOG.warning("model '%s' cannot be opened: %s; next try in %.0f s", self.entry.name, error, wait_s)
                 self._closed.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -97,10 +100,16 @@ class ServedModel:
                 if self._closed.is_set():
                     engine.close()
                     return
-                self._engine = engine
+                self.description, self._engine = engine.description, engine
             LOG.warning("model '%s' is there again", self.entry.name)
-            self.when_opened_again()
             return
+
+    def _try_to_open(self) -> Engine:
+        try:
+            return self._open()
+        finally:
+            with suppress(RuntimeError):  # whoever listened has ended
+                self.when_tried_again()
 
 
 class ServedModels:
@@ -126,16 +135,23 @@ class ServedModels:
         if not name:
             return next(iter(self))
         if name not in self._models:
-            raise UnknownModelError(f"model '{name}' is not served here; models here: {', '.join(self._models)}")
+            raise UnknownModelError(f"model {name[:80]!r} is not served here; models here: {', '.join(self._models)}")
         return self._models[name]
 
 
 def _is_lost(engine: Engine) -> bool:
-    """Whether an engine answers no more; one that does knows that nobody is not there."""
-    try:
-        engine.tell(NOBODY, Stop())
-    except InputError:
-        return False
-    except ReelrayError:
-        return True
-    return False
+    """Whether an engine answers no more, or not in time; one that does knows that nobody is not there."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            engine.tell(NOBODY, Stop())
+        except InputError:
+            answers.append(True)
+        except Exception:  # noqa: BLE001  nothing that is there says anything else
+            answers.append(False)
+
+    asking = threading.Thread(target=ask, name="is it lost", daemon=True)
+    asking.start()
+    asking.join(ANSWER_S)
+    return answers != [True]

@@ -5,9 +5,8 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
-
-import grpc
 
 import reelray
 from reelray.cluster.gateway.event_pump import EventPump
@@ -16,8 +15,8 @@ from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.statuses import status_of
 from reelray.cluster.gateway.video_answers import accepted
 from reelray.cluster.gateway.video_reading import read_video
-from reelray.cluster.render import RenderJob, plan_job
-from reelray.proto.errors import EngineError, ReelrayError
+from reelray.cluster.render import plan_job
+from reelray.proto.errors import EngineError, ReelrayError, ResourceError
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
 
 LOG = logging.getLogger("reelray.gateway")
@@ -25,6 +24,21 @@ INTERNAL = "an unexpected error; the server's log says more"
 Answer = TypeVar("Answer")
 Context: TypeAlias = Any
 """`grpc.aio.ServicerContext`, which has no types."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """A request that fits.
+
+    Args:
+        model: What makes it.
+        making: Its video.
+        first: What the client is told at first.
+    """
+
+    model: ServedModel
+    making: Making
+    first: videos_pb2.GenerateEvent
 
 
 class Videos(videos_pb2_grpc.VideosServicer):
@@ -41,18 +55,20 @@ class Videos(videos_pb2_grpc.VideosServicer):
         self, request: videos_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[videos_pb2.GenerateEvent]:
         """See `videos.proto`."""
-        model, job, making = await _or_status(context, lambda: asyncio.to_thread(self._plan, request))
+        planned = await _or_status(context, lambda: asyncio.to_thread(self._plan, request))
+        model, making, name = planned.model, planned.making, planned.first.accepted.request_id
         with model.counted():
-            yield accepted(job, model.description.digest)
-            pump = EventPump(making, leave=making.leave, name=job.request.request_id)
+            yield planned.first
+            pump = EventPump(making, leave=making.leave, name=name)
             async with aclosing(pump.items()) as events:
-                while (event := await _or_status(context, lambda: anext(events, None), model)) is not None:
+                while (event := await _or_status(context, lambda: anext(events, None), model, name)) is not None:
                     yield event
 
-    def _plan(self, request: videos_pb2.GenerateRequest) -> tuple[ServedModel, RenderJob, Making]:
+    def _plan(self, request: videos_pb2.GenerateRequest) -> "Planned":
         model = self._models.find(request.video.model)
-        job = plan_job(read_video(request.video, model.entry.name), model.entry)
-        return model, job, Making(model.engine, job, request.media)
+        job = plan_job(read_video(request.video, model.entry), model.entry)
+        first = accepted(job, model.description.digest)
+        return Planned(model=model, making=Making(model.engine, job, request.media), first=first)
 
 
 class Cluster(cluster_pb2_grpc.ClusterServicer):
@@ -88,16 +104,18 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
 
 
 async def _or_status(
-    context: Context, work: Callable[[], Awaitable[Answer]], model: ServedModel | None = None
+    context: Context, work: Callable[[], Awaitable[Answer]], model: ServedModel | None = None, request_id: str = ""
 ) -> Answer:
     """Await something; what it raises ends the call with a status, and a look at the model's engine."""
+    ids = {"request": request_id} if request_id else {}
     try:
         return await work()
     except ReelrayError as error:
-        if model is not None and isinstance(error, EngineError):
+        error.ids = {**ids, **error.ids}
+        if model is not None and isinstance(error, EngineError | ResourceError):
             threading.Thread(target=model.look_after, name=f"look after {model.entry.name}", daemon=True).start()
         await context.abort_with_status(status_of(error))
     except Exception:
-        LOG.exception("a call failed unexpectedly")
-        await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
+        LOG.exception("call %s failed unexpectedly", request_id)
+        await context.abort_with_status(status_of(ReelrayError(INTERNAL, ids=ids)))
     raise AssertionError("abort raises")

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 from PIL import Image
 
+from reelray.cluster.client.connection import check_token
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
@@ -26,6 +27,9 @@ from reelray.proto.errors import InputError
 
 GRACE_S = 30.0
 SHORTEST_TOKEN = 16
+IDLE_LOOK_S = 0.05
+LAST_WORDS_S = 0.5
+"""For what is on its way to clients whose video is complete."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +49,7 @@ class ServeOptions:
     models: Sequence[str] = ()
     address: str = "127.0.0.1:50051"
     place: Place = field(default_factory=Place)
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     certificate: Path | None = None
     key: Path | None = None
     grace_s: float = GRACE_S
@@ -84,6 +88,8 @@ def make_guard(options: ServeOptions) -> Guard:
         )
     if options.token is not None and len(options.token) < SHORTEST_TOKEN:
         raise InputError(f"the token has {len(options.token)} characters; take {SHORTEST_TOKEN} or more")
+    if options.token is not None:
+        check_token(options.token)
     interceptors = () if options.token is None else (TokenGuard(options.token),)
     return Guard(interceptors=interceptors, credentials=_read_credentials(options.certificate, options.key))
 
@@ -159,28 +165,36 @@ async def _serve(models: ServedModels, options: ServeOptions, guard: Guard, tell
 
     listen()
     for model in models:  # Ray takes SIGTERM for itself whenever it starts
-        model.when_opened_again = partial(_call_soon, loop, listen)
+        model.when_tried_again = partial(_call_soon, loop, listen)
     for line in describe_server(models, options, server.port):
         tell(line)
     await asked.wait()
     asked.clear()
     running = sum(model.running for model in models)
     tell(f"ending; {running} running, stop again to end them now" if running else "ending")
-    await _end(server, options.grace_s, asked)
+    await _end(server, models, options.grace_s, asked)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
     loop.call_soon_threadsafe(action)
 
 
-async def _end(server: GatewayServer, grace_s: float, at_once: asyncio.Event) -> None:
+async def _end(server: GatewayServer, models: ServedModels, grace_s: float, at_once: asyncio.Event) -> None:
     """Let running calls end for so long, or until somebody is impatient."""
-    ending, impatient = asyncio.create_task(server.stop(grace_s)), asyncio.create_task(at_once.wait())
-    await asyncio.wait({ending, impatient}, return_when=asyncio.FIRST_COMPLETED)
+    ending = asyncio.create_task(server.stop(grace_s))
+    others = {asyncio.create_task(at_once.wait()), asyncio.create_task(_until_idle(models))}
+    await asyncio.wait({ending, *others}, return_when=asyncio.FIRST_COMPLETED)
     if not ending.done():
-        await server.stop(0)
-    impatient.cancel()
+        await server.stop(0 if at_once.is_set() else LAST_WORDS_S)
+    for task in others:
+        task.cancel()
     await ending
+
+
+async def _until_idle(models: ServedModels) -> None:
+    """Wait until no video runs; who watches the health is not waited for."""
+    while any(model.running for model in models):  # noqa: ASYNC110  many models, and nothing hurries
+        await asyncio.sleep(IDLE_LOOK_S)
 
 
 def describe_server(models: ServedModels, options: ServeOptions, port: int) -> list[str]:

@@ -23,6 +23,9 @@ from reelray.proto.errors import (
 
 DOMAIN = "reelray"
 RETRY_MS = 1000
+LONGEST_MESSAGE = 1000
+LONGEST_ID = 200
+"""Characters: of what does not fit into gRPC's trailers, code and kind would be lost too."""
 CODES: tuple[tuple[type[ReelrayError], int], ...] = (
     (UnknownModelError, code_pb2.NOT_FOUND),
     (UnknownJobError, code_pb2.NOT_FOUND),
@@ -43,13 +46,15 @@ CODES: tuple[tuple[type[ReelrayError], int], ...] = (
 def status_of(error: ReelrayError) -> grpc.Status:
     """The status of an error, with its code, its ids and, where trying again can help, when to."""
     code = next((code for kind, code in CODES if isinstance(error, kind)), code_pb2.INTERNAL)
-    info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=error.ids)
+    ids = {name: value[:LONGEST_ID] for name, value in error.ids.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=ids)
     details = [_packed(info)]
     if error.retryable:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(int(error.ids.get("retry_after_ms", RETRY_MS)))
+        said = error.ids.get("retry_after_ms", "")
+        delay.FromMilliseconds(int(said) if said.isdecimal() else RETRY_MS)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return rpc_status.to_status(status_pb2.Status(code=code, message=error.message, details=details))
+    return rpc_status.to_status(status_pb2.Status(code=code, message=error.message[:LONGEST_MESSAGE], details=details))
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:

@@ -60,5 +60,8 @@ def done(summary: RenderSummary) -> wire.GenerateEvent:
             ranks=summary.layout.ranks + summary.decode_ranks,
             stage_seconds=summary.stage_s,
             peak_bytes=summary.peak_bytes,
+            decode_ranks=summary.decode_ranks,
+            weights=summary.residency.blocks,
+            encoder=summary.residency.encoder,
         )
     )

@@ -2,30 +2,45 @@
 
 import io
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from reelray.cluster.first_frame import MAX_PIXELS
+from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.prompt_changes import Times
 from reelray.cluster.render import RenderOptions
-from reelray.proto.errors import InputError, UnsupportedError
+from reelray.proto.errors import InputError, SizeError, UnsupportedError
 from reelray.proto.v1 import videos_pb2 as wire
 
+PICTURES = ("PNG", "JPEG", "WEBP")
+"""What a caller's picture may be; other decoders of Pillow start programs, or are seldom tested."""
+LARGEST_PICTURE = 1_500_000
+MOST_PICTURE_PIXELS = 33_000_000
+LONGEST_SIDE = 8192
+MOST_PIXELS = 17_000_000
+"""Of a frame; H.264 and the memory of a server end about there."""
+LONGEST_S = 86_400
+LONGEST_FRAMES = 240 * LONGEST_S
 DECODERS = {wire.DECODER_FULL: None, wire.DECODER_PREVIEW: "preview"}
 
 
-def read_video(video: wire.VideoSpec, model: str) -> RenderOptions:
+def read_video(video: wire.VideoSpec, model: ModelEntry) -> RenderOptions:
     """Read what a client asks for.
 
     Args:
         video: From the wire.
-        model: Name of the model that is to make it, for errors.
+        model: What is to make it.
 
     Raises:
         InputError: A value is none that this version knows, or a picture cannot be read.
-        UnsupportedError: It names a condition that nothing here takes.
+        SizeError: It is larger than a server takes on.
+        UnsupportedError: It names a condition that the model does not take.
     """
+    width, height = video.size.width, video.size.height
+    if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
+        raise SizeError(f"size {width}x{height} is more than a server takes: sides to {LONGEST_SIDE}, 4096x4096 in all")
     if video.decoder not in DECODERS:
         raise InputError(f"decoder is {video.decoder}; it must be one of {', '.join(wire.Decoder.keys())}")
+    if video.seconds > LONGEST_S or video.frames > LONGEST_FRAMES:
+        raise SizeError(f"a server makes at most a day of video: {LONGEST_S} s, {LONGEST_FRAMES} frames")
     return RenderOptions(
         prompt=video.prompt,
         negative=video.negative_prompt if video.HasField("negative_prompt") else None,
@@ -48,17 +63,20 @@ def read_changes(video: wire.VideoSpec) -> Times | None:
     return changes or None
 
 
-def read_first_frame(video: wire.VideoSpec, model: str) -> Image.Image | None:
+def read_first_frame(video: wire.VideoSpec, model: ModelEntry) -> Image.Image | None:
     """The picture with which the video begins.
 
     Raises:
         InputError: Two of them, none inside, or not a picture.
         UnsupportedError: A condition of another kind.
     """
+    taken = {wire.Condition.FIRST_FRAME} if model.recipe.task == "i2v" else set()
     for condition in video.conditions:
-        if condition.kind != wire.Condition.FIRST_FRAME:
-            kind = _name_of(condition.kind)
-            raise UnsupportedError(f"model '{model}' takes no condition {kind}; it takes FIRST_FRAME at most")
+        if condition.kind not in taken:
+            told = "FIRST_FRAME only" if taken else "none"
+            raise UnsupportedError(
+                f"model '{model.name}' takes no condition {_name_of(condition.kind)}; it takes {told}"
+            )
     if len(video.conditions) > 1:
         raise InputError(f"{len(video.conditions)} conditions are FIRST_FRAME; a video begins with one picture")
     return read_picture(video.conditions[0].inline) if video.conditions else None
@@ -70,14 +88,19 @@ def read_picture(data: bytes) -> Image.Image:
     Raises:
         InputError: It is none, or absurdly large.
     """
+    if len(data) > LARGEST_PICTURE:
+        raise InputError(f"condition FIRST_FRAME holds {len(data)} bytes; at most {LARGEST_PICTURE} are taken")
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise InputError(f"the picture has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
-        image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise InputError(f"condition FIRST_FRAME holds {len(data)} bytes that are no picture (PNG, JPEG, …)") from None
-    return image
+        image = Image.open(io.BytesIO(data), formats=PICTURES)
+        width, height = image.size
+        if width * height <= MOST_PICTURE_PIXELS:
+            image.load()
+            return image
+    except Exception:  # noqa: BLE001  whatever a decoder makes of strangers' bytes
+        raise InputError(
+            f"condition FIRST_FRAME holds {len(data)} bytes that are no picture (PNG, JPEG or WebP)"
+        ) from None
+    raise InputError(f"the picture has {width}x{height} pixels; at most {MOST_PICTURE_PIXELS} are read")
 
 
 def _name_of(kind: int) -> str:

@@ -197,7 +197,7 @@ class MediaChunk(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("frames", "forwards", "device", "dtype", "layout", "ranks", "stage_seconds", "peak_bytes")
+    __slots__ = ("frames", "forwards", "device", "dtype", "layout", "ranks", "stage_seconds", "peak_bytes", "decode_ranks", "weights", "encoder")
     class StageSecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +213,9 @@ class Done(_message.Message):
     RANKS_FIELD_NUMBER: _ClassVar[int]
     STAGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DECODE_RANKS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FIELD_NUMBER: _ClassVar[int]
     frames: int
     forwards: int
     device: str
@@ -221,4 +224,7 @@ class Done(_message.Message):
     ranks: int
     stage_seconds: _containers.ScalarMap[str, float]
     peak_bytes: int
-    def __init__(self, frames: _Optional[int] = ..., forwards: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., peak_bytes: _Optional[int] = ...) -> None: ...
+    decode_ranks: int
+    weights: str
+    encoder: str
+    def __init__(self, frames: _Optional[int] = ..., forwards: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., peak_bytes: _Optional[int] = ..., decode_ranks: _Optional[int] = ..., weights: _Optional[str] = ..., encoder: _Optional[str] = ...) -> None: ...

@@ -34,8 +34,9 @@ class VideosServicer(object):
 
         Errors: INVALID_ARGUMENT (what was asked for cannot be made; nothing has run), NOT_FOUND (no such model here),
         UNIMPLEMENTED (the model does not take such an input), RESOURCE_EXHAUSTED (no room now, with a retry hint),
-        UNAVAILABLE (the engine was lost, or the server is about to end; with a retry hint), DEADLINE_EXCEEDED. Each carries
-        a google.rpc.ErrorInfo whose reason is this project's error code.
+        UNAVAILABLE (the engine was lost; with a retry hint), INTERNAL. These carry a google.rpc.ErrorInfo whose reason is
+        this project's error code; UNAUTHENTICATED, and what gRPC itself says (DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE of
+        a server that has ended), do not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import reelray
+from reelray.cluster.client.connection import ServerAddress
 from reelray.cluster.gateway.server import Guard
 from reelray.cluster.gateway.token_guard import TokenGuard
-from reelray.proto.errors import EngineError, InputError, SizeError, UnknownModelError
+from reelray.proto.errors import EngineError, InputError, PromptError, SizeError, UnknownModelError
 from reelray.proto.events import Stage
 from tests.support.fake_engine import FakeEngine, draw_frames
 from tests.support.gateway import serve
@@ -50,11 +51,19 @@ def test_errors_are_those_of_the_server():
                 client.render("a disc", frames=18)
             with pytest.raises(UnknownModelError, match="models here: fake"):
                 client.render("a disc", model="nope")
+            with pytest.raises(InputError, match="unknown option pace, stream; there are model"):
+                client.render("a disc", stream=True, pace=3.0)
+            with pytest.raises(PromptError, match="UTF-8"):
+                client.render("half \ud800")
+            with pytest.raises(InputError, match="takes 3000"):
+                client.render("x" * 3_000_000)
             with pytest.raises(InputError, match="on_progress"):
                 client.render("a disc", on_progress=3)
             with pytest.raises(EngineError, match="lost") as raised:
                 client.render("a disc")
-            assert (raised.value.ids, raised.value.retryable) == ({"rank": "1"}, True)
+            assert raised.value.retryable
+            assert raised.value.ids["rank"] == "1"
+            assert raised.value.ids["request"].startswith("r-")
         with pytest.raises(InputError, match="closed"):
             client.describe()
 
@@ -76,3 +85,39 @@ def test_a_server_that_goes_is_a_lost_engine():
         next(frames)
     with client, pytest.raises(EngineError, match="the server was lost"):
         list(frames)
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        *(("host", "host:50051"), ("host:9", "host:9"), ("::1", "[::1]:50051"), ("[::1]:9", "[::1]:9")),
+        *(("[::1]", "[::1]:50051"), ("unix:/run/r.sock", "unix:/run/r.sock")),
+    ],
+)
+def test_addresses(address, target):
+    assert ServerAddress(address=address).target == target
+
+
+@pytest.mark.parametrize("token", ["two words", "a-token\n", "\u00fc" * 16])
+def test_a_token_that_cannot_be_said_is_refused(token):
+    with pytest.raises(InputError, match="blanks, line ends"):
+        ServerAddress(address="host", token=token)
+
+
+def test_the_summary_is_that_of_the_server(monkeypatch):
+    from dataclasses import replace
+
+    from reelray.proto.layout import Layout
+    from reelray.proto.residency import Blocks, Encoder, Residency
+    from tests.support import fake_engine
+
+    facts = {
+        "layout": Layout.parse("cfg=2,ulysses=2"),
+        "decode_ranks": 1,
+        "residency": Residency(blocks=Blocks.SHARDED, encoder=Encoder.RELEASED),
+    }
+    plain = fake_engine.RenderSummary
+    monkeypatch.setattr(fake_engine, "RenderSummary", lambda **fields: replace(plain(**fields), **facts))
+    with serve(FakeEngine()) as address, reelray.Client(address) as client:
+        summary = client.render("a disc").summary
+    assert {name: getattr(summary, name) for name in facts} == facts

@@ -40,9 +40,9 @@ def wait_until(condition):
 def test_lost_opened_again_and_refused_meanwhile(monkeypatch):
     monkeypatch.setattr(served_models, "FIRST_WAIT_S", 0.01)
     first, second = FakeEngine(error=EngineError("gone"), lost=True), FakeEngine()
-    opener = Opener(first, ResourceError("no room yet"), second)
+    opener = Opener(first, RuntimeError("no room yet"), second)
     model, heard = ServedModel(fake_entry(), opener), []
-    model.when_opened_again = lambda: heard.append(model.engine)
+    model.when_tried_again = lambda: heard.append(model.is_ready)
     threading.Thread(target=model.look_after).start()
     wait_until(lambda: not model.is_ready)
     with pytest.raises(EngineError, match="starts again") as raised:
@@ -50,8 +50,8 @@ def test_lost_opened_again_and_refused_meanwhile(monkeypatch):
     assert raised.value.retryable
     model.look_after()  # another request that failed asks for nothing more
     opener.allowed.set()
-    wait_until(lambda: heard)
-    assert heard == [second]
+    wait_until(lambda: model.is_ready)
+    assert heard == [False, False]
     assert (model.engine, first.closed, opener.opened) == (second, 1, 3)
 
 
@@ -105,3 +105,27 @@ def test_a_real_engine_knows_whether_it_is_lost(tiny_t2v):
     with LocalEngine.open(CheckpointLoader(path=tiny_t2v, device="cpu")) as engine:
         assert not served_models._is_lost(engine)
     assert served_models._is_lost(engine)
+
+
+@pytest.mark.parametrize("error", [ResourceError("the engine was stopped"), EngineError("gone")])
+def test_an_engine_that_was_stopped_for_its_memory_is_opened_again(monkeypatch, error):
+    opener = Opener(FakeEngine(error=error, lost=True), FakeEngine())
+    opener.allowed.set()
+    monkeypatch.setattr(gateway, "ServedModel", lambda entry, _open: ServedModel(entry, opener))
+    request = videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x"))
+    with gateway.serve(FakeEngine()) as address, gateway.connect(address) as channel:
+        with pytest.raises(grpc.RpcError):
+            list(videos_pb2_grpc.VideosStub(channel).Generate(request))
+        wait_until(lambda: opener.opened == 2)
+
+
+def test_an_engine_that_does_not_answer_is_lost_and_nobody_waits_for_it(monkeypatch):
+    monkeypatch.setattr(served_models, "ANSWER_S", 0.1)
+    silent, silence = FakeEngine(), threading.Event()
+    silent.tell = lambda *_: silence.wait(20)
+    model = ServedModel(fake_entry(), Opener(silent, FakeEngine()))
+    helper = threading.Thread(target=model.look_after, daemon=True)
+    helper.start()
+    wait_until(lambda: not model.is_ready)
+    model.close()
+    silence.set()

@@ -103,6 +103,8 @@ def test_tls(certificate):
         ({"address": "127.0.0.1"}, "write HOST:PORT"),
         ({"address": "127.0.0.1:99999"}, "write HOST:PORT"),
         ({"token": "short"}, "5 characters"),
+        ({"token": "a token of many words"}, "blanks"),
+        ({"token": "a-token-of-length\n"}, "line ends"),
         ({"certificate": "cert.pem"}, "belong together"),
         ({"certificate": "/nowhere/cert.pem", "key": "/nowhere/key.pem"}, "cannot be read"),
     ],

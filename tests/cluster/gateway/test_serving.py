@@ -3,12 +3,14 @@
 import re
 import signal
 import threading
+import time
 
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from reelray.proto.v1 import videos_pb2, videos_pb2_grpc
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
 from tests.support.commands import start_process
 from tests.support.gateway import connect
 
@@ -32,7 +34,7 @@ def wait_for_address(process):
 
 @pytest.fixture
 def server(tmp_path):
-    with start_process(SERVE, tmp_path, "--address", "127.0.0.1:0") as process:
+    with start_process(SERVE, tmp_path, "--address", "127.0.0.1:0", "--grace", "1000") as process:
         yield process, wait_for_address(process)
 
 
@@ -57,6 +59,11 @@ def test_asked_to_stop_it_lets_videos_end_first(server, number):
     client.start()
     with connect(address) as channel:
         stub = videos_pb2_grpc.VideosStub(channel)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        describe = cluster_pb2_grpc.ClusterStub(channel).Describe
+        while not describe(cluster_pb2.DescribeRequest()).engines[0].requests:
+            time.sleep(0.01)
         other = stub.Generate(videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=17)))
         next(other)
         process.send_signal(number)

@@ -123,8 +123,12 @@ WRONG = [
     ),
     (
         request(conditions=[wire.Condition(kind=wire.Condition.FIRST_FRAME, inline=b"no picture")]),
-        *(grpc.StatusCode.INVALID_ARGUMENT, "invalid_input", "10 bytes that are no picture"),
+        *(grpc.StatusCode.UNIMPLEMENTED, "unsupported", "takes no condition FIRST_FRAME; it takes none"),
     ),
+    (request(size=wire.Size(width=16384, height=16)), grpc.StatusCode.INVALID_ARGUMENT, "invalid_size", "8192"),
+    (request(size=wire.Size(width=8192, height=8192)), grpc.StatusCode.INVALID_ARGUMENT, "invalid_size", "4096x4096"),
+    (request(seconds=1e300), grpc.StatusCode.INVALID_ARGUMENT, "invalid_size", "a day of video"),
+    (request(model="m" * 20_000), grpc.StatusCode.NOT_FOUND, "unknown_model", "is not served here"),
 ]
 
 
@@ -152,8 +156,24 @@ def test_a_first_frame_reaches_models_that_take_one():
     with serve(engine, entries=[entry]) as address:
         generate(address, request(conditions=[condition]))
         found = refusal(address, request())
+        large = io.BytesIO()
+        Image.new("P", (7000, 7000)).save(large, format="PNG")
+        wrong = [
+            b"no picture",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            large.getvalue(),
+            b"x" * 1_600_000,
+        ]
+        refusals = [
+            refusal(address, request(conditions=[wire.Condition(kind=wire.Condition.FIRST_FRAME, inline=data)]))
+            for data in wrong
+        ]
     assert engine.requests[0].image == bytes((250, 10, 30)) * (96 * 64)
+    assert len(engine.requests) == 1
     assert found[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert {code for code, *_ in refusals} == {grpc.StatusCode.INVALID_ARGUMENT}
+    texts = ["10 bytes that are no picture", "no picture (PNG", "7000x7000 pixels", "1600000 bytes"]
+    assert all(text in found[1] for text, found in zip(texts, refusals, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +207,9 @@ def test_an_unexpected_error_tells_nothing_of_the_inside():
             generate(address, request())
         assert raised.value.code() is grpc.StatusCode.INTERNAL
         assert "secret" not in raised.value.details()
+        info = error_details_pb2.ErrorInfo()
+        assert rpc_status.from_call(raised.value).details[0].Unpack(info)
+        assert info.metadata["request"].startswith("r-")
         assert "Traceback" not in raised.value.details()
 
 
@@ -214,7 +237,7 @@ def test_a_deadline_stops_the_engine():
     engine = FakeEngine(frame_delay_s=0.05)
     with serve(engine) as address, connect(address) as channel:
         with pytest.raises(grpc.RpcError) as raised:
-            list(videos_pb2_grpc.VideosStub(channel).Generate(request(frames=401), timeout=0.5))
+            list(videos_pb2_grpc.VideosStub(channel).Generate(request(frames=4001), timeout=5))
         assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         wait_until(lambda: engine.cancelled == 1)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -135,9 +136,14 @@ def test_it_starts_again_after_its_server_was_killed(tmp_path):
     store.stop()
 
 
-def test_a_path_too_long_for_a_socket(tmp_path, monkeypatch):
-    short = tmp_path / "t"
-    short.mkdir()
+@pytest.fixture
+def short():
+    """A folder whose name is short; the test's own may be long."""
+    with tempfile.TemporaryDirectory(prefix="t") as name:
+        yield Path(name)
+
+
+def test_a_path_too_long_for_a_socket(short, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(short))
     folder = tmp_path / ("long" * 30)
     with EmbeddedStore(folder) as store, EmbeddedStore(folder) as joined:
