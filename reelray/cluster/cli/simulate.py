@@ -18,6 +18,10 @@ Examples:
   reelray simulate --trace mine.jsonl --gpus 8 --engine-gpus 4 --plot waits.png
 """
 
+EngineGpus = Annotated[
+    int | None, typer.Option(metavar="N", help="GPUs of one engine. Default: 8, or all if there are fewer.")
+]
+
 
 def simulate(
     context: typer.Context,
@@ -32,7 +36,7 @@ def simulate(
     ],
     model: take.Model = None,
     gpus: Annotated[int, typer.Option(metavar="N", help="GPUs of all engines; they need not be here.")] = 8,
-    engine_gpus: Annotated[int, typer.Option(metavar="N", help="GPUs of one engine.")] = 8,
+    engine_gpus: EngineGpus = None,
     gpu_memory: Annotated[
         str | None, typer.Option(metavar="AMOUNT", help="Memory of each GPU, such as 24GiB. Default: an H200's.")
     ] = None,
@@ -66,7 +70,7 @@ def simulate(
     options = SimulationOptions(
         trace=trace,
         gpus=gpus,
-        engine_gpus=engine_gpus,
+        engine_gpus=min(8, max(gpus, 1)) if engine_gpus is None else engine_gpus,
         gpu_memory=gpu_memory,
         links=links,
         policy=policy,

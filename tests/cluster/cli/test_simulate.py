@@ -83,8 +83,8 @@ def test_without_matplotlib_a_plot_is_refused_before_anything_is_simulated(simul
         (("--trace", "none-such"), "traces that come with reelray: burst, failure, mixed, streams"),
         (("--trace", "poisson:speed=1"), "is not understood"),
         (("--trace", "poisson:rate=0.001,seconds=1"), "no request comes"),
-        (("--trace", "mixed", "--gpus", 4), "4 GPUs in engines of 8"),
-        (("--trace", "mixed", "--gpus", 0), "0 GPUs in engines of 8"),
+        (("--trace", "mixed", "--gpus", 4, "--engine-gpus", 8), "4 GPUs in engines of 8"),
+        (("--trace", "mixed", "--gpus", 0), "0 GPUs in engines of 1"),
         (("--trace", "mixed", "--policy", "best"), "best"),
         (("--trace", "mixed", "--error", 1), "error is 1"),
         (("--trace", "mixed", "--plot", "waits.txt"), "its ending must be one of"),
@@ -144,3 +144,8 @@ def test_times_and_bytes_are_those_of_the_plan(cli):
 def test_the_simulated_files_are_where_the_package_looks():
     folder = Path(__file__).parents[3] / "reelray" / "scheduler" / "simulation" / "traces"
     assert sorted(path.stem for path in folder.glob("*.jsonl")) == list_traces()
+
+
+def test_few_gpus_are_one_engine(simulate):
+    told = json.loads(simulate("--trace", "burst", *MODEL, "--gpus", 4, "--json").out)
+    assert (told["gpus"], told["engine_gpus"]) == (4, 4)
