@@ -16,6 +16,7 @@ from reelray.proto.request import PromptChange
 from reelray.proto.v1 import videos_pb2 as wire
 
 LARGEST_PICTURE = 1_500_000
+WIRE_DECODERS = {None: wire.DECODER_UNSPECIFIED, "full": wire.DECODER_FULL, "preview": wire.DECODER_PREVIEW}
 
 
 def write_request(options: RenderOptions, model: str | None, media: wire.Media) -> wire.GenerateRequest:
@@ -33,7 +34,7 @@ def write_request(options: RenderOptions, model: str | None, media: wire.Media) 
         model=model or "",
         prompt=options.prompt,
         changes=[_write_change(time, prompt) for time, prompt in options.at or ()],
-        decoder=wire.DECODER_PREVIEW if options.decoder == "preview" else wire.DECODER_FULL,
+        decoder=WIRE_DECODERS[options.decoder],
     )
     _write_numbers(video, options)
     if options.negative is not None:

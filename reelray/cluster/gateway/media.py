@@ -13,7 +13,11 @@ from reelray.proto.events import Frames
 from reelray.proto.v1 import videos_pb2 as wire
 
 LARGEST_BYTES = 1_000_000
-FORMATS = {wire.MEDIA_MP4: VideoFormat.MP4, wire.MEDIA_RGB24: VideoFormat.RAW}
+FORMATS = {
+    wire.MEDIA_UNSPECIFIED: VideoFormat.MP4,
+    wire.MEDIA_MP4: VideoFormat.MP4,
+    wire.MEDIA_RGB24: VideoFormat.RAW,
+}
 
 
 class MediaEncoder:

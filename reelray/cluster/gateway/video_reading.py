@@ -19,7 +19,7 @@ MOST_PIXELS = 17_000_000
 """Of a frame; H.264 and the memory of a server end about there."""
 LONGEST_S = 86_400
 LONGEST_FRAMES = 240 * LONGEST_S
-DECODERS = {wire.DECODER_FULL: None, wire.DECODER_PREVIEW: "preview"}
+DECODERS = {wire.DECODER_UNSPECIFIED: None, wire.DECODER_FULL: "full", wire.DECODER_PREVIEW: "preview"}
 
 
 def read_video(video: wire.VideoSpec, model: ModelEntry) -> RenderOptions:

@@ -8,15 +8,19 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 class Decoder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
+    DECODER_UNSPECIFIED: _ClassVar[Decoder]
     DECODER_FULL: _ClassVar[Decoder]
     DECODER_PREVIEW: _ClassVar[Decoder]
 
 class Media(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
+    MEDIA_UNSPECIFIED: _ClassVar[Media]
     MEDIA_MP4: _ClassVar[Media]
     MEDIA_RGB24: _ClassVar[Media]
+DECODER_UNSPECIFIED: Decoder
 DECODER_FULL: Decoder
 DECODER_PREVIEW: Decoder
+MEDIA_UNSPECIFIED: Media
 MEDIA_MP4: Media
 MEDIA_RGB24: Media
 

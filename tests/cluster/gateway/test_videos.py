@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 
 import av
 import grpc
@@ -11,10 +12,11 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from PIL import Image
 
+from reelray.proto.decoder import Decoder
 from reelray.proto.errors import EngineError, ResourceError
 from reelray.proto.v1 import videos_pb2 as wire
 from reelray.proto.v1 import videos_pb2_grpc
-from tests.support.fake_engine import FakeEngine, draw_frames, fake_entry
+from tests.support.fake_engine import FACTS, RECIPE, FakeEngine, draw_frames, fake_entry
 from tests.support.gateway import connect, serve
 
 
@@ -71,13 +73,33 @@ def test_large_frames_are_cut_into_small_messages():
     assert len(media_of(events)) == 5 * 1024 * 768 * 3
 
 
-def test_mp4_plays():
+@pytest.mark.parametrize("media", [wire.MEDIA_MP4, wire.MEDIA_UNSPECIFIED])
+def test_mp4_plays(media):
     with serve(FakeEngine()) as address:
-        data = media_of(generate(address, request(media=wire.MEDIA_MP4, fps=8)))
+        data = media_of(generate(address, request(media=media, fps=8)))
     with av.open(io.BytesIO(data)) as video:
         stream = video.streams.video[0]
         assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 96, 64)
         assert sum(1 for _ in video.decode(stream)) == 17
+
+
+@pytest.mark.parametrize(
+    ("said", "made"),
+    [
+        (wire.DECODER_UNSPECIFIED, Decoder.TAEHV_STREAM),
+        (wire.DECODER_FULL, Decoder.WAN_EXACT_STREAM),
+        (wire.DECODER_PREVIEW, Decoder.TAEHV_STREAM),
+    ],
+)
+def test_a_model_that_makes_previews_by_itself_can_be_asked_for_full_pictures(said, made):
+    engine = FakeEngine()
+    entry = fake_entry(
+        recipe=replace(RECIPE, decoder=Decoder.TAEHV_STREAM), facts=replace(FACTS, decoders=tuple(Decoder))
+    )
+    with serve(engine, entries=[entry]) as address:
+        accepted = generate(address, request(decoder=said))[0].accepted
+    assert engine.requests[0].recipe.decoder is made
+    assert accepted.decoder == (wire.DECODER_PREVIEW if made.is_preview else wire.DECODER_FULL)
 
 
 def test_everything_said_reaches_the_engine():
@@ -144,10 +166,6 @@ def test_wrong_input_is_refused_precisely(wanted, code, reason, text):
 
 
 def test_a_first_frame_reaches_models_that_take_one():
-    from dataclasses import replace
-
-    from tests.support.fake_engine import FACTS, RECIPE
-
     engine = FakeEngine()
     entry = fake_entry(recipe=replace(RECIPE, task="i2v"), facts=replace(FACTS, task="i2v"))
     kept = io.BytesIO()
