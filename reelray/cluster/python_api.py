@@ -26,15 +26,12 @@ from reelray.proto.request import RenderSummary
 OnProgress = Callable[[Progress], None]
 
 
-class RenderArguments(TypedDict, total=False):
-    """Options of a render; what is missing comes from the model or the settings.
+class Wishes(TypedDict, total=False):
+    """What a video shows and how it is made, here or on a server; see `reelray.cluster.render.RenderOptions`.
 
-    `reelray.cluster.render_plan.Place` describes `model`, `device`, `engine`, `gpus`, `layout`, `patches`,
-    `exact_steps`, `weights`, `encoder`, `decode_ranks` and `preview_decoder`, `reelray.cluster.render.RenderOptions`
-    the others; `on_progress` is told whenever a stage moves on.
+    `on_progress` is told whenever a stage moves on.
     """
 
-    model: str | Path
     seconds: float | str
     frames: int
     size: str | tuple[int, int]
@@ -45,6 +42,17 @@ class RenderArguments(TypedDict, total=False):
     image: Picture
     fps: float
     at: Times
+    decoder: str
+    on_progress: OnProgress
+
+
+class RenderArguments(Wishes, total=False):
+    """Options of a render here; what is missing comes from the model or the settings.
+
+    `reelray.cluster.render_plan.Place` describes those that `Wishes` does not have, but for `pace`.
+    """
+
+    model: str | Path
     device: str
     engine: EngineKind
     gpus: int
@@ -54,10 +62,8 @@ class RenderArguments(TypedDict, total=False):
     weights: str
     encoder: str
     decode_ranks: int | str
-    decoder: str
     pace: float
     preview_decoder: str | Path
-    on_progress: OnProgress
 
 
 class ResumeArguments(TypedDict, total=False):

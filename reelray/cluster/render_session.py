@@ -36,23 +36,30 @@ class RenderSession:
         Raises:
             ReelrayError: The engine failed, or sent other frames than were asked for.
         """
-        made = 0
         with _closing(self._engine.render(self._job.request)) as events:
-            for event in events:
+            for event in checked(events, self._job.request):
                 if isinstance(event, Progress):
                     self._on_progress(event)
                 elif isinstance(event, Frames):
-                    check_order(event, made, self._job.request)
-                    made += event.count
                     yield frames_array(event)
                 else:
-                    self._finish(event, made)
+                    self.summary = event.summary
 
-    def _finish(self, done: Done, made: int) -> None:
-        wanted = self._job.request.frames
-        if made != wanted:
-            raise EngineError(f"the engine made {made} of {wanted} frames", ids={"request": done.request_id})
-        self.summary = done.summary
+
+def checked(events: Iterator[Event], request: RenderRequest) -> Iterator[Event]:
+    """Hand events of a whole video on.
+
+    Raises:
+        EngineError: Frames are not due, or some are missing in the end.
+    """
+    made = 0
+    for event in events:
+        if isinstance(event, Frames):
+            check_order(event, made, request)
+            made += event.count
+        elif isinstance(event, Done) and made != request.frames:
+            raise EngineError(f"the engine made {made} of {request.frames} frames", ids={"request": request.request_id})
+        yield event
 
 
 def frames_array(event: Frames) -> FramesArray:

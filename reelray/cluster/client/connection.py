@@ -9,18 +9,12 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from reelray.cluster.wire import KEEPALIVE, LARGEST_MESSAGE, check_token
 from reelray.proto import errors
 from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError
 
 DEFAULT_PORT = 50051
-LARGEST_MESSAGE = 2 * 2**20
 CONNECT_S = 5.0
-KEEPALIVE = (
-    ("grpc.keepalive_time_ms", 15_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
-"""A peer that says nothing for so long is asked, and given up if it does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,16 +99,6 @@ def error_of(failed: grpc.RpcError) -> ReelrayError:
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         text = f"the server was lost: {text}"
     return kinds.get(code, ReelrayError)(text)
-
-
-def check_token(token: str) -> None:
-    """Refuse what cannot be said over the wire.
-
-    Raises:
-        InputError: It holds blanks, line ends or other than ASCII.
-    """
-    if not all("!" <= character <= "~" for character in token):
-        raise InputError("the token holds blanks, line ends or letters beyond ASCII; take others")
 
 
 def _kind_of(code: str) -> type[ReelrayError]:

@@ -1,11 +1,11 @@
 """`reelray.Client`: videos from a server, as Python sees them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, Unpack
 
 import grpc
 import numpy as np
@@ -13,9 +13,7 @@ import numpy as np
 from reelray.cluster.client.connection import ServerAddress, error_of, open_channel
 from reelray.cluster.client.remote_video import RemoteVideo
 from reelray.cluster.client.requests import write_request
-from reelray.cluster.first_frame import Picture
-from reelray.cluster.prompt_changes import Times
-from reelray.cluster.python_api import Rendered
+from reelray.cluster.python_api import Rendered, Wishes
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import InputError
@@ -26,26 +24,10 @@ from reelray.proto.v1 import videos_pb2 as wire
 DESCRIBE_S = 10.0
 
 
-class VideoArguments(TypedDict, total=False):
-    """Options of a video; what is missing comes from the server's model.
-
-    `reelray.cluster.render.RenderOptions` describes them; `model` is the name of one that is served, and `on_progress`
-    is told whenever a stage moves on.
-    """
+class VideoArguments(Wishes, total=False):
+    """Options of a video; what is missing comes from the server's model. `model` is the name of one that is served."""
 
     model: str
-    seconds: float | str
-    frames: int
-    size: str | tuple[int, int]
-    seed: int
-    steps: int
-    guidance: float
-    negative: str
-    image: Picture
-    fps: float
-    at: Times
-    decoder: str
-    on_progress: Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,22 +10,14 @@ import numpy as np
 from reelray.cluster.client.connection import ServerAddress, error_of
 from reelray.cluster.client.requests import read_accepted
 from reelray.cluster.video_writer import FramesArray
+from reelray.cluster.wire import FROM_WIRE
 from reelray.proto.errors import EngineError, InputError
-from reelray.proto.events import Progress, Stage
+from reelray.proto.events import Progress
 from reelray.proto.layout import Layout
 from reelray.proto.request import RenderSummary, RequestId
 from reelray.proto.residency import Blocks, Encoder, Residency
 from reelray.proto.v1 import videos_pb2 as wire
 from reelray.proto.v1 import videos_pb2_grpc
-
-STAGES = {
-    wire.Progress.LOAD: Stage.LOAD,
-    wire.Progress.TEXT: Stage.TEXT,
-    wire.Progress.DENOISE: Stage.DENOISE,
-    wire.Progress.REMEMBER: Stage.REMEMBER,
-    wire.Progress.DECODE: Stage.DECODE,
-    wire.Progress.REGROUP: Stage.REGROUP,
-}
 
 
 class RemoteVideo:
@@ -72,7 +64,7 @@ class RemoteVideo:
         size = self.facts.width * self.facts.height * 3
         while (event := self._next()) is not None:
             kind = event.WhichOneof("event")
-            if kind == "progress" and event.progress.stage in STAGES:
+            if kind == "progress" and event.progress.stage in FROM_WIRE:
                 self._on_progress(self._progress(event.progress))
             elif kind == "media":
                 if event.media.offset != expected:
@@ -104,7 +96,7 @@ class RemoteVideo:
     def _progress(self, progress: wire.Progress) -> Progress:
         return Progress(
             request_id=RequestId(self._accepted.request_id),
-            stage=STAGES[progress.stage],
+            stage=FROM_WIRE[progress.stage],
             done=progress.done,
             total=progress.total,
         )

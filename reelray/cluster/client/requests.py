@@ -4,18 +4,17 @@ import io
 from fractions import Fraction
 from pathlib import Path
 
-from reelray.cluster.client.connection import LARGEST_MESSAGE
 from reelray.cluster.decoder_choice import DECODERS
 from reelray.cluster.first_frame import Picture, load_picture
 from reelray.cluster.prompt_changes import read_cut, read_seconds
 from reelray.cluster.render import RenderOptions, parse_size
 from reelray.cluster.video_facts import VideoFacts
+from reelray.cluster.wire import LARGEST_MESSAGE, LARGEST_PICTURE
 from reelray.proto.decoder import Decoder
 from reelray.proto.errors import InputError, PromptError
 from reelray.proto.request import PromptChange
 from reelray.proto.v1 import videos_pb2 as wire
 
-LARGEST_PICTURE = 1_500_000
 WIRE_DECODERS = {None: wire.DECODER_UNSPECIFIED, "full": wire.DECODER_FULL, "preview": wire.DECODER_PREVIEW}
 
 

@@ -8,8 +8,8 @@ from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.media import MediaEncoder
 from reelray.cluster.gateway.video_answers import done, moved_on
 from reelray.cluster.render import RenderJob
-from reelray.cluster.render_session import check_order
-from reelray.proto.errors import EngineError, ReelrayError
+from reelray.cluster.render_session import checked
+from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Event, Frames, Progress
 from reelray.proto.v1 import videos_pb2 as wire
 
@@ -58,17 +58,12 @@ class Making:
             _close(events)
 
     def _answers(self, events: Iterator[Event]) -> Iterator[wire.GenerateEvent]:
-        made = 0
-        for event in events:
+        for event in checked(events, self._job.request):
             if isinstance(event, Progress):
                 yield moved_on(event)
             elif isinstance(event, Frames):
-                check_order(event, made, self._job.request)
-                made += event.count
                 yield from self._encoder.write(event)
             else:
-                if made != self._job.request.frames:
-                    raise EngineError(f"the engine made {made} of {self._job.request.frames} frames")
                 yield from self._encoder.finish()
                 yield done(event.summary)
 

@@ -9,10 +9,10 @@ from grpc_reflection.v1alpha import reflection
 
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import Cluster, Videos
+from reelray.cluster.wire import KEEPALIVE, LARGEST_MESSAGE
 from reelray.proto.errors import ResourceError
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
 
-LARGEST_MESSAGE = 2 * 2**20
 SERVICES = (
     videos_pb2.DESCRIPTOR.services_by_name["Videos"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
@@ -21,9 +21,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
     ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 15_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
+    *KEEPALIVE,
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import grpc
 from PIL import Image
 
-from reelray.cluster.client.connection import check_token
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
@@ -23,6 +22,7 @@ from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.render_plan import Place, Target, place_job
 from reelray.cluster.services import Services
+from reelray.cluster.wire import check_token
 from reelray.proto.errors import InputError
 
 GRACE_S = 30.0

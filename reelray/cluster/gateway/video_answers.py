@@ -1,18 +1,10 @@
 """From a job and its events to what goes over the wire."""
 
 from reelray.cluster.render import RenderJob
-from reelray.proto.events import Progress, Stage
+from reelray.cluster.wire import TO_WIRE
+from reelray.proto.events import Progress
 from reelray.proto.request import RenderSummary
 from reelray.proto.v1 import videos_pb2 as wire
-
-STAGES = {
-    Stage.LOAD: wire.Progress.LOAD,
-    Stage.TEXT: wire.Progress.TEXT,
-    Stage.DENOISE: wire.Progress.DENOISE,
-    Stage.REMEMBER: wire.Progress.REMEMBER,
-    Stage.DECODE: wire.Progress.DECODE,
-    Stage.REGROUP: wire.Progress.REGROUP,
-}
 
 
 def accepted(job: RenderJob, digest: str) -> wire.GenerateEvent:
@@ -44,7 +36,7 @@ def accepted(job: RenderJob, digest: str) -> wire.GenerateEvent:
 def moved_on(progress: Progress) -> wire.GenerateEvent:
     """Say how far it is."""
     return wire.GenerateEvent(
-        progress=wire.Progress(stage=STAGES[progress.stage], done=progress.done, total=progress.total)
+        progress=wire.Progress(stage=TO_WIRE[progress.stage], done=progress.done, total=progress.total)
     )
 
 

@@ -7,12 +7,12 @@ from PIL import Image
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.prompt_changes import Times
 from reelray.cluster.render import RenderOptions
+from reelray.cluster.wire import LARGEST_PICTURE
 from reelray.proto.errors import InputError, SizeError, UnsupportedError
 from reelray.proto.v1 import videos_pb2 as wire
 
 PICTURES = ("PNG", "JPEG", "WEBP")
 """What a caller's picture may be; other decoders of Pillow start programs, or are seldom tested."""
-LARGEST_PICTURE = 1_500_000
 MOST_PICTURE_PIXELS = 33_000_000
 LONGEST_SIDE = 8192
 MOST_PIXELS = 17_000_000

@@ -51,7 +51,7 @@ def test_errors_are_those_of_the_server():
                 client.render("a disc", frames=18)
             with pytest.raises(UnknownModelError, match="models here: fake"):
                 client.render("a disc", model="nope")
-            with pytest.raises(InputError, match="unknown option pace, stream; there are model"):
+            with pytest.raises(InputError, match="unknown option pace, stream; there are seconds"):
                 client.render("a disc", stream=True, pace=3.0)
             with pytest.raises(PromptError, match="UTF-8"):
                 client.render("half \ud800")

@@ -9,7 +9,6 @@ from reelray.proto.step_plan import StepPlan
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.interrupted import interrupted
-from tests.support.latent_pictures import LatentPictures
 from tests.support.pages_left import assert_nothing_stays
 from tests.support.plain_stream import stream_plainly
 from tests.support.render_on import render_on
@@ -20,12 +19,6 @@ from tests.support.watched_model import Watched
 @pytest.fixture(scope="module")
 def model(tiny_t2v):
     return open_checkpoint(tiny_t2v, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def plain(model):
-    """For what the decoder has no part in."""
-    return LatentPictures(model)
 
 
 @pytest.mark.parametrize("case", SWITCHED)

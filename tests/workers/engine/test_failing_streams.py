@@ -11,7 +11,6 @@ from reelray.workers.engine import memory_rooms
 from reelray.workers.engine.rank import Rank
 from reelray.workers.memory.pool import PagePool
 from reelray.workers.models.registry import open_checkpoint
-from tests.support.latent_pictures import LatentPictures
 from tests.support.pages_left import assert_nothing_stays
 from tests.support.render_on import render_on
 from tests.support.stream_cases import request_of
@@ -20,12 +19,6 @@ from tests.support.stream_cases import request_of
 @pytest.fixture(scope="module")
 def model(tiny_t2v):
     return open_checkpoint(tiny_t2v, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def plain(model):
-    """For what the decoder has no part in."""
-    return LatentPictures(model)
 
 
 @pytest.mark.parametrize("call", [1, 2, 4])

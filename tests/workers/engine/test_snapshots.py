@@ -15,7 +15,6 @@ from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.packing import unpack
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
-from tests.support.latent_pictures import LatentPictures
 from tests.support.live_cases import RULES, Drive, begins, live_request, rolling_request, run_whole, said
 
 FAITHFUL = [SnapshotKind.EXACT, SnapshotKind.REPLAY]
@@ -24,12 +23,6 @@ FAITHFUL = [SnapshotKind.EXACT, SnapshotKind.REPLAY]
 @pytest.fixture(scope="module")
 def model(tiny_t2v):
     return open_checkpoint(tiny_t2v, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def plain(model):
-    """For what the decoder has no part in."""
-    return LatentPictures(model)
 
 
 def put_down(drive, kind, name="a"):
