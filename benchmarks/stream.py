@@ -1,8 +1,10 @@
-"""Streams through the engine on one GPU: frames per second once the memory is full, first frame, gaps between chunks.
+"""Streams through the engine: frames per second once the memory is full, first frame, gaps between chunks.
 
     python -m benchmarks.stream --out benchmarks/results/stream.json
     python -m benchmarks.stream --cases longlive sessions --chunks 16
     python -m benchmarks.stream --cases longlive-preview diagdistill-preview --out /tmp/preview.json
+    python -m benchmarks.stream --cases longlive diagdistill longlive-14b --layout ulysses=4 --out /tmp/four.json
+    python -m benchmarks.stream --cases longlive --layout ulysses=3 --decode-ranks 1 --out /tmp/beside.json
     python -m benchmarks.stream --tiny                          # on a CPU, to see that it runs
 
 Random weights of the model's true size, bf16, the full VAE in the same engine, in the cases of previews a tiny decoder
@@ -11,11 +13,12 @@ second time it runs by recorded graphs from its first window on. What is timed c
 
 Frames per second count chunks that begin with a full memory. `remember_ms` are clean passes. The gap of a chunk is the
 time between its frames and those before, as a client sees it. With several sessions the figures are of the time while
-all of them run.
+all of them run. With `--layout` a gang of processes makes them, one GPU each.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import threading
@@ -33,12 +36,18 @@ from benchmarks.drawn_model import DrawnLoader
 from benchmarks.harness import describe_machine, profile_kernels
 from reelray.cluster.local_engine import LocalEngine
 from reelray.proto.decoder import Decoder
+from reelray.proto.engine_description import EngineDescription
 from reelray.proto.events import Frames, Stage
+from reelray.proto.layout import Layout
+from reelray.proto.placement import Placement
 from reelray.proto.recipe import Recipe
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import StepPlan, StepReport
 from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.gang import Gang, GangSpec
+from reelray.workers.engine.local_launcher import LocalLauncher
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.seams import Channel
 from reelray.workers.models.wan.bench_source import TINY_TEXT_TOKENS
 from reelray.workers.recipes.presets import presets
 
@@ -53,7 +62,8 @@ class Case:
         model: Preset whose network is drawn.
         recipe: Preset by which it streams.
         sessions: At once.
-        target_fps: Frames per second to be reached, of all sessions; None where it is only reported.
+        target_fps: Frames per second to be reached by one GPU, of all sessions; None where it is only reported.
+        target_fps_of_four: The same of four GPUs.
         decoder: What makes the pictures.
     """
 
@@ -61,13 +71,14 @@ class Case:
     recipe: str
     sessions: int = 1
     target_fps: float | None = None
+    target_fps_of_four: float | None = None
     decoder: Decoder = Decoder.WAN_EXACT_STREAM
 
 
 SMALL, LARGE = "wan2.1-t2v-1.3b", "wan2.1-t2v-14b"
 CASES = {
-    "longlive": Case(model=SMALL, recipe="longlive-1.3b", target_fps=34.0),
-    "diagdistill": Case(model=SMALL, recipe="diagdistill-1.3b", target_fps=55.0),
+    "longlive": Case(model=SMALL, recipe="longlive-1.3b", target_fps=34.0, target_fps_of_four=105.0),
+    "diagdistill": Case(model=SMALL, recipe="diagdistill-1.3b", target_fps=55.0, target_fps_of_four=170.0),
     "self-forcing": Case(model=SMALL, recipe="self-forcing-1.3b", target_fps=24.0),
     "rolling-forcing": Case(model=SMALL, recipe="rolling-forcing-1.3b"),
     "block-cascading": Case(model=SMALL, recipe="block-cascading-1.3b"),
@@ -75,19 +86,19 @@ CASES = {
     "sessions": Case(model=SMALL, recipe="longlive-1.3b", sessions=SESSIONS),
     "longlive-preview": Case(model=SMALL, recipe="longlive-1.3b", target_fps=42.0, decoder=Decoder.TAEHV_STREAM),
     "diagdistill-preview": Case(model=SMALL, recipe="diagdistill-1.3b", target_fps=95.0, decoder=Decoder.TAEHV_STREAM),
-    "longlive-14b": Case(model=LARGE, recipe="longlive-1.3b", target_fps=7.0),
+    "longlive-14b": Case(model=LARGE, recipe="longlive-1.3b", target_fps=7.0, target_fps_of_four=26.0),
 }
 
 
 @dataclass(kw_only=True)
 class Watched:
-    """A rank whose reports are kept, with the time at which they came.
+    """A rank, or a gang of them, whose reports are kept with the time at which they came.
 
     Args:
-        rank: The rank.
+        rank: The rank, or the gang.
     """
 
-    rank: Rank
+    rank: Channel
     costs: list[tuple[float, Stage, float]] = field(default_factory=list)
 
     def issue(self, plan: StepPlan) -> None:
@@ -220,34 +231,85 @@ def _median_ms(seconds: Sequence[float]) -> float | None:
     return 1e3 * statistics.median(seconds) if seconds else None
 
 
-def run_case(case: Case, model: Any, chunks: int, *, tiny: bool, profile: bool) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """Where cases run.
+
+    Args:
+        watched: The rank, or the gang.
+        description: What runs there.
+        placement: How ranks share a stream.
+        chunks: Of every stream.
+        tiny: Shrink the picture.
+        profile: List kernels.
+    """
+
+    watched: Watched
+    description: EngineDescription
+    placement: Placement
+    chunks: int
+    tiny: bool
+    profile: bool
+
+    def open_engine(self, sessions: int) -> LocalEngine:
+        """An engine; closing it closes the ranks."""
+        return LocalEngine(
+            self.watched,
+            self.description,
+            limits=EngineLimits(requests=max(4, sessions)),
+            layouts=(self.placement.layout,),
+            decode_ranks=self.placement.decode_ranks,
+        )
+
+    def target(self, case: Case) -> float | None:
+        """Frames per second to be reached."""
+        return {1: case.target_fps, 4: case.target_fps_of_four}.get(self.placement.ranks)
+
+
+def run_case(case: Case, bench: Bench) -> dict[str, Any]:
     """Check one case, then time it."""
     recipe = replace(presets()[case.recipe], decoder=case.decoder)
     assert recipe.memory is not None
     full = -(-recipe.memory.attended // (recipe.chunking.latent_frames or 1))
-    rank = Rank(model)
-    watched = Watched(rank=rank)
-    with LocalEngine(watched, rank.describe(), limits=EngineLimits(requests=max(4, case.sessions))) as engine:
+    chunks, tiny = bench.chunks, bench.tiny
+    with bench.open_engine(case.sessions) as engine:
         cold, warm = (play(engine, request_of(recipe, name, chunks, tiny=tiny), keep=True) for name in ("cold", "warm"))
         differs = largest_change(cold.frames, warm.frames)
         row: dict[str, Any] = {"recipe": case.recipe, "model": case.model, "sessions": case.sessions}
-        row |= {"decoder": case.decoder.value}
+        row |= {"decoder": case.decoder.value, "placement": str(bench.placement)}
         row |= {"chunks": chunks, "same_stream_again_differs_by": differs}
         print(f"{case.recipe}: again differs by {differs} of 255", flush=True)
-        watched.costs.clear()
+        bench.watched.costs.clear()
         requests = [
             request_of(recipe, f"stream {number}", chunks, seed=number, tiny=tiny) for number in range(case.sessions)
         ]
         played = play_together(engine, requests)
-        row |= measure(played, watched, full) | {"target_fps": case.target_fps}
-        if torch.cuda.is_available():
+        row |= measure(played, bench.watched, full) | {"target_fps": bench.target(case)}
+        if torch.cuda.is_available() and bench.placement.ranks == 1:
             row["peak_bytes"] = torch.cuda.max_memory_allocated()
             row["allocator_retries"] = torch.cuda.memory_stats()["num_alloc_retries"]
-        if profile:
+        if bench.profile:
             last = request_of(recipe, "profiled", full + 3, tiny=tiny)
             row["kernels_of_a_stream"] = profile_kernels(lambda: play(engine, last), count=40)
             row["kernels_of_chunks"] = full + 3
     return row
+
+
+def open_gang(loader: DrawnLoader, placement: Placement) -> Gang:
+    """Processes with a GPU each, or on CPUs."""
+    spec = GangSpec(
+        load=loader,
+        layout=placement.layout,
+        decode_ranks=placement.decode_ranks,
+        threads=max(1, (os.cpu_count() or 1) // placement.ranks),
+    )
+    gang = Gang(LocalLauncher(), spec)
+    try:
+        gang.start()
+    except BaseException:
+        gang.close()
+        raise
+    return gang
 
 
 def main() -> None:
@@ -258,17 +320,33 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="list the kernels of a short stream")
     parser.add_argument("--tiny", action="store_true", help="shrink network and picture")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/stream.json"))
+    parser.add_argument("--layout", default="", help="of a gang, such as ulysses=4; default: one GPU in this process")
+    parser.add_argument("--decode-ranks", type=int, default=0, help="behind those of the layout")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    placement = Placement(layout=Layout.parse(options.layout), decode_ranks=options.decode_ranks)
     rows: dict[str, Any] = {}
     model, drawn = None, ""
     for name in options.cases:
         case = CASES[name]
-        if drawn != case.model:
-            model = None
-            torch.cuda.empty_cache()
-            model, drawn = DrawnLoader(preset=case.model, device=device, tiny=options.tiny, preview=True)(), case.model
-        rows[name] = run_case(case, model, options.chunks, tiny=options.tiny, profile=options.profile)
+        loader = DrawnLoader(preset=case.model, device=device, tiny=options.tiny, preview=True)
+        channel: Gang | Rank
+        if placement.ranks > 1:
+            channel = open_gang(loader, placement)
+            description = channel.description
+        else:
+            if drawn != case.model:
+                model = None
+                torch.cuda.empty_cache()
+                model, drawn = loader(), case.model
+            assert model is not None
+            channel = Rank(model)
+            description = channel.describe()
+        bench = Bench(
+            watched=Watched(rank=channel), description=description, placement=placement, chunks=options.chunks,
+            tiny=options.tiny, profile=options.profile,
+        )  # fmt: skip
+        rows[name] = run_case(case, bench)
         shown = {k: v for k, v in rows[name].items() if not k.startswith("kernels")}
         print(name, shown, flush=True)
         report = {"case": "stream", "machine": describe_machine(), "rows": rows}

@@ -10,6 +10,7 @@ from reelray.workers.models.stages import WholeModel
 from reelray.workers.models.wan.rope import Positions
 from reelray.workers.parallel.mesh import Mesh
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
+from tests.support.file_memory import open_file_memory
 from tests.support.parallel_cases import make_model
 
 SIZE = (3, 6, 10)
@@ -74,7 +75,7 @@ class Full(Replayer):
 def run_captured(rank, layout):
     """Largest gap between recorded and plain forwards of one lane, and whether each kind was recorded."""
     device = str(rank.device)
-    mesh = Mesh.create([Layout.parse(layout)], rank.device)
+    mesh = Mesh.create([Layout.parse(layout)], rank.device, open_memory=open_file_memory)
     sharding = SequenceSharding(mesh.lane(Layout.parse(layout)))
     model = make_model("t2v", torch.float32, device)
     shard = sharding.shard(SIZE[0], SIZE[1] * SIZE[2] // 4)

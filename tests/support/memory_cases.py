@@ -15,6 +15,7 @@ from reelray.workers.models.wan.rope import Positions
 from reelray.workers.parallel.mesh import Mesh, add_up
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.parallel.token_split import split_evenly
+from tests.support.file_memory import open_file_memory
 from tests.support.parallel_cases import make_model
 
 GRID, CHUNK = Grid(rows=3, columns=5), 2
@@ -64,7 +65,8 @@ def roll(model, rule, *, sharding=None, ranks=1, index=0, add_up=keep, between=l
 
 def roll_on_ranks(rank, layouts):
     """Every rank's predictions of each layout, model and rule."""
-    mesh = Mesh.create([Layout.parse(layout) for layout in layouts], rank.device, timeout_s=60)
+    parsed = [Layout.parse(layout) for layout in layouts]
+    mesh = Mesh.create(parsed, rank.device, timeout_s=60, open_memory=open_file_memory)
     found = {}
     for layout in layouts:
         lane = mesh.lane(Layout.parse(layout))

@@ -22,6 +22,7 @@ from reelray.workers.parallel.sequence_sharding import SequenceSharding
 from reelray.workers.parallel.token_split import TokenSplit
 from reelray.workers.samplers.guidance import Branch, SequentialBranches
 from tests.support.fake_model import FakeModel
+from tests.support.file_memory import open_file_memory
 from tests.support.render_on import render_on
 
 SIZE = (3, 10, 14)  # 3 latent frames of 5 x 7 tokens: nothing divides
@@ -80,7 +81,7 @@ def in_groups(head_groups):
     return partial(SequenceAttention, head_groups=head_groups)
 
 
-def predict_on(mesh, layout, model, *, head_groups=1, make_attention=None, **inputs):
+def predict_on(mesh, layout, model, *, head_groups=0, make_attention=None, **inputs):
     lane = mesh.lane(layout)
     branches = ParallelBranches(lane.cfg, model.device) if layout.cfg == 2 else None
     sharding = SequenceSharding(lane, make_attention=make_attention or in_groups(head_groups))
@@ -88,7 +89,7 @@ def predict_on(mesh, layout, model, *, head_groups=1, make_attention=None, **inp
 
 
 @torch.inference_mode()
-def attention_gap(mesh, layout, device, *, heads, head_groups=1, places=11, make_attention=None):
+def attention_gap(mesh, layout, device, *, heads, head_groups=0, places=11, make_attention=None):
     """By how much this rank's attention differs from attention on one rank."""
     frames, lane = 3, mesh.lane(layout)
     generator = torch.Generator().manual_seed(2)
@@ -124,7 +125,8 @@ def count_groups():
 
 def run_cases(rank, layouts, cases, attentions, request):
     """Predict each case (layout, model, dtype, options); returns the predictions and what the mesh said."""
-    mesh = Mesh.create([Layout.parse(layout) for layout in layouts], rank.device, timeout_s=60)
+    parsed = [Layout.parse(layout) for layout in layouts]
+    mesh = Mesh.create(parsed, rank.device, timeout_s=60, open_memory=open_file_memory)
     groups = [count_groups()]
     models, predictions = {}, []
     for layout, name, dtype, options in cases:

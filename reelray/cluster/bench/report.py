@@ -101,9 +101,10 @@ def table_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def place(row: Mapping[str, Any]) -> str:
-    """The layout, and head groups where there are several."""
-    groups = row.get("head_groups", 1)
-    return (row["layout"] or "one rank") + (f" in {groups} groups" if groups > 1 else "")
+    """The layout, and by what way heads are exchanged: of collectives in one group nothing is said."""
+    groups = row.get("head_groups")
+    way = {None: "", 0: " by shared memory", 1: ""}.get(groups, f" in {groups} groups")
+    return (row["layout"] or "one rank") + way
 
 
 def predictions(found: Mapping[str, Mapping[str, float | None]]) -> tuple[str, str]:

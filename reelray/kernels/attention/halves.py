@@ -10,8 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from reelray.kernels.attention.lse import HALF, attend_with_lse
-from reelray.kernels.attention.reference import merge_parts_reference
+from reelray.kernels.attention.lse import HALF, attend_with_lse, merge_partials
 
 PARTS = 2
 FEWEST_KEYS = 8192
@@ -45,12 +44,12 @@ def attend_in_parts(q_1SND: Tensor, k_1KND: Tensor, v_1KND: Tensor, *, parts: in
     """
     cut = [torch.unflatten(part_1KND[0], 0, (parts, -1)) for part_1KND in (k_1KND, v_1KND)]
     mixed_PSND, lse_PSN = attend_with_lse(q_1SND.expand(parts, -1, -1, -1), *cut)
-    if mixed_PSND.device.type != "cuda":
-        return merge_parts_reference(mixed_PSND, lse_PSN)
-    from reelray.kernels.attention import merge  # noqa: PLC0415  (triton exists on GPU machines only)
-
-    merged_1SND: Tensor = merge.merge_parts(mixed_PSND, lse_PSN)
-    return merged_1SND
+    mixed_1SND, lse_1SN = mixed_PSND[:1], lse_PSN[:1]
+    for part in range(1, parts):
+        dtype = q_1SND.dtype if part == parts - 1 else torch.float32
+        further = slice(part, part + 1)
+        mixed_1SND, lse_1SN = merge_partials(mixed_1SND, lse_1SN, mixed_PSND[further], lse_PSN[further], dtype=dtype)
+    return mixed_1SND
 
 
 @cache

@@ -5,9 +5,8 @@ Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from reelray.kernels.attention.reference import attend_with_lse_reference
+from reelray.kernels.attention.reference import attend_with_lse_reference, merge_reference
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -39,23 +38,32 @@ def attend_with_lse(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor) -> tuple[Ten
     return mixed_BNSD.transpose(1, 2), lse_BNS.transpose(1, 2).float()
 
 
-def merge_partials(mixed_BSND: Tensor, lse_BSN: Tensor, other_BSND: Tensor, other_BSN: Tensor) -> tuple[Tensor, Tensor]:
+def merge_partials(
+    mixed_BSND: Tensor,
+    lse_BSN: Tensor,
+    other_BSND: Tensor,
+    other_BSN: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
     """Merge attention over two disjoint sets of keys: what attention over both together gives.
 
-    With w = exp(other) / (exp(lse) + exp(other)) the result is (1 - w) mixed + w other.
-
     Args:
-        mixed_BSND: Mixed values over the first set, float32.
+        mixed_BSND: Mixed values over the first set, any float dtype; the last dim must be contiguous.
         lse_BSN: Logs of its sums, float32.
-        other_BSND: Mixed values over the second set, any float dtype.
+        other_BSND: Mixed values over the second set, likewise.
         other_BSN: Logs of its sums, float32.
+        dtype: Of the mixed values; float32 where they are to be merged again.
 
     Returns:
-        Mixed values and logs over both, float32.
+        Mixed values over both, and the logs of their sums in float32.
     """
-    weight_BSN1 = torch.sigmoid(other_BSN - lse_BSN).unsqueeze(-1)
-    merged_BSND = torch.lerp(mixed_BSND, other_BSND.float(), weight_BSN1)
-    return merged_BSND, lse_BSN - F.logsigmoid(lse_BSN - other_BSN)
+    if mixed_BSND.device.type != "cuda":
+        return merge_reference(mixed_BSND, lse_BSN, other_BSND, other_BSN, dtype)
+    from reelray.kernels.attention import merge  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    merged: tuple[Tensor, Tensor] = merge.merge(mixed_BSND, lse_BSN, other_BSND, other_BSN, dtype)
+    return merged
 
 
 def _attend_on_cuda(q_BNSD: Tensor, k_BNKD: Tensor, v_BNKD: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -1,8 +1,8 @@
-"""The merge of attention over disjoint sets of keys, as a Triton kernel.
+"""The merge of attention over two disjoint sets of keys, as a Triton kernel.
 
-sum over p of exp(lse_p - log sum exp lse) mixed_p, in float32. One program merges one token, some heads at a time.
-Reference: `reference.merge_parts_reference`; tolerance one rounding step of the result.
-Shape suffixes: P parts, S query tokens, N heads, D head width.
+(exp(lse) mixed + exp(other) other) / (exp(lse) + exp(other)) and the log of that sum, in float32. A program merges one
+token, some heads at a time. Reference: `reference.merge_reference`; tolerance one rounding step of the result.
+Shape suffixes: B batch, S query tokens, N heads, D head width.
 """
 
 # Kernels take bare pointers by position.
@@ -22,63 +22,79 @@ GROUPED = 8
 
 
 @triton.jit
-def _merge_parts_kernel(
+def _merge_kernel(
     mixed_ptr,
     lse_ptr,
+    other_ptr,
+    other_lse_ptr,
     out_ptr,
-    mixed_part,
+    out_lse_ptr,
+    tokens,
+    mixed_row,
     mixed_token,
     mixed_head,
-    lse_part,
+    lse_row,
     lse_token,
     lse_head,
-    PARTS: tl.constexpr,
+    other_row,
+    other_token,
+    other_head,
+    other_lse_row,
+    other_lse_token,
+    other_lse_head,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64)
+    number = tl.program_id(0).to(tl.int64)
+    row, token = number // tokens, number % tokens
     column = tl.arange(0, BLOCK)[None, :]
+    inside = column < WIDTH
     for group in tl.static_range(HEADS // GROUP):
         head = group * GROUP + tl.arange(0, GROUP)
-        lse_here = lse_ptr + token * lse_token + head * lse_head
-        most = tl.load(lse_here)
-        for part in tl.static_range(1, PARTS):
-            most = tl.maximum(most, tl.load(lse_here + part * lse_part))
-        mixed_here = mixed_ptr + token * mixed_token + head[:, None] * mixed_head + column
-        total = tl.zeros((GROUP,), tl.float32)
-        merged = tl.zeros((GROUP, BLOCK), tl.float32)
-        for part in tl.static_range(PARTS):
-            weight = tl.exp(tl.load(lse_here + part * lse_part) - most)
-            mixed = tl.load(mixed_here + part * mixed_part, mask=column < WIDTH, other=0.0).to(tl.float32)
-            total += weight
-            merged += weight[:, None] * mixed
-        out = out_ptr + (token * HEADS + head[:, None]) * WIDTH + column
-        tl.store(out, (merged / total[:, None]).to(out_ptr.dtype.element_ty), mask=column < WIDTH)
+        one = tl.load(lse_ptr + row * lse_row + token * lse_token + head * lse_head)
+        two = tl.load(other_lse_ptr + row * other_lse_row + token * other_lse_token + head * other_lse_head)
+        most = tl.maximum(one, two)
+        one_weight, two_weight = tl.exp(one - most), tl.exp(two - most)
+        total = one_weight + two_weight
+        tl.store(out_lse_ptr + number * HEADS + head, most + tl.log(total))
+        mixed_here = mixed_ptr + row * mixed_row + token * mixed_token + head[:, None] * mixed_head + column
+        other_here = other_ptr + row * other_row + token * other_token + head[:, None] * other_head + column
+        mixed = tl.load(mixed_here, mask=inside, other=0.0).to(tl.float32)
+        other = tl.load(other_here, mask=inside, other=0.0).to(tl.float32)
+        merged = (one_weight[:, None] * mixed + two_weight[:, None] * other) / total[:, None]
+        out = out_ptr + (number * HEADS + head[:, None]) * WIDTH + column
+        tl.store(out, merged.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton_op("reelray::merge_parts", mutates_args={})
-def merge_parts(mixed_PSND: Tensor, lse_PSN: Tensor) -> Tensor:
-    """Compute what `reference.merge_parts_reference` computes; the last dim of `mixed_PSND` is contiguous."""
-    parts, tokens, heads, width = mixed_PSND.shape
-    if mixed_PSND.stride(3) != 1:
+@triton_op("reelray::merge_attention", mutates_args={})
+def merge(
+    mixed_BSND: Tensor, lse_BSN: Tensor, other_BSND: Tensor, other_BSN: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Compute what `reference.merge_reference` computes; the last dim of the mixed values is contiguous."""
+    rows, tokens, heads, width = mixed_BSND.shape
+    if mixed_BSND.stride(3) != 1 or other_BSND.stride(3) != 1:
         raise ValueError("the last dim of the mixed values must be contiguous")
-    out_1SND = torch.empty((1, tokens, heads, width), dtype=mixed_PSND.dtype, device=mixed_PSND.device)
-    kernel = (
-        wrap_triton(_merge_parts_kernel) if isinstance(_merge_parts_kernel, triton.JITFunction) else _merge_parts_kernel
-    )
-    kernel[(tokens,)](
-        mixed_PSND,
-        lse_PSN,
-        out_1SND,
-        *mixed_PSND.stride()[:3],
-        *lse_PSN.stride(),
-        PARTS=parts,
+    out_BSND = torch.empty((rows, tokens, heads, width), dtype=dtype, device=mixed_BSND.device)
+    out_BSN = torch.empty((rows, tokens, heads), dtype=torch.float32, device=mixed_BSND.device)
+    kernel = wrap_triton(_merge_kernel) if isinstance(_merge_kernel, triton.JITFunction) else _merge_kernel
+    kernel[(rows * tokens,)](
+        mixed_BSND,
+        lse_BSN,
+        other_BSND,
+        other_BSN,
+        out_BSND,
+        out_BSN,
+        tokens,
+        *mixed_BSND.stride()[:3],
+        *lse_BSN.stride(),
+        *other_BSND.stride()[:3],
+        *other_BSN.stride(),
         HEADS=heads,
         WIDTH=width,
         GROUP=math.gcd(heads, GROUPED),
         BLOCK=triton.next_power_of_2(width),
         num_warps=4,
     )
-    return out_1SND
+    return out_BSND, out_BSN

@@ -5,6 +5,7 @@ Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def attend_reference(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, bias_BK: Tensor | None = None) -> Tensor:
@@ -41,15 +42,23 @@ def attend_with_lse_reference(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor) ->
     return mixed_BSND, scores_BNSK.logsumexp(-1).transpose(1, 2)
 
 
-def merge_parts_reference(mixed_PSND: Tensor, lse_PSN: Tensor) -> Tensor:
-    """Merge attention of the same queries over P disjoint sets of keys, in float32.
+def merge_reference(
+    mixed_BSND: Tensor, lse_BSN: Tensor, other_BSND: Tensor, other_BSN: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Merge attention of the same queries over two disjoint sets of keys, in float32.
+
+    With w = exp(other) / (exp(lse) + exp(other)) the result is (1 - w) mixed + w other.
 
     Args:
-        mixed_PSND: Mixed values over each set.
-        lse_PSN: Natural logs of each set's sums, float32.
+        mixed_BSND: Mixed values over the first set.
+        lse_BSN: Natural logs of its sums, float32.
+        other_BSND: Mixed values over the second set.
+        other_BSN: Natural logs of its sums, float32.
+        dtype: Of the result.
 
     Returns:
-        Mixed values over all keys [1, S, N, D], dtype of `mixed_PSND`.
+        Mixed values over both in `dtype`, and the logs of their sums in float32.
     """
-    weight_PSN1 = torch.softmax(lse_PSN.float(), 0)[..., None]
-    return (weight_PSN1 * mixed_PSND.float()).sum(0, keepdim=True).to(mixed_PSND.dtype)
+    weight_BSN1 = torch.sigmoid(other_BSN - lse_BSN).unsqueeze(-1)
+    merged_BSND = torch.lerp(mixed_BSND.float(), other_BSND.float(), weight_BSN1)
+    return merged_BSND.to(dtype), lse_BSN - F.logsigmoid(lse_BSN - other_BSN)

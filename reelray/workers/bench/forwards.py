@@ -42,7 +42,7 @@ class Contender:
         by: `OURS` or a peer's name.
         layout: As text; empty for one rank.
         ranks: Ranks that share it.
-        head_groups: See `SequenceAttention`.
+        head_groups: See `SequenceAttention`; None where nothing is exchanged so.
         run: Gives the whole prediction on every rank.
     """
 
@@ -51,12 +51,12 @@ class Contender:
     layout: str
     ranks: int
     run: Callable[[], Tensor]
-    head_groups: int = 1
+    head_groups: int | None = None
 
     @property
     def name(self) -> str:
         """Tells it from the others."""
-        groups = f", {self.head_groups} head groups" if self.head_groups > 1 else ""
+        groups = "" if not self.head_groups else f", {self.head_groups} head groups"
         return f"{self.what} by {self.by}, {self.layout or 'one rank'}{groups}"
 
     def row(self) -> Row:
@@ -126,8 +126,10 @@ def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) ->
         lane = mesh.lane(layout)
         text = str(replace(layout, replica=1))
         view = draw_view(case, model, ranks=layout.ulysses, index=lane.ulysses.index)
-        for groups in case.head_groups if layout.ulysses > 1 else (1,):
-            sharding = SequenceSharding(lane, make_attention=partial(SequenceAttention, head_groups=groups, view=view))
+        shared = () if lane.ulysses.peer_memory is None else (0,)
+        for groups in (*shared, *case.head_groups) if layout.ulysses > 1 else (None,):
+            make = partial(SequenceAttention, head_groups=groups or 0, view=view)
+            sharding = SequenceSharding(lane, make_attention=make)
             branches = ParallelBranches(lane.cfg, model.device) if layout.cfg > 1 else None
             named: dict[str, Any] = {"by": OURS, "layout": text, "head_groups": groups}
             guided = partial(guide, model, inputs, sharding, branches, case)

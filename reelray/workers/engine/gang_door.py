@@ -10,7 +10,7 @@ import time
 from itertools import count
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
-from reelray.workers.engine.gang_wire import Hello, Invitation, Wire
+from reelray.workers.engine.gang_wire import Hello, Invitation, Wire, send_at_once
 
 _LOG = logging.getLogger(__name__)
 GREETING_S = 10.0
@@ -71,6 +71,7 @@ class Door:
 
     def _greet(self, arrived: socket.socket) -> None:
         _limit_waits(arrived, self._greeting_s)
+        send_at_once(arrived)
         connection: Connection = Connection(arrived.detach())
         wire = Wire(connection)
         try:

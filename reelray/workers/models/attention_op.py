@@ -38,7 +38,7 @@ class AttentionOp(Protocol):
             sin_BSP: Sines of the window's positions.
 
         Returns:
-            Mixed values, shape of `q_BSND`.
+            Mixed values, shape of `q_BSND`; valid until the next call on the same ranks, for whichever window.
         """
         ...
 

@@ -71,16 +71,17 @@ class RowsAttention:
         self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, cos_BSP: Tensor, sin_BSP: Tensor
     ) -> Tensor:
         """See `AttentionOp`."""
-        count, mixed = len(self.rows), []
+        count, mixed_BSND = len(self.rows), torch.empty(q_BSND.shape, dtype=q_BSND.dtype, device=q_BSND.device)
         angles = zip(
             torch.split(cos_BSP.expand(count, -1, -1), 1), torch.split(sin_BSP.expand(count, -1, -1), 1), strict=True
         )
         heads = zip(torch.split(q_BSND, 1), torch.split(k_BSND, 1), torch.split(v_BSND, 1), strict=True)
-        for row, (q_1SND, k_1SND, v_1SND), (cos_1SP, sin_1SP) in zip(self.rows, heads, angles, strict=True):
+        rows = zip(self.rows, torch.split(mixed_BSND, 1), heads, angles, strict=True)
+        for row, mixed_1SND, (q_1SND, k_1SND, v_1SND), (cos_1SP, sin_1SP) in rows:
             if self.rotates and not row.rotates:
                 q_1SND, k_1SND = rotate(q_1SND, cos_1SP, sin_1SP), rotate(k_1SND, cos_1SP, sin_1SP)  # noqa: PLW2901
-            mixed.append(row(q_1SND, k_1SND, v_1SND, layer=layer, cos_BSP=cos_1SP, sin_BSP=sin_1SP))
-        return torch.cat(mixed)
+            mixed_1SND.copy_(row(q_1SND, k_1SND, v_1SND, layer=layer, cos_BSP=cos_1SP, sin_BSP=sin_1SP))
+        return mixed_BSND
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ All groups are made once, when the gang starts; taking another layout is a looku
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,8 +16,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from reelray.proto.errors import EngineError, InputError, UnsupportedError
 from reelray.proto.layout import AXES, Layout
 from reelray.proto.residency import WeightShare
+from reelray.workers.parallel.peer_memory import PeerMemory, open_peer_memory
 
 Ranks = tuple[int, ...]
+MemoryOpener = Callable[[dist.ProcessGroup, torch.device], PeerMemory | None]
 
 
 WEIGHTS = "weights"
@@ -46,12 +48,17 @@ class GroupPool:
     Args:
         device: Where the tensors of the collectives lie.
         timeout_s: After how long a collective fails; None takes torch's default.
+        open_memory: Lets the ranks of a group share memory, or gives None.
     """
 
-    def __init__(self, device: torch.device, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, device: torch.device, *, timeout_s: float | None = None, open_memory: MemoryOpener = open_peer_memory
+    ) -> None:
         self.device = device
         self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
         self._groups: dict[tuple[Ranks, str], dist.ProcessGroup | None] = {}
+        self._open_memory = open_memory
+        self._memories: dict[Ranks, PeerMemory | None] = {}
         self._end: str | None = None
 
     def __len__(self) -> int:
@@ -82,10 +89,20 @@ class GroupPool:
         assert group is not None, f"this rank is not one of {ranks}"
         return group
 
+    def share_memory(self, ranks: Ranks) -> None:
+        """Let these ranks share memory if they can; each of them must call it."""
+        if ranks not in self._memories and len(ranks) > 1 and dist.get_rank() in ranks:
+            self._memories[ranks] = self._open_memory(self.get(ranks), self.device)
+
+    def peer_memory(self, ranks: Ranks) -> PeerMemory | None:
+        """What these ranks share; None where they share nothing."""
+        return self._memories.get(ranks)
+
     def close(self) -> None:
         """Destroy the groups after the last collective; every rank must call it."""
         if self._end is None:
             self._end = "closed"
+            self._memories.clear()
             for group in self._groups.values():
                 if group is not None:
                     dist.destroy_process_group(group)
@@ -94,6 +111,10 @@ class GroupPool:
         """Give up every process group of this process, the default one included; needs no other rank."""
         if self._end is None:
             self._end = "aborted"
+            for memory in self._memories.values():
+                if memory is not None:
+                    memory.stop()
+            self._memories.clear()
             abort_groups()
             # The connections of gloo close when nobody holds the group any more, which wakes peers that wait for this
             # rank.
@@ -136,6 +157,11 @@ class AxisGroup:
             EngineError: The mesh was closed or aborted.
         """
         return self.pool.get(self.ranks, self.channel)
+
+    @property
+    def peer_memory(self) -> PeerMemory | None:
+        """Memory that its ranks share, None where they share none."""
+        return self.pool.peer_memory(self.ranks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,6 +253,7 @@ class Mesh:
         lent: Layout | None = None,
         shares_weights: bool = False,
         timeout_s: float | None = None,
+        open_memory: MemoryOpener = open_peer_memory,
     ) -> "Mesh":
         """Make the groups of all layouts. Every rank of the world must call it with the same layouts.
 
@@ -237,6 +264,7 @@ class Mesh:
             lent: Layout of all ranks, spare ones included, for the time when these help to denoise.
             shares_weights: Make the groups of ranks that share their weights.
             timeout_s: After how long a collective fails; None takes torch's default.
+            open_memory: Lets the ranks of a group share memory, or gives None.
 
         Raises:
             EngineError: The process has not joined a gang.
@@ -250,14 +278,11 @@ class Mesh:
                 raise InputError(f"layout {layout} has {layout.ranks} ranks, the gang {world}; use them as replicas")
         decoding = tuple(range(world, world + spare))
         device = torch.device(device)
-        pool = GroupPool(device, timeout_s=timeout_s)
+        pool = GroupPool(device, timeout_s=timeout_s, open_memory=open_memory)
         if lent is not None and lent.ranks != world + spare:
             raise InputError(f"layout {lent} of lent ranks has {lent.ranks}, the gang {world + spare}")
         for layout in (*layouts, lent) if lent is not None else layouts:
-            for ranks in _all_groups(layout):
-                pool.add(ranks)
-            for ranks in _sharing_groups(layout) if shares_weights else ():
-                pool.add(ranks, WEIGHTS)
+            _add_layout(pool, layout, shares_weights=shares_weights)
         pool.add(tuple(range(world)))
         for ranks in (decoding, (0, *decoding)) if spare else ():
             pool.add(ranks)
@@ -297,6 +322,15 @@ class Mesh:
         process does, when it has aborted its mesh too and holds no group any more, or after `timeout_s`.
         """
         self._pool.abort()
+
+
+def _add_layout(pool: GroupPool, layout: Layout, *, shares_weights: bool) -> None:
+    for ranks in _all_groups(layout):
+        pool.add(ranks)
+    for ranks in _sharing_groups(layout) if shares_weights else ():
+        pool.add(ranks, WEIGHTS)
+    for ranks in _along(_grid(layout), AXES.index("ulysses")):
+        pool.share_memory(ranks)
 
 
 def _grid(layout: Layout) -> torch.Tensor:

@@ -55,14 +55,15 @@ def attend_ring(  # noqa: PLR0917  (queries, keys and values are one argument in
         attended = here if step == 0 and here is not None else (block[0], block[1])
         found_BSND, found_BSN = attend_with_lse(q_BSND, *attended)
         if mixed_BSND is None or lse_BSN is None:
-            mixed_BSND, lse_BSN = found_BSND.float(), found_BSN
+            mixed_BSND, lse_BSN = found_BSND, found_BSN
         else:
-            mixed_BSND, lse_BSN = merge_partials(mixed_BSND, lse_BSN, found_BSND, found_BSN)
+            dtype = torch.float32 if step + 1 < ring.size else q_BSND.dtype
+            mixed_BSND, lse_BSN = merge_partials(mixed_BSND, lse_BSN, found_BSND, found_BSN, dtype=dtype)
         for flight in flights:
             flight.wait()
         block = following
     assert mixed_BSND is not None
-    return mixed_BSND.to(q_BSND.dtype)
+    return mixed_BSND
 
 
 def _view(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -8,9 +8,12 @@ from torch import Tensor
 
 from reelray.kernels.attention.api import attend
 from reelray.kernels.norm_rope.api import rotate
+from reelray.kernels.to_peers.spread import Spread
 from reelray.workers.models.attention_op import View
-from reelray.workers.parallel.exchange import Exchange, ToHeads, ToTokens, gather_places, plan_heads
+from reelray.workers.parallel.exchange import Exchange, HeadRanges, ToHeads, ToTokens, gather_places, plan_heads
 from reelray.workers.parallel.mesh import Lane
+from reelray.workers.parallel.peer_exchange import PeerExchange
+from reelray.workers.parallel.peer_memory import PeerMemory
 from reelray.workers.parallel.ring import attend_ring
 from reelray.workers.parallel.token_split import TokenSplit
 
@@ -18,23 +21,27 @@ from reelray.workers.parallel.token_split import TokenSplit
 class SequenceAttention:
     """Implements `AttentionOp` for a lane; all its sequence ranks call it in the same order.
 
-    USP (arXiv 2405.07719) with the head-group overlap of PipeSP (arXiv 2511.12056): while one group of heads attends,
-    the next one travels. The result does not depend on the number of groups.
+    USP (arXiv 2405.07719). Ranks that share memory exchange through it. Others, and those that are told to, exchange by
+    collectives, with the head-group overlap of PipeSP (arXiv 2511.12056): while one group of heads attends, the next
+    one travels. The result does not depend on the way.
 
     Args:
         lane: This rank's groups.
         split: Tokens of the window and of this rank.
-        head_groups: Groups of heads; more hide more of the exchange behind attention and make smaller kernels.
+        head_groups: Groups of heads that are exchanged by collectives; more hide more of the exchange behind attention
+            and make smaller kernels. 0 exchanges through the memory of the peers, or in one group where they share
+            none.
         view: Of the memory, which holds the heads that this rank computes, of all tokens: a ring passes on the window's
             alone, and gathers them where they are recorded.
     """
 
-    def __init__(self, lane: Lane, split: TokenSplit, *, head_groups: int = 1, view: View | None = None) -> None:
-        if head_groups < 1:
-            raise ValueError(f"head_groups is {head_groups}; it must be at least 1")
+    def __init__(self, lane: Lane, split: TokenSplit, *, head_groups: int = 0, view: View | None = None) -> None:
+        if head_groups < 0:
+            raise ValueError(f"head_groups is {head_groups}; it must be at least 0")
         self._lane = lane
         self._split = split
-        self._head_groups = head_groups
+        self._head_groups = max(1, head_groups)
+        self._memory = None if head_groups else lane.ulysses.peer_memory
         self._view = view or View()
         self.rotates = self._view.recorder is not None
         self._exchange = Exchange(group=lane.ulysses, frames=split.frames, places=split.block_places)
@@ -55,6 +62,8 @@ class SequenceAttention:
         if self._lane.ulysses.size == 1:
             return self._attend(*parts, layer=layer, heads=range(q_BSND.shape[2]))
         groups = plan_heads(q_BSND.shape[2], self._lane.ulysses.size, self._head_groups)
+        if self._memory is not None:
+            return self._through(self._memory, parts, groups[0], layer=layer)
         returning: list[ToTokens] = []
         coming: ToHeads | None = self._exchange.start_to_heads(parts, groups[0])
         for number, heads in enumerate(groups):
@@ -67,6 +76,13 @@ class SequenceAttention:
         by_group = [back.wait() for back in returning]
         # A rank's heads lie together: its groups follow each other.
         return torch.cat([group[rank] for rank in range(self._lane.ulysses.size) for group in by_group], dim=2)
+
+    def _through(self, memory: PeerMemory, parts: tuple[Tensor, ...], heads: HeadRanges, *, layer: int) -> Tensor:
+        split, index = self._split, self._lane.ulysses.index
+        spread = Spread(frames=split.frames, places=split.block_places, heads=heads, index=index)
+        exchange = PeerExchange(memory, spread)
+        arrived = exchange.to_heads(parts)
+        return exchange.to_tokens(self._attend(*arrived, layer=layer, heads=heads[index]))
 
     def _attend(
         self,

@@ -5,13 +5,13 @@ import torch
 
 from reelray.kernels.attention import api, halves
 from reelray.kernels.attention.halves import attend_in_parts, has_uneven_waves
-from reelray.kernels.attention.reference import attend_reference, merge_parts_reference
+from reelray.kernels.attention.reference import attend_reference, merge_reference
 from tests.support.interpreted import interpreted_only
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-# parts, tokens, heads, head width
-SIZES = [(2, 1, 1, 16), (2, 5, 3, 64), (3, 4, 12, 128), (2, 3, 40, 24)]
+# rows, tokens, heads, head width
+SIZES = [(1, 1, 1, 16), (2, 5, 3, 64), (3, 4, 12, 128), (2, 3, 40, 24)]
 
 
 def draw(queries, keys, heads, width, *, device="cpu", dtype=torch.float32):
@@ -36,34 +36,38 @@ def test_parts_give_what_all_keys_give(device, dtype, parts, shift) -> None:
 
 
 def draw_parts(size, dtype, device="cpu"):
-    """Heads before tokens in memory, as cuDNN may leave them; logs that differ by much."""
-    parts, tokens, heads, width = size
+    """Heads before tokens in memory, as cuDNN may leave them; logs that differ by much; the first set in float32."""
+    rows, tokens, heads, width = size
     torch.manual_seed(0)
-    mixed = torch.randn(parts, heads, tokens, width, device=device).to(dtype).transpose(1, 2)
-    return mixed, (torch.randn(parts, heads, tokens, device=device) * 30).transpose(1, 2)
+    mixed = torch.randn(2, rows, heads, tokens, width, device=device).transpose(2, 3)
+    lse = (torch.randn(2, rows, heads, tokens, device=device) * 30).transpose(2, 3)
+    return mixed[0], lse[0], mixed[1].to(dtype), lse[1]
 
 
 @interpreted_only
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("size", SIZES)
 def test_interpreted_merge_equals_reference(dtype, size) -> None:
-    check_merge(*draw_parts(size, dtype))
+    check_merge(*draw_parts(size, dtype), dtype)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("size", [*SIZES, (2, 4680, 12, 128)])
 def test_cuda_merge_equals_reference(dtype, size) -> None:
-    check_merge(*draw_parts(size, dtype, "cuda"))
+    check_merge(*draw_parts(size, dtype, "cuda"), dtype)
 
 
-def check_merge(mixed, lse) -> None:
-    from reelray.kernels.attention.merge import merge_parts
+def check_merge(mixed, lse, other, other_lse, dtype) -> None:
+    from reelray.kernels.attention.merge import merge
 
-    found, expected = merge_parts(mixed, lse), merge_parts_reference(mixed, lse)
+    found, found_lse = merge(mixed, lse, other, other_lse, dtype)
+    expected, expected_lse = merge_reference(mixed, lse, other, other_lse, dtype)
     assert found.shape == expected.shape
-    rounding = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}[mixed.dtype]
+    assert found.dtype == dtype
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}[dtype]
     torch.testing.assert_close(found.float(), expected.float(), rtol=rounding, atol=1e-5)
+    torch.testing.assert_close(found_lse, expected_lse, rtol=1e-6, atol=1e-5)
 
 
 def test_keys_are_cut_where_it_was_measured_to_pay(monkeypatch) -> None:

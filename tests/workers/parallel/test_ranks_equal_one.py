@@ -28,9 +28,9 @@ def plan_cases(ranks):
     ulysses = [layout for layout in sequence if "ulysses" in layout]
     cases += [(layout, "i2v" if ranks == 2 else "t2v", F32, {"per_frame": False, "batch": 2}) for layout in sequence]
     cases += [(layout, "i2v", F32, {}) for layout in sequence if layout != "ulysses=4"]
-    cases += [(layout, "t2v", F32, {"head_groups": groups}) for layout in ulysses for groups in (2, 9)]
+    cases += [(layout, "t2v", F32, {"head_groups": groups}) for layout in ulysses for groups in (1, 2, 9)]
     cases += [
-        (layout, "three heads", F32, {"head_groups": g}) for layout in ulysses for g in (1, 2) if "=4" not in layout
+        (layout, "three heads", F32, {"head_groups": g}) for layout in ulysses for g in (0, 1, 2) if "=4" not in layout
     ]
     cases += [(layout, "t2v", F32, {"weight": 1.0}) for layout in LAYOUTS[ranks] if "cfg" in layout]
     cases += [(layout, "t2v", BF16, {}) for layout in sequence]
@@ -46,7 +46,7 @@ ATTENTIONS = [
     (layout, {"heads": heads, "head_groups": groups})
     for layout in [*LAYOUTS[2], *LAYOUTS[4]]
     for heads in (4, 7)
-    for groups in (1, 2, 9)
+    for groups in (0, 1, 2, 9)
 ]
 REQUEST = make_request(
     "a", recipe=replace(make_recipe(steps=4), guidance=Guidance(per_step=(3.0, 1.0, 2.0, 1.0))), negative_prompt="dull"
