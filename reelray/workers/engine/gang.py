@@ -10,7 +10,7 @@ generation with the checkpoint that they hold. See `gang_muster`.
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from reelray.proto.errors import EngineError, RankLostError, UnsupportedError
 from reelray.proto.layout import Layout, check_regroup
 from reelray.proto.placement import Lending, check_placement
 from reelray.proto.step_plan import Crew, StepPlan, StepReport
+from reelray.workers.engine.frame_box import BoxAddress, FrameBox
 from reelray.workers.engine.gang_door import Door
 from reelray.workers.engine.gang_members import TICK_S, Member, RankLauncher, Stage, find_dead, hear, lose
 from reelray.workers.engine.gang_muster import Muster
@@ -76,6 +77,23 @@ class GangSpec:
         """Processes in the gang."""
         return self.layout.ranks + self.decode_ranks
 
+    def assign(self, boxes: Sequence[BoxAddress | None]) -> Assignment:
+        """What the ranks are told.
+
+        Args:
+            boxes: Where each puts its frames.
+        """
+        return Assignment(
+            ranks=self.ranks,
+            layouts=self.layouts,
+            decode_ranks=self.decode_ranks,
+            lent=None if self.lending is None else self.lending.layout,
+            load=self.load,
+            threads=self.threads,
+            collective_s=max(60.0, self.stall_s),
+            boxes=tuple(boxes),
+        )
+
     def __post_init__(self) -> None:
         for name in ("start_s", "silence_s", "stall_s", "lag_s", "rejoin_s", "attempts", "threads"):
             if getattr(self, name) <= 0:
@@ -106,6 +124,7 @@ class Gang:
         self._steps: dict[Crew | None, GangStep] = {}
         self._door = Door(launcher.host, interface=launcher.interface, backlog=spec.ranks + STRANGERS)
         self._folder = tempfile.TemporaryDirectory(prefix="reelray-gang-")
+        self._boxes = [FrameBox() for _ in range(spec.ranks)]
         self._losses = 0
         self._ready_at = 0.0
 
@@ -218,6 +237,8 @@ class Gang:
         """End the ranks."""
         self._door.close()
         self._end_ranks()
+        for box in self._boxes:
+            box.close()
         self._folder.cleanup()
 
     def _form(self) -> int:
@@ -239,7 +260,7 @@ class Gang:
             on_loss=self._count_loss,
         )
         try:
-            muster.gather(self._assign())
+            muster.gather(self._spec.assign([box.address for box in self._boxes]))
             muster.meet((Path(self._folder.name) / f"meeting-{self._generation}").as_uri())
             self._check_equal()
         except RankLostError:
@@ -252,17 +273,6 @@ class Gang:
             kept = len(before.intersection(self.pids()))
             _LOG.warning("generation %d is ready; %d ranks kept their weights", self._generation, kept)
         return self._generation
-
-    def _assign(self) -> Assignment:
-        return Assignment(
-            ranks=self._spec.ranks,
-            layouts=self._spec.layouts,
-            decode_ranks=self._spec.decode_ranks,
-            lent=None if self._spec.lending is None else self._spec.lending.layout,
-            load=self._spec.load,
-            threads=self._spec.threads,
-            collective_s=max(60.0, self._spec.stall_s),
-        )
 
     def _count_loss(self, lost: RankLostError) -> None:
         """Give up when ranks are lost again and again, or at the first start.
@@ -307,7 +317,9 @@ class Gang:
             elif isinstance(message, Ran):
                 for step in steps:
                     if step.answers(message.report):
-                        self._take_report(step, member.rank, message.report)
+                        self._take_report(
+                            step, member.rank, self._boxes[member.rank].take(message.report, message.boxed)
+                        )
             elif isinstance(message, Refused):
                 dead = find_dead(self._members, member, self._clock)
                 raise self._lost(dead, message.error.message if dead is member else dead.process.last_words())

@@ -20,6 +20,7 @@ from reelray.proto.errors import EngineError, ReelrayError
 from reelray.proto.residency import Blocks, Networks
 from reelray.workers.engine.chunk_sharer import make_sharer
 from reelray.workers.engine.device_memory import check_device
+from reelray.workers.engine.frame_box import FrameSlot
 from reelray.workers.engine.gang_wire import (
     Assignment,
     Hello,
@@ -41,7 +42,8 @@ from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.regroup import make_regrouper
 from reelray.workers.engine.seams import ModelLoader, PartLoader, SharingLoader
 from reelray.workers.engine.station import make_stations
-from reelray.workers.parallel.mesh import Mesh, abort_groups, find_share
+from reelray.workers.parallel.group_pool import abort_groups
+from reelray.workers.parallel.mesh import Mesh, find_share
 
 if TYPE_CHECKING:
     from reelray.workers.models.api import VideoModel
@@ -236,6 +238,7 @@ class Seat:
         self._ear = ear
         self._heart = heart
         self._place: Rank | None = None
+        self._slot = FrameSlot(assignment.boxes[rank] if assignment.boxes else None)
 
     def follow(self, wire: Wire) -> None:
         """Do what the leader says until it is gone.
@@ -262,7 +265,8 @@ class Seat:
             self._place = self._join(message)
             return Ready(generation=message.generation, description=self._place.describe())
         assert self._place is not None
-        return Ran(report=self._place.execute(message.plan))
+        report, boxed = self._slot.put(self._place.execute(message.plan))
+        return Ran(report=report, boxed=boxed)
 
     def _join(self, meet: Meet) -> Rank:
         """Meet the other ranks."""

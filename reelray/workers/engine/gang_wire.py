@@ -17,6 +17,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import ReelrayError
 from reelray.proto.layout import Layout
 from reelray.proto.step_plan import StepPlan, StepReport
+from reelray.workers.engine.frame_box import BoxAddress
 from reelray.workers.engine.seams import ModelLoader
 
 PACKAGE = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ class Assignment:
         load: Opens the checkpoint.
         threads: Threads of torch.
         collective_s: After how long a collective fails where the backend can tell.
+        boxes: Where each rank puts its frames; None sends them with its report.
     """
 
     ranks: int
@@ -79,6 +81,7 @@ class Assignment:
     load: ModelLoader
     threads: int
     collective_s: float
+    boxes: Sequence[BoxAddress | None] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,9 +148,15 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ran:
-    """A plan was carried out."""
+    """A plan was carried out.
+
+    Args:
+        report: What came of it.
+        boxed: Bytes of each of its frames that lie in the rank's box; empty where they are in the report.
+    """
 
     report: StepReport
+    boxed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
