@@ -22,7 +22,8 @@ MOST_COLUMNS = 2048
 WARP = 32
 
 
-@triton.jit
+# One program serves all windows: only strides are told to divide by 16, and every count is in whole heads.
+@triton.jit(do_not_specialize=["tokens", "batch", "held", "first", "places", "all_tokens", "index"])
 def _put_heads_kernel(
     one_ptr,
     two_ptr,
@@ -40,7 +41,7 @@ def _put_heads_kernel(
     first,
     places,
     all_tokens,
-    INDEX: tl.constexpr,
+    index,
     RANKS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -57,7 +58,7 @@ def _put_heads_kernel(
     place = token // held * places + first + token % held
     for step in tl.static_range(RANKS):
         # Ranks begin with different neighbours, so that none is written to by all at once.
-        rank = (INDEX + 1 + step) % RANKS
+        rank = (index + 1 + step) % RANKS
         begin = tl.load(first_heads_ptr + rank) * WIDTH
         count = tl.load(first_heads_ptr + rank + 1) * WIDTH - begin
         room = tl.multiple_of(tl.load(rooms_ptr + rank).to(from_ptr.dtype), 16)
@@ -68,7 +69,7 @@ def _put_heads_kernel(
             tl.store(there + column, tl.load(from_ptr + number * stride + begin + column, mask=inside), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "frames", "places", "heads", "begin", "all_heads"])
 def _put_tokens_kernel(
     from_ptr,
     rooms_ptr,
@@ -77,10 +78,11 @@ def _put_tokens_kernel(
     frames,
     places,
     row_stride,
-    mine,
+    heads,
     begin,
-    channels,
+    all_heads,
     RANKS: tl.constexpr,
+    WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     number = tl.program_id(0).to(tl.int64)
@@ -92,22 +94,22 @@ def _put_tokens_kernel(
     first = tl.load(first_places_ptr + rank)
     held = tl.load(first_places_ptr + rank + 1) - first
     room = tl.multiple_of(tl.load(rooms_ptr + rank).to(from_ptr.dtype), 16)
-    there = room + ((row * frames + frame) * held + place - first) * channels + begin
-    for block in range(0, mine, BLOCK):
+    there = room + (((row * frames + frame) * held + place - first) * all_heads + begin) * WIDTH
+    for block in range(0, heads * WIDTH, BLOCK):
         column = block + tl.arange(0, BLOCK)
-        inside = column < mine
+        inside = column < heads * WIDTH
         tl.store(there + column, tl.load(from_ptr + number * row_stride + column, mask=inside), mask=inside)
 
 
-@triton.jit
-def _meet_kernel(pads_ptr, turn_ptr, stop_ptr, INDEX: tl.constexpr, RANKS: tl.constexpr, LANES: tl.constexpr):
+@triton.jit(do_not_specialize=["index"])
+def _meet_kernel(pads_ptr, turn_ptr, stop_ptr, index, RANKS: tl.constexpr, LANES: tl.constexpr):
     rank = tl.arange(0, LANES)
     there = rank < RANKS
     turn = tl.load(turn_ptr) + 1
     pads = tl.load(pads_ptr + rank, mask=there, other=0).to(tl.pointer_type(tl.int32))
     # Released and acquired across the system: what was put before is seen by who has met this rank.
-    tl.atomic_xchg(pads + INDEX, turn + tl.zeros((LANES,), tl.int32), mask=there, sem="release", scope="sys")
-    mine = tl.load(pads_ptr + INDEX).to(tl.pointer_type(tl.int32))
+    tl.atomic_xchg(pads + index, turn + tl.zeros((LANES,), tl.int32), mask=there, sem="release", scope="sys")
+    mine = tl.load(pads_ptr + index).to(tl.pointer_type(tl.int32))
     waits = 1
     while waits != 0:
         seen = tl.atomic_add(mine + rank, 0, mask=there, sem="acquire", scope="sys")
@@ -133,7 +135,7 @@ def put_heads(parts_BSND: Sequence[Tensor], pointers: Tensor, spread: Spread) ->
         spread.first_places[spread.index],
         spread.all_places,
         spread.frames * spread.all_places,
-        INDEX=spread.index,
+        spread.index,
         RANKS=spread.ranks,
         WIDTH=width,
         **_blocks(max(map(len, spread.heads)) * width),
@@ -152,17 +154,18 @@ def put_tokens(mixed_BKND: Tensor, pointers: Tensor, spread: Spread) -> None:
         spread.frames,
         spread.all_places,
         mixed.stride(1),
-        heads * width,
-        spread.mine.start * width,
-        spread.all_heads * width,
+        heads,
+        spread.mine.start,
+        spread.all_heads,
         RANKS=spread.ranks,
+        WIDTH=width,
         **_blocks(heads * width),
     )
 
 
 def meet(pads: Tensor, turn: Tensor, stop: Tensor, index: int) -> None:
     """Wait on the device; see `api.meet`."""
-    _meet_kernel[(1,)](pads, turn, stop, INDEX=index, RANKS=pads.numel(), LANES=WARP, num_warps=1)
+    _meet_kernel[(1,)](pads, turn, stop, index, RANKS=pads.numel(), LANES=WARP, num_warps=1)
 
 
 def _as_rows(part_BSND: Tensor) -> Tensor:

@@ -66,6 +66,8 @@ class NvlinkMemory:
         self._pads = torch.tensor([pad.data_ptr() for pad in pads], dtype=torch.int64, device=device)
         self._turn = torch.zeros(1, dtype=torch.int32, device=device)
         self._stop = torch.zeros(1, dtype=torch.int32, device=device)
+        # A kernel that is used for the first time may wait for those that run, and they for it: so the word is copied.
+        self._word = torch.ones(1, dtype=torch.int32).pin_memory()
         self._side: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(device)
 
@@ -98,7 +100,7 @@ class NvlinkMemory:
     def stop(self) -> None:
         """See `PeerMemory`."""
         with torch.cuda.device(self._device), torch.cuda.stream(self._side):
-            self._stop.fill_(1)
+            self._stop.copy_(self._word, non_blocking=True)
 
     def _allocate(self, name: str, count: int) -> list[Tensor]:
         """Memory of so many bytes on every rank, zeroed; all ranks call it together."""
@@ -119,7 +121,10 @@ def open_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemo
     Returns:
         The memory, on all ranks or, where any cannot share it, on none.
     """
-    if device.type != "cuda" or group.size() < 2 or not _are_neighbours(group, device):
+    if device.type != "cuda" or group.size() < 2:
+        return None
+    device = torch.device("cuda", torch.cuda.current_device())  # with its number, which the mesh may have left out
+    if not _are_neighbours(group, device):
         return None
     memory: NvlinkMemory | None = None
     try:

@@ -26,7 +26,7 @@ def compile_for_hopper(kernel, constants, warps):
         kinds = {"rooms_ptr": "*i64", "pads_ptr": "*i64", "turn_ptr": "*i32", "stop_ptr": "*i32"}
         kinds |= dict.fromkeys(["first_heads_ptr", "first_places_ptr"], "*i32")
         signature[name] = kinds.get(name, "*bf16" if name.endswith("_ptr") else "i32")
-        if name.endswith(("_ptr", "_token", "_stride")) or name in {"mine", "begin", "channels"}:
+        if name.endswith(("_ptr", "_token", "_stride")):
             hints[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, hints)
     options = {"num_warps": warps}
@@ -36,8 +36,8 @@ def compile_for_hopper(kernel, constants, warps):
 @pytest.mark.parametrize(
     ("kernel", "constants"),
     [
-        (_put_heads_kernel, {"INDEX": 1, "RANKS": 4, "WIDTH": 128, "BLOCK": 512}),
-        (_put_tokens_kernel, {"RANKS": 4, "BLOCK": 512}),
+        (_put_heads_kernel, {"RANKS": 4, "WIDTH": 128, "BLOCK": 512}),
+        (_put_tokens_kernel, {"RANKS": 4, "WIDTH": 128, "BLOCK": 512}),
     ],
 )
 def test_puts_are_sixteen_bytes_wide(kernel, constants) -> None:
@@ -47,7 +47,7 @@ def test_puts_are_sixteen_bytes_wide(kernel, constants) -> None:
 
 
 def test_meeting_releases_and_acquires_across_gpus() -> None:
-    ptx = compile_for_hopper(_meet_kernel, {"INDEX": 1, "RANKS": 4, "LANES": 32}, warps=1)
+    ptx = compile_for_hopper(_meet_kernel, {"RANKS": 4, "LANES": 32}, warps=1)
     assert "atom.global.sys.release.exch.b32" in ptx
     assert "atom.global.sys.acquire.add.u32" in ptx
     assert "ld.volatile.global.b32" in ptx

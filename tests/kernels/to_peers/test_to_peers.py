@@ -86,12 +86,12 @@ def test_who_is_told_to_stop_waits_no_longer() -> None:
     pads = torch.zeros(2, 2, dtype=torch.int32, device="cuda")
     addresses = torch.tensor([pad.data_ptr() for pad in pads], device="cuda")
     turn, stop = torch.zeros(2, dtype=torch.int32, device="cuda").split(1)
-    side = torch.cuda.Stream()
+    side, word = torch.cuda.Stream(), torch.ones(1, dtype=torch.int32).pin_memory()
     torch.cuda.synchronize()
     meet(addresses, turn, stop, 0)
     assert not torch.cuda.current_stream().query()
     with torch.cuda.stream(side):
-        stop.fill_(1)
+        stop.copy_(word, non_blocking=True)  # a kernel might be loaded only when the other one has ended
     torch.cuda.synchronize()
     assert turn.item() == 1
     assert pads.tolist() == [[1, 0], [1, 0]]
