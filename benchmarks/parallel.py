@@ -132,7 +132,7 @@ def compare(name: str, case: Case, report: dict[str, Any]) -> list[str]:
     ours = best(report, "forward")
     alone = next(r for r in report["rows"] if (r["what"], r["by"], r["ranks"]) == ("forward", "reelray", 1))
     for row, most in ((alone, case.one_ms), (ours, case.many_ms)):
-        if row is not None and most is not None:
+        if row is not None and most is not None and row["median_ms"] is not None:
             verdict = "met" if row["median_ms"] <= most else "MISSED"
             found.append(f"{name}: one forward, {row['layout']}: {row['median_ms']:.1f} ms, target {most}: {verdict}")
     theirs = [r for r in report["rows"] if r["by"] != "reelray" and r["ranks"] > 1 and r["median_ms"]]

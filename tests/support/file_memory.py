@@ -20,7 +20,7 @@ class FileMemory:
 
     def room(self, name, elements, dtype):
         found = self.rooms.get((name, dtype))
-        if found is not None and found.tensors[0].numel() >= elements:
+        if found is not None and found.mine.numel() >= elements:
             return found
         folder = [tempfile.mkdtemp(prefix="reelray-test-rooms-") if self.group.rank() == 0 else None]
         dist.broadcast_object_list(folder, dist.get_global_rank(self.group, 0), group=self.group)
@@ -32,7 +32,7 @@ class FileMemory:
         dist.barrier(self.group)
         if self.group.rank() == 0:
             shutil.rmtree(folder[0])
-        self.rooms[name, dtype] = Rooms(tensors=tensors)
+        self.rooms[name, dtype] = Rooms(mine=own, tensors=tensors)
         return self.rooms[name, dtype]
 
     def meet(self):

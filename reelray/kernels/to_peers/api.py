@@ -18,15 +18,17 @@ MOST_PARTS = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rooms:
-    """Memory of every rank of a group, as one of them sees it.
+    """Memory of every rank of a group, as one of them sees it; all of one size.
 
     Args:
-        tensors: Flat memory of each rank.
-        pointers: Where it begins, int64 on the device; None on devices whose memory torch copies.
+        mine: Flat memory of this rank.
+        pointers: Where that of each rank begins, int64 on the device; None where torch copies.
+        tensors: That of each rank, where torch copies.
     """
 
-    tensors: tuple[Tensor, ...]
+    mine: Tensor
     pointers: Tensor | None = None
+    tensors: tuple[Tensor, ...] = ()
 
 
 def put_heads(parts_BSND: Sequence[Tensor], rooms: Rooms, spread: Spread) -> None:
@@ -79,6 +81,6 @@ def meet(pads: Tensor, turn: Tensor, stop: Tensor, index: int) -> None:
 
 
 def _check(rooms: Rooms, sample: Tensor, elements: int) -> None:
-    smallest = min(tensor.numel() for tensor in rooms.tensors)
-    if smallest < elements or any(tensor.dtype != sample.dtype for tensor in rooms.tensors):
-        raise ValueError(f"rooms of {smallest} elements, {rooms.tensors[0].dtype}, for {elements}, {sample.dtype}")
+    mine = rooms.mine
+    if mine.numel() < elements or mine.dtype != sample.dtype:
+        raise ValueError(f"rooms of {mine.numel()} elements, {mine.dtype}, for {elements}, {sample.dtype}")

@@ -94,8 +94,7 @@ class GroupPool:
             self._end = "aborted"
             for memory in self._memories.values():
                 if memory is not None:
-                    memory.stop()
-            self._memories.clear()
+                    memory.stop()  # and kept until nothing runs: to free it waits for the device
             abort_groups()
             # The connections of gloo close when nobody holds the group any more, which wakes peers that wait for this
             # rank.

@@ -42,7 +42,7 @@ class PeerExchange:
         put_heads(parts_BSND, rooms, spread)
         self._memory.meet()
         shape = torch.Size((len(parts_BSND), batch, tokens, len(spread.mine), width))
-        return rooms.tensors[spread.index][: shape.numel()].view(shape).unbind(0)
+        return rooms.mine[: shape.numel()].view(shape).unbind(0)
 
     def to_tokens(self, mixed_BKND: Tensor) -> Tensor:
         """Give this rank's heads and get its tokens.
@@ -59,4 +59,4 @@ class PeerExchange:
         put_tokens(mixed_BKND, rooms, spread)
         self._memory.meet()
         shape = torch.Size((batch, spread.frames * spread.places[spread.index], spread.all_heads, width))
-        return rooms.tensors[spread.index][: shape.numel()].view(shape)
+        return rooms.mine[: shape.numel()].view(shape)

@@ -29,7 +29,7 @@ def make_spreads(frames, places, counts):
 def make_rooms(spreads, elements, dtype, device, *, pointers):
     tensors = tuple(torch.full((elements,), 9.0, device=device).to(dtype) for _ in spreads)
     addresses = torch.tensor([tensor.data_ptr() for tensor in tensors], device=device)
-    return Rooms(tensors=tensors, pointers=addresses if pointers else None)
+    return Rooms(mine=tensors[0], tensors=tensors, pointers=addresses if pointers else None)
 
 
 def check(frames, places, counts, dtype, *, batch, width, parts, device="cpu", pointers=False):
