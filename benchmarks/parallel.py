@@ -47,7 +47,7 @@ class Case:
     limit_s: float
     layouts: str | None = None
     warmup: int = 1
-    head_groups: str = "1,2"
+    head_groups: str = "1"
     parts: str = "rates,decode,forward"
     guided: float | None = None
     decode: float | None = None

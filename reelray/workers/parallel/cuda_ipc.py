@@ -1,6 +1,6 @@
 """Device memory that processes of one machine share: the few calls of the CUDA driver that torch has no name for.
 
-Torch's own symmetric memory keeps what it knows of groups by name, for the whole process, and counts its exchanges; both
+Torch's symmetric memory keeps what it knows of groups by name, for the whole process, and counts its exchanges; both
 go wrong in a gang that has lost a rank, where some processes are new and others are not.
 """
 
