@@ -2,8 +2,8 @@
 
     python -m benchmarks.plan
 
-Needs no GPU: the measured side are medians of our own runs on one and two H200 with NVLink (torch 2.11.0+cu130, bf16),
-as they stand in `results/`. Prints a table and writes it as JSON. What it says of four GPUs is predicted only.
+Needs no GPU: the measured side are medians of our own runs on four H200 with NVLink (torch 2.11.0+cu130, bf16), as they
+stand in `results/`. Prints a table and writes it as JSON.
 """
 
 import argparse
@@ -53,35 +53,34 @@ class Case:
 
 
 MEASURED = (
-    Case(measured_ms=494.6),
-    Case(layout="ulysses=2", measured_ms=270.5),
-    Case(layout="ring=2", measured_ms=266.8),
-    Case(guided=True, measured_ms=983.5),
-    Case(guided=True, layout="cfg=2", measured_ms=491.9),
-    Case(guided=True, layout="ulysses=2", measured_ms=542.7),
-    Case(guided=True, layout="ring=2", measured_ms=530.4),
-    Case(frames=9, measured_ms=27.9),
-    Case(frames=9, layout="ulysses=2", measured_ms=20.9),
-    Case(frames=9, layout="ring=2", measured_ms=18.8),
-    Case(frames=9, guided=True, layout="cfg=2", measured_ms=30.7),
-    Case(frames=9, remembered=9, measured_ms=53.3),
-    Case(frames=9, remembered=9, layout="ulysses=2", measured_ms=33.1),
-    Case(frames=9, remembered=9, guided=True, layout="cfg=2", measured_ms=55.7),
-    Case(model="14b", measured_ms=2745.9),
+    Case(measured_ms=502.7),
+    Case(layout="ulysses=2", measured_ms=266.5),
+    Case(layout="ring=2", measured_ms=268.3),
+    Case(layout="ulysses=4", measured_ms=137.8),
+    Case(guided=True, measured_ms=1001.5),
+    Case(guided=True, layout="cfg=2,ulysses=2", measured_ms=265.5),
+    Case(guided=True, layout="cfg=2,ring=2", measured_ms=270.5),
+    Case(guided=True, layout="ulysses=4", measured_ms=275.1),
+    Case(frames=9, measured_ms=28.2),
+    Case(frames=9, layout="ulysses=4", measured_ms=11.4),
+    Case(frames=9, layout="ring=2,ulysses=2", measured_ms=12.2),
+    Case(frames=9, guided=True, layout="ulysses=4", measured_ms=22.9),
+    Case(frames=9, remembered=9, measured_ms=49.1),
+    Case(frames=9, remembered=9, layout="ulysses=2", measured_ms=30.4),
+    Case(frames=9, remembered=9, layout="ulysses=4", measured_ms=17.8),
+    Case(frames=9, remembered=9, layout="ring=2,ulysses=2", measured_ms=17.0),
+    Case(model="14b", measured_ms=2790.9),
+    Case(model="14b", layout="ulysses=2", measured_ms=1512.4),
+    Case(model="14b", layout="ulysses=4", measured_ms=777.5),
+    Case(model="14b", guided=True, measured_ms=5549.4),
+    Case(model="14b", guided=True, layout="cfg=2,ulysses=2", measured_ms=1509.6),
 )
-"""`results/parallel_2x_h200_*.json` and `results/transformer_14b.json`, 2026-11-21."""
-UNMEASURED = tuple(
-    Case(model=model, frames=frames, remembered=remembered, guided=guided, layout=layout)
-    for model, frames, remembered, guided, layout in (
-        ("1.3b", 81, 0, True, "cfg=2,ulysses=2"),
-        ("1.3b", 81, 0, False, "ulysses=4"),
-        ("1.3b", 9, 0, False, "ulysses=4"),
-        ("1.3b", 9, 9, False, "ulysses=4"),
-        ("14b", 81, 0, True, "cfg=2,ulysses=2"),
-        ("14b", 81, 0, False, "ulysses=4"),
-    )
+"""`results/parallel_4x_h200_*.json`, 2026-11-22; those of two ranks while the other two did the same."""
+UNMEASURED = (
+    Case(model="14b", guided=True, layout="cfg=2,ring=2"),
+    Case(model="14b", frames=9, remembered=9, layout="ulysses=4"),
 )
-DECODES = ((1, 709.0), (2, 383.8))
+DECODES = ((1, 583.0), (4, 175.4))
 """GPUs that share a picture, milliseconds of 81 frames."""
 
 
@@ -124,7 +123,7 @@ def main() -> None:
         print(f"| {row['what']} | {known.format(**row)} |")
     errors = [abs(row["error"]) for row in rows if row["error"] is not None]
     print(f"mean {sum(errors) / len(errors):.1%}, largest {max(errors):.1%}")
-    out.write_text(json.dumps({"measured": "2026-11-21", "table": table.name, "rows": rows}, indent=2) + "\n")
+    out.write_text(json.dumps({"measured": "2026-11-22", "table": table.name, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from reelray.scheduler.plan.calibration import Calibration, Curve
 from reelray.scheduler.plan.machine import Link
 
 DEFAULT_TABLE = "h200"
-CURVES = ("gemm_tflops", "attention_tflops", "decode_speedup", "exchange_nvlink_ms", "exchange_pcie_ms")
+CURVES = (
+    *("gemm_tflops", "attention_tflops", "decode_speedup"),
+    *("exchange_nvlink_ms", "exchange_pcie_ms", "ulysses_nvlink_ms"),
+)
 INTEGERS = ("memory_bytes", "context_bytes", "group_bytes")
 SCALARS = (
     *("gemm_half_size", "cross_tflops", "memory_gb_s", "passes_dim", "passes_ffn", "relayout_gb_s", "launch_ms"),
@@ -107,4 +110,5 @@ def parse_calibration(data: object, source: str) -> Calibration:
     values: dict[str, Any] = {name: getattr(table.numbers, name).value for name in (*INTEGERS, *SCALARS)}
     values |= {name: Curve(tuple(getattr(table.numbers, name).value)) for name in CURVES}
     links = {link: values.pop(f"exchange_{link}_ms") for link in (Link.NVLINK, Link.PCIE)}
-    return Calibration(name=table.name, exchange_ms=links, **values)
+    ulysses = {Link.NVLINK: values.pop("ulysses_nvlink_ms")}
+    return Calibration(name=table.name, exchange_ms=links, ulysses_ms=ulysses, **values)

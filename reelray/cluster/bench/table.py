@@ -66,6 +66,9 @@ def measured_values(request: BenchRequest, findings: Mapping[str, Any]) -> dict[
     if "exchange" in rates and request.link is not Link.NONE:
         points = [[point["sent_bytes"], point["ms"]] for point in rates["exchange"]]
         values[f"exchange_{request.link}_ms"] = merge_points([], points)
+    if "ulysses" in rates and request.link is Link.NVLINK:
+        points = [[point["sent_bytes"], point["ms"]] for point in rates["ulysses"]]
+        values["ulysses_nvlink_ms"] = merge_points([], points)
     if "graph_pool" in rates:
         values["graph_pool_factor"] = find_pool_factor(request, **rates["graph_pool"])
     alone_ms = median_of(rows, DECODE, OURS, "")

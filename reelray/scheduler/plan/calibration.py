@@ -73,6 +73,8 @@ class Calibration:
         launch_ms: Host time of one layer's kernels: no layer is faster.
         exchange_launch_ms: Host time of one exchange.
         exchange_ms: Time of an exchange by the bytes that a rank sends, for each kind of link.
+        ulysses_ms: Time of one direction of the Ulysses exchange, copies and waiting included, by the bytes that a rank
+            sends, for the links where it was measured; elsewhere it is put together of collectives and copies.
         exchange_overlap: Share of exchanges that hides behind compute.
         host_gb_s: Host memory to one device, for weights.
         host_total_gb_s: Host memory to all devices at once.
@@ -101,6 +103,7 @@ class Calibration:
     launch_ms: float
     exchange_launch_ms: float
     exchange_ms: Mapping[Link, Curve]
+    ulysses_ms: Mapping[Link, Curve]
     exchange_overlap: float
     host_gb_s: float
     host_total_gb_s: float
@@ -132,5 +135,13 @@ class Calibration:
 
     def exchange_time(self, sent_bytes: float, link: Link) -> float:
         """Milliseconds of one exchange in which every rank sends `sent_bytes`."""
-        curve = self.exchange_ms[link]
-        return curve.at(sent_bytes) * max(1.0, sent_bytes / curve.end[0])
+        return _time(self.exchange_ms[link], sent_bytes)
+
+    def ulysses_time(self, sent_bytes: float, link: Link) -> float | None:
+        """Milliseconds of one direction of the Ulysses exchange; None where it was not measured on such links."""
+        return _time(self.ulysses_ms[link], sent_bytes) if link in self.ulysses_ms else None
+
+
+def _time(curve: Curve, sent_bytes: float) -> float:
+    """Beyond the end of its curve a transfer takes as long as its bytes."""
+    return curve.at(sent_bytes) * max(1.0, sent_bytes / curve.end[0])

@@ -7,10 +7,10 @@ width D, c context tokens, R ranks that share the tokens, u of them by `ulysses`
   feed-forward; keys and values of the text are made once per prompt. The rate falls for small s d.
 - self-attention: 4 ceil(S/r) K ceil(H/u) D FLOPs; cross-attention: 4 s c d FLOPs.
 - element-wise: a s d + b s f values through device memory; a and b are fitted.
-- Ulysses (arXiv 2309.14509): q, k, v in and the output back, each s d values, of which (u-1)/u are sent; each is copied
-  once before or after the wire.
-- ring (arXiv 2310.01889): keys and values of a rank's tokens go round in r-1 steps; each merges a float32 partial
-  result. What is remembered lies on every rank of the ring.
+- Ulysses (arXiv 2309.14509): q, k, v in and the output back, each s d values, of which (u-1)/u are sent. Both
+  directions as measured where ranks share memory; else by collectives, with a copy before or after the wire.
+- ring (arXiv 2310.01889): keys and values of a rank's tokens are packed and go round in r-1 steps; each merges two
+  partial results. What is remembered lies on every rank of the ring.
 - launch: no layer is faster than the host starts its kernels and exchanges.
 - weights: of the copy of the next block, what does not hide behind the layer.
 
@@ -34,8 +34,10 @@ from reelray.scheduler.plan.residency import sharing_ranks
 
 FP32_BYTES = 4
 ULYSSES_EXCHANGES = 4
-MERGED_BYTES = 10
-"""Read and write a float32 partial result, read the new one in two bytes."""
+MERGED_BYTES = 6
+"""Read two partial results of two bytes a value and write one."""
+PACKED_BYTES = 8
+"""Read and write a key and a value of two bytes each."""
 PER_TFLOP_MS = 1e-9
 """FLOPs at TFLOP/s, in milliseconds."""
 PER_GB_MS = 1e-6
@@ -189,27 +191,40 @@ def layer_exchange(setting: Setting, window: Window) -> StepTime:
     share = window_share(setting, window) * job.facts.dim
     time = StepTime()
     if layout.ulysses > 1:
-        sent = share * job.value_bytes * (layout.ulysses - 1) / layout.ulysses
-        copied = 2 * ULYSSES_EXCHANGES * share * job.value_bytes
-        time = time.plus(
-            StepTime(
-                ulysses=exposed * ULYSSES_EXCHANGES * table.exchange_time(sent, setting.link),
-                relayout=copied / table.relayout_gb_s * PER_GB_MS,
-                sent_bytes=ULYSSES_EXCHANGES * sent,
-            )
-        )
+        time = time.plus(ulysses_exchange(setting, share))
     if layout.ring > 1:
         turns = layout.ring - 1
         heads = math.ceil(job.sizes.heads / layout.ulysses) / job.sizes.heads
         passed = 2 * math.ceil(window.tokens / layout.ring) * heads * job.facts.dim * job.value_bytes
+        merging = turns * share * MERGED_BYTES / table.memory_gb_s
         time = time.plus(
             StepTime(
                 ring=exposed * turns * table.exchange_time(passed, setting.link),
-                relayout=turns * share * MERGED_BYTES / table.relayout_gb_s * PER_GB_MS,
+                relayout=(share * PACKED_BYTES / table.relayout_gb_s + merging) * PER_GB_MS,
                 sent_bytes=turns * passed,
             )
         )
     return time
+
+
+def ulysses_exchange(setting: Setting, share: float) -> StepTime:
+    """Both directions of one layer.
+
+    Args:
+        setting: Job, layout and machine.
+        share: Tokens of a rank times the width of the model.
+    """
+    job, layout, table = setting.job, setting.layout, setting.table
+    sent = share * job.value_bytes * (layout.ulysses - 1) / layout.ulysses
+    to_heads, to_tokens = (table.ulysses_time(parts * sent, setting.link) for parts in (ULYSSES_EXCHANGES - 1, 1))
+    if to_heads is not None and to_tokens is not None:
+        return StepTime(ulysses=to_heads + to_tokens, sent_bytes=ULYSSES_EXCHANGES * sent)
+    copied = 2 * ULYSSES_EXCHANGES * share * job.value_bytes
+    return StepTime(
+        ulysses=(1 - table.exchange_overlap) * ULYSSES_EXCHANGES * table.exchange_time(sent, setting.link),
+        relayout=copied / table.relayout_gb_s * PER_GB_MS,
+        sent_bytes=ULYSSES_EXCHANGES * sent,
+    )
 
 
 def weight_arrival(setting: Setting) -> tuple[float, float]:

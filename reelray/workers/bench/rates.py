@@ -20,8 +20,11 @@ from reelray.workers.bench.forwards import forward
 from reelray.workers.bench.graph_pool import measure_graph_pool
 from reelray.workers.bench.timing import gather, time_short
 from reelray.workers.models.sharding import WholeWindow
+from reelray.workers.parallel.exchange import plan_heads
 from reelray.workers.parallel.mesh import Mesh
+from reelray.workers.parallel.peer_exchange import open_exchange
 from reelray.workers.parallel.sequence_sharding import SequenceSharding
+from reelray.workers.parallel.token_split import TokenSplit
 
 MIB = 2**20
 EXCHANGED_BYTES = {"cuda": (MIB, 12 * MIB, 64 * MIB, 256 * MIB), "cpu": (MIB // 16, MIB)}
@@ -54,6 +57,8 @@ def measure_rates(case: ParallelCase, model: BenchModel, mesh: Mesh) -> dict[str
         "exchange": [measure_exchange(size, device) for size in EXCHANGED_BYTES[device.type]],
     }
     found |= measure_launch(case, model, mesh) | ({"graph_pool": pool} if pool else {})
+    if widest_ulysses(case.layouts) is not None:
+        found["ulysses"] = measure_ulysses(case, model, mesh)
     if device.type == "cuda":
         found |= measure_host_copies(device)
         found["memory_bytes"] = torch.cuda.get_device_properties(device).total_memory
@@ -145,6 +150,28 @@ def measure_launch(case: ParallelCase, model: BenchModel, mesh: Mesh) -> dict[st
         together_ms = slowest(run(partial(forward, model, inputs, sharding)))
         if together_ms > alone_ms:
             found["exchange_launch_ms"] = (together_ms - alone_ms) / layers / ULYSSES_EXCHANGES
+    return found
+
+
+def measure_ulysses(case: ParallelCase, model: BenchModel, mesh: Mesh) -> list[dict[str, float]]:
+    """Milliseconds of each direction of the exchange of heads, by the bytes that a rank sends.
+
+    Attention is left out: what exchanges a window of one latent frame, and one of all, is timed with nothing between.
+    """
+    layout = widest_ulysses(case.layouts)
+    assert layout is not None
+    lane, heads = mesh.lane(layout), case.source.sizes.heads
+    found = []
+    for frames in sorted({1, case.latent_frames}):
+        split = TokenSplit(frames=frames, places=case.places, ulysses=layout.ulysses, index=lane.sequence.index)
+        tokens = frames * len(split.shares[split.index])
+        own = [draw_heads(case, tokens, heads, model.device, model.dtype) for _ in range(ULYSSES_EXCHANGES - 1)]
+        exchange = open_exchange(lane.ulysses, split, plan_heads(heads, layout.ulysses, 1)[0])
+        theirs = exchange.to_heads(own)[0].clone()
+        sent = own[0].nbytes * (layout.ulysses - 1) / layout.ulysses
+        for parts, run in ((len(own), partial(exchange.to_heads, own)), (1, partial(exchange.to_tokens, theirs))):
+            spent_ms = slowest(time_short(run, model.device, samples=9))
+            found.append({"sent_bytes": parts * sent, "ms": spent_ms})
     return found
 
 

@@ -102,6 +102,27 @@ class Exchange:
         return ToTokens(flight=flight, shapes=[(batch, tokens, len(theirs), width) for theirs in heads])
 
 
+class WholeExchange:
+    """Both directions of all heads at once.
+
+    Args:
+        exchange: Of the axis.
+        heads: Heads of each rank.
+    """
+
+    def __init__(self, exchange: Exchange, heads: HeadRanges) -> None:
+        self._exchange = exchange
+        self._heads = heads
+
+    def to_heads(self, parts_BSND: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give this rank's tokens and get its heads of all tokens; all ranks of the axis call it."""
+        return self._exchange.start_to_heads(parts_BSND, self._heads).wait()
+
+    def to_tokens(self, mixed_BSND: Tensor) -> Tensor:
+        """Give this rank's heads and get all heads of its tokens; all ranks of the axis call it."""
+        return torch.cat(self._exchange.start_to_tokens(mixed_BSND, self._heads).wait(), dim=2)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flight:
     """Buffers that live until they have arrived."""

@@ -12,7 +12,27 @@ from torch import Tensor
 
 from reelray.kernels.to_peers.api import put_heads, put_tokens
 from reelray.kernels.to_peers.spread import Spread
+from reelray.workers.parallel.exchange import Exchange, HeadRanges, WholeExchange
+from reelray.workers.parallel.mesh import AxisGroup
 from reelray.workers.parallel.peer_memory import PeerMemory
+from reelray.workers.parallel.token_split import TokenSplit
+
+
+def open_exchange(
+    group: AxisGroup, split: TokenSplit, heads: HeadRanges, *, collectives: bool = False
+) -> "PeerExchange | WholeExchange":
+    """Exchange through the memory of the peers, or by collectives where they share none.
+
+    Args:
+        group: The ulysses axis.
+        split: Tokens of the window.
+        heads: Heads of each rank.
+        collectives: Use them in any case.
+    """
+    if group.peer_memory is None or collectives:
+        return WholeExchange(Exchange(group=group, frames=split.frames, places=split.block_places), heads)
+    spread = Spread(frames=split.frames, places=split.block_places, heads=heads, index=group.index)
+    return PeerExchange(group.peer_memory, spread)
 
 
 class PeerExchange:

@@ -8,12 +8,10 @@ from torch import Tensor
 
 from reelray.kernels.attention.api import attend
 from reelray.kernels.norm_rope.api import rotate
-from reelray.kernels.to_peers.spread import Spread
 from reelray.workers.models.attention_op import View
 from reelray.workers.parallel.exchange import Exchange, HeadRanges, ToHeads, ToTokens, gather_places, plan_heads
 from reelray.workers.parallel.mesh import Lane
-from reelray.workers.parallel.peer_exchange import PeerExchange
-from reelray.workers.parallel.peer_memory import PeerMemory
+from reelray.workers.parallel.peer_exchange import open_exchange
 from reelray.workers.parallel.ring import attend_ring
 from reelray.workers.parallel.token_split import TokenSplit
 
@@ -40,8 +38,7 @@ class SequenceAttention:
             raise ValueError(f"head_groups is {head_groups}; it must be at least 0")
         self._lane = lane
         self._split = split
-        self._head_groups = max(1, head_groups)
-        self._memory = None if head_groups else lane.ulysses.peer_memory
+        self._head_groups = head_groups
         self._view = view or View()
         self.rotates = self._view.recorder is not None
         self._exchange = Exchange(group=lane.ulysses, frames=split.frames, places=split.block_places)
@@ -61,9 +58,9 @@ class SequenceAttention:
             parts = (*turned, v_BSND, k_BSND)
         if self._lane.ulysses.size == 1:
             return self._attend(*parts, layer=layer, heads=range(q_BSND.shape[2]))
-        groups = plan_heads(q_BSND.shape[2], self._lane.ulysses.size, self._head_groups)
-        if self._memory is not None:
-            return self._through(self._memory, parts, groups[0], layer=layer)
+        groups = plan_heads(q_BSND.shape[2], self._lane.ulysses.size, max(1, self._head_groups))
+        if len(groups) == 1:
+            return self._attend_at_once(parts, groups[0], layer=layer)
         returning: list[ToTokens] = []
         coming: ToHeads | None = self._exchange.start_to_heads(parts, groups[0])
         for number, heads in enumerate(groups):
@@ -77,12 +74,11 @@ class SequenceAttention:
         # A rank's heads lie together: its groups follow each other.
         return torch.cat([group[rank] for rank in range(self._lane.ulysses.size) for group in by_group], dim=2)
 
-    def _through(self, memory: PeerMemory, parts: tuple[Tensor, ...], heads: HeadRanges, *, layer: int) -> Tensor:
-        split, index = self._split, self._lane.ulysses.index
-        spread = Spread(frames=split.frames, places=split.block_places, heads=heads, index=index)
-        exchange = PeerExchange(memory, spread)
+    def _attend_at_once(self, parts: tuple[Tensor, ...], heads: HeadRanges, *, layer: int) -> Tensor:
+        ulysses = self._lane.ulysses
+        exchange = open_exchange(ulysses, self._split, heads, collectives=self._head_groups > 0)
         arrived = exchange.to_heads(parts)
-        return exchange.to_tokens(self._attend(*arrived, layer=layer, heads=heads[index]))
+        return exchange.to_tokens(self._attend(*arrived, layer=layer, heads=heads[ulysses.index]))
 
     def _attend(
         self,

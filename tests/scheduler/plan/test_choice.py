@@ -104,7 +104,7 @@ def test_fifty_steps_do_not_deserve_a_decode_gpu():
     assert (shared.decode_ranks, alone.decode_ranks, two.decode_ranks) == (0, 1, 2)
     assert shared.clips_per_hour > 1.2 * alone.clips_per_hour
     assert "Decode runs on the GPUs that denoise: " in said
-    assert "on a GPU of its own; decode is 0.3% of the work" in said
+    assert "on a GPU of its own; decode is 0.1% of the work" in said
 
 
 def test_a_few_step_stream_deserves_decode_gpus():
@@ -133,8 +133,8 @@ def test_lanes_multiply_throughput_not_speed():
 
 
 def test_decode_gpus_follow_as_many_lanes_as_they_can():
-    # A lane of one GPU takes 1.9 s, decode on its own 0.71 s: two lanes per decode GPU.
-    slow = predict(make_stream(steps=6), make_machine(8), table(), Layout(), Residency(), decode_ranks=1)
+    # A lane of one GPU takes 1.7 s, decode on its own 0.58 s: two lanes per decode GPU.
+    slow = predict(make_stream(steps=5), make_machine(8), table(), Layout(), Residency(), decode_ranks=1)
     assert (slow.layout.replica, slow.engines) == (2, 2)
     assert slow.interval_s == pytest.approx((slow.text_s + slow.denoise_s) / 4)
     fast = predict(make_stream(steps=1), make_machine(8), table(), Layout(ulysses=2), Residency(), decode_ranks=2)
@@ -166,7 +166,7 @@ def test_what_does_not_fit_in_any_way_is_counted():
 
 
 def test_a_slower_clip_for_more_of_them_is_told():
-    plan, said = planned(make_job("1.3b", "480p", steps=1, guided=False), 4)
+    plan, said = planned(make_job("1.3b", "480p", steps=4, guided=False), 8)
     assert plan.chosen.clip_s > plan.placements[0].clip_s
     assert said.endswith(f"One clip alone would take {plan.placements[0].clip_s:.3g} s there.")
 
