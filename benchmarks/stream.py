@@ -215,7 +215,7 @@ def measure(played: Sequence[Played], watched: Watched, full: int) -> dict[str, 
         "p95_gap_ms": 1e3 * float(np.quantile(gaps, 0.95)),
         "worst_gap_ms": 1e3 * max(gaps),
         "denoise_step_ms": _median_ms(spent[Stage.DENOISE]),
-        "chunk_ms": {stage.value: 1e3 * sum(costs) * 12 / frames for stage, costs in spent.items() if costs},
+        "ms_of_12_frames": {stage.value: 1e3 * sum(costs) * 12 / frames for stage, costs in spent.items() if costs},
         "slowest_tenth_ms": {
             stage.value: 1e3 * float(np.quantile(costs, 0.9)) for stage, costs in spent.items() if costs
         },
