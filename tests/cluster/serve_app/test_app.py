@@ -1,6 +1,7 @@
 """The application on a real Ray with Serve: gateways, an engine, and what happens when one of them dies."""
 
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -10,11 +11,13 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import reelray
 from reelray.cluster.serve_app.app import END_S, build
 from reelray.cluster.serve_app.arguments import AppArguments
+from reelray.cluster.serve_app.beside import ADDRESS, run_beside
 from reelray.cluster.serve_app.leave import leave
 from reelray.proto.errors import EngineError, InputError, ReelrayError
 
@@ -115,6 +118,16 @@ def test_a_killed_gateway_is_replaced_and_the_other_serves_meanwhile(address, wa
     assert is_same(again_and_again(render), wanted)
 
 
+def test_a_video_whose_gateway_is_not_heard_any_more_is_ended(serving, client):
+    video = client.render_stream("a red circle", **(WISH | {"steps": 1000}))
+    card = serving.get_deployment_handle("engine-tiny-t2v", "reelray").card.remote().result()
+    assert (card.entry.name, card.description.device) == ("tiny-t2v", "cpu")
+    assert ray.get(card.actor.end_abandoned.remote(1000.0)) == 1
+    assert ray.get(card.actor.end_abandoned.remote(-1.0)) == 0
+    with pytest.raises(ReelrayError):
+        list(video)
+
+
 def test_a_killed_engine_is_replaced_behind_the_same_gateways(client, wanted):
     gateways = processes("ray::ServeReplica:reelray:gateway")
     video = client.render_stream("a red circle", **(WISH | {"steps": 1000}))
@@ -124,6 +137,29 @@ def test_a_killed_engine_is_replaced_behind_the_same_gateways(client, wanted):
         list(video)
     assert is_same(again_and_again(lambda: client.render("a red circle", **WISH).frames), wanted)
     assert processes("ray::ServeReplica:reelray:gateway") == gateways
+
+
+JOB = """
+import sys, reelray
+with reelray.Client(sys.argv[1]) as client:
+    assert [engine.model for engine in client.describe()] == ["tiny-t2v"]
+    open(sys.argv[2], "w").write(str(client.render("a red circle", frames=5, seed=1).frames.shape))
+sys.exit(7)
+"""
+
+
+def test_a_job_has_the_application_for_as_long_as_its_command(serving, address, tmp_path):
+    arguments = AppArguments.model_validate(
+        {
+            "models": [{"model": "tiny-t2v", "device": "cpu"}],
+            "gateway": {"address": "127.0.0.1:0", "cpus": 0},
+        }
+    )
+    command = [sys.executable, "-c", JOB, ADDRESS, str(tmp_path / "shape")]
+    assert run_beside(arguments, command, name="job") == 7
+    assert (tmp_path / "shape").read_text() == "(5, 32, 32, 3)"
+    assert list(serving.status().applications) == ["reelray"]
+    assert address
 
 
 def test_asked_to_leave_the_machine_lets_videos_end_first(address):
