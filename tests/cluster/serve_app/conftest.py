@@ -1,12 +1,13 @@
-"""One Ray with Serve for the folder's tests, without Serve's own proxies."""
+"""One Ray with Serve for the folder's tests, without Serve's own proxies; where it is missing, each file says so."""
 
+import contextlib
 import warnings
 
 import pytest
 
 from reelray.cluster.embedded_ray import EmbeddedRay
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), contextlib.suppress(ModuleNotFoundError):
     warnings.simplefilter("ignore")  # pydantic dislikes how Ray describes its fields
     from ray import serve
 
