@@ -49,6 +49,10 @@ class EngineView:
         """The Ray handle of its `EngineActor`."""
         return self._actor
 
+    def move(self, actor: Any, description: EngineDescription) -> None:
+        """Go on with another actor of the same model; streams that run stay where they are."""
+        self._actor, self._description = actor, description
+
     def render(self, request: RenderRequest, snapshot: Snapshot | None = None) -> "RemoteStream":
         """Start a request, or go on from a snapshot of it; iterate over the result for its events.
 
@@ -56,8 +60,9 @@ class EngineView:
             InputError: The request does not fit the model, or its id is in use.
             EngineError: The engine is lost.
         """
-        _fetch(self._actor.submit.remote(request, snapshot, self._client))
-        return RemoteStream(self._actor, request.request_id)
+        actor = self._actor
+        _fetch(actor.submit.remote(request, snapshot, self._client))
+        return RemoteStream(actor, request.request_id)
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""

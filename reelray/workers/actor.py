@@ -99,14 +99,27 @@ class EngineActor:
         self, request: RenderRequest, snapshot: Snapshot | None = None, client: str | None = None
     ) -> ReelrayError | None:
         """See `EngineHost.submit`; a client with a name has to be heard again and again, see `hear`."""
-        error = _value_or_error(lambda: self._running().submit(request, snapshot))
+        error = _value_or_error(lambda: self._submit(request, snapshot))
         if client is not None and error is None:
             self._clients.begin(client, request.request_id)
         return error
 
-    def hear(self, client: str) -> None:
-        """A client with this name is there."""
-        self._clients.hear(client)
+    def hear(self, client: str) -> bool:
+        """See `ClientWatch.hear`."""
+        return self._clients.hear(client)
+
+    def bye(self, client: str) -> None:
+        """See `ClientWatch.bye`."""
+        self._clients.bye(client)
+
+    def retire(self, open_s: float) -> None:
+        """See `ClientWatch.retire`."""
+        self._clients.retire(open_s)
+
+    def is_needed(self, patience_s: float) -> bool | ReelrayError:
+        """Whether requests run, or may still come from clients that were heard not longer ago than that."""
+        left = self.end_abandoned(patience_s)
+        return left if isinstance(left, ReelrayError) else left > 0 or self._clients.may_ask(patience_s)
 
     def end_abandoned(self, patience_s: float) -> int | ReelrayError:
         """Cancel requests whose clients were not heard for so long; returns how many requests are left."""
@@ -138,6 +151,10 @@ class EngineActor:
             self._host.close()
         if self._launcher is not None:
             self._launcher.close()
+
+    def _submit(self, request: RenderRequest, snapshot: Snapshot | None) -> None:
+        self._clients.check_open()
+        self._running().submit(request, snapshot)
 
     def _end_abandoned(self, patience_s: float) -> int:
         host = self._running()

@@ -11,6 +11,8 @@ from reelray.cluster.serve_app.gateway_replica import GatewayReplica
 GATEWAY = "gateway"
 END_S = 15.0
 """For closing engines and last words, after `grace_s`."""
+SURGE = {False: 0, True: 100}
+"""Percent of replicas that may be added while they are replaced; Serve waits for ever where there is no room."""
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 15.0
 
@@ -32,6 +34,7 @@ def build(arguments: AppArguments) -> serve.Application:
     deployment = serve.deployment(GatewayReplica).options(
         name=GATEWAY,
         num_replicas=gateway.replicas,
+        max_surge_percent=SURGE[gateway.spare],
         ray_actor_options={"num_cpus": gateway.cpus, "resources": gateway.resources},
         **watch,
     )
@@ -47,6 +50,7 @@ def _engine(model: ModelArguments, grace_s: float, watch: dict[str, Any]) -> ser
     deployment = serve.deployment(EngineReplica).options(
         name=engine_name(model),
         num_replicas=1,
+        max_surge_percent=SURGE[model.spare],
         ray_actor_options={"num_cpus": 0},
         placement_group_bundles=model.bundles,
         placement_group_strategy="STRICT_PACK",

@@ -32,6 +32,7 @@ class ModelArguments(BaseModel):
     encoder: Literal["auto", "resident", "released"] = Field(default="auto")
     cpus: float = Field(default=1.0, ge=1.0, description="CPUs to book beside the GPUs.")
     resources: Resources = Field(default={}, description="Ray's custom resources to book, which choose the machine.")
+    spare: bool = Field(default=False, description="There is room for a second engine while this one is replaced.")
 
     @field_validator("layout")
     @classmethod
@@ -77,6 +78,7 @@ class GatewayArguments(BaseModel):
     replicas: int = Field(default=1, ge=1, description="How many there are; those of one machine share the port.")
     cpus: float = Field(default=1.0, ge=0, description="CPUs that each books.")
     resources: Resources = Field(default={}, description="Ray's custom resources that each books.")
+    spare: bool = Field(default=False, description="There is room for one more of each while they are replaced.")
     token_file: Path | None = Field(default=None, description="File that holds what callers must say, of a secret.")
     tls_certificate: Path | None = Field(default=None, description="Certificate chain (PEM), on each machine.")
     tls_key: Path | None = Field(default=None, description="Its private key (PEM).")

@@ -4,6 +4,10 @@ from typing import Any
 
 from reelray.cluster.remote_engine import EngineView
 from reelray.cluster.serve_app.engine_replica import EngineCard
+from reelray.proto.engine_description import EngineDescription
+
+MOVE_S = 2.0
+"""Longest wait for a replacement; the engine that is about to go has to be greeted meanwhile."""
 
 
 class EngineDoor:
@@ -19,6 +23,7 @@ class EngineDoor:
 
     def __init__(self, deployment: Any, client: str) -> None:
         self._deployment, self._client = deployment, client
+        self._former: list[Any] = []
         card = self._ask()
         self.entry = card.entry
         self._view = self._look(card)
@@ -29,11 +34,34 @@ class EngineDoor:
         return self._view
 
     def greet(self) -> Any:
-        """Tell the engine that this gateway is there; the result can be awaited, and raises if the engine is lost."""
+        """Tell the engine that this gateway is there; the result can be awaited and says whether the engine stays.
+
+        Awaiting it raises if the engine is lost.
+        """
+        for actor in self._former:  # videos of ours may still run there
+            actor.hear.remote(self._client)
         return self._view.actor.hear.remote(self._client)
 
-    def _ask(self) -> EngineCard:
-        card: EngineCard = self._deployment.card.remote().result()
+    def move(self) -> EngineDescription:
+        """New videos go to the engine that the deployment has now.
+
+        Returns:
+            What runs there.
+
+        Raises:
+            Exception: Whatever Serve has to say; there is none yet.
+        """
+        card = self._ask(MOVE_S)
+        self._former = [*self._former[-1:], self._view.actor]
+        self._view.move(card.actor, card.description)
+        return card.description
+
+    def bye(self) -> None:
+        """Tell the engine that this gateway wants nothing any more."""
+        self._view.actor.bye.remote(self._client)
+
+    def _ask(self, within_s: float | None = None) -> EngineCard:
+        card: EngineCard = self._deployment.card.remote().result(timeout_s=within_s)
         return card
 
     def _look(self, card: EngineCard) -> EngineView:

@@ -18,6 +18,8 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, ReelrayError
 
 IDLE_LOOK_S = 0.2
+HAND_OVER_S = 6.0
+"""Time for gateways to hear that an engine is about to go, and to find its replacement."""
 PATIENCE_S = 30.0
 """Gateways greet every few seconds; one that was not heard for so long is gone, and nobody takes its videos."""
 
@@ -51,7 +53,7 @@ class EngineReplica:
     """
 
     async def __init__(self, model: ModelArguments, grace_s: float) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._grace_s = grace_s
+        self._grace_s, self._is_leaving = grace_s, False
         group = get_current_placement_group()
         self._entry, self._engine = await asyncio.to_thread(open_engine, model, group)
 
@@ -59,8 +61,10 @@ class EngineReplica:
         """Where gateways find the engine.
 
         Raises:
-            EngineError: It was lost.
+            EngineError: It was lost, or is about to go.
         """
+        if self._is_leaving:
+            raise EngineError(f"the engine of model '{self._entry.name}' is about to end")
         await self.check_health()
         return EngineCard(entry=self._entry, description=self._engine.description, actor=self._engine.actor)
 
@@ -68,21 +72,24 @@ class EngineReplica:
         """Raise if the engine is lost; Serve asks again and again, and whoever left meanwhile is noticed."""
         if await asyncio.to_thread(is_lost, self._engine):
             raise EngineError(f"the engine of model '{self._entry.name}' was lost")
-        await self._count_requests()
+        await self._ask(self._engine.actor.end_abandoned.remote(PATIENCE_S))
 
     async def __del__(self) -> None:
-        """Let running videos end, then the engine; Serve awaits it."""
+        """Hand over to a replacement, if there is one, let running videos end, then the engine; Serve awaits it."""
+        self._is_leaving, actor = True, self._engine.actor
         deadline_s = time.monotonic() + self._grace_s
         with contextlib.suppress(Exception):  # it is lost, and nothing runs
-            while await self._count_requests() and time.monotonic() < deadline_s:  # noqa: ASYNC110  another process
+            await actor.retire.remote(HAND_OVER_S)
+            while await self._ask(actor.is_needed.remote(PATIENCE_S)) and time.monotonic() < deadline_s:  # noqa: ASYNC110
                 await asyncio.sleep(IDLE_LOOK_S)
         await asyncio.to_thread(self._engine.close)
 
-    async def _count_requests(self) -> int:
-        count = await self._engine.actor.end_abandoned.remote(PATIENCE_S)
-        if isinstance(count, ReelrayError):
-            raise count
-        return int(count)
+    async def _ask(self, answer: Any) -> Any:
+        """The answer of the engine's actor, in the errors of this package."""
+        found = await answer
+        if isinstance(found, ReelrayError):
+            raise found
+        return found
 
 
 def open_engine(model: ModelArguments, group: Any) -> tuple[ModelEntry, RemoteEngine]:

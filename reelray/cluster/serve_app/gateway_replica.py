@@ -1,6 +1,7 @@
 """A gateway as a Serve deployment: our own gRPC server on a port of its machine."""
 
 import asyncio
+import contextlib
 import threading
 import uuid
 from collections.abc import Sequence
@@ -40,7 +41,9 @@ class GatewayReplica:
         self._grace_s = grace_s
         self._doors, self._models = await asyncio.to_thread(find_models, engines, f"gateway-{uuid.uuid4().hex}")
         self._server = await GatewayServer(self._models, arguments.address, guard, shares_port=True).start()
-        self._greeting = asyncio.create_task(self._greet())
+        self._greeting = [
+            asyncio.create_task(keep_greeting(*pair)) for pair in zip(self._doors, self._models, strict=True)
+        ]
 
     def port(self) -> int:
         """Where it listens."""
@@ -52,31 +55,43 @@ class GatewayReplica:
         Raises:
             EngineError: It does not.
         """
-        if not self._server.is_serving or self._greeting.done():
+        if not self._server.is_serving or any(task.done() for task in self._greeting):
             raise EngineError("the gateway takes no calls")
 
     async def __del__(self) -> None:
         """Take nothing new, let running videos end; Serve awaits it."""
         await end_in_order(self._server, self._models, self._grace_s, asyncio.Event())
-        self._greeting.cancel()
+        for task in self._greeting:
+            task.cancel()
+        for door in self._doors:
+            door.bye()
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         for model in self._models:
             model.close()
 
-    async def _greet(self) -> None:
-        while True:
-            await asyncio.sleep(GREET_S)
-            await asyncio.gather(*map(greet, self._doors, self._models))
+
+async def keep_greeting(door: EngineDoor, model: ServedModel) -> None:
+    """Greet an engine for ever."""
+    while True:
+        await asyncio.sleep(GREET_S)
+        await greet(door, model)
 
 
 async def greet(door: EngineDoor, model: ServedModel) -> None:
-    """Tell an engine that its gateway is there; one that does not answer is looked after before a caller finds out."""
+    """Tell an engine that its gateway is there, and act on what it answers before a caller finds out.
+
+    One that is about to go is left for its replacement; one that does not answer is looked after.
+    """
     try:
-        await asyncio.wait_for(door.greet(), ANSWER_S)
+        stays = await asyncio.wait_for(door.greet(), ANSWER_S)
     except (ray.exceptions.RayError, TimeoutError):
         threading.Thread(target=model.look_after, name=f"look after {model.entry.name}", daemon=True).start()
+        return
+    if not stays:
+        with contextlib.suppress(Exception):  # there is no replacement yet
+            model.description = await asyncio.to_thread(door.move)
 
 
 def serve_options(arguments: GatewayArguments) -> ServeOptions:

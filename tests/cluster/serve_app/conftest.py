@@ -18,6 +18,6 @@ def serving(tiny_t2v, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REELRAY_MODEL_PATH", str(tiny_t2v.parent))
         patch.setenv("REELRAY_DATA_DIR", str(tmp_path_factory.mktemp("data")))
-        with EmbeddedRay(cpus=2):
+        with EmbeddedRay(cpus=3):
             serve.start(proxy_location="Disabled")
             yield serve

@@ -64,19 +64,29 @@ def is_same(found, wanted):
     return apart.max() <= 1 and (apart > 0).mean() <= 0.001
 
 
+def application(address, token_file, **model):
+    """The application, with gateways that Serve keeps while an engine changes."""
+    arguments = {
+        "models": [{"model": "tiny-t2v", "device": "cpu", "spare": True, **model}],
+        "gateway": {"address": address, "replicas": 2, "cpus": 0.1, "token_file": str(token_file)},
+        "grace_s": GRACE_S,
+    }
+    app = build(AppArguments.model_validate(arguments))
+    app._bound_deployment._version = "always the same"
+    return app
+
+
 @pytest.fixture(scope="module")
-def address(serving, tmp_path_factory):
-    token = tmp_path_factory.mktemp("secret") / "token"
-    token.write_text(TOKEN + "\n")
+def token_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("secret") / "token"
+    file.write_text(TOKEN + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def address(serving, token_file):
     place = f"127.0.0.1:{free_port()}"
-    arguments = AppArguments.model_validate(
-        {
-            "models": [{"model": "tiny-t2v", "device": "cpu"}],
-            "gateway": {"address": place, "replicas": 2, "cpus": 0.1, "token_file": str(token)},
-            "grace_s": GRACE_S,
-        }
-    )
-    serving.run(build(arguments), name="reelray", route_prefix=None)
+    serving.run(application(place, token_file), name="reelray", route_prefix=None)
     return place
 
 
@@ -124,6 +134,24 @@ def test_a_video_whose_gateway_is_not_heard_any_more_is_ended(serving, client):
     assert ray.get(card.actor.end_abandoned.remote(-1.0)) == 0
     with pytest.raises(ReelrayError):
         list(video)
+
+
+def test_an_engine_that_is_replaced_hands_over_and_ends_its_videos_first(serving, client, address, token_file):
+    (old,), gateways = processes("ray::EngineActor"), processes("ray::ServeReplica:reelray:gateway")
+    long = threading.Thread(target=lambda: frames.extend(client.render_stream("a star", **(WISH | {"steps": 600}))))
+    changed, frames, made = application(address, token_file, encoder="resident"), [], 0
+    updating = threading.Thread(target=lambda: serving.run(changed, name="reelray", route_prefix=None))
+    long.start()
+    updating.start()
+    while old.is_running():
+        made += client.render("a red circle", **WISH).summary.frames
+        time.sleep(0.2)
+    long.join(60)
+    updating.join(60)
+    assert len(frames) == 9
+    assert made > 9
+    assert len(processes("ray::EngineActor")) == 1
+    assert processes("ray::ServeReplica:reelray:gateway") == gateways
 
 
 def test_a_killed_engine_is_replaced_behind_the_same_gateways(client, wanted):

@@ -2,25 +2,34 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 import ray
 
 from reelray.cluster.gateway.served_models import ServedModel
 from reelray.cluster.serve_app import gateway_replica
-from tests.support.fake_engine import FakeEngine, fake_entry
+from tests.support.fake_engine import DESCRIPTION, FakeEngine, fake_entry
 
 
 class Door:
     """Answers as it is told."""
 
-    def __init__(self, answer):
-        self.answer = answer
+    def __init__(self, answer, move=None):
+        self.answer, self.moves, self.moved = answer, move, 0
 
     async def greet(self):
         if isinstance(self.answer, Exception):
             raise self.answer
-        await asyncio.sleep(self.answer)
+        if self.answer is None:
+            await asyncio.sleep(60)
+        return self.answer
+
+    def move(self):
+        self.moved += 1
+        if isinstance(self.moves, Exception):
+            raise self.moves
+        return self.moves
 
 
 class WatchedModel(ServedModel):
@@ -33,7 +42,7 @@ class WatchedModel(ServedModel):
 
 
 @pytest.mark.parametrize(
-    "answer", [ray.exceptions.RayActorError(), ray.exceptions.ActorUnavailableError("x", None), 60]
+    "answer", [ray.exceptions.RayActorError(), ray.exceptions.ActorUnavailableError("x", None), None]
 )
 def test_who_does_not_answer_is_looked_after(answer, monkeypatch):
     monkeypatch.setattr(gateway_replica, "ANSWER_S", 0.05)
@@ -44,5 +53,16 @@ def test_who_does_not_answer_is_looked_after(answer, monkeypatch):
 
 def test_who_answers_is_left_alone():
     model = WatchedModel()
-    asyncio.run(gateway_replica.greet(Door(0), model))
+    door = Door(answer=True)
+    asyncio.run(gateway_replica.greet(door, model))
     assert not model.looked.is_set()
+    assert door.moved == 0
+
+
+@pytest.mark.parametrize("replacement", [replace(DESCRIPTION, digest="new"), TimeoutError(), RuntimeError("none")])
+def test_who_is_about_to_go_is_left_for_a_replacement_if_there_is_one(replacement):
+    model, door = WatchedModel(), Door(answer=False, move=replacement)
+    asyncio.run(gateway_replica.greet(door, model))
+    assert door.moved == 1
+    assert not model.looked.is_set()
+    assert model.description.digest == getattr(replacement, "digest", DESCRIPTION.digest)
