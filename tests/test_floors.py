@@ -22,6 +22,12 @@ RAY_FILES = {
     "cluster/embedded_ray.py",
     "cluster/ray_surroundings.py",
     "cluster/remote_engine.py",
+    "cluster/serve_app/__main__.py",
+    "cluster/serve_app/app.py",
+    "cluster/serve_app/beside.py",
+    "cluster/serve_app/engine_replica.py",
+    "cluster/serve_app/gateway_replica.py",
+    "cluster/serve_app/leave.py",
 }
 NEVER = {"proto": {"torch", "ray", "numpy"}, "scheduler": {"torch", "ray", "numpy", "time", "random", "asyncio"}}
 

@@ -25,58 +25,33 @@ _PULL_S = 2.0  # longest wait inside one actor call, so that waiting calls do no
 _CLOSE_S = 10.0  # longest wait for a step in flight and for the ranks to end
 
 
-class RemoteEngine:
-    """One engine actor with one checkpoint, and the ranks that it leads.
+class EngineView:
+    """An engine actor that somebody else started and ends.
 
     Args:
-        open_model: A picklable `ModelLoader`; it runs in the actor.
-        limits: How much the engine takes on.
-        gpus: GPUs it needs, one for each rank if they are several.
-        layout: How ranks share their videos; one rank by default.
-        others: Layouts of the same ranks to which they may be regrouped, so that requests run side by side on lanes;
-            ``auto`` has the plan choose them, and `layout` where it is None, for as many ranks as `gpus`; the loader
-            must be a `CheckpointLoader`.
-        decode_ranks: Further ranks that do nothing but decode.
-        lending: When those help to denoise.
-
-    Raises:
-        InputError: The plan cannot choose.
-        CheckpointError: The checkpoint is not usable.
-        ResourceError: It does not fit.
-        EngineError: The actor was lost while it loaded, or the cluster has no room for the ranks.
-        UnsupportedError: Ranks cannot be regrouped between these layouts.
+        actor: Ray handle of an `EngineActor` that is loaded.
+        description: What runs there.
+        client: Name by which whoever renders keeps its requests going, see `EngineActor.hear`; None lets them be.
     """
 
-    def __init__(
-        self,
-        open_model: Any,
-        *,
-        limits: EngineLimits | None = None,
-        gpus: float = 0,
-        layout: Layout | None = None,
-        others: Others = (),
-        decode_ranks: int = 0,
-        lending: Lending | None = None,
-    ) -> None:
-        layouts = find_layouts(open_model, layout, others, ranks=int(gpus) - decode_ranks)
-        self._has_gang = layouts[0].ranks + decode_ranks > 1
-        if self._has_gang:
-            limits = limits or limits_for(layouts)
-        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks, lending=lending)
-        self._actor = start_engine_actor(gpus=0 if self._has_gang else gpus)
-        try:
-            loading = self._actor.load.remote(
-                open_model, core, layouts, decode_ranks=decode_ranks, lending=lending, on_gpus=gpus > 0
-            )
-            self._description: EngineDescription = _fetch(loading)
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, actor: Any, description: EngineDescription, *, client: str | None = None) -> None:
+        self._actor = actor
+        self._description = description
+        self._client = client
 
     @property
     def description(self) -> EngineDescription:
         """What runs there."""
         return self._description
+
+    @property
+    def actor(self) -> Any:
+        """The Ray handle of its `EngineActor`."""
+        return self._actor
+
+    def move(self, actor: Any, description: EngineDescription) -> None:
+        """Go on with another actor of the same model; streams that run stay where they are."""
+        self._actor, self._description = actor, description
 
     def render(self, request: RenderRequest, snapshot: Snapshot | None = None) -> "RemoteStream":
         """Start a request, or go on from a snapshot of it; iterate over the result for its events.
@@ -85,8 +60,9 @@ class RemoteEngine:
             InputError: The request does not fit the model, or its id is in use.
             EngineError: The engine is lost.
         """
-        _fetch(self._actor.submit.remote(request, snapshot))
-        return RemoteStream(self._actor, request.request_id)
+        actor = self._actor
+        _fetch(actor.submit.remote(request, snapshot, self._client))
+        return RemoteStream(actor, request.request_id)
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
@@ -108,13 +84,62 @@ class RemoteEngine:
         return forked, RemoteStream(self._actor, fork.request_id)
 
     def close(self) -> None:
-        """End the actor and whatever it runs; harmless when called twice."""
-        if not ray.is_initialized():
-            return
+        """Leave it as it is."""
+
+
+class RemoteEngine(EngineView):
+    """One engine actor with one checkpoint, and the ranks that it leads; ends with this.
+
+    Args:
+        open_model: A picklable `ModelLoader`; it runs in the actor.
+        limits: How much the engine takes on.
+        gpus: GPUs it needs, one for each rank if they are several.
+        layout: How ranks share their videos; one rank by default.
+        others: Further layouts of the same ranks to which they may be regrouped, so that requests run side by side on
+            lanes; ``auto`` has the plan choose them, and `layout` where it is None, for as many ranks as `gpus`; the
+            loader must be a `CheckpointLoader`.
+        decode_ranks: Further ranks that do nothing but decode.
+        lending: When those help to denoise.
+        group: Placement group to lie in: the actor in its first bundle, and each of several ranks in one of its own.
+
+    Raises:
+        InputError: The plan cannot choose.
+        CheckpointError: The checkpoint is not usable.
+        ResourceError: It does not fit.
+        EngineError: The actor was lost while it loaded, or the cluster has no room for the ranks.
+        UnsupportedError: Ranks cannot be regrouped between these layouts.
+    """
+
+    def __init__(
+        self,
+        open_model: Any,
+        *,
+        limits: EngineLimits | None = None,
+        gpus: float = 0,
+        layout: Layout | None = None,
+        others: Others = (),
+        decode_ranks: int = 0,
+        lending: Lending | None = None,
+        group: Any = None,
+    ) -> None:
+        layouts = find_layouts(open_model, layout, others, ranks=int(gpus) - decode_ranks)
+        self._has_gang = layouts[0].ranks + decode_ranks > 1
         if self._has_gang:
-            with suppress(ray.exceptions.RayError):  # it is killed anyway, and its ranks end with it
-                ray.get(self._actor.close.remote(), timeout=_CLOSE_S)
-        ray.kill(self._actor)
+            limits = limits or limits_for(layouts)
+        core = EngineCore(limits, layouts=layouts, decode_ranks=decode_ranks, lending=lending)
+        actor = start_engine_actor(gpus=0 if self._has_gang else gpus, group=group)
+        try:
+            loading = actor.load.remote(
+                open_model, core, layouts, decode_ranks=decode_ranks, lending=lending, on_gpus=gpus > 0
+            )
+            super().__init__(actor, _fetch(loading))
+        except BaseException:
+            self._end(actor)
+            raise
+
+    def close(self) -> None:
+        """End the actor and whatever it runs; harmless when called twice."""
+        self._end(self._actor)
 
     def __enter__(self) -> Self:
         return self
@@ -123,6 +148,14 @@ class RemoteEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _end(self, actor: Any) -> None:
+        if not ray.is_initialized():
+            return
+        if self._has_gang:
+            with suppress(ray.exceptions.RayError):  # it is killed anyway, and its ranks end with it
+                ray.get(actor.close.remote(), timeout=_CLOSE_S)
+        ray.kill(actor)
 
 
 class RemoteStream(Iterator[Event]):

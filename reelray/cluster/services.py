@@ -56,9 +56,10 @@ def _as_bytes(gigabytes: float | None) -> int | None:
     return None if gigabytes is None else int(gigabytes * 1e9)
 
 
-def _open_engine(
-    kind: EngineKind, model: "ModelEntry", device: str, placement: "Placement", residency: "Residency"
-) -> "Engine":
+def plan_loading(
+    model: "ModelEntry", device: str, placement: "Placement", residency: "Residency"
+) -> "tuple[CheckpointLoader, EngineLimits]":
+    """What opens a checkpoint in the process of an engine, and how much the engine takes on, by the settings."""
     from reelray.cluster.batching_choice import choose_batching  # noqa: PLC0415
     from reelray.cluster.checkpoint_loader import CheckpointLoader  # noqa: PLC0415
     from reelray.cluster.gpu_count import runs_on_gpus  # noqa: PLC0415
@@ -76,6 +77,15 @@ def _open_engine(
         host_bytes=_as_bytes(settings.host_memory_gb),
         preview=model.preview,
     )
+    return loader, limits
+
+
+def _open_engine(
+    kind: EngineKind, model: "ModelEntry", device: str, placement: "Placement", residency: "Residency"
+) -> "Engine":
+    from reelray.cluster.gpu_count import runs_on_gpus  # noqa: PLC0415
+
+    loader, limits = plan_loading(model, device, placement, residency)
     if kind == "local":
         return _open_local(loader, placement, limits)
     from reelray.cluster.embedded_engine import EmbeddedEngine  # noqa: PLC0415  pulls in ray
@@ -83,7 +93,7 @@ def _open_engine(
     return EmbeddedEngine(
         loader,
         limits=limits,
-        gpus=placement.ranks if on_gpus else 0,
+        gpus=placement.ranks if runs_on_gpus(device) else 0,
         layout=placement.layout,
         decode_ranks=placement.decode_ranks,
         lending=placement.lending,

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import ray
-from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import (
+    get_current_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from reelray.proto.engine_description import EngineDescription
@@ -30,6 +35,7 @@ from reelray.proto.placement import Lending
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
+from reelray.workers.engine.client_watch import ClientWatch
 
 if TYPE_CHECKING:
     from reelray.proto.events import Event
@@ -55,6 +61,7 @@ class EngineActor:
     def __init__(self) -> None:
         self._host: EngineHost | None = None
         self._launcher: RayLauncher | None = None
+        self._clients = ClientWatch()
 
     def load(
         self,
@@ -88,9 +95,35 @@ class EngineActor:
         alone = layouts[0].ranks + decode_ranks == 1
         return _value_or_error(lambda: self._load(open_model, core, None if alone else start))
 
-    def submit(self, request: RenderRequest, snapshot: Snapshot | None = None) -> ReelrayError | None:
-        """See `EngineHost.submit`."""
-        return _value_or_error(lambda: self._running().submit(request, snapshot))
+    def submit(
+        self, request: RenderRequest, snapshot: Snapshot | None = None, client: str | None = None
+    ) -> ReelrayError | None:
+        """See `EngineHost.submit`; a client with a name has to be heard again and again, see `hear`."""
+        error = _value_or_error(lambda: self._submit(request, snapshot))
+        if client is not None and error is None:
+            self._clients.begin(client, request.request_id)
+        return error
+
+    def hear(self, client: str) -> bool:
+        """See `ClientWatch.hear`."""
+        return self._clients.hear(client)
+
+    def bye(self, client: str) -> None:
+        """See `ClientWatch.bye`."""
+        self._clients.bye(client)
+
+    def retire(self, open_s: float) -> None:
+        """See `ClientWatch.retire`."""
+        self._clients.retire(open_s)
+
+    def is_needed(self, patience_s: float) -> bool | ReelrayError:
+        """Whether requests run, or may still come from clients that were heard not longer ago than that."""
+        left = self.end_abandoned(patience_s)
+        return left if isinstance(left, ReelrayError) else left > 0 or self._clients.may_ask(patience_s)
+
+    def end_abandoned(self, patience_s: float) -> int | ReelrayError:
+        """Cancel requests whose clients were not heard for so long; returns how many requests are left."""
+        return _value_or_error(lambda: self._end_abandoned(patience_s))
 
     def take(self, request_id: RequestId, timeout_s: float) -> "list[Event | ReelrayError] | ReelrayError":
         """See `EngineHost.take`."""
@@ -119,6 +152,17 @@ class EngineActor:
         if self._launcher is not None:
             self._launcher.close()
 
+    def _submit(self, request: RenderRequest, snapshot: Snapshot | None) -> None:
+        self._clients.check_open()
+        self._running().submit(request, snapshot)
+
+    def _end_abandoned(self, patience_s: float) -> int:
+        host = self._running()
+        for request_id in self._clients.abandoned(host.requests, patience_s):
+            _LOG.warning("request %s is cancelled: its client is gone", request_id)
+            host.cancel(request_id)
+        return len(host.requests)
+
     def _load(self, open_model: Any, core: Any, start_gang: Callable[[], Any] | None) -> EngineDescription:
         from reelray.workers.engine.host import EngineHost  # noqa: PLC0415  keeps torch out of the client
 
@@ -137,7 +181,7 @@ class EngineActor:
 
         layout, *others = layouts
         ranks = layout.ranks + decode_ranks
-        self._launcher = RayLauncher(ranks, on_gpus=on_gpus)
+        self._launcher = RayLauncher(ranks, on_gpus=on_gpus, group=get_current_placement_group())
         spec = GangSpec(
             load=open_model,
             layout=layout,
@@ -234,19 +278,22 @@ class RayLauncher:
         ranks: How many there will be at once.
         on_gpus: Each needs a GPU.
         place_s: Longest wait for the placement group.
+        group: The placement group in which the leader lies already, whose bundles after the first are for the ranks;
+            it stays when this is closed. None makes one.
 
     Raises:
         EngineError: The cluster has no room; the message says what is missing.
     """
 
-    def __init__(self, ranks: int, *, on_gpus: bool, place_s: float = PLACE_S) -> None:
+    def __init__(self, ranks: int, *, on_gpus: bool, place_s: float = PLACE_S, group: Any = None) -> None:
         from reelray.workers.parallel.local_ranks import loopback_interface  # noqa: PLC0415  pulls in torch
 
         self.host = "127.0.0.1"
         self.interface: str | None = loopback_interface()
         self._resource, share = ("GPU", 1.0) if on_gpus else ("CPU", RANK_CPUS)
         self._options = {"num_cpus": 0, "num_gpus": share} if on_gpus else {"num_cpus": share, "num_gpus": 0}
-        self._group = placement_group([{self._resource: share}] * ranks, strategy="STRICT_PACK")
+        self._is_own, self._first = group is None, 0 if group is None else 1
+        self._group = group or placement_group([{self._resource: share}] * ranks, strategy="STRICT_PACK")
         if not self._group.wait(place_s):
             missing = _what_is_missing(ranks, self._resource)
             self.close()
@@ -257,26 +304,31 @@ class RayLauncher:
 
     def launch(self, invitation: "Invitation") -> RankHandle:
         """See `RankLauncher`."""
-        place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=invitation.rank)
+        bundle = self._first + invitation.rank
+        place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         actor = ray.remote(RankActor).options(max_restarts=0, scheduling_strategy=place, **self._options).remote()
         return RankHandle(actor, invitation)
 
     def close(self) -> None:
-        """Give back the places; ends ranks that are still there."""
-        remove_placement_group(self._group)
+        """Give back the places, which ends ranks that are still there; places of others stay theirs."""
+        if self._is_own:
+            remove_placement_group(self._group)
 
 
-def start_engine_actor(*, gpus: float = 0) -> Any:
+def start_engine_actor(*, gpus: float = 0, group: Any = None) -> Any:
     """Start an engine actor on the connected cluster; a lost one is not restarted.
 
     Args:
         gpus: GPUs it needs in its own process; the ranks of a gang bring theirs.
+        group: Placement group whose first bundle it lies in; None lets Ray choose.
 
     Returns:
         The Ray handle of an `EngineActor`.
     """
     remote = ray.remote(concurrency_groups={TAKE: TAKES})(EngineActor)
-    return remote.options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_concurrency=CALLS).remote()
+    place = "DEFAULT" if group is None else PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+    options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 0, "max_concurrency": CALLS}
+    return remote.options(scheduling_strategy=place, **options).remote()
 
 
 def _value_or_error(action: Callable[[], T]) -> T | ReelrayError:

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import time
 from functools import partial
 
 import psutil
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from reelray.cluster.checkpoint_loader import CheckpointLoader
 from reelray.cluster.embedded_ray import EmbeddedRay
@@ -15,7 +18,7 @@ from reelray.proto.errors import EngineError, UnsupportedError, WeightsError
 from reelray.proto.events import Frames, Progress, Stage
 from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
-from reelray.workers.actor import RayLauncher
+from reelray.workers.actor import RANK_CPUS, RayLauncher
 from reelray.workers.engine.gang import Gang, GangSpec
 from tests.support.commands import is_there
 from tests.support.fake_model import FakeModel
@@ -68,6 +71,19 @@ def test_successors_take_the_places_of_killed_and_frozen_ranks():
     assert created_groups() == {}
 
 
+def test_an_engine_in_a_group_of_others_makes_none_and_leaves_it_there():
+    group = placement_group([{"CPU": 1}, {"CPU": RANK_CPUS}, {"CPU": RANK_CPUS}], strategy="STRICT_PACK")
+    with RemoteEngine(FakeModel, layout=CFG, group=group) as engine:
+        assert list(created_groups()) == [group.id.hex()]
+        assert engine.description.layout == CFG
+        wait_until(lambda: free_cpus(group) == [0, 0, 0])
+        request = make_request("g", recipe=make_recipe(steps=3), negative_prompt="dull")
+        video = b"".join(event.data for event in engine.render(request) if isinstance(event, Frames))
+        assert video == render_plainly(FakeModel(), request)
+    assert list(created_groups()) == [group.id.hex()]
+    remove_placement_group(group)
+
+
 def test_a_checkpoint_that_does_not_open_is_reported():
     with pytest.raises(WeightsError, match="shard 2 is missing"):
         RemoteEngine(partial(fail, WeightsError("shard 2 is missing")), layout=CFG)
@@ -106,9 +122,20 @@ def test_layouts_of_the_plan_and_patches_without_a_place_under_ray():
 
 
 def created_groups():
-    import ray
-
     return {name: group for name, group in ray.util.placement_group_table().items() if group["state"] == "CREATED"}
+
+
+def free_cpus(group):
+    """What is free in each place of a group."""
+    free = ray.available_resources()
+    return [free.get(f"CPU_group_{place}_{group.id.hex()}", 0) for place in range(group.bundle_count)]
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
 
 
 def named(title):

@@ -59,7 +59,7 @@ class ServedModel:
     def look_after(self) -> None:
         """After a failure: open the engine again if it is lost. Returns when it is there, or was never away."""
         engine = self._engine
-        if engine is None or not _is_lost(engine):
+        if engine is None or not is_lost(engine):
             return
         with self._lock:
             if self._closed.is_set() or self._engine is not engine:
@@ -139,7 +139,7 @@ class ServedModels:
         return self._models[name]
 
 
-def _is_lost(engine: Engine) -> bool:
+def is_lost(engine: Engine) -> bool:
     """Whether an engine answers no more, or not in time; one that does knows that nobody is not there."""
     answers: list[bool] = []
 

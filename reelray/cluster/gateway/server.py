@@ -20,7 +20,6 @@ SERVICES = (
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
-    ("grpc.so_reuseport", 0),
     *KEEPALIVE,
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
@@ -46,19 +45,24 @@ class GatewayServer:
         models: What is served; the caller closes it.
         address: Such as ``127.0.0.1:50051``; port 0 takes a free one.
         guard: Who may come in.
+        shares_port: Whether others of the same user may listen on the same address, each to be given some of the calls.
     """
 
-    def __init__(self, models: ServedModels, address: str, guard: Guard | None = None) -> None:
+    def __init__(
+        self, models: ServedModels, address: str, guard: Guard | None = None, *, shares_port: bool = False
+    ) -> None:
         guard = guard or Guard()
         self._address = address
         self._health = health.aio.HealthServicer()
-        self._server: Any = grpc.aio.server(options=OPTIONS, interceptors=guard.interceptors)
+        options = (*OPTIONS, ("grpc.so_reuseport", int(shares_port)))
+        self._server: Any = grpc.aio.server(options=options, interceptors=guard.interceptors)
         self._credentials = guard.credentials
         videos_pb2_grpc.add_VideosServicer_to_server(Videos(models), self._server)  # type: ignore[no-untyped-call]
         cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self.port = 0
+        self.is_serving = False
 
     async def start(self) -> Self:
         """Listen and say that all is well.
@@ -78,9 +82,11 @@ class GatewayServer:
         await self._server.start()
         for name in ("", *SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.is_serving = True
         return self
 
     async def stop(self, grace_s: float) -> None:
         """Take nothing new, wait for what runs, and end what is left after `grace_s`."""
+        self.is_serving = False
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)

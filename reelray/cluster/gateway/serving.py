@@ -22,6 +22,7 @@ from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.render_plan import Place, Target, place_job
 from reelray.cluster.services import Services
+from reelray.cluster.settings import Settings
 from reelray.cluster.wire import check_token
 from reelray.proto.errors import InputError
 
@@ -135,14 +136,22 @@ def _open_models(
         raise InputError("one embedded Ray cluster holds one model; serve one of them, or all with --engine local")
     models = []
     for entry in entries.values():
-        job, target = place_job(
-            plan_job(RenderOptions(prompt="any", image=_stand_in(entry)), entry), settings, options.place
-        )
+        target = place_model(entry, settings, options.place)
         tell(f"loading {entry.name}")
-        model = ServedModel(entry, partial(_open_engine, services, job.model, target))
+        model = ServedModel(entry, partial(_open_engine, services, entry, target))
         opened.callback(model.close)
         models.append(model)
     return models
+
+
+def place_model(entry: ModelEntry, settings: Settings, place: Place) -> Target:
+    """Where a model runs that is to make what it makes by default.
+
+    Raises:
+        ReelrayError: The layout is not legal, or the model cannot fit into memory.
+    """
+    job = plan_job(RenderOptions(prompt="any", image=_stand_in(entry)), entry)
+    return place_job(job, settings, place)[1]
 
 
 def _open_engine(services: Services, entry: ModelEntry, target: Target) -> Engine:
@@ -172,14 +181,14 @@ async def _serve(models: ServedModels, options: ServeOptions, guard: Guard, tell
     asked.clear()
     running = sum(model.running for model in models)
     tell(f"ending; {running} running, stop again to end them now" if running else "ending")
-    await _end(server, models, options.grace_s, asked)
+    await end_in_order(server, models, options.grace_s, asked)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
     loop.call_soon_threadsafe(action)
 
 
-async def _end(server: GatewayServer, models: ServedModels, grace_s: float, at_once: asyncio.Event) -> None:
+async def end_in_order(server: GatewayServer, models: ServedModels, grace_s: float, at_once: asyncio.Event) -> None:
     """Let running calls end for so long, or until somebody is impatient."""
     ending = asyncio.create_task(server.stop(grace_s))
     others = {asyncio.create_task(at_once.wait()), asyncio.create_task(_until_idle(models))}

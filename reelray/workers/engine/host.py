@@ -51,6 +51,11 @@ class EngineHost:
         """What runs here."""
         return self._leader.description
 
+    @property
+    def requests(self) -> list[RequestId]:
+        """Requests whose events are not all taken yet."""
+        return list(self._streams)
+
     def submit(self, request: RenderRequest, snapshot: Snapshot | None = None) -> None:
         """Take in a request, or what goes on from a snapshot of it.
 

@@ -103,8 +103,8 @@ def test_a_real_engine_knows_whether_it_is_lost(tiny_t2v):
     from reelray.cluster.local_engine import LocalEngine
 
     with LocalEngine.open(CheckpointLoader(path=tiny_t2v, device="cpu")) as engine:
-        assert not served_models._is_lost(engine)
-    assert served_models._is_lost(engine)
+        assert not served_models.is_lost(engine)
+    assert served_models.is_lost(engine)
 
 
 @pytest.mark.parametrize("error", [ResourceError("the engine was stopped"), EngineError("gone")])

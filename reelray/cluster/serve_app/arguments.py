@@ -1,0 +1,121 @@
+"""What the application is built from: the `args` of a Serve config."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from reelray.cluster.gateway.serving import GRACE_S, is_loopback
+from reelray.cluster.render_plan import Place
+from reelray.proto.errors import InputError
+from reelray.proto.layout import Layout
+from reelray.scheduler.plan.machine import MAX_GPUS
+from reelray.workers.actor import RANK_CPUS
+
+Resources = dict[str, Annotated[float, Field(gt=0)]]
+CLOSED = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelArguments(BaseModel):
+    """A model and where its engine runs; each engine lies on one machine."""
+
+    model_config = CLOSED
+
+    model: str = Field(min_length=1, description="Its name, or its folder on the machines of the engines.")
+    device: Literal["cuda", "cpu"] = Field(default="cuda", description="What computes.")
+    gpus: int = Field(default=1, ge=1, le=MAX_GPUS, description="GPUs of the engine; processes on a CPU.")
+    layout: str = Field(default="", description="How they share a video; empty lets the plan choose.")
+    decode_ranks: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto", description="How many of them do nothing but decode."
+    )
+    weights: Literal["auto", "resident", "sharded", "offloaded"] = Field(default="auto")
+    encoder: Literal["auto", "resident", "released"] = Field(default="auto")
+    cpus: float = Field(default=1.0, ge=1.0, description="CPUs to book beside the GPUs.")
+    resources: Resources = Field(default={}, description="Ray's custom resources to book, which choose the machine.")
+    spare: bool = Field(default=False, description="There is room for a second engine while this one is replaced.")
+
+    @field_validator("layout")
+    @classmethod
+    def _check_layout(cls, text: str) -> str:
+        if text:
+            _as_value_error(Layout.parse, text)
+        return text
+
+    @property
+    def name(self) -> str:
+        """What callers name it."""
+        return Path(self.model).name
+
+    @property
+    def place(self) -> Place:
+        """The same in the words of the plan."""
+        return Place(
+            device=self.device,
+            engine="ray",
+            gpus=self.gpus,
+            layout=self.layout or None,
+            weights=self.weights,
+            encoder=self.encoder,
+            decode_ranks=self.decode_ranks,
+        )
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """Places of a placement group: of the leader, then of each rank; of both at once where there is one rank."""
+        leader = {"CPU": self.cpus, **self.resources}
+        if self.gpus == 1:
+            return [{**leader, "GPU": 1.0} if self.device == "cuda" else leader]
+        rank = {"GPU": 1.0} if self.device == "cuda" else {"CPU": RANK_CPUS}
+        return [leader, *([rank] * self.gpus)]
+
+
+class GatewayArguments(BaseModel):
+    """Where callers come in."""
+
+    model_config = CLOSED
+
+    address: str = Field(default="127.0.0.1:50051", description="Where each gateway listens, on its own machine.")
+    replicas: int = Field(default=1, ge=1, description="How many there are; those of one machine share the port.")
+    cpus: float = Field(default=1.0, ge=0, description="CPUs that each books.")
+    resources: Resources = Field(default={}, description="Ray's custom resources that each books.")
+    spare: bool = Field(default=False, description="There is room for one more of each while they are replaced.")
+    token_file: Path | None = Field(default=None, description="File that holds what callers must say, of a secret.")
+    tls_certificate: Path | None = Field(default=None, description="Certificate chain (PEM), on each machine.")
+    tls_key: Path | None = Field(default=None, description="Its private key (PEM).")
+
+    @model_validator(mode="after")
+    def _check_guard(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together; give both or none")
+        if not _as_value_error(is_loopback, self.address) and self.token_file is None and self.tls_certificate is None:
+            raise ValueError(
+                f"{self.address} can be reached from other machines; give token_file, or tls_certificate and tls_key"
+            )
+        return self
+
+
+class AppArguments(BaseModel):
+    """The whole application."""
+
+    model_config = CLOSED
+
+    models: tuple[ModelArguments, ...] = Field(min_length=1, description="What is served; the first is the default.")
+    gateway: GatewayArguments = Field(default_factory=GatewayArguments)
+    grace_s: float = Field(default=GRACE_S, ge=0, description="How long running videos may take to end.")
+
+    @field_validator("models")
+    @classmethod
+    def _check_names(cls, models: tuple[ModelArguments, ...]) -> tuple[ModelArguments, ...]:
+        names = [model.name for model in models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"model {twice[0]!r} was named twice; each is served once")
+        return models
+
+
+def _as_value_error(check: Any, text: str) -> Any:
+    """Pydantic reports `ValueError` with the place of the value."""
+    try:
+        return check(text)
+    except InputError as error:
+        raise ValueError(error.message) from None

@@ -1,0 +1,126 @@
+"""A gateway as a Serve deployment: our own gRPC server on a port of its machine."""
+
+import asyncio
+import contextlib
+import threading
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.server import GatewayServer
+from reelray.cluster.gateway.serving import ServeOptions, end_in_order, make_guard
+from reelray.cluster.serve_app.arguments import GatewayArguments
+from reelray.cluster.serve_app.engine_door import EngineDoor
+from reelray.proto.errors import EngineError, InputError
+
+GREET_S = 2.0
+ANSWER_S = 10.0
+
+
+class GatewayReplica:
+    """Serve starts it, asks whether it is well, and ends it in good order; calls do not pass through Serve.
+
+    Args:
+        arguments: Where to listen, and for whom.
+        grace_s: How long running videos may take to end.
+        engines: Serve's handles of the engines.
+
+    Raises:
+        InputError: The token or the certificate cannot be used.
+        ResourceError: The address is not to be had.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, arguments: GatewayArguments, grace_s: float, engines: Sequence[Any]
+    ) -> None:
+        guard = make_guard(serve_options(arguments))
+        self._grace_s = grace_s
+        self._doors, self._models = await asyncio.to_thread(find_models, engines, f"gateway-{uuid.uuid4().hex}")
+        self._server = await GatewayServer(self._models, arguments.address, guard, shares_port=True).start()
+        self._greeting = [
+            asyncio.create_task(keep_greeting(*pair)) for pair in zip(self._doors, self._models, strict=True)
+        ]
+
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.port
+
+    def check_health(self) -> None:
+        """Raise unless it takes calls; Serve asks again and again.
+
+        Raises:
+            EngineError: It does not.
+        """
+        if not self._server.is_serving or any(task.done() for task in self._greeting):
+            raise EngineError("the gateway takes no calls")
+
+    async def __del__(self) -> None:
+        """Take nothing new, let running videos end; Serve awaits it."""
+        await end_in_order(self._server, self._models, self._grace_s, asyncio.Event())
+        for task in self._greeting:
+            task.cancel()
+        for door in self._doors:
+            door.bye()
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        for model in self._models:
+            model.close()
+
+
+async def keep_greeting(door: EngineDoor, model: ServedModel) -> None:
+    """Greet an engine for ever."""
+    while True:
+        await asyncio.sleep(GREET_S)
+        await greet(door, model)
+
+
+async def greet(door: EngineDoor, model: ServedModel) -> None:
+    """Tell an engine that its gateway is there, and act on what it answers before a caller finds out.
+
+    One that is about to go is left for its replacement; one that does not answer is looked after.
+    """
+    try:
+        stays = await asyncio.wait_for(door.greet(), ANSWER_S)
+    except (ray.exceptions.RayError, TimeoutError):
+        threading.Thread(target=model.look_after, name=f"look after {model.entry.name}", daemon=True).start()
+        return
+    if not stays:
+        with contextlib.suppress(Exception):  # there is no replacement yet
+            model.description = await asyncio.to_thread(door.move)
+
+
+def serve_options(arguments: GatewayArguments) -> ServeOptions:
+    """The same in the words of the gateway.
+
+    Raises:
+        InputError: The token cannot be read.
+    """
+    return ServeOptions(
+        address=arguments.address,
+        token=None if arguments.token_file is None else read_token(arguments.token_file),
+        certificate=arguments.tls_certificate,
+        key=arguments.tls_key,
+    )
+
+
+def read_token(file: Path) -> str:
+    """What a file of a secret holds, without the line end that editors add.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return file.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the token file '{file}' cannot be read: {error}") from None
+
+
+def find_models(engines: Sequence[Any], client: str) -> tuple[list[EngineDoor], ServedModels]:
+    """Wait for all engines."""
+    doors = [EngineDoor(engine, client) for engine in engines]
+    return doors, ServedModels([ServedModel(door.entry, door.open) for door in doors])
