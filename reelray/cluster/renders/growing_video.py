@@ -4,7 +4,8 @@ Shape legend: F pixel frames, H/W pixel height/width.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -49,6 +50,7 @@ class GrowingVideo:
 
     def __init__(self, job: RenderJob, digest: str, place: VideoPlace | None = None, tail: bytes = b"") -> None:
         facts = facts_of(job)
+        self.model, self.fps = job.model.name, job.fps
         self._spec = spec_of(facts, file_metadata(facts, digest))
         self._ends = cut_groups(job.request, job.model.facts)
         place = place or VideoPlace()
@@ -57,6 +59,12 @@ class GrowingVideo:
         self._fresh = bytearray()
         if self.place != place:
             raise OutputError(f"a video of {place.frames} frames was put down with {self.place.frames}")
+
+    @classmethod
+    def without_tail(cls, job: RenderJob, digest: str, place: VideoPlace) -> Self:
+        """A video that goes on after the last whole group before a place."""
+        begin = cut_groups(job.request, job.model.facts)[place.groups - 1] if place.groups else 0
+        return cls(job, digest, replace(place, frames=begin))
 
     @property
     def place(self) -> VideoPlace:
