@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, NoReturn, TypeVar
 
 from reelray.cluster.store.leases import Lease
@@ -29,15 +29,24 @@ async def hold(store: Store, lease: Lease, work: Coroutine[Any, Any, Result]) ->
     Raises:
         LeaseLostError: It was; the work has ended.
     """
-    tasks = [asyncio.ensure_future(one) for one in (work, _renew(store, lease), _watch(store, lease))]
+    tasks = [asyncio.create_task(one) for one in (work, _renew(store, lease), _watch(store, lease))]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         first = tasks[0] if tasks[0] in done else done.pop()
         return await first
     finally:
-        for task in tasks:
+        await end_tasks(tasks)
+
+
+async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended: calls to the store lose a cancellation now and then."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(left, timeout=_PAUSE_S)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # heard of, so that nobody warns
 
 
 async def _renew(store: Store, lease: Lease) -> NoReturn:

@@ -79,7 +79,9 @@ class RenderWorker:
                 slots.create_task(self._work(f"{self._habits.owner}:{slot}"), name=f"render slot {slot}")
 
     async def _work(self, owner: str) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None, "it runs in a task"
+        while not task.cancelling():  # a call to the store may have lost the cancellation
             lease = await self._claim(owner)
             if lease is None:
                 await asyncio.sleep(self._habits.idle_s)
