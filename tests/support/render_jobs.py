@@ -1,21 +1,23 @@
 """Durable renders under test: models, engines that are disturbed, and what must come out."""
 
+import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from reelray.cluster.checkpoint_loader import CheckpointLoader, describe_model
+from reelray.cluster.checkpoint_loader import CheckpointLoader
 from reelray.cluster.gateway.served_models import ServedModel
 from reelray.cluster.local_engine import LocalEngine
 from reelray.cluster.render import RenderJob, RenderOptions, plan_job
 from reelray.cluster.render_session import frames_array
 from reelray.cluster.renders.attempt import Surroundings
 from reelray.cluster.renders.commit_pace import CommitRule
+from reelray.cluster.renders.growing_media import read_media
 from reelray.cluster.renders.growing_video import GrowingVideo
 from reelray.cluster.renders.submission import Submission, submit_render
+from reelray.cluster.renders.unit_record import UnitRecord
 from reelray.cluster.renders.worker import RenderWorker, WorkerHabits
 from reelray.proto.events import Event, Frames, Progress, Stage
 from reelray.proto.recipe import Defaults
@@ -24,6 +26,7 @@ from tests.support.fake_model import FakeModel
 from tests.support.requests import make_facts, make_recipe
 
 EVERY_STEP = CommitRule(every_s=3600, steps=1, share=None)
+BY_UNIT = CommitRule(every_s=3600, chunks=1, steps=2, share=None)
 QUICK = WorkerHabits(owner="w", lease_s=1.0, idle_s=0.02, retry_after_s=0.0)
 
 
@@ -144,7 +147,8 @@ def served(entry, model=None, watch=lambda _event: None, **limits):
     try:
         yield model_here, engines
     finally:
-        model_here.close()
+        with free(model):
+            model_here.close()
 
 
 def undisturbed(job: RenderJob, model: ServedModel) -> bytes:
@@ -167,26 +171,38 @@ def worker_of(store, artifacts, model: ServedModel, *, rule=EVERY_STEP, habits=Q
     return RenderWorker([model], Surroundings(store=store, artifacts=artifacts, rule=rule, tell_s=0.0), habits)
 
 
-def open_checkpoint(path: Path):
-    return describe_model(path)
+async def finish_job(store, worker: RenderWorker, ref):
+    """Work until a job has ended; returns it."""
+    while not (await store.jobs.get(ref)).state.ended:
+        lease = await store.leases.claim("w", lease_s=QUICK.lease_s, queues=list(worker.queues))
+        if lease is None:
+            await asyncio.sleep(0.01)
+        else:
+            await worker.work_on(lease)
+    return await store.jobs.get(ref)
 
 
-def wait_for(what: Callable[[], bool], *, most_s: float = 30.0) -> None:
-    """Look until something holds."""
-    until = time.monotonic() + most_s
-    while not what():
-        assert time.monotonic() < until, "it never came to that"
-        time.sleep(0.005)
+async def records_of(store, ref) -> list[UnitRecord]:
+    return [UnitRecord.from_json(commit.record) for commit in await store.ledger.commits(ref)]
+
+
+async def video_of(store, artifacts, ref) -> bytes:
+    return (await read_media(store, artifacts, ref, most_bytes=1 << 30)).data
+
+
+async def reached(gate: "Gate") -> None:
+    await asyncio.to_thread(gate.reached.wait, 60)
 
 
 class Gate:
-    """Holds whoever comes by after so many events."""
+    """Holds the engine's client after so many denoise steps."""
 
-    def __init__(self, after: int) -> None:
-        self._left, self.reached, self.open = after, threading.Event(), threading.Event()
+    def __init__(self, steps: int) -> None:
+        self._left, self.reached, self.open = steps, threading.Event(), threading.Event()
 
-    def __call__(self, _event: Event) -> None:
-        self._left -= 1
+    def __call__(self, event: Event) -> None:
+        self._left -= isinstance(event, Progress) and event.stage is Stage.DENOISE
         if self._left == 0:
+            self._left = -1
             self.reached.set()
             assert self.open.wait(60)

@@ -72,6 +72,11 @@ class RenderWorker:
         self._models = {queue_of(model.entry.name): model for model in models}
         self._around, self._habits = around, habits or WorkerHabits()
 
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Where it looks for jobs: those of models that take requests now."""
+        return tuple(queue for queue, model in self._models.items() if model.is_ready)
+
     async def run(self) -> None:
         """Work; see the class."""
         async with asyncio.TaskGroup() as slots:
@@ -89,8 +94,7 @@ class RenderWorker:
                 await self.work_on(lease)
 
     async def _claim(self, owner: str) -> Lease | None:
-        queues = [queue for queue, model in self._models.items() if model.is_ready]
-        if not queues:
+        if not (queues := self.queues):
             return None
         try:
             return await self._around.store.leases.claim(owner, lease_s=self._habits.lease_s, queues=queues)

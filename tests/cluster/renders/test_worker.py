@@ -1,43 +1,50 @@
 """Jobs that are made, disturbed, given up and cancelled, on a model in closed form."""
 
+import asyncio
 import hashlib
+import os
 import random
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from reelray.cluster.renders.artifacts import Artifacts
+from reelray.cluster.renders.attempt import Attempt, Surroundings
 from reelray.cluster.renders.commit_pace import CommitRule
-from reelray.cluster.renders.growing_media import find_media, read_media
-from reelray.cluster.renders.unit_record import UnitRecord
-from reelray.cluster.store.job import JobState
-from reelray.proto.errors import EngineError
+from reelray.cluster.renders.growing_media import find_media
+from reelray.cluster.renders.retention import clear_job
+from reelray.cluster.renders.worker import UNEXPECTED, WorkerHabits
+from reelray.cluster.store.connection import Connection, StoreAddress
+from reelray.cluster.store.embedded import EmbeddedStore
+from reelray.cluster.store.job import JobState, NewJob
+from reelray.cluster.store.open import Store
+from reelray.proto.errors import EndedError, EngineError, LeaseLostError
 from reelray.proto.events import Progress, Stage
+from reelray.proto.session import Stop
+from tests.support.fake_model import FakeModel
 from tests.support.render_jobs import (
-    QUICK,
+    EVERY_STEP,
+    Gate,
     SteppedModel,
     fake_model_entry,
+    finish_job,
     plan,
+    reached,
+    records_of,
     served,
     submit,
     undisturbed,
+    video_of,
     worker_of,
 )
 
 
-async def work(store, worker, ref):
-    """Work until a job has ended; returns it."""
-    while not (await store.jobs.get(ref)).state.ended:
-        lease = await store.leases.claim("w", lease_s=QUICK.lease_s, queues=["fake"])
-        if lease is not None:
-            await worker.work_on(lease)
-    return await store.jobs.get(ref)
-
-
-async def records_of(store, ref):
-    return [UnitRecord.from_json(commit.record) for commit in await store.ledger.commits(ref)]
-
-
-async def video_of(store, artifacts, ref):
-    return (await read_media(store, artifacts, ref, most_bytes=1 << 30)).data
+def is_idle(engine, ref, fence):
+    """Whether an engine has forgotten what a lease had it make."""
+    with pytest.raises(EndedError):
+        engine.tell(f"{ref.id}-{fence}", Stop())
+    return True
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
@@ -48,7 +55,7 @@ def test_a_job_becomes_one_file(play, artifacts, chunk):
 
         async def case(store):
             ref = await submit(store, artifacts, job, model)
-            done = await work(store, worker_of(store, artifacts, model), ref)
+            done = await finish_job(store, worker_of(store, artifacts, model), ref)
             return (
                 done,
                 await store.ledger.commits(ref),
@@ -88,7 +95,7 @@ def test_lost_engines_cost_a_unit_and_no_frame(play, artifacts, chunk, seed):
             worker = worker_of(
                 store, artifacts, model, rule=CommitRule(every_s=3600, steps=unit, chunks=99, share=None)
             )
-            done = await work(store, worker, ref)
+            done = await finish_job(store, worker, ref)
             return done, await records_of(store, ref), await video_of(store, artifacts, ref)
 
         done, records, data = play(case)
@@ -104,3 +111,301 @@ def test_lost_engines_cost_a_unit_and_no_frame(play, artifacts, chunk, seed):
             assert at - went_on_after <= unit + 2
         left = -1
         assert data == undisturbed(job, model)
+
+
+def test_a_cancelled_job_stops_the_engine(play, artifacts):
+    entry, gate, fake = fake_model_entry(steps=900), Gate(5), FakeModel(step_s=0.001)
+    gate.open.set()
+    with served(entry, fake, gate) as (model, engines):
+        job = plan(entry)
+
+        async def case(store):
+            ref = await submit(store, artifacts, job, model)
+            lease = await store.leases.claim("w", lease_s=60, queues=["fake"])
+            rule = CommitRule(every_s=3600, steps=1000, share=None)
+            task = asyncio.create_task(worker_of(store, artifacts, model, rule=rule).work_on(lease))
+            await reached(gate)
+            await store.jobs.cancel(ref, "not wanted")
+            await task
+            return ref, await store.jobs.get(ref)
+
+        ref, ended = play(case)
+        assert (ended.state, ended.error) == (JobState.CANCELLED, "not wanted")
+        assert is_idle(model.engine, ref, 1)
+        assert len(engines[0].steps[0]) < 850  # long before the lease, which nobody renewed until then, was over
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_zombie_commits_nothing_and_stops(play, artifacts, chunk):
+    entry, gate = fake_model_entry(steps=10, chunk=chunk), Gate(6)
+    with served(entry, SteppedModel(), gate) as (old, _), served(entry, SteppedModel()) as (new, engines):
+        job = plan(entry)
+
+        async def case(store):
+            ref = await submit(store, artifacts, job, old)
+            lease = await store.leases.claim("old", lease_s=0.05, queues=["fake"])
+            # As one whose process stands still: it neither renews nor hears of anything.
+            around = Surroundings(store=store, artifacts=artifacts, rule=EVERY_STEP)
+            zombie = asyncio.create_task(Attempt(lease, old, around).run())
+            await reached(gate)
+            before = await store.ledger.commits(ref)
+            lease = None
+            while lease is None:
+                lease = await store.leases.claim("new", lease_s=60, queues=["fake"])
+            gate.open.set()
+            with pytest.raises(LeaseLostError):
+                await zombie
+            between = await store.ledger.commits(ref)
+            left_over = {file.name for file in artifacts.files("ann", ref.id)}
+            await worker_of(store, artifacts, new).work_on(lease)
+            done = await store.jobs.get(ref)
+            return before, between, left_over, done, await video_of(store, artifacts, ref)
+
+        before, between, left_over, done, data = play(case)
+        assert len(before) > 0
+        assert between == before
+        assert any(name.startswith(f"u{len(before)}-f1-") for name in left_over)  # it tried
+        assert is_idle(old.engine, done.ref, 1)
+        assert done.state is JobState.DONE, done.error
+        assert data == undisturbed(job, new)
+        assert engines[0].steps[0][0] == before[-1].record["steps"] + 1
+        assert [file.name[:8] for file in artifacts.files("ann", done.ref.id)] == ["video-f2"]
+
+
+def test_a_worker_that_stood_still_for_too_long_ends_by_itself(play, address, artifacts):
+    entry, gate = fake_model_entry(steps=10), Gate(4)
+
+    def claim_elsewhere():
+        async def main():
+            connection, lease = Connection(address), None
+            while lease is None:
+                lease = await Store.over(connection).leases.claim("new", lease_s=60, queues=["fake"])
+            await connection.close()
+            return lease
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, main()).result()
+
+    with served(entry, SteppedModel(), gate) as (model, _):
+        job = plan(entry)
+
+        async def case(store):
+            ref = await submit(store, artifacts, job, model)
+            lease = await store.leases.claim("old", lease_s=0.3, queues=["fake"])
+            task = asyncio.create_task(worker_of(store, artifacts, model).work_on(lease))
+            await reached(gate)
+            other = claim_elsewhere()  # this loop stands still meanwhile
+            await task
+            return ref, other, await store.jobs.get(ref)
+
+        ref, other, left = play(case)
+        gate.open.set()
+        assert (left.state, left.fence, other.fence) == (JobState.RUNNING, 2, 2)
+        assert is_idle(model.engine, ref, 1)
+
+
+def test_a_full_place_for_files_fails_the_job_with_its_reason(play, artifacts, monkeypatch):
+    entry = fake_model_entry(steps=6)
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with served(entry, SteppedModel()) as (model, engines):
+        job = plan(entry)
+
+        async def case(store):
+            ref = await submit(store, artifacts, job, model)
+            return await finish_job(store, worker_of(store, artifacts, model), ref)
+
+        ended = play(case)
+        assert ended.state is JobState.FAILED
+        assert "No space left on device" in ended.error
+        assert ended.fence == ended.max_attempts == len(engines[0].steps)
+        assert artifacts.files("ann", ended.ref.id) == []
+
+
+def test_a_place_that_is_full_for_a_while_costs_no_frame(play, artifacts, monkeypatch):
+    entry, fsync, left = fake_model_entry(steps=8, chunk=2), os.fsync, [9, 30]
+
+    def full_at_times(descriptor):
+        left[0] -= 1
+        if left[0] == 0:
+            left[0] = left.pop() if len(left) > 1 else -1
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_times)
+    with served(entry, SteppedModel()) as (model, _):
+        job = plan(entry)
+
+        async def case(store):
+            ref = await submit(store, artifacts, job, model)
+            done = await finish_job(store, worker_of(store, artifacts, model), ref)
+            return done, await video_of(store, artifacts, ref)
+
+        done, data = play(case)
+        assert done.state is JobState.DONE, done.error
+        assert done.fence == 3
+        assert data == undisturbed(job, model)
+
+
+def test_a_killed_store_that_comes_back_does_not_disturb(tmp_path):
+    entry, gate = fake_model_entry(steps=10), Gate(5)
+    artifacts = Artifacts(tmp_path / "renders")
+    with EmbeddedStore(tmp_path / "store") as server, served(entry, SteppedModel(), gate) as (model, engines):
+        job = plan(entry)
+
+        async def main():
+            connection = Connection(StoreAddress(url=server.url, patience_s=0.1))
+            store = Store.over(connection)
+            try:
+                ref = await submit(store, artifacts, job, model)
+                lease = await store.leases.claim("w", lease_s=60, queues=["fake"])
+                task = asyncio.create_task(worker_of(store, artifacts, model).work_on(lease))
+                await reached(gate)
+                os.kill(server.pid, signal.SIGKILL)
+                gate.open.set()
+                await asyncio.sleep(0.3)  # a commit is tried again and again by then
+                await asyncio.to_thread(server.start)
+                await task
+                return await store.jobs.get(ref), await video_of(store, artifacts, ref)
+            finally:
+                await connection.close()
+
+        done, data = asyncio.run(main())
+        assert done.state is JobState.DONE, done.error
+        assert (done.fence, len(engines[0].steps)) == (1, 1)
+        assert data == undisturbed(job, model)
+
+
+def test_a_worker_that_ends_gives_its_job_back(play, artifacts):
+    entry, gate = fake_model_entry(steps=10), Gate(6)
+    with served(entry, SteppedModel(), gate) as (model, engines):
+        job = plan(entry)
+
+        async def case(store):
+            ref = await submit(store, artifacts, job, model)
+            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            await reached(gate)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            gate.open.set()
+            given_back = await store.jobs.get(ref)
+            done = await finish_job(store, worker_of(store, artifacts, model), ref)
+            return given_back, done, await records_of(store, ref), await video_of(store, artifacts, ref)
+
+        given_back, done, records, data = play(case)
+        assert (given_back.state, given_back.owner) == (JobState.QUEUED, "")
+        assert given_back.attempts <= 1  # of them a commit is one
+        assert data == undisturbed(job, model)
+        assert engines[0].steps[1][0] > 1
+        assert len(records) == done.result["commits"]
+
+
+@pytest.mark.parametrize("what", ["deleted", "damaged"])
+def test_a_lost_snapshot_costs_work_and_no_frame(play, artifacts, tmp_path, what):
+    entry, gate = fake_model_entry(steps=4, chunk=2), Gate(18)
+    with served(entry, SteppedModel(), gate) as (model, engines):
+        job = plan(entry, frames=41)
+
+        async def case(store):
+            ref = await submit(store, artifacts, job, model)
+            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            await reached(gate)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            gate.open.set()
+            last = (await records_of(store, ref))[-1]
+            path = tmp_path / "renders" / "ann" / ref.id / last.snapshot.name
+            if what == "deleted":
+                path.unlink()
+            else:
+                path.write_bytes(path.read_bytes()[:-1] + b"x")
+            begun = await video_of(store, artifacts, ref)
+            done = await finish_job(store, worker_of(store, artifacts, model), ref)
+            return last, begun, done, await video_of(store, artifacts, ref)
+
+        last, begun, done, data = play(case)
+        assert last.video.frames > 0
+        assert last.video.groups > 0
+        assert done.state is JobState.DONE, done.error
+        assert engines[0].steps[1][0] == 1
+        assert data == undisturbed(job, model)
+        assert data.startswith(begun)
+
+
+def test_what_can_never_be_made_fails_at_once(play, artifacts):
+    entry = fake_model_entry()
+    with served(entry, FakeModel()) as (model, _):
+
+        async def case(store):
+            ref = await submit(store, artifacts, plan(entry), model)
+            spec = (await store.jobs.get(ref)).spec
+            wrong = [{**spec, "digest": "0ther"}, {**spec, "version": 9}, {}]
+            refs = [(await store.jobs.submit(NewJob(tenant="ann", spec=one, queue="fake"))).ref for one in wrong]
+            return [await finish_job(store, worker_of(store, artifacts, model), ref) for ref in refs]
+
+        jobs = play(case)
+        assert [(job.state, job.fence) for job in jobs] == [(JobState.FAILED, 1)] * 3
+        assert "planned for model 'fake' with digest 0ther" in jobs[0].error
+        assert "version 9" in jobs[1].error
+
+
+def test_an_unexpected_failure_is_tried_again_and_tells_nothing_of_the_inside(play, artifacts):
+    entry = fake_model_entry()
+
+    def fail(_event):
+        raise RuntimeError("at 0x7f, in secret.py")
+
+    with served(entry, FakeModel(), fail) as (model, _):
+
+        async def case(store):
+            ref = await submit(store, artifacts, plan(entry), model)
+            return await finish_job(store, worker_of(store, artifacts, model), ref)
+
+        ended = play(case)
+        assert (ended.state, ended.error, ended.fence) == (JobState.FAILED, UNEXPECTED, ended.max_attempts)
+
+
+def test_those_who_watch_hear_how_far_it_is(play, artifacts):
+    entry = fake_model_entry(steps=8)
+    with served(entry, SteppedModel()) as (model, _):
+
+        async def case(store):
+            ref = await submit(store, artifacts, plan(entry), model)
+            await finish_job(store, worker_of(store, artifacts, model), ref)
+            return [event async for event in store.events.follow(ref)]
+
+        events = play(case)
+        steps = [
+            event.value["done"] for event in events if event.kind == "progress" and event.value["stage"] == "denoise"
+        ]
+        assert steps == list(range(1, 9))
+        assert [event.data for event in events if event.kind == "state"] == ["queued", "running", "done"]
+        assert "commit" in {event.kind for event in events}
+
+
+def test_several_jobs_share_a_worker(play, artifacts):
+    entry = fake_model_entry(steps=2, chunk=2)
+    with served(entry, FakeModel()) as (model, _):
+        jobs = [plan(entry, seed=seed) for seed in range(6)]
+
+        async def case(store):
+            refs = [await submit(store, artifacts, job, model) for job in jobs]
+            habits = WorkerHabits(owner="w", slots=3, lease_s=60, idle_s=0.01)
+            task = asyncio.create_task(worker_of(store, artifacts, model, habits=habits).run())
+            for ref in refs:
+                async for _ in store.events.follow(ref):
+                    pass
+            media = [await find_media(store, ref) for ref in refs]
+            videos = [await video_of(store, artifacts, ref) for ref in refs]
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            for ref in refs:
+                await clear_job(store, artifacts, ref)
+            return media, videos
+
+        media, videos = play(case)
+        assert all(one.complete for one in media)
+        assert videos == [undisturbed(job, model) for job in jobs]

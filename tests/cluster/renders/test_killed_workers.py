@@ -1,0 +1,85 @@
+"""A worker with its engine is killed in the middle; another goes on from its last commit, on real checkpoints."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reelray.cluster.checkpoint_loader import describe_model
+from reelray.cluster.renders.growing_media import find_media, read_media
+from reelray.cluster.store.job import JobState
+from tests.support.render_jobs import (
+    BY_UNIT,
+    finish_job,
+    plan,
+    records_of,
+    served,
+    submit,
+    undisturbed,
+    video_of,
+    worker_of,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+@contextlib.contextmanager
+def process(address, files, checkpoint, steps):
+    words = [address.url, address.prefix, str(files), str(checkpoint), str(steps)]
+    command = [sys.executable, "-m", "tests.support.render_worker", *words]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def words_of(child, pattern):
+    for line in child.stdout:
+        if found := re.match(pattern, line):
+            return found
+    raise AssertionError("the worker ended")
+
+
+@pytest.fixture(params=[("tiny_stream", {"frames": 41}, 9), ("tiny_t2v", {"frames": 9, "steps": 12}, 7)])
+def video(request):
+    kind, wish, steps = request.param
+    return request.getfixturevalue(kind), wish, steps
+
+
+def test_another_worker_goes_on_with_the_same_bytes(play, address, artifacts, tmp_path, video):
+    checkpoint, wish, steps = video
+    entry = describe_model(checkpoint)
+    job = plan(entry, prompt="a red circle", size="32x32", **wish)
+    with served(entry) as (model, engines), process(address, tmp_path / "renders", checkpoint, steps) as child:
+        expected = undisturbed(job, model)
+        ref = play(lambda store: submit(store, artifacts, job, model))
+        at = int(words_of(child, r"stands at (\d+)")[1])
+
+        async def look(store):
+            return await records_of(store, ref), await find_media(store, ref), await video_of(store, artifacts, ref)
+
+        records, media, begun = play(look)
+        assert not media.complete
+        assert expected.startswith(begun)
+        assert (len(begun) > 0) == (checkpoint.name == "tiny-stream")
+        os.kill(child.pid, signal.SIGKILL)
+
+        async def go_on(store):
+            done = await finish_job(store, worker_of(store, artifacts, model, rule=BY_UNIT), ref)
+            later = await read_media(store, artifacts, ref, offset=len(begun), most_bytes=1 << 30)
+            return done, later, await video_of(store, artifacts, ref)
+
+        done, later, data = play(go_on)
+    assert done.state is JobState.DONE, done.error
+    assert done.fence == 2
+    assert data == expected
+    assert begun + later.data == expected
+    assert 0 < records[-1].steps < at + 3
+    assert engines[0].steps[-1][0] == records[-1].steps + 1
