@@ -194,6 +194,12 @@ async def reached(gate: "Gate") -> None:
     await asyncio.to_thread(gate.reached.wait, 60)
 
 
+async def until(what: Callable[[], bool]) -> None:
+    """Look until something holds; the test's own time limit ends what never does."""
+    while not what():  # noqa: ASYNC110  nothing tells
+        await asyncio.sleep(0.005)
+
+
 class Gate:
     """Holds the engine's client after so many denoise steps."""
 

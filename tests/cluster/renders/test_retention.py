@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import time
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from reelray.cluster.renders.artifact import INPUTS
+from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.growing_media import find_media, read_media
 from reelray.cluster.renders.retention import RetentionRule, clear_inputs, clear_job, expire_jobs, sweep_files
 from reelray.cluster.renders.spec import picture_place
@@ -245,3 +247,35 @@ def test_ranges_of_a_video_are_its_bytes(play, artifacts):
             assert data == whole[at : min(at + most, media.size_bytes)]
         assert (end.data, end.complete, end.size_bytes) == (b"", True, len(whole))
         assert whole == undisturbed(job, model)
+
+
+def test_a_reader_is_not_disturbed_by_the_end_of_a_job(play, artifacts, tmp_path):
+    entry, gate = fake_model_entry(steps=6, chunk=2), Gate(28)
+    with served(entry, SteppedModel(), gate) as (model, _):
+        job = plan(entry, frames=65)
+
+        class Late(Artifacts):
+            """Reads only after the job has ended and its parts have become one file."""
+
+            def read(self, artifact, begin=0, end=None):
+                gate.open.set()
+                folder = tmp_path / "renders" / "ann" / artifact.folder
+                while {path.suffix for path in folder.iterdir()} != {".mp4"}:
+                    time.sleep(0.002)
+                return super().read(artifact, begin, end)
+
+        async def case(store):
+            ref = await submit(store, artifacts, job, model)
+            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            await reached(gate)
+            begun = await find_media(store, ref)
+            piece = await read_media(store, Late(tmp_path / "renders"), ref, offset=9, most_bytes=200)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return begun, piece
+
+        begun, piece = play(case)
+        assert not begun.complete
+        assert begun.size_bytes > 209
+        assert piece.complete
+        assert piece.data == undisturbed(job, model)[9:209]
