@@ -185,7 +185,7 @@ class Artifacts:
 
     def _stored(self, tenant: str, folder: str, row: dict[str, Any]) -> StoredFile:
         name = row["name"].rpartition("/")[2]
-        written = next((row[key] for key in ("mtime", "LastModified", "created") if key in row), 0.0)
+        written = next((row[key] for key in ("mtime", "LastModified", "last_modified", "created") if key in row), 0.0)
         seconds = (
             written if isinstance(written, int | float) else written.replace(tzinfo=written.tzinfo or UTC).timestamp()
         )
