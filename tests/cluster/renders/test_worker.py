@@ -150,7 +150,7 @@ def test_a_cancelled_job_stops_the_engine_at_its_next_step(play, artifacts):
 
 
 def test_a_slow_job_keeps_its_lease(play, artifacts):
-    entry, gate = fake_model_entry(steps=8), Gate(4)
+    entry, gate = fake_model_entry(steps=24), Gate(4)
     with served(entry, SteppedModel(), gate) as (model, _):
 
         async def case(store):
@@ -171,7 +171,7 @@ def test_a_slow_job_keeps_its_lease(play, artifacts):
 
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_a_zombie_commits_nothing_and_stops(play, artifacts, chunk):
-    entry, gate = fake_model_entry(steps=10, chunk=chunk), Gate(6)
+    entry, gate = fake_model_entry(steps=24, chunk=chunk), Gate(6)
     with served(entry, SteppedModel(), gate) as (old, _), served(entry, SteppedModel()) as (new, engines):
         job = plan(entry)
 
@@ -207,7 +207,7 @@ def test_a_zombie_commits_nothing_and_stops(play, artifacts, chunk):
 
 
 def test_a_worker_that_stood_still_for_too_long_ends_by_itself(play, address, artifacts):
-    entry, gate = fake_model_entry(steps=10), Gate(4)
+    entry, gate = fake_model_entry(steps=24), Gate(4)
 
     def claim_elsewhere():
         async def main():
@@ -285,7 +285,7 @@ def test_a_place_that_is_full_for_a_while_costs_no_frame(play, artifacts, monkey
 
 
 def test_a_killed_store_that_comes_back_does_not_disturb(tmp_path):
-    entry, gate = fake_model_entry(steps=10), Gate(5)
+    entry, gate = fake_model_entry(steps=24), Gate(5)
     artifacts = Artifacts(tmp_path / "renders")
     with EmbeddedStore(tmp_path / "store") as server, served(entry, SteppedModel(), gate) as (model, engines):
         job = plan(entry)
@@ -314,7 +314,7 @@ def test_a_killed_store_that_comes_back_does_not_disturb(tmp_path):
 
 
 def test_a_worker_that_ends_gives_its_job_back(play, artifacts):
-    entry, gate = fake_model_entry(steps=10), Gate(6)
+    entry, gate = fake_model_entry(steps=24), Gate(6)
     with served(entry, SteppedModel(), gate) as (model, engines):
         job = plan(entry)
 
