@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reelray.cluster.checkpoint_loader import describe_model
+from reelray.cluster.model_catalog import PACKAGED
 from reelray.cluster.renders.growing_media import find_media, read_media
 from reelray.cluster.store.job import JobState
 from tests.support.render_jobs import (
@@ -48,17 +49,21 @@ def words_of(child, pattern):
 
 
 @pytest.fixture(
-    params=[("tiny_stream", {"frames": 81}, 16, "seg"), ("tiny_t2v", {"frames": 9, "steps": 12}, 6, "snap")]
+    params=[
+        ("sprites-causal", {"frames": 57, "size": "64x64"}, 12, "seg"),
+        ("tiny_t2v", {"frames": 9, "size": "32x32", "steps": 12}, 6, "snap"),
+    ]
 )
 def video(request):
     kind, wish, *half = request.param
-    return request.getfixturevalue(kind), wish, half
+    checkpoint = PACKAGED / kind
+    return (checkpoint if checkpoint.exists() else request.getfixturevalue(kind)), wish, half
 
 
 def test_another_worker_goes_on_with_the_same_bytes(play, address, artifacts, tmp_path, video):
     checkpoint, wish, half = video
     entry = describe_model(checkpoint)
-    job = plan(entry, prompt="a red circle", size="32x32", **wish)
+    job = plan(entry, prompt="a red circle", **wish)
     with served(entry) as (model, engines), process(address, tmp_path / "renders", checkpoint, *half) as child:
         expected = undisturbed(job, model)
         ref = play(lambda store: submit(store, artifacts, job, model))
@@ -70,7 +75,7 @@ def test_another_worker_goes_on_with_the_same_bytes(play, address, artifacts, tm
         records, media, begun = play(look)
         assert not media.complete
         assert expected.startswith(begun)
-        assert (len(begun) > 0) == (checkpoint.name == "tiny-stream")
+        assert (len(begun) > 0) == (checkpoint.name == "sprites-causal")
         os.kill(child.pid, signal.SIGKILL)
 
         async def go_on(store):
