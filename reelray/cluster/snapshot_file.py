@@ -51,6 +51,13 @@ def write_snapshot(path: Path, file: SnapshotFile) -> None:
     Raises:
         OutputError: It cannot be written.
     """
+    with output_errors(path), _replacing(path) as target:
+        for piece in snapshot_pieces(file):
+            target.write(piece)
+
+
+def snapshot_pieces(file: SnapshotFile) -> Iterator[bytes]:
+    """The bytes of a file, some at a time."""
     snapshot = file.snapshot
     header = {
         "kind": snapshot.kind,
@@ -63,12 +70,11 @@ def write_snapshot(path: Path, file: SnapshotFile) -> None:
         "parts": [[name, len(data)] for name, data in snapshot.parts.items()],
     }
     text = json.dumps(header).encode()
-    with output_errors(path), _replacing(path) as target:
-        digest = hashlib.sha256()
-        for data in (_LEAD.pack(MAGIC, VERSION, len(text)), text, *snapshot.parts.values()):
-            digest.update(data)
-            target.write(data)
-        target.write(digest.digest())
+    digest = hashlib.sha256()
+    for data in (_LEAD.pack(MAGIC, VERSION, len(text)), text, *snapshot.parts.values()):
+        digest.update(data)
+        yield data
+    yield digest.digest()
 
 
 def read_snapshot(path: Path) -> SnapshotFile:
@@ -79,12 +85,21 @@ def read_snapshot(path: Path) -> SnapshotFile:
     """
     try:
         with path.open("rb") as source:
-            return _read(path, source)
+            return parse_snapshot(str(path), source)
     except OSError as error:
         raise SnapshotError(f"snapshot '{path}' cannot be read: {error.strerror or error}") from None
 
 
-def _read(path: Path, source: BinaryIO) -> SnapshotFile:
+def parse_snapshot(path: str, source: BinaryIO) -> SnapshotFile:
+    """Read a file that is open.
+
+    Args:
+        path: Its name, for messages.
+        source: The file, at its beginning.
+
+    Raises:
+        SnapshotError: As for `read_snapshot`.
+    """
     lead = source.read(_LEAD.size)
     if lead[: len(MAGIC)] != MAGIC:
         raise SnapshotError(f"'{path}' is no snapshot of a stream")
@@ -104,10 +119,10 @@ def _read(path: Path, source: BinaryIO) -> SnapshotFile:
         raise SnapshotError(f"snapshot '{path}' was written by another build of reelray: {what}") from None
 
 
-def _check_digest(path: Path, source: BinaryIO) -> None:
+def _check_digest(path: str, source: BinaryIO) -> None:
     """Refuse a file that is cut off or damaged, before anything of it is used."""
+    digest, left = hashlib.sha256(), source.seek(0, os.SEEK_END) - _DIGEST_BYTES
     source.seek(0)
-    digest, left = hashlib.sha256(), os.fstat(source.fileno()).st_size - _DIGEST_BYTES
     while left > 0 and (piece := source.read(min(left, _PIECE_BYTES))):
         digest.update(piece)
         left -= len(piece)

@@ -24,11 +24,12 @@ class AvWriter:
         encoding: How.
         target: A path, or where bytes go in order.
         spec: What comes.
+        first_frame: Place of the first frame in time, for a part of a video.
     """
 
-    def __init__(self, encoding: Encoding, target: Path | ByteSink, spec: VideoSpec) -> None:
+    def __init__(self, encoding: Encoding, target: Path | ByteSink, spec: VideoSpec, *, first_frame: int = 0) -> None:
         self._encoding = encoding
-        self._frames = 0
+        self._frames = first_frame
         width, height = spec.width, spec.height
         if encoding.even_sides:
             width, height = width + width % 2, height + height % 2

@@ -10,11 +10,13 @@ ReelrayError
 │   ├── SnapshotError         a snapshot is damaged, or of another model or version
 │   ├── UnknownJobError       no job of this tenant has this id, or it is past its time
 │   ├── ConflictError         the key of an earlier job, with another wish
+│   ├── GoneError             a job's files were kept as long as was asked
 │   └── UnsupportedError      a well-formed wish that this model or build does not serve
 ├── CheckpointError       the folder of weights is not usable                 exit 3
 │   ├── ManifestError         manifest.yaml: file, field, allowed values
 │   └── WeightsError          missing shard, truncated file, wrong key or shape
 ├── OutputError           the result cannot be written                        exit 4
+├── ArtifactError         files of jobs cannot be read or written now         exit 4   retryable
 ├── ResourceError         memory or device ran out                            exit 5   retryable
 │   └── QuotaError            a tenant's quota or rate is used up for now
 ├── EngineError           a rank or the engine was lost                       exit 6   retryable
@@ -120,6 +122,12 @@ class ConflictError(InputError):
     code = "conflict"
 
 
+class GoneError(InputError):
+    """A file of a job is not there any more; it was kept as long as was asked."""
+
+    code = "gone"
+
+
 class CheckpointError(ReelrayError):
     """The folder of weights is not usable."""
 
@@ -143,6 +151,14 @@ class OutputError(ReelrayError):
     """The result cannot be written."""
 
     code = "output_failed"
+    exit_code = 4
+
+
+class ArtifactError(ReelrayError):
+    """The place of jobs' files is full, or does not answer."""
+
+    code = "artifact_failed"
+    retryable = True
     exit_code = 4
 
 
