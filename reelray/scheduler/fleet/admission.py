@@ -59,10 +59,10 @@ def predict_start(entry: Entry, pool: Pool, now: float) -> float:
 
 def _check_room(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Refused | None:
     request_id, ticket = entry.ticket.request_id, entry.ticket
-    if pool.index.most is None:
+    if not pool.index.sizes:
         if ticket.is_interactive or ticket.deadline_s is not None:
             return Refused(request_id=request_id, reason=Reason.NO_ENGINE, retry_after_s=RETRY_S)
-    elif not pool.index.could_take(entry):
+    elif not pool.index.could_take(entry.need, ticket.memory_bytes):
         return Refused(request_id=request_id, reason=Reason.TOO_LARGE)
     full = pool.waiting >= policy.most_waiting
     if full or pool.waiting_of(ticket.tenant) >= policy.most_waiting_per_tenant:
@@ -94,12 +94,13 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
         running_s = load.remaining_s(now) + pool.pinned_s
         free = pool.free_gpus - pool.promises.starting_gpus
         soon = free + pool.victims.gpus if policy.preempts and entry.ticket.is_interactive else 0
-        gpus = pool.index.most[0] if pool.index.most else 0
+        options = [need for need in entry.options if pool.index.could_take(need, entry.ticket.memory_bytes)]
     else:
         engine = pool.index.engines[entry.pinned]
         running_s = engine.remaining_s(now, promised=policy.preempts) + engine.line_s
-        free, soon, gpus = 0 if engine.line_count else engine.free_gpus, 0, engine.facts.gpus
-    for need in (option for option in entry.options if option <= gpus):
+        free, soon = 0 if engine.line_count else engine.free_gpus, 0
+        options = [need for need in entry.options if need <= engine.facts.gpus]
+    for need in options:
         seconds = entry.seconds(need)
         latest_s = due_s - policy.stop_s - (0.0 if entry.ticket.kind is Kind.STREAM else seconds)
         is_free = need <= free and latest_s + policy.stop_s >= now and _fits(entry, need, pool)
@@ -110,7 +111,7 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
         elif entry.pinned is None:
             yield pool.promises.offer(need, seconds, latest_s, running_s, now)
         else:
-            start_s = now + running_s / gpus
+            start_s = now + running_s / engine.facts.gpus
             yield Offer(need=need, latest_s=latest_s, start_s=start_s, is_kept=start_s <= latest_s)
 
 

@@ -106,7 +106,8 @@ class Fleet:
         entry = self._running(request_id, attempt)
         if entry is None:
             return None
-        if entry.attempt >= self._policy.most_attempts:
+        entry.losses = 1 if left < entry.left else entry.losses + 1
+        if entry.losses >= self._policy.most_attempts:
             self._end(entry, now)
             return Refused(request_id=request_id, reason=Reason.LOST)
         self._requeue(entry, left, now)

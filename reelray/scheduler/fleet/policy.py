@@ -40,7 +40,7 @@ class FleetPolicy:
         tail_rounds: With fewer tickets per GPU than this, the longest goes first: so the last ones end together.
         most_waiting: Tickets that wait for one model, all tenants together.
         most_waiting_per_tenant: Those of one tenant.
-        most_attempts: So often a ticket is begun whose engines are lost.
+        most_attempts: So many engines in a row are lost under a ticket that does not get on. Stops do not count.
 
     Raises:
         ValueError: A number is out of range.

@@ -177,7 +177,7 @@ class Pool:
         for engine in touched.values():
             yield from self._serve_line(engine, now)
         while (entry := self._next()) is not None:
-            if not self.index.could_take(entry):
+            if not self.index.could_take(entry.need, entry.ticket.memory_bytes):
                 yield from self._give_up(entry, Reason.NO_ENGINE, self._park)
                 continue
             if self.is_late(entry, now):
