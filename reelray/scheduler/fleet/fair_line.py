@@ -5,7 +5,8 @@ its weight; the tenant whose time is least comes next; who comes back begins whe
 wait, what they were given over their weights differs by one ticket of each at most.
 
 Within a tenant the line is kept by arrival, where a level of priority counts as some seconds of waiting: so what waits
-ages, and nothing starves. When few tickets are left, the longest goes first: the last ones then end together.
+ages, and nothing starves. When few tickets are left, the longest goes first: the last ones then end together. It goes
+before older ones only if it came little later than the oldest, so these wait for no more than what came meanwhile.
 """
 
 from heapq import heapify, heappop, heappush
@@ -72,8 +73,7 @@ class FairLine:
         tenant.work_s += entry.work_s
         self.work_s += entry.work_s
         self._members.add(entry.number)
-        age = entry.submitted_s - self._policy.priority_s * entry.ticket.priority
-        heappush(tenant.by_age, (age, entry.number, entry))
+        heappush(tenant.by_age, (self._age_s(entry), entry.number, entry))
         if self._policy.tail_rounds:
             heappush(tenant.by_work, (-entry.work_s, entry.number, entry))
         self._compact(tenant)
@@ -82,7 +82,7 @@ class FairLine:
         """Whose turn it is.
 
         Args:
-            longest: Take the tenant's longest in place of its oldest.
+            longest: Take the tenant's longest in place of its oldest, if it is little younger.
         """
         turns = self._turns
         while turns:
@@ -92,10 +92,19 @@ class FairLine:
             heappop(turns)
         else:
             return None
-        heap = tenant.by_work if longest and self._policy.tail_rounds else tenant.by_age
+        age_s, _, oldest = self._head(tenant.by_age)
+        if not longest or not self._policy.tail_rounds:
+            return oldest
+        candidate = self._head(tenant.by_work)[2]
+        return candidate if self._age_s(candidate) - age_s <= self._policy.overtake_s else oldest
+
+    def _head(self, heap: list[tuple[float, int, Entry]]) -> tuple[float, int, Entry]:
         while heap[0][1] not in self._members:
             heappop(heap)
-        return heap[0][2]
+        return heap[0]
+
+    def _age_s(self, entry: Entry) -> float:
+        return entry.submitted_s - self._policy.priority_s * entry.ticket.priority
 
     def take(self, entry: Entry, work_s: float) -> None:
         """Let an entry go to an engine, and charge its tenant."""

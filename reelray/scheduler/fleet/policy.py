@@ -38,6 +38,8 @@ class FleetPolicy:
         stop_s: Seconds within which a render that is stopped has made room; promises leave so much.
         priority_s: Seconds of waiting that a level of priority is worth.
         tail_rounds: With fewer tickets per GPU than this, the longest goes first: so the last ones end together.
+        overtake_s: The longest goes first only if it is so much younger than the oldest at most, levels of priority
+            counted as in `priority_s`: so it overtakes none of a higher level that came with it.
         most_waiting: Tickets that wait for one model, all tenants together.
         most_waiting_per_tenant: Those of one tenant.
         most_attempts: So many engines in a row are lost under a ticket that does not get on. Stops do not count.
@@ -59,6 +61,7 @@ class FleetPolicy:
     stop_s: float = 3.0
     priority_s: float = 60.0
     tail_rounds: int = 4
+    overtake_s: float = 30.0
     most_waiting: int = 100_000
     most_waiting_per_tenant: int = 20_000
     most_attempts: int = 5
@@ -70,7 +73,7 @@ class FleetPolicy:
             raise ValueError(f"wide_share is {self.wide_share}; it must lie in 0..1")
         if any(weight <= 0 for weight in self.weights.values()):
             raise ValueError(f"weights are {dict(self.weights)}; they must be greater than 0")
-        for name in ("patience_s", "urgent_s", "stop_s", "priority_s", "tail_rounds"):
+        for name in ("patience_s", "urgent_s", "stop_s", "priority_s", "tail_rounds", "overtake_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("most_waiting", "most_waiting_per_tenant", "most_attempts"):

@@ -71,6 +71,28 @@ def test_the_line_is_kept_by_arrival_while_it_is_long_and_the_longest_goes_first
     assert driver.order == ["runs", "a", "b", "e", "d", "c"]
 
 
+def test_a_short_ticket_is_overtaken_only_by_what_came_soon_after_it():
+    """Long ones keep coming and few wait at any time, so the longest goes first all the while."""
+    driver = Driver(a_fleet(1, overtake_s=30.0))
+    driver.submit(a_ticket("runs", 10.0))
+    driver.submit(a_ticket("short", 1.0))
+    for number in range(100):
+        driver.submit(a_ticket(f"long{number}", 10.0))
+        driver.run_until(driver.now + 10.0)
+    # those of the first 30 s go before it: at 0, 10, 20 and 30 s
+    assert driver.order[:6] == ["runs", "long0", "long1", "long2", "long3", "short"]
+
+
+def test_the_longest_overtakes_no_higher_level_of_priority_that_came_with_it():
+    driver = Driver(a_fleet(1))
+    driver.submit(a_ticket("runs", 1.0))
+    driver.decide()
+    for name, seconds, priority in (("long", 9.0, 0), ("urgent", 1.0, 1), ("more", 2.0, 1)):
+        driver.submit(a_ticket(name, seconds, priority=priority))
+    driver.run_until(float("inf"))
+    assert driver.order == ["runs", "urgent", "more", "long"]
+
+
 def test_a_preempted_render_costs_its_tenant_only_what_it_took():
     """Tenants a and b have the same work; a is stopped again and again, and still gets its half."""
     driver = Driver(a_fleet(1))
