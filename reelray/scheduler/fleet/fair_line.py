@@ -2,7 +2,8 @@
 
 Start-time fair queueing (Goyal, Vin, Cheng 1996): a tenant's virtual time grows by the GPU-seconds it is given, over
 its weight; the tenant whose time is least comes next; who comes back begins where the others are. While two tenants
-wait, what they were given over their weights differs by one ticket of each at most.
+wait, what they were given over their weights differs by one ticket of each at most. What a tenant is given while nobody
+waits is not held against it.
 
 Within a tenant the line is kept by arrival, where a level of priority counts as some seconds of waiting: so what waits
 ages, and nothing starves. When few tickets are left, the longest goes first: the last ones then end together. It goes
@@ -18,7 +19,7 @@ from reelray.scheduler.fleet.ticket import TenantId
 EVERYBODY = TenantId("")
 """All tickets are this tenant's where nobody asks for fairness."""
 SLACK = 64
-"""Entries that have left may stay in a heap until they outnumber those that wait by so many."""
+"""What has left may stay in a heap or a dict until it outnumbers what waits by so many."""
 
 
 class _Tenant:
@@ -46,6 +47,7 @@ class FairLine:
         self._tenants: dict[TenantId, _Tenant] = {}
         self._turns: list[tuple[float, TenantId]] = []
         self._time = 0.0
+        self._most_tenants = SLACK
         self._members: set[int] = set()
         self._weights = 0.0
         self.work_s = 0.0
@@ -86,8 +88,8 @@ class FairLine:
         """
         turns = self._turns
         while turns:
-            tenant = self._tenants[turns[0][1]]
-            if tenant.count and turns[0][0] == tenant.time:
+            tenant = self._tenants.get(turns[0][1])
+            if tenant is not None and tenant.count and turns[0][0] == tenant.time:
                 break
             heappop(turns)
         else:
@@ -121,6 +123,8 @@ class FairLine:
         tenant.time += work_s / tenant.weight
         if tenant.count:
             heappush(self._turns, (tenant.time, tenant.name))
+        if not self._members:
+            self._time = max(self._time, tenant.time)
 
     def remove(self, entry: Entry) -> None:
         """Forget an entry that will not go on."""
@@ -145,8 +149,16 @@ class FairLine:
             name = EVERYBODY
         tenant = self._tenants.get(name)
         if tenant is None:
+            self._forget()
             tenant = self._tenants[name] = _Tenant(name, self._policy.weights.get(name, 1.0))
         return tenant
+
+    def _forget(self) -> None:
+        """Drop tenants that would begin where the others are if they came back, once they are many."""
+        if len(self._tenants) < self._most_tenants:
+            return
+        self._tenants = {name: one for name, one in self._tenants.items() if one.count or one.time > self._time}
+        self._most_tenants = 2 * len(self._tenants) + SLACK
 
     def _compact(self, tenant: _Tenant) -> None:
         for heap in (tenant.by_age, tenant.by_work):

@@ -11,15 +11,18 @@ A tree over ticks of time keeps, for each of its nodes, the work below it and th
 
 from reelray.scheduler.fleet.entry import Entry
 
-TICK_S = 0.25
+TICK_S, FAR_TICK_S = 0.25, 60.0
 TICKS = 1 << 15
+FINE = TICKS >> 1
+"""So many ticks are short, the others long: starts soon are told apart finely, those of the next eleven days too."""
 NONE = float("-inf")
 
 
 class SlackTree:
     """Promised work by latest start.
 
-    Starts beyond the window of 2.3 hours count as at its end, which is on the safe side; the window moves on.
+    A start counts as at the beginning of its tick, and one beyond the window of eleven days as at its end; both are on
+    the safe side. The window moves on.
 
     Args:
         gpus: C, GPUs that may be promised.
@@ -28,6 +31,8 @@ class SlackTree:
 
     def __init__(self, gpus: float, now: float) -> None:
         self._entries: dict[int, dict[int, Entry]] = {}
+        self._last_s: dict[int, float] = {}
+        """Latest of the starts in a tick, of those that have left too."""
         self._clear(gpus, now)
 
     @property
@@ -40,6 +45,7 @@ class SlackTree:
         assert entry.latest_s is not None
         entry.promise_tick = tick = self._tick(entry.latest_s)
         self._entries.setdefault(tick, {})[entry.number] = entry
+        self._last_s[tick] = max(entry.latest_s, self._last_s.get(tick, NONE))
         self._update(tick, entry.work_s)
 
     def remove(self, entry: Entry) -> None:
@@ -48,7 +54,7 @@ class SlackTree:
         there = self._entries[tick]
         del there[entry.number]
         if not there:
-            del self._entries[tick]
+            del self._entries[tick], self._last_s[tick]
         self._update(tick, -entry.work_s)
 
     def ahead_s(self, latest_s: float) -> tuple[float, float]:
@@ -68,6 +74,8 @@ class SlackTree:
                 worst = max(worst, before + work[left] + need[left + 1])
                 node = left
             half >>= 1
+        if self._last_s.get(tick, NONE) > latest_s:
+            worst = max(worst, before + need[node])
         return before + work[node], -worst
 
     def spare_s(self) -> float:
@@ -78,13 +86,14 @@ class SlackTree:
         """Count anew, for other GPUs or a window that begins now; linear, and rare."""
         entries = [entry for there in self._entries.values() for entry in there.values()]
         self._entries = {}
+        self._last_s = {}
         self._clear(gpus, now)
         for entry in entries:
             self.add(entry)
 
     def move_on(self, now: float) -> None:
-        """Move the window once half of it has gone by."""
-        if now - self._base_s > TICKS * TICK_S / 2:
+        """Move the window once half of its short ticks have gone by."""
+        if now - self._base_s > FINE * TICK_S / 2:
             self.resize(self._gpus, now)
 
     def _clear(self, gpus: float, now: float) -> None:
@@ -94,7 +103,13 @@ class SlackTree:
         self._need = [NONE] * (2 * TICKS)
 
     def _tick(self, at_s: float) -> int:
-        return min(max(int((at_s - self._base_s) / TICK_S), 0), TICKS - 1)
+        tick = int((at_s - self._base_s) / TICK_S)
+        if tick >= FINE:
+            tick = FINE + int((at_s - self._base_s - FINE * TICK_S) / FAR_TICK_S)
+        return min(max(tick, 0), TICKS - 1)
+
+    def _begin_s(self, tick: int) -> float:
+        return self._base_s + min(tick, FINE) * TICK_S + max(tick - FINE, 0) * FAR_TICK_S
 
     def _update(self, tick: int, change: float) -> None:
         work, need, node = self._work, self._need, TICKS + tick
@@ -105,7 +120,7 @@ class SlackTree:
             work[node] += change
             # The last of several in one tick waits for the others.
             others = 0.0 if len(there) == 1 else work[node]
-            need[node] = others - self._gpus * (self._base_s + tick * TICK_S)
+            need[node] = others - self._gpus * self._begin_s(tick)
         node >>= 1
         while node:
             left = 2 * node

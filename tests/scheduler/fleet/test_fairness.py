@@ -2,6 +2,9 @@
 
 import pytest
 
+from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.fair_line import FairLine
+from reelray.scheduler.fleet.policy import FleetPolicy
 from tests.support.fleet_cases import Driver, a_fleet, a_ticket
 
 
@@ -48,6 +51,33 @@ def test_who_was_away_saves_up_no_turns():
     driver.run_until(70.0)
     later = driver.order[50:70]
     assert 9 <= sum(name.startswith("b") for name in later) <= 11
+
+
+def test_what_was_given_while_nobody_else_waited_is_not_held_against_a_tenant():
+    """Streams of tenant a have run for hours when b comes; from then on both get the same."""
+    driver = Driver(a_fleet(1))
+    for number in range(500):
+        driver.submit(a_ticket(f"s{number}", 20.0, tenant="a", interactive=True, stream=True))
+        driver.run_until(driver.now + 20.0)
+    for number in range(30):
+        for tenant in "ab":
+            driver.submit(a_ticket(f"{tenant}{number}", tenant=tenant))
+    driver.run_until(driver.now + 200.0)
+    later = [name[0] for name in driver.order[500:]]
+    assert abs(later.count("a") - later.count("b")) <= 1
+
+
+def test_tenants_that_are_gone_are_forgotten_and_those_that_owe_are_not():
+    line = FairLine(FleetPolicy())
+    for number in range(5000):
+        line.charge(f"tenant{number}", 0.0)  # what it was given was given back
+    line.add(Entry(a_ticket("waits", tenant="other"), 1, 0.0))
+    line.charge("owes", 50.0)
+    for number in range(5000):
+        line.charge(f"more{number}", 0.0)
+    assert len(line._tenants) < 200
+    line.add(Entry(a_ticket("later", tenant="owes"), 2, 0.0))
+    assert line.peek().ticket.tenant == "other"
 
 
 def test_a_level_of_priority_is_worth_seconds_of_waiting_and_no_more():
