@@ -93,7 +93,7 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
         load = pool.promised_load if policy.preempts else pool.load
         running_s = load.remaining_s(now) + pool.pinned_s
         free = pool.free_gpus - pool.promises.starting_gpus
-        soon = free + pool.victims.gpus if policy.preempts and entry.ticket.is_interactive else 0
+        soon = free + pool.stoppable_gpus if policy.preempts and entry.ticket.is_interactive else 0
         options = [need for need in entry.options if pool.index.could_take(need, entry.ticket.memory_bytes)]
     else:
         engine = pool.index.engines[entry.pinned]
@@ -105,7 +105,7 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
         latest_s = due_s - policy.stop_s - (0.0 if entry.ticket.kind is Kind.STREAM else seconds)
         is_free = need <= free and latest_s + policy.stop_s >= now and _fits(entry, need, pool)
         is_soon = need == 1 <= soon and latest_s >= now  # of several GPUs nobody knows whether one engine has them
-        has_slack = entry.pinned is not None or pool.promises.has_slack(need * seconds, running_s, now)
+        has_slack = entry.pinned is not None or pool.promises.slack_s(running_s, now) >= need * seconds
         if (is_free or is_soon) and has_slack:
             yield Offer(need=need, latest_s=latest_s, start_s=now, is_kept=True, starts_now=True)
         elif entry.pinned is None:

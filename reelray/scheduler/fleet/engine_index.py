@@ -15,6 +15,7 @@ class EngineIndex:
 
     def __init__(self) -> None:
         self.engines = Engines()
+        self.by_number: dict[int, EngineState] = {}
         self.gpus = 0
         self.sizes: tuple[tuple[int, int], ...] = ()
         """GPUs and bytes of engines, without those that another one has at least as much of both as."""
@@ -23,13 +24,14 @@ class EngineIndex:
     def add(self, engine: EngineState) -> None:
         """Know an engine."""
         self.engines[engine.facts.engine_id] = engine
+        self.by_number[engine.number] = engine
         self.gpus += engine.facts.gpus
         self._measure()
         self.note(engine)
 
     def remove(self, engine: EngineState) -> None:
         """Forget an engine."""
-        del self.engines[engine.facts.engine_id]
+        del self.engines[engine.facts.engine_id], self.by_number[engine.number]
         self.gpus -= engine.facts.gpus
         self._measure()
 

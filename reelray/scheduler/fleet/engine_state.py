@@ -42,6 +42,7 @@ class EngineState:
     """
 
     __slots__ = (
+        "alarm_s",
         "facts",
         "finishes",
         "free_gpus",
@@ -69,6 +70,8 @@ class EngineState:
         self.line_s = 0.0
         """GPU-seconds of them."""
         self.line_count = 0
+        self.alarm_s = float("-inf")
+        """When it is looked at next because of its line."""
 
     @property
     def free_bytes(self) -> int:

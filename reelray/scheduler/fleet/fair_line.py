@@ -108,6 +108,12 @@ class FairLine:
     def _age_s(self, entry: Entry) -> float:
         return entry.submitted_s - self._policy.priority_s * entry.ticket.priority
 
+    def has_turn_before(self, entry: Entry, tenant_id: TenantId) -> bool:
+        """Whether the turn of an entry's tenant comes before that of another tenant."""
+        other = self._tenant(tenant_id)
+        time = other.time if other.count else max(other.time, self._time)
+        return self._tenant(entry.ticket.tenant).time < time
+
     def take(self, entry: Entry, work_s: float) -> None:
         """Let an entry go to an engine, and charge its tenant."""
         tenant = self._tenant(entry.ticket.tenant)

@@ -15,20 +15,21 @@ class Load:
     What runs longer than predicted leaves these sums when its time is over; otherwise it would hide the work of others.
     """
 
-    __slots__ = ("_due", "_finishes", "_gpus", "_heap", "gpus")
+    __slots__ = ("_due", "_finishes", "_heap", "gpus", "timely_gpus")
 
     def __init__(self) -> None:
         self.gpus = 0
         """Of all that runs."""
         self._due: dict[int, float] = {}
         self._heap: list[Row] = []
-        self._gpus = 0
+        self.timely_gpus = 0
+        """Of what has not run over its time, as of the last look at what remains."""
         self._finishes = 0.0
 
     def add(self, entry: Entry) -> None:
         """Count what begins."""
         self.gpus += entry.gpus
-        self._gpus += entry.gpus
+        self.timely_gpus += entry.gpus
         self._finishes += entry.gpus * entry.finish_s
         self._due[entry.number] = entry.finish_s
         heappush(self._heap, (entry.finish_s, entry.number, entry.gpus))
@@ -48,9 +49,9 @@ class Load:
             finish_s, number, gpus = heappop(self._heap)
             if self._due.get(number) == finish_s:
                 self._leave(number, gpus, finish_s)
-        return max(0.0, self._finishes - self._gpus * now)
+        return max(0.0, self._finishes - self.timely_gpus * now)
 
     def _leave(self, number: int, gpus: int, finish_s: float) -> None:
         del self._due[number]
-        self._gpus -= gpus
+        self.timely_gpus -= gpus
         self._finishes = self._finishes - gpus * finish_s if self._due else 0.0

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import ceil
 
 from reelray.scheduler.fleet.decision import Decision, Placed, Reason, Refused
 from reelray.scheduler.fleet.engine_index import EngineIndex
@@ -14,6 +16,11 @@ from reelray.scheduler.fleet.policy import FleetPolicy
 from reelray.scheduler.fleet.preemption import Victims
 from reelray.scheduler.fleet.promise_line import PromiseLine
 from reelray.scheduler.fleet.ticket import TenantId
+
+LOOK_S = 0.05
+"""Time that promises have to spare is looked at no more often than that."""
+GRACE_S = 1e-3
+"""So much later than promised is not late: times are sums of floats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +43,9 @@ class Pressure:
 class Pool:
     """Lines, engines, and the sums that decisions need.
 
-    What is promised goes first, by latest start; then tenants have their turns. An engine with a line of its own, for
-    sessions that it holds, serves that before anything else.
+    What is promised goes first, by latest start; then tenants have their turns. But while all promises hold with time to
+    spare, a tenant that was given less goes before one that has promises; and renders keep a share of the GPUs. An
+    engine with a line of its own, for sessions that it holds, serves that before anything else.
 
     Args:
         policy: The rules.
@@ -50,10 +58,13 @@ class Pool:
         self._by_tenant: Counter[TenantId] = Counter()
         self.index = EngineIndex()
         self.fair = FairLine(policy)
-        self.promises = PromiseLine(0.0, now, policy.weights)
+        self.promises = PromiseLine(0.0, now, policy)
         self.victims = Victims(policy)
         self.load = Load()
         self.promised_load = Load()
+        self._render_gpus = 0
+        self._alarms: list[tuple[float, int]] = []
+        """When to look at the lines of engines again, by their numbers."""
         self._parked: dict[int, Entry] = {}
         """Tickets that are too large for any engine that is up; they hold nobody up."""
         self.pinned = 0
@@ -173,10 +184,14 @@ class Pool:
 
     def decide(self, now: float) -> Iterator[Decision]:
         """What can be done now. Every decision is carried out in these books before the next one is made."""
+        while self._alarms and self._alarms[0][0] <= now:
+            engine = self.index.by_number.get(heappop(self._alarms)[1])
+            if engine is not None:
+                self._touched[engine.number] = engine
         touched, self._touched = self._touched, {}
         for engine in touched.values():
             yield from self._serve_line(engine, now)
-        while (entry := self._next()) is not None:
+        while (entry := self._next(now)) is not None:
             if not self.index.could_take(entry.need, entry.ticket.memory_bytes):
                 yield from self._give_up(entry, Reason.NO_ENGINE, self._park)
                 continue
@@ -187,17 +202,67 @@ class Pool:
             if placed is None:
                 break
             yield placed
-        yield from self.victims.make_room(self.promises, self.index, now)
+        first = self.promises.peek()
+        if first is not None:
+            yield from self.victims.make_room(first, self._wanted_gpus(now), self._kept_gpus(), self.index)
 
     def is_late(self, entry: Entry, now: float) -> bool:
         """Whether its promise is broken."""
-        return entry.latest_s is not None and now > entry.latest_s + self._policy.stop_s
+        return entry.latest_s is not None and now >= self._late_s(entry)
 
-    def _next(self) -> Entry | None:
+    def _late_s(self, entry: Entry) -> float:
+        assert entry.latest_s is not None
+        return entry.latest_s + self._policy.stop_s + GRACE_S
+
+    def wake_s(self, now: float) -> float:
+        """When a decision is due that no event brings about; infinite where none is."""
+        due = [self._alarms[0][0]] if self._alarms else []
+        first = self.promises.peek()
+        if first is not None:
+            assert first.latest_s is not None
+            due += [self.promises.turns_urgent_s(), self._late_s(first)]
+            slack_s, idle = self._slack_s(now), self.promises.gpus - self.promised_load.timely_gpus
+            if slack_s > 0.0 and idle > 0.0:
+                due.append(now + max(slack_s / idle, LOOK_S))
+        return min((at_s for at_s in due if at_s > now), default=float("inf"))
+
+    @property
+    def stoppable_gpus(self) -> int:
+        """GPUs of renders that make room for people, those included that are doing so."""
+        return max(0, self.victims.gpus - self._kept_gpus())
+
+    def _kept_gpus(self) -> int:
+        """GPUs that renders keep while there are some; on fewer than five GPUs none."""
+        return self._render_gpus if len(self.fair) or self.victims.gpus else 0
+
+    def _slack_s(self, now: float) -> float:
+        """GPU-seconds until every GPU that is promised must work on promises, with time to stop renders before."""
+        running_s = self.promised_load.remaining_s(now) + self.pinned_s
+        return self.promises.slack_s(running_s, now) - self._policy.urgent_s * self.promises.gpus
+
+    def _wanted_gpus(self, now: float) -> int:
+        """GPUs to be freed for promises that wait."""
+        wanted = self.promises.urgent_gpus(now)
+        if self._slack_s(now) <= 0.0:
+            idle = ceil(self.promises.gpus) - self.promised_load.gpus
+            wanted = max(wanted, min(idle, self.promises.needed_gpus))
+        return wanted
+
+    def _next(self, now: float) -> Entry | None:
+        fair = self.fair.peek(longest=len(self.fair) <= self._policy.tail_rounds * self.index.gpus)
         entry = self.promises.peek()
-        if entry is not None:
-            return entry
-        return self.fair.peek(longest=len(self.fair) <= self._policy.tail_rounds * self.index.gpus)
+        if entry is None or (fair is not None and self._goes_before(fair, entry, now)):
+            return fair
+        return entry
+
+    def _goes_before(self, fair: Entry, entry: Entry, now: float) -> bool:
+        """Whether an entry without a promise goes before the first that has one."""
+        if self.promised_load.gpus + entry.need > self.index.gpus - self._kept_gpus():
+            return True
+        if entry.ticket.is_interactive or not self.fair.has_turn_before(fair, entry.ticket.tenant):
+            return False
+        spare_s = fair.work_s + (1.0 - self._policy.promise_share) * self.promises.work_s
+        return self._slack_s(now) >= spare_s
 
     def _serve_line(self, engine: EngineState, now: float) -> Iterator[Decision]:
         while engine.line:
@@ -210,9 +275,18 @@ class Pool:
                 engine.line.popleft()
                 yield self._begin(entry, engine, self._choose_gpus(entry, engine.free_gpus), now)
             else:
-                if entry.is_promised:
+                if entry.latest_s is not None:
                     yield from self.victims.stop_on(engine, entry, now)
+                    self._set_alarm(engine, entry.latest_s, now)
                 return
+
+    def _set_alarm(self, engine: EngineState, latest_s: float, now: float) -> None:
+        """See to it that a line is looked at when the promise of its first becomes urgent, and when it is broken."""
+        urgent_s = latest_s - self._policy.urgent_s
+        at_s = urgent_s if urgent_s > now else latest_s + self._policy.stop_s + GRACE_S
+        if at_s > now and (engine.alarm_s <= now or at_s < engine.alarm_s):
+            engine.alarm_s = at_s
+            heappush(self._alarms, (at_s, engine.number))
 
     def _place(self, entry: Entry, now: float) -> Placed | None:
         most = self._choose_gpus(entry, self.free_gpus)
@@ -282,4 +356,6 @@ class Pool:
             del self._by_tenant[tenant]
 
     def _resize(self, now: float) -> None:
-        self.promises.resize(self._policy.promise_share * self.index.gpus, now)
+        promised = self._policy.promise_share * self.index.gpus
+        self._render_gpus = round(self.index.gpus - promised)
+        self.promises.resize(min(promised, self.index.gpus - self._render_gpus), now)
