@@ -43,7 +43,7 @@ def places(decisions):
 
 
 class Driver:
-    """Runs a fleet by its own predictions: ends come when they were predicted, stops `stop_s` after they are asked for."""
+    """Runs a fleet by its own predictions: ends come when predicted, stops `stop_s` after they are asked for."""
 
     def __init__(self, fleet, *, stop_s=0.0):
         self.fleet = fleet

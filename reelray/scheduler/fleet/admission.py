@@ -53,7 +53,7 @@ def predict_start(entry: Entry, pool: Pool, now: float) -> float:
     if entry.pinned is not None:
         engine = pool.index.engines[entry.pinned]
         return now + (engine.remaining_s(now, promised=False) + engine.line_s) / engine.facts.gpus
-    ahead_s = pool.load.remaining_s(now) + pool.promises.work_s + pool.pinned_s
+    ahead_s = pool.running.load.remaining_s(now) + pool.promises.work_s + pool.lines.work_s
     return now + (ahead_s + pool.fair.ahead_s(entry.ticket.tenant)) / gpus
 
 
@@ -90,10 +90,10 @@ def _due(entry: Entry, policy: FleetPolicy, now: float) -> float | None:
 def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: float) -> Iterator[Offer]:
     """One for each number of GPUs, the fewest first: what they save is for others."""
     if entry.pinned is None:
-        load = pool.promised_load if policy.preempts else pool.load
-        running_s = load.remaining_s(now) + pool.pinned_s
+        load = pool.running.promised if policy.preempts else pool.running.load
+        running_s = load.remaining_s(now) + pool.lines.promised_s
         free = pool.free_gpus - pool.promises.starting_gpus
-        soon = free + pool.stoppable_gpus if policy.preempts and entry.ticket.is_interactive else 0
+        soon = free + pool.balance.stoppable_gpus if policy.preempts and entry.ticket.is_interactive else 0
         options = [need for need in entry.options if pool.index.could_take(need, entry.ticket.memory_bytes)]
     else:
         engine = pool.index.engines[entry.pinned]

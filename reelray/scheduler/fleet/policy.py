@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from reelray.scheduler.fleet.ticket import TenantId
 
+GRACE_S = 1e-3
+
 
 class Routing(StrEnum):
     """When a ticket without a session gets its engine.
@@ -65,6 +67,10 @@ class FleetPolicy:
     most_waiting: int = 100_000
     most_waiting_per_tenant: int = 20_000
     most_attempts: int = 5
+
+    def late_s(self, latest_s: float) -> float:
+        """When a promise is broken whose latest start this was; a bit later than that, as times are sums of floats."""
+        return latest_s + self.stop_s + GRACE_S
 
     def __post_init__(self) -> None:
         if not 0 < self.promise_share <= 1:

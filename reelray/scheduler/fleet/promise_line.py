@@ -142,6 +142,11 @@ class PromiseLine:
                 self._urgent_gpus += entry.need
         return self._urgent_gpus
 
+    def is_urgent(self, entry: Entry, now: float) -> bool:
+        """Whether renders are stopped for an entry that waits."""
+        self.urgent_gpus(now)
+        return entry.number in self._urgent
+
     def turns_urgent_s(self) -> float:
         """When the next one turns urgent; infinite where none does."""
         return self._coming[0][0] if self._coming else float("inf")

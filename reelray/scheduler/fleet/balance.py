@@ -1,0 +1,91 @@
+"""How promises and renders share the GPUs.
+
+Promises get all they need to be kept, up to their share of the GPUs; renders keep the rest while there are some. While
+all promises hold with time to spare, tenants have their turns, whether they were promised something or not.
+"""
+
+from math import ceil
+
+from reelray.scheduler.fleet.engine_lines import EngineLines
+from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.fair_line import FairLine
+from reelray.scheduler.fleet.policy import FleetPolicy
+from reelray.scheduler.fleet.promise_line import PromiseLine
+from reelray.scheduler.fleet.running import Running
+
+LOOK_S = 0.05
+"""The time that promises have to spare is looked at no more often than that."""
+
+
+class Balance:
+    """The shares of one pool.
+
+    Args:
+        policy: The rules.
+        promises: Tickets with promises.
+        fair: Tickets without.
+        lines: Tickets that wait for one engine.
+        running: What runs.
+    """
+
+    def __init__(
+        self, policy: FleetPolicy, *, promises: PromiseLine, fair: FairLine, lines: EngineLines, running: Running
+    ) -> None:
+        self._policy = policy
+        self._promises = promises
+        self._fair = fair
+        self._lines = lines
+        self._promised = running.promised
+        self._victims = running.victims
+        self._gpus = 0
+        self._render_gpus = 0
+
+    @property
+    def kept_gpus(self) -> int:
+        """GPUs that renders keep while there are some; on fewer than five GPUs none."""
+        return self._render_gpus if len(self._fair) or self._victims.gpus else 0
+
+    @property
+    def stoppable_gpus(self) -> int:
+        """GPUs of renders that make room for people, those included that are doing so."""
+        return max(0, self._victims.gpus - self.kept_gpus)
+
+    def resize(self, gpus: int, now: float) -> None:
+        """Share so many GPUs from now on."""
+        promised = self._policy.promise_share * gpus
+        self._gpus = gpus
+        self._render_gpus = round(gpus - promised)
+        self._promises.resize(min(promised, gpus - self._render_gpus), now)
+
+    def wanted_gpus(self, now: float) -> int:
+        """GPUs to be freed for promises that wait."""
+        wanted = self._promises.urgent_gpus(now)
+        if self._slack_s(now) <= 0.0:
+            idle = ceil(self._promises.gpus) - self._promised.gpus
+            wanted = max(wanted, min(idle, self._promises.needed_gpus))
+        return wanted
+
+    def goes_before(self, fair: Entry, promised: Entry, now: float) -> bool:
+        """Whether the first without a promise goes before the first that has one."""
+        if self._promised.gpus + promised.need > self._gpus - self.kept_gpus:
+            return True
+        if promised.ticket.is_interactive or not self._fair.has_turn_before(fair, promised.ticket.tenant):
+            return False
+        spare_s = fair.work_s + (1.0 - self._policy.promise_share) * self._promises.work_s
+        return self._slack_s(now) >= spare_s
+
+    def wake_s(self, now: float) -> float:
+        """When promises need another look although nothing happens; infinite where they do not."""
+        first = self._promises.peek()
+        if first is None or first.latest_s is None:
+            return float("inf")
+        due = [self._promises.turns_urgent_s(), self._policy.late_s(first.latest_s)]
+        slack_s, idle = self._slack_s(now), self._promises.gpus - self._promised.timely_gpus
+        if slack_s > 0.0 and idle > 0.0:
+            due.append(now + max(slack_s / idle, LOOK_S))
+        return min((at_s for at_s in due if at_s > now), default=float("inf"))
+
+    def _slack_s(self, now: float) -> float:
+        """GPU-seconds until every GPU that is promised must work on promises, with time to stop renders before."""
+        running_s = self._promised.remaining_s(now) + self._lines.promised_s
+        return self._promises.slack_s(running_s, now) - self._policy.urgent_s * self._promises.gpus
