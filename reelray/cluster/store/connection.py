@@ -153,6 +153,7 @@ def _client(address: StoreAddress, connections: int, answer_s: float) -> redis.R
         socket_timeout=answer_s,
         socket_connect_timeout=address.answer_s,
         retry=Retry(NoBackoff(), 0),
+        encoding_errors="backslashreplace",  # messages of errors hold file names, which may be no UTF-8
         protocol=2,
     )
     return redis.Redis.from_pool(pool)

@@ -150,7 +150,7 @@ class Jobs:
         found = JobRef(tenant=new.tenant, id=said[1].decode())
         if said[0] == b"conflict":
             raise ConflictError("this key was used for a job with another request: choose a new key", ids=found.ids)
-        return Submitted(ref=found, fresh=said[0] == b"new")
+        return Submitted(ref=found, fresh=said[0] == b"new" or found == ref)  # made by a call whose answer was lost
 
     async def get(self, ref: JobRef) -> Job:
         """Look a job up.

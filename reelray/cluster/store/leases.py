@@ -62,7 +62,7 @@ local ref, fence = ARGV[1], ARGV[2]
 if closed(ref, 'release', fence) then return {1, field(ref, 'state')} end
 local why = refusal(ref, fence)
 if why then return {0, why} end
-redis.call('HINCRBY', job_key(ref), 'attempts', -1)
+if tonumber(field(ref, 'attempts')) > 0 then redis.call('HINCRBY', job_key(ref), 'attempts', -1) end
 close(ref, 'release', fence)
 return {1, give_up(ref, '', 0)}
 """

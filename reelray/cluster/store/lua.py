@@ -135,14 +135,14 @@ local function bucket_set(key, level, per_s, burst)
   redis.call('PEXPIRE', key, math.ceil(burst * 1000 / per_s) + 1000)
 end
 
--- A window that slides in SLICES steps: units by slice of time.
+-- A window that slides in SLICES steps: units by the time at which their slice began, whatever its width was then.
 local SLICES = 60
 local function window_used(key, width_ms)
   local width, rows, used = width_ms / SLICES, redis.call('HGETALL', key), 0
   local slices = {}
   for i = 1, #rows, 2 do
     local slice = tonumber(rows[i])
-    if (slice + 1 + SLICES) * width > now then
+    if slice + width + width_ms > now then
       used = used + tonumber(rows[i + 1])
       table.insert(slices, {slice, tonumber(rows[i + 1])})
     else
@@ -157,12 +157,13 @@ local function window_wait_ms(key, n, limit, width_ms)
   table.sort(slices, function(a, b) return a[1] < b[1] end)
   for _, slice in ipairs(slices) do
     used = used - slice[2]
-    if used + n <= limit then return math.ceil((slice[1] + 1 + SLICES) * width_ms / SLICES - now) end
+    if used + n <= limit then return math.max(1, math.ceil(slice[1] + width_ms / SLICES + width_ms - now)) end
   end
   return math.ceil(width_ms)
 end
 local function window_add(key, n, width_ms)
-  redis.call('HINCRBY', key, whole(math.floor(now / (width_ms / SLICES))), n)
+  local width = width_ms / SLICES
+  redis.call('HINCRBY', key, whole(math.floor(math.floor(now / width) * width)), n)
   redis.call('PEXPIRE', key, math.ceil(width_ms * (1 + 1 / SLICES)) + 1000)
 end
 """

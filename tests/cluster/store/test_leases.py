@@ -174,6 +174,27 @@ def test_commits_let_attempts_count_anew(play):
     assert (job.state, job.fence) == (JobState.QUEUED, 6)
 
 
+def test_what_gets_on_may_be_interrupted_any_number_of_times_even_with_one_attempt(play):
+    async def case(store):
+        ref = (await store.jobs.submit(replace(WISH, max_attempts=1))).ref
+        for n in range(4):
+            lease = await store.leases.claim("w", lease_s=0.001)
+            await store.ledger.commit(lease, n, {})
+            await asyncio.sleep(0.003)  # it is lost
+        lease = await store.leases.claim("w", lease_s=9)
+        await store.ledger.commit(lease, 9, {})
+        await store.leases.release(lease)
+        lease = await store.leases.claim("w", lease_s=0.001)
+        attempts = lease.job.attempts
+        await asyncio.sleep(0.003)
+        await store.leases.sweep()
+        return attempts, await store.jobs.get(ref)
+
+    attempts, job = play(case)
+    assert attempts == 1
+    assert (job.state, job.fence) == (JobState.FAILED, 6)  # the last one came to nothing
+
+
 def test_a_failure_for_good_is_not_tried_again(play):
     async def case(store):
         ref = (await store.jobs.submit(WISH)).ref
