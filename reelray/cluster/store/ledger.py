@@ -21,6 +21,7 @@ _COMMIT = Script(
 local ref, fence, unit = ARGV[1], ARGV[2], ARGV[3]
 local why = refusal(ref, fence)
 if why then return {0, why} end
+even_when_full()
 local row = fence .. '|' .. whole(now) .. '|' .. ARGV[4]
 local fresh = redis.call('HSETNX', P .. ':led:' .. ref, unit, row)
 if fresh == 1 then

@@ -46,6 +46,12 @@ local function move(ref, to)
   note(ref, 'state', to)
 end
 
+-- A job that somebody deleted by hand, or a server without room evicted: no index may hold others up because of it.
+local function is_gone(ref) return redis.call('EXISTS', job_key(ref)) == 0 end
+
+-- Where memory is full a script may still write if it has written already; work that goes on must get to its end.
+local function even_when_full() redis.call('DEL', P .. ':none') end
+
 local function enqueue(ref)
   local job = redis.call('HMGET', job_key(ref), 'queue', 'order')
   redis.call('ZADD', P .. ':ready:' .. job[1], job[2], ref)
@@ -90,11 +96,12 @@ local function catch_up(most)
     return redis.call('ZRANGEBYSCORE', P .. ':' .. name, '-inf', whole(now), 'LIMIT', 0, most)
   end
   for _, ref in ipairs(due('leases')) do
-    give_up(ref, 'the lease of ' .. field(ref, 'owner') .. ' ran out', 0)
+    redis.call('ZREM', P .. ':leases', ref)
+    if not is_gone(ref) then give_up(ref, 'the lease of ' .. field(ref, 'owner') .. ' ran out', 0) end
   end
   for _, ref in ipairs(due('delayed')) do
     redis.call('ZREM', P .. ':delayed', ref)
-    enqueue(ref)
+    if not is_gone(ref) then enqueue(ref) end
   end
   for _, ref in ipairs(due('ends')) do
     local tenant, id = split(ref)

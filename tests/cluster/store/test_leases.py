@@ -232,6 +232,21 @@ def test_a_paused_job_can_be_cancelled(play):
     assert play(case).state is JobState.CANCELLED
 
 
+def test_jobs_that_were_deleted_by_hand_hold_nobody_up(play):
+    async def case(store):
+        jobs = [(await store.jobs.submit(WISH)).ref for _ in range(4)]
+        await store.leases.claim("w", lease_s=0.001, job=jobs[0])
+        paused = await store.leases.claim("w", lease_s=9, job=jobs[1])
+        await store.leases.fail(paused, "broke", retry_after_s=0.001)
+        await asyncio.sleep(0.005)
+        for ref in jobs[:3]:
+            await store.connection.command("DEL", store.connection.key("job", ref))
+        lease = await store.leases.claim("w", lease_s=9)
+        return lease.ref == jobs[3], await store.leases.claim("w", lease_s=9)
+
+    assert play(case) == (True, None)
+
+
 def test_finish_twice_is_as_once(play):
     async def case(store):
         await store.jobs.submit(WISH)
