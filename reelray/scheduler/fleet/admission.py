@@ -90,14 +90,13 @@ def _due(entry: Entry, policy: FleetPolicy, now: float) -> float | None:
 def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: float) -> Iterator[Offer]:
     """One for each number of GPUs, the fewest first: what they save is for others."""
     if entry.pinned is None:
-        load = pool.running.promised if policy.preempts else pool.running.load
-        running_s = load.remaining_s(now) + pool.lines.promised_s
+        first_s = pool.lines.promised_s
         free = pool.free_gpus - pool.promises.starting_gpus
         soon = free + pool.balance.stoppable_gpus if policy.preempts and entry.ticket.is_interactive else 0
         options = [need for need in entry.options if pool.index.could_take(need, entry.ticket.memory_bytes)]
     else:
         engine = pool.index.engines[entry.pinned]
-        running_s = engine.remaining_s(now, promised=policy.preempts) + engine.line_s
+        first_s = engine.remaining_s(now, promised=policy.preempts) + engine.line_s
         free, soon = 0 if engine.line_count else engine.free_gpus, 0
         options = [need for need in entry.options if need <= engine.facts.gpus]
     for need in options:
@@ -105,13 +104,13 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
         latest_s = due_s - policy.stop_s - (0.0 if entry.ticket.kind is Kind.STREAM else seconds)
         is_free = need <= free and latest_s + policy.stop_s >= now and _fits(entry, need, pool)
         is_soon = need == 1 <= soon and latest_s >= now  # of several GPUs nobody knows whether one engine has them
-        has_slack = entry.pinned is not None or pool.promises.slack_s(running_s, now) >= need * seconds
+        has_slack = entry.pinned is not None or pool.promises.slack_s(first_s, now) >= need * seconds
         if (is_free or is_soon) and has_slack:
             yield Offer(need=need, latest_s=latest_s, start_s=now, is_kept=True, starts_now=True)
         elif entry.pinned is None:
-            yield pool.promises.offer(need, seconds, latest_s, running_s, now)
+            yield pool.promises.offer(need, seconds, latest_s, first_s, now)
         else:
-            start_s = now + running_s / engine.facts.gpus
+            start_s = now + first_s / engine.facts.gpus
             yield Offer(need=need, latest_s=latest_s, start_s=start_s, is_kept=start_s <= latest_s)
 
 

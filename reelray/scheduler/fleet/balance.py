@@ -35,7 +35,7 @@ class Balance:
         self._promises = promises
         self._fair = fair
         self._lines = lines
-        self._promised = running.promised
+        self._running = running
         self._victims = running.victims
         self._gpus = 0
         self._render_gpus = 0
@@ -61,13 +61,13 @@ class Balance:
         """GPUs to be freed for promises that wait."""
         wanted = self._promises.urgent_gpus(now)
         if self._slack_s(now) <= 0.0:
-            idle = ceil(self._promises.gpus) - self._promised.gpus
+            idle = ceil(self._promises.gpus) - self._running.promised_gpus
             wanted = max(wanted, min(idle, self._promises.needed_gpus))
         return wanted
 
     def goes_before(self, fair: Entry, promised: Entry, now: float) -> bool:
         """Whether the first without a promise goes before the first that has one."""
-        if self._promised.gpus + promised.need > self._gpus - self.kept_gpus:
+        if self._running.promised_gpus + promised.need > self._gpus - self.kept_gpus:
             return True
         if promised.ticket.is_interactive or not self._fair.has_turn_before(fair, promised.ticket.tenant):
             return False
@@ -80,12 +80,11 @@ class Balance:
         if first is None or first.latest_s is None:
             return float("inf")
         due = [self._promises.turns_urgent_s(), self._policy.late_s(first.latest_s)]
-        slack_s, idle = self._slack_s(now), self._promises.gpus - self._promised.timely_gpus
+        slack_s, idle = self._slack_s(now), self._promises.gpus - self._running.horizon.busy_gpus(now)
         if slack_s > 0.0 and idle > 0.0:
             due.append(now + max(slack_s / idle, LOOK_S))
         return min((at_s for at_s in due if at_s > now), default=float("inf"))
 
     def _slack_s(self, now: float) -> float:
         """GPU-seconds until every GPU that is promised must work on promises, with time to stop renders before."""
-        running_s = self._promised.remaining_s(now) + self._lines.promised_s
-        return self._promises.slack_s(running_s, now) - self._policy.urgent_s * self._promises.gpus
+        return self._promises.slack_s(self._lines.promised_s, now) - self._policy.urgent_s * self._promises.gpus

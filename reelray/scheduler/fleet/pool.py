@@ -51,8 +51,8 @@ class Pool:
         self._by_tenant: Counter[TenantId] = Counter()
         self.index = EngineIndex()
         self.fair = FairLine(policy)
-        self.promises = PromiseLine(0.0, now, policy)
         self.running = Running(policy, self.index)
+        self.promises = PromiseLine(self.running.horizon, now, policy)
         self.lines = EngineLines(policy)
         self.balance = Balance(policy, promises=self.promises, fair=self.fair, lines=self.lines, running=self.running)
         self._parked: dict[int, Entry] = {}
@@ -242,7 +242,7 @@ class Pool:
             return entry.need
         share = min(free, max(entry.need, self.free_gpus // max(1, self.waiting)))
         if entry.is_promised:  # it cannot be stopped: others who wait in front of a screen find room beside it
-            room = int(self._policy.wide_share * self.index.gpus) - self.running.promised.gpus
+            room = int(self._policy.wide_share * self.index.gpus) - self.running.promised_gpus
             share = min(share, max(entry.need, room))
         allowed = [gpus for gpus in entry.options if entry.need <= gpus <= share]
         return min(allowed, key=lambda gpus: (entry.ticket.seconds[gpus], gpus), default=entry.need)

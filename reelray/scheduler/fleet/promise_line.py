@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.horizon import Horizon
 from reelray.scheduler.fleet.policy import FleetPolicy
 from reelray.scheduler.fleet.slack import SlackTree
 from reelray.scheduler.fleet.ticket import TenantId
@@ -12,6 +13,8 @@ from reelray.scheduler.fleet.ticket import TenantId
 FIRST = float("-inf")
 SLACK = 64
 """Entries that have left may stay in a heap until they outnumber those that wait by so many."""
+LOOSE_S, CHANGES = 2.0, 8
+"""Stock is taken when promises could be off by so many seconds, after one change for so many that wait at least."""
 Row = tuple[float, int, Entry]
 
 
@@ -38,16 +41,17 @@ class PromiseLine:
     """The line.
 
     Args:
-        gpus: That may be promised.
+        horizon: What runs and is not stopped.
         now: The time.
         policy: Weights of tenants, and when a promise is urgent.
     """
 
-    def __init__(self, gpus: float, now: float, policy: FleetPolicy) -> None:
+    def __init__(self, horizon: Horizon, now: float, policy: FleetPolicy) -> None:
+        self._horizon = horizon
         self._policy = policy
         self._weights = policy.weights
         self._weight = 0.0
-        self._tree = SlackTree(gpus, now)
+        self._tree = SlackTree(0.0, now, horizon.taken_s)
         self._heap: list[Row] = []
         self._coming: list[Row] = []
         self._urgent: set[int] = set()
@@ -59,7 +63,8 @@ class PromiseLine:
         self.starting = 0
         """Tickets for which a place was free when they came."""
         self.starting_gpus = 0
-        self.gpus = gpus
+        self.gpus = 0.0
+        """That may be promised."""
         self.needed_gpus = 0
         """What all that wait need."""
 
@@ -83,29 +88,42 @@ class PromiseLine:
         weight = self._weights.get(tenant, 1.0)
         return weight / (self._weight + (0.0 if tenant in self._counts else weight))
 
-    def offer(self, need: int, seconds: float, latest_s: float, running_s: float, now: float) -> Offer:
+    def offer(self, need: int, seconds: float, latest_s: float, first_s: float, now: float) -> Offer:
         """What could be promised.
 
         Args:
             need: GPUs.
             seconds: On so many.
             latest_s: Latest start.
-            running_s: GPU-seconds that run and cannot be stopped.
+            first_s: GPU-seconds that go before all promises, besides what runs.
             now: The time.
         """
-        self._tree.move_on(now)
-        running_s += self._now_s
-        gpus = max(self.gpus, need)
+        self._take_stock(now)
         ahead_s, spare_s = self._tree.ahead_s(latest_s)
-        start_s = now + (running_s + ahead_s) / gpus
-        breaks = spare_s - self.gpus * now - running_s < need * seconds
-        if breaks:
-            start_s = now + (running_s + self._tree.total_s) / gpus
+        breaks = self._left_s(spare_s, first_s, now) < need * seconds
+        before_s = first_s + self._now_s + (self._tree.total_s if breaks else ahead_s)
+        gpus = max(self.gpus, need)
+        start_s = self._horizon.room_at_s(before_s, gpus, now)
+        if need > 1:  # GPUs that are free on several engines are no room for it
+            start_s = max(start_s, now + (before_s + self._horizon.left_s(now)) / gpus)
         return Offer(need=need, latest_s=latest_s, start_s=start_s, is_kept=not breaks and start_s <= latest_s)
 
-    def slack_s(self, running_s: float, now: float) -> float:
-        """GPU-seconds that can begin before all promises, and they hold."""
-        return self._tree.spare_s() - self.gpus * now - running_s - self._now_s
+    def slack_s(self, first_s: float, now: float) -> float:
+        """GPU-seconds that can begin before all promises and after `first_s`, and they hold."""
+        return self._left_s(self._tree.spare_s(), first_s, now)
+
+    def _left_s(self, spare_s: float, first_s: float, now: float) -> float:
+        running_s = self._horizon.more_s(now) - self._horizon.taken_s(now)
+        return spare_s - self.gpus * now - running_s - first_s - self._now_s
+
+    def _take_stock(self, now: float) -> None:
+        """Count what runs anew where that could matter; not more often than pays for its cost."""
+        horizon = self._horizon
+        if horizon.changes * CHANGES < len(self._waiting) or horizon.loose_s(now) <= LOOSE_S * self.gpus:
+            self._tree.move_on(now)
+            return
+        horizon.take_stock()
+        self._tree.resize(self.gpus, now)
 
     def add(self, entry: Entry) -> None:
         """Let an entry wait; its promise must be set."""
@@ -172,6 +190,7 @@ class PromiseLine:
     def resize(self, gpus: float, now: float) -> None:
         """Count anew for other GPUs."""
         self.gpus = gpus
+        self._horizon.take_stock()
         self._tree.resize(gpus, now)
 
     def _push(self, heap: list[Row], row: Row) -> None:

@@ -3,6 +3,7 @@
 from reelray.scheduler.fleet.engine_index import EngineIndex
 from reelray.scheduler.fleet.engine_state import EngineState
 from reelray.scheduler.fleet.entry import Entry, State
+from reelray.scheduler.fleet.horizon import Horizon
 from reelray.scheduler.fleet.load import Load
 from reelray.scheduler.fleet.policy import FleetPolicy
 from reelray.scheduler.fleet.preemption import Victims
@@ -17,10 +18,12 @@ class Running:
     """
 
     def __init__(self, policy: FleetPolicy, index: EngineIndex) -> None:
+        self._policy = policy
         self._index = index
         self.load = Load()
-        self.promised = Load()
-        """Of tickets with promises; they are not stopped."""
+        self.horizon = Horizon()
+        """Of what is not stopped."""
+        self.promised_gpus = 0
         self.victims = Victims(policy)
 
     def begin(self, entry: Entry, engine: EngineState, gpus: int, now: float) -> None:
@@ -29,8 +32,10 @@ class Running:
         entry.attempt += 1
         entry.started_s, entry.finish_s = now, now + entry.seconds(gpus)
         engine.begin(entry)
-        for load in self._loads(entry):
-            load.add(entry)
+        self.load.add(entry)
+        if self._stays(entry):
+            self.horizon.add(entry)
+        self.promised_gpus += entry.gpus if entry.is_promised else 0
         self.victims.note(entry)
         self._index.note(engine)
 
@@ -38,21 +43,23 @@ class Running:
         """Take an entry off its engine."""
         engine = self._engine_of(entry)
         engine.end(entry)
-        for load in self._loads(entry):
-            load.remove(entry)
+        self.load.remove(entry)
+        if self._stays(entry):
+            self.horizon.remove(entry)
+        self.promised_gpus -= entry.gpus if entry.is_promised else 0
         self.victims.forget(entry)
         self._index.note(engine)
         return engine
 
     def change_finish(self, entry: Entry, finish_s: float) -> None:
         """Predict an entry's finish anew."""
-        engine, loads = self._engine_of(entry), self._loads(entry)
-        for load in loads:
-            load.remove(entry)
+        engine = self._engine_of(entry)
         engine.finishes += entry.gpus * (finish_s - entry.finish_s)
+        self.load.remove(entry)
+        if self._stays(entry):
+            self.horizon.change_finish(entry, finish_s)
         entry.finish_s = finish_s
-        for load in loads:
-            load.add(entry)
+        self.load.add(entry)
         self.victims.note(entry)
         self._index.note(engine)
 
@@ -60,5 +67,5 @@ class Running:
         assert entry.engine_id is not None
         return self._index.engines[entry.engine_id]
 
-    def _loads(self, entry: Entry) -> tuple[Load, ...]:
-        return (self.load, self.promised) if entry.is_promised else (self.load,)
+    def _stays(self, entry: Entry) -> bool:
+        return entry.is_promised or not self._policy.preempts

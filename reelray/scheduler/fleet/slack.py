@@ -1,13 +1,16 @@
 """Whether one more promise breaks an older one, in logarithmic time.
 
 Work that must have begun by t is served in the order of these times. If, of such work, W(s) GPU-seconds go before a
-start promised for s, then it begins at the latest at now + (R + W(s)) / C: until then every one of the C GPUs works on
-what goes before, R GPU-seconds of which are running already (Graham 1966, list scheduling). So all promises hold while
+start promised for s, and what runs already takes R(s) until s, then it has begun by s where these are fewer than the
+C (s - now) GPU-seconds of all C GPUs: until it begins, every GPU works on what runs or goes before (Graham 1966, list
+scheduling). So all promises hold while
 
-    R + W(s) - C (s - now) <= 0   for every promised s.
+    R(s) + W(s) - C (s - now) <= 0   for every promised s.
 
-A tree over ticks of time keeps, for each of its nodes, the work below it and the largest W(s) - C s below it.
+A tree over ticks of time keeps, for each of its nodes, the work below it and the largest R(s) + W(s) - C s below it.
 """
+
+from collections.abc import Callable
 
 from reelray.scheduler.fleet.entry import Entry
 
@@ -27,9 +30,11 @@ class SlackTree:
     Args:
         gpus: C, GPUs that may be promised.
         now: Where the window begins.
+        taken_s: R, GPU-seconds that running work takes until a time; when it changes, `resize` counts anew.
     """
 
-    def __init__(self, gpus: float, now: float) -> None:
+    def __init__(self, gpus: float, now: float, taken_s: Callable[[float], float] = lambda _: 0.0) -> None:
+        self._taken_s = taken_s
         self._entries: dict[int, dict[int, Entry]] = {}
         self._last_s: dict[int, float] = {}
         """Latest of the starts in a tick, of those that have left too."""
@@ -60,7 +65,7 @@ class SlackTree:
     def ahead_s(self, latest_s: float) -> tuple[float, float]:
         """What one more promise meets: GPU-seconds that go before it, and the most that a later promise can wait more.
 
-        Both are without running work and without now: the second is the least C s - W(s) of the promises that follow.
+        The second is without now: the least C s - R(s) - W(s) of the promises that follow.
         """
         work, need = self._work, self._need
         tick, node, before, worst = self._tick(latest_s), 1, 0.0, NONE
@@ -79,7 +84,7 @@ class SlackTree:
         return before + work[node], -worst
 
     def spare_s(self) -> float:
-        """The least C s - W(s) of all promises: what one that goes before them all meets."""
+        """The least C s - R(s) - W(s) of all promises: what one that goes before them all meets."""
         return -self._need[1]
 
     def resize(self, gpus: float, now: float) -> None:
@@ -120,7 +125,8 @@ class SlackTree:
             work[node] += change
             # The last of several in one tick waits for the others.
             others = 0.0 if len(there) == 1 else work[node]
-            need[node] = others - self._gpus * self._begin_s(tick)
+            begin_s = self._begin_s(tick)
+            need[node] = others + self._taken_s(begin_s) - self._gpus * begin_s
         node >>= 1
         while node:
             left = 2 * node

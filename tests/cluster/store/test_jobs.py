@@ -140,7 +140,9 @@ def test_pages_go_through_all_jobs_newest_first(play):
 
 def test_pages_of_large_jobs_end_early_and_miss_none(play):
     async def case(store):
-        made = [(await store.jobs.submit(replace(WISH, key=None, spec={"n": n, "x": "y" * 10**6}))).ref for n in range(12)]
+        made = [
+            (await store.jobs.submit(replace(WISH, key=None, spec={"n": n, "x": "y" * 10**6}))).ref for n in range(12)
+        ]
         page, pages = await store.jobs.list("ann"), []
         while page.cursor:
             pages.append(page.jobs)
