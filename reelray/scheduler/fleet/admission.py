@@ -30,9 +30,12 @@ def admit(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Queued |
     due_s = _due(entry, policy, now)
     start_s = predict_start(entry, pool, now)
     if due_s is not None:
-        offers = list(_offers(entry, pool, policy, due_s, now))
-        kept = next((offer for offer in offers if offer.is_kept), None)
-        if kept is None:
+        offers = list[Offer]()
+        for kept in _offers(entry, pool, policy, due_s, now):
+            if kept.is_kept:
+                break
+            offers.append(kept)
+        else:
             return _refuse_deadline(entry, offers, due_s, now)
         if not _has_share(entry, kept, pool, policy, now):
             wait_s = pool.promises.work_of(entry.ticket.tenant) / pool.promises.gpus

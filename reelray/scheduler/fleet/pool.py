@@ -205,6 +205,8 @@ class Pool:
                 return
 
     def _place(self, entry: Entry, now: float) -> Placed | None:
+        if self.free_gpus < entry.need:
+            return None
         most = self._choose_gpus(entry, self.free_gpus)
         for gpus in reversed(entry.options):
             if entry.need <= gpus <= most:

@@ -13,7 +13,7 @@ from reelray.scheduler.fleet.ticket import TenantId
 FIRST = float("-inf")
 SLACK = 64
 """Entries that have left may stay in a heap until they outnumber those that wait by so many."""
-LOOSE_S, CHANGES = 2.0, 8
+LOOSE_S, CHANGES = 4.0, 4
 """Stock is taken when promises could be off by so many seconds, after one change for so many that wait at least."""
 Row = tuple[float, int, Entry]
 
@@ -118,12 +118,11 @@ class PromiseLine:
 
     def _take_stock(self, now: float) -> None:
         """Count what runs anew where that could matter; not more often than pays for its cost."""
+        self._tree.move_on(now)
         horizon = self._horizon
-        if horizon.changes * CHANGES < len(self._waiting) or horizon.loose_s(now) <= LOOSE_S * self.gpus:
-            self._tree.move_on(now)
-            return
-        horizon.take_stock()
-        self._tree.resize(self.gpus, now)
+        if horizon.changes * CHANGES >= len(self._waiting) and horizon.loose_s(now) > LOOSE_S * self.gpus:
+            horizon.take_stock()
+            self._tree.recount()
 
     def add(self, entry: Entry) -> None:
         """Let an entry wait; its promise must be set."""

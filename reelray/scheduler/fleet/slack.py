@@ -30,7 +30,7 @@ class SlackTree:
     Args:
         gpus: C, GPUs that may be promised.
         now: Where the window begins.
-        taken_s: R, GPU-seconds that running work takes until a time; when it changes, `resize` counts anew.
+        taken_s: R, GPU-seconds that running work takes until a time; when it changes, `recount` is due.
     """
 
     def __init__(self, gpus: float, now: float, taken_s: Callable[[float], float] = lambda _: 0.0) -> None:
@@ -96,6 +96,17 @@ class SlackTree:
         for entry in entries:
             self.add(entry)
 
+    def recount(self) -> None:
+        """Count anew what running work takes; linear in the ticks that promises lie in."""
+        need, work, nodes = self._need, self._work, {(TICKS + tick) >> 1 for tick in self._entries}
+        for tick in self._entries:
+            self._set_need(tick)
+        while nodes:
+            for node in nodes:
+                below, after = need[2 * node], work[2 * node] + need[2 * node + 1]
+                need[node] = below if below > after else after
+            nodes = {node >> 1 for node in nodes if node > 1}
+
     def move_on(self, now: float) -> None:
         """Move the window once half of its short ticks have gone by."""
         if now - self._base_s > FINE * TICK_S / 2:
@@ -118,18 +129,21 @@ class SlackTree:
 
     def _update(self, tick: int, change: float) -> None:
         work, need, node = self._work, self._need, TICKS + tick
-        there = self._entries.get(tick)
-        if there is None:
-            work[node], need[node] = 0.0, NONE
-        else:
+        if tick in self._entries:
             work[node] += change
-            # The last of several in one tick waits for the others.
-            others = 0.0 if len(there) == 1 else work[node]
-            begin_s = self._begin_s(tick)
-            need[node] = others + self._taken_s(begin_s) - self._gpus * begin_s
+            self._set_need(tick)
+        else:
+            work[node], need[node] = 0.0, NONE
         node >>= 1
         while node:
             left = 2 * node
             work[node] = work[left] + work[left + 1]
-            need[node] = max(need[left], work[left] + need[left + 1])
+            below, after = need[left], work[left] + need[left + 1]
+            need[node] = below if below > after else after
             node >>= 1
+
+    def _set_need(self, tick: int) -> None:
+        node, begin_s = TICKS + tick, self._begin_s(tick)
+        # The last of several in one tick waits for the others.
+        others = 0.0 if len(self._entries[tick]) == 1 else self._work[node]
+        self._need[node] = others + self._taken_s(begin_s) - self._gpus * begin_s
