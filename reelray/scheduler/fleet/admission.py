@@ -106,6 +106,8 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
         seconds = entry.seconds(need)
         latest_s = due_s - policy.stop_s - (0.0 if entry.ticket.kind is Kind.STREAM else seconds)
         is_free = need <= free and latest_s + policy.stop_s >= now and _fits(entry, need, pool)
+        if options[0] < need > pool.balance.most_gpus and not is_free and entry.pinned is None:
+            continue  # it would wait for the GPUs of renders too, and it need not have them
         is_soon = need == 1 <= soon and latest_s >= now  # of several GPUs nobody knows whether one engine has them
         has_slack = entry.pinned is not None or pool.promises.slack_s(first_s, now) >= need * seconds
         if (is_free or is_soon) and has_slack:

@@ -46,6 +46,11 @@ class Balance:
         return self._render_gpus if len(self._fair) or self._victims.gpus else 0
 
     @property
+    def most_gpus(self) -> int:
+        """GPUs that promises have together, while renders keep theirs."""
+        return self._gpus - self._render_gpus
+
+    @property
     def stoppable_gpus(self) -> int:
         """GPUs of renders that make room for people, those included that are doing so."""
         return max(0, self._victims.gpus - self.kept_gpus)
@@ -55,7 +60,7 @@ class Balance:
         promised = self._policy.promise_share * gpus
         self._gpus = gpus
         self._render_gpus = round(gpus - promised)
-        self._promises.resize(min(promised, gpus - self._render_gpus), now)
+        self._promises.resize(min(promised, self.most_gpus), now)
 
     def wanted_gpus(self, now: float) -> int:
         """GPUs to be freed for promises that wait."""
@@ -67,7 +72,8 @@ class Balance:
 
     def goes_before(self, fair: Entry, promised: Entry, now: float) -> bool:
         """Whether the first without a promise goes before the first that has one."""
-        if self._running.promised_gpus + promised.need > self._gpus - self.kept_gpus:
+        gpus = self._running.promised_gpus
+        if gpus and gpus + promised.need > self._gpus - self.kept_gpus:  # one that needs them all takes turns
             return True
         if promised.ticket.is_interactive or not self._fair.has_turn_before(fair, promised.ticket.tenant):
             return False

@@ -69,6 +69,26 @@ def test_renders_keep_their_share_of_the_gpus_whatever_is_promised(interactive):
         assert made <= 0.15 * 20 * driver.now
 
 
+def test_all_gpus_are_promised_only_where_they_are_free_or_no_fewer_will_do():
+    """Renders keep one GPU of eight; who needs all eight takes turns with them."""
+    table = {1: 40.0, 8: 6.0}
+    fleet = a_fleet(8)
+    fleet.submit(a_ticket("render", 100.0), 0.0)
+    fleet.next_decisions(0.0)
+    assert fleet.submit(a_ticket("hasty", table, deadline_s=12.0), 0.0).reason is Reason.DEADLINE
+    fleet.finish("render", 1, 100.0)
+    assert isinstance(fleet.submit(a_ticket("in time", table, deadline_s=112.0), 100.0), Queued)
+    driver = Driver(a_fleet(8), stop_s=1.0)
+    for number in range(20):
+        driver.submit(a_ticket(f"r{number}", 300.0))
+    driver.run_until(10.0)
+    for number in range(3):
+        assert isinstance(driver.submit(a_ticket(f"wide{number}", {8: 6.0}, interactive=True)), Queued)
+        driver.run_until(driver.now + 50.0)
+    assert [driver.ends[f"wide{number}"] - driver.starts[f"wide{number}"] for number in range(3)] == [6.0] * 3
+    assert driver.refused == {}
+
+
 def test_deadlines_far_ahead_buy_a_tenant_no_more_than_its_turns():
     driver = Driver(a_fleet(4))
     for number in range(200):
