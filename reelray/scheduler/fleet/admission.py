@@ -121,6 +121,8 @@ def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: fl
 
 def _fits(entry: Entry, gpus: int, pool: Pool) -> bool:
     if entry.pinned is None:
+        if gpus > 1 and pool.promises.starting:  # one of those may take the engine that has so many
+            return False
         return pool.index.find(gpus, entry.ticket.memory_bytes, spreads=False) is not None
     return pool.index.engines[entry.pinned].free_bytes >= entry.ticket.memory_bytes
 

@@ -80,6 +80,23 @@ class Balance:
         spare_s = fair.work_s + (1.0 - self._policy.promise_share) * self._promises.work_s
         return self._slack_s(now) >= spare_s
 
+    def choose_gpus(self, entry: Entry, free: int, *, each: int) -> int:
+        """Few GPUs each while many wait, many while few do; never more than make it faster.
+
+        Args:
+            entry: What begins.
+            free: GPUs that it may have.
+            each: Free GPUs for each that waits.
+        """
+        if not self._policy.widens:
+            return entry.need
+        share = min(free, max(entry.need, each))
+        if entry.is_promised:  # it cannot be stopped: others who wait in front of a screen find room beside it
+            room = int(self._policy.wide_share * self._gpus) - self._running.promised_gpus
+            share = min(share, max(entry.need, room))
+        allowed = [gpus for gpus in entry.options if entry.need <= gpus <= share]
+        return min(allowed, key=lambda gpus: (entry.ticket.seconds[gpus], gpus), default=entry.need)
+
     def wake_s(self, now: float) -> float:
         """When promises need another look although nothing happens; infinite where they do not."""
         first = self._promises.peek()

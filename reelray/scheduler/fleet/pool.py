@@ -239,15 +239,7 @@ class Pool:
         return self.index.engines[chosen]
 
     def _choose_gpus(self, entry: Entry, free: int) -> int:
-        """Few GPUs each while many wait, many while few do; never more than make it faster."""
-        if not self._policy.widens:
-            return entry.need
-        share = min(free, max(entry.need, self.free_gpus // max(1, self.waiting)))
-        if entry.is_promised:  # it cannot be stopped: others who wait in front of a screen find room beside it
-            room = int(self._policy.wide_share * self.index.gpus) - self.running.promised_gpus
-            share = min(share, max(entry.need, room))
-        allowed = [gpus for gpus in entry.options if entry.need <= gpus <= share]
-        return min(allowed, key=lambda gpus: (entry.ticket.seconds[gpus], gpus), default=entry.need)
+        return self.balance.choose_gpus(entry, free, each=self.free_gpus // max(1, self.waiting))
 
     def _begin(self, entry: Entry, engine: EngineState, gpus: int, now: float) -> Placed:
         work_s = gpus * entry.seconds(gpus)

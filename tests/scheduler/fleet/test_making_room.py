@@ -89,6 +89,14 @@ def test_all_gpus_are_promised_only_where_they_are_free_or_no_fewer_will_do():
     assert driver.refused == {}
 
 
+def test_free_gpus_of_one_engine_are_promised_once_however_many_come_in_one_moment():
+    """Four GPUs are free, on one engine and two more elsewhere; two who need three each come before any decision."""
+    fleet = a_fleet(4, 2, promise_share=1.0)
+    said = [fleet.submit(a_ticket(name, {3: 50.0}, stream=True, deadline_s=10.0), 0.0) for name in "ab"]
+    assert [isinstance(answer, Queued) for answer in said] == [True, False]
+    assert [d.request_id for d in fleet.next_decisions(0.0)] == ["a"]
+
+
 def test_deadlines_far_ahead_buy_a_tenant_no_more_than_its_turns():
     driver = Driver(a_fleet(4))
     for number in range(200):
