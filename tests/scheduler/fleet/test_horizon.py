@@ -92,3 +92,41 @@ def test_long_streams_take_their_own_gpus_and_no_others():
     driver.run_until(float("inf"))
     assert len(dated) > 80
     assert [name for name, due in dated.items() if driver.ends[name] > due] == []
+
+
+def exact_slack(pool, now):
+    """What every promise has to spare, counted from what waits and what runs; streams of an hour are among that."""
+    runs = [run for engine in pool.index.engines.values() for run in engine.running.values() if run.is_promised]
+    waits = sorted(waiting_in(pool), key=lambda entry: (entry.latest_s, entry.number))
+    slack_s, before_s = float("inf"), 0.0
+    for entry in waits:
+        room_s = pool.promises.gpus * (entry.latest_s - now) - counted(runs, now, entry.latest_s)
+        slack_s = min(slack_s, room_s - before_s)
+        before_s += entry.work_s
+    return slack_s
+
+
+def waiting_in(pool):
+    return [row[2] for row in pool.promises._heap if row[2] in pool.promises and not row[2].starts_now]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_time_to_spare_is_what_counting_finds_up_to_a_tick_and_never_more(seed):
+    draw, driver, seen = random.Random(seed), Driver(a_fleet(4, 4), stop_s=1.0), 0
+    pool = driver.fleet._pools["m"]
+    for number in range(400):
+        driver.run_until(driver.now + draw.expovariate(0.4))
+        if draw.random() < 0.2:
+            driver.submit(a_ticket(number, draw.choice((200.0, 900.0)), stream=True, interactive=True))
+        else:
+            seconds = draw.choice((5.0, 20.0, 60.0))
+            driver.submit(a_ticket(number, seconds, deadline_s=driver.now + seconds + draw.choice((60.0, 600.0))))
+        driver.decide()
+        told_s, exact_s = pool.promises.slack_s(0.0, driver.now), exact_slack(pool, driver.now)
+        assert told_s <= exact_s + 1e-6
+        if exact_s < float("inf") and not pool.promises.starting:
+            seen += 1
+            loose_s = pool.running.horizon.loose_s(driver.now) + pool.promises.gpus * 0.25
+            ticks = [entry.work_s for entry in waiting_in(pool)]
+            assert told_s >= exact_s - loose_s - sum(sorted(ticks)[-3:]) - 1e-6
+    assert seen > 100
