@@ -18,6 +18,8 @@ local P = KEYS[1]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local function whole(x) return string.format('%.0f', x) end
+-- Where memory is full a script may still write if it has written already; work that goes on must get to its end.
+local function even_when_full() redis.call('DEL', P .. ':none') end
 """
 
 JOBS = (
@@ -48,9 +50,6 @@ end
 
 -- A job that somebody deleted by hand, or a server without room evicted: no index may hold others up because of it.
 local function is_gone(ref) return redis.call('EXISTS', job_key(ref)) == 0 end
-
--- Where memory is full a script may still write if it has written already; work that goes on must get to its end.
-local function even_when_full() redis.call('DEL', P .. ':none') end
 
 local function enqueue(ref)
   local job = redis.call('HMGET', job_key(ref), 'queue', 'order')

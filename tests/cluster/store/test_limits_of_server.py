@@ -52,6 +52,8 @@ def test_full_memory_lets_running_jobs_end(tmp_path):
             leases = [await store.leases.claim("w", lease_s=60) for _ in refs]
             await store.connection.command("CONFIG", "SET", "maxmemory", "1mb")
             _, error = await fill(store)
+            leader = await store.leaders.acquire("coordinator", "me", lease_s=9)
+            await store.leaders.renew(leader, lease_s=9)
             for lease in leases:
                 await store.leases.renew(lease)
                 await store.ledger.commit(lease, 0, {})
