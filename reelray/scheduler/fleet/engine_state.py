@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.entry import Entry, State
 from reelray.scheduler.fleet.ticket import EngineId, Ticket
 
 
@@ -77,6 +77,11 @@ class EngineState:
     def free_bytes(self) -> int:
         """Bytes for another ticket."""
         return self.facts.memory_bytes - self.used_bytes - self.held_bytes
+
+    def first_promised(self) -> Entry | None:
+        """The first in its line that has a promise; what goes before it must go first."""
+        name = self.facts.engine_id
+        return next((e for e in self.line if e.is_promised and e.state is State.WAITING and e.pinned == name), None)
 
     def has_room(self, entry: Entry) -> bool:
         """Whether an entry can begin."""

@@ -199,9 +199,10 @@ class Pool:
                 engine.line.popleft()
                 yield self._begin(entry, engine, self._choose_gpus(entry, engine.free_gpus), now)
             else:
-                if entry.latest_s is not None:
-                    yield from self.running.victims.stop_on(engine, entry, now)
-                    self.lines.set_alarm(engine, entry.latest_s, now)
+                promised = engine.first_promised()
+                if promised is not None and promised.latest_s is not None:
+                    yield from self.running.victims.stop_on(engine, entry, promised, now)
+                    self.lines.set_alarm(engine, promised.latest_s, now)
                 return
 
     def _place(self, entry: Entry, now: float) -> Placed | None:

@@ -69,9 +69,16 @@ class Victims:
                 return
             yield self._stop(victim, victim.gpus)
 
-    def stop_on(self, engine: EngineState, entry: Entry, now: float) -> Iterator[Preempt]:
-        """Stop renders for a promise that waits for this engine, if that makes room together with those stopping."""
-        near = entry.ticket.is_interactive or (entry.latest_s or 0.0) - self._policy.urgent_s <= now
+    def stop_on(self, engine: EngineState, entry: Entry, promised: Entry, now: float) -> Iterator[Preempt]:
+        """Stop renders of one engine, if that makes room together with those stopping.
+
+        Args:
+            engine: Where.
+            entry: First in its line.
+            promised: The first there that has a promise; it asks for room when it is urgent.
+            now: The time.
+        """
+        near = promised.ticket.is_interactive or (promised.latest_s or 0.0) - self._policy.urgent_s <= now
         if not near or not self._policy.preempts:
             return
         stopping = [run for run in engine.running.values() if run.number in self._stopping]

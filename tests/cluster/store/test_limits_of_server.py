@@ -60,6 +60,7 @@ def test_full_memory_lets_running_jobs_end(tmp_path):
             await store.leases.finish(leases[0], {})
             await store.leases.fail(leases[1], "broke", retry=False)
             await store.leases.release(leases[2])
+            await store.leases.release(await store.leases.claim("w", lease_s=60, job=refs[2]))
             await store.jobs.cancel(refs[3])
             return error, [(await store.jobs.get(ref)).state.value for ref in refs]
 

@@ -141,6 +141,22 @@ def test_a_promise_that_waits_for_its_engine_is_woken_for_when_it_becomes_urgent
     assert [type(d) for d in fleet.next_decisions(95.0)] == [Preempt]
 
 
+def test_room_is_made_for_what_goes_before_a_promise_in_the_line_of_an_engine():
+    fleet = a_fleet(1)
+    fleet.submit(a_ticket("s0", 1.0, session="s"), 0.0)
+    fleet.next_decisions(0.0)
+    fleet.finish("s0", 1, 1.0)
+    fleet.submit(a_ticket("render", 500.0), 1.0)
+    fleet.next_decisions(1.0)
+    fleet.submit(a_ticket("s1", 5.0, session="s"), 2.0)
+    assert fleet.next_decisions(2.0) == []
+    assert isinstance(fleet.submit(a_ticket("s2", 5.0, session="s", interactive=True), 3.0), Queued)
+    (stop,) = fleet.next_decisions(3.0)
+    assert (type(stop), stop.request_id) == (Preempt, "render")
+    fleet.stopped("render", 1, 0.9, 4.0)
+    assert places(fleet.next_decisions(4.0)) == [("s1", "e0")]
+
+
 @pytest.mark.parametrize("session", [None, "s"])
 def test_who_waits_in_vain_is_told_so_although_nothing_happens(session):
     fleet = a_fleet(1, patience_s=30.0)
