@@ -1,7 +1,7 @@
 """Tickets and engines with few words."""
 
 from reelray.proto.request import RequestId
-from reelray.scheduler.fleet.decision import Placed
+from reelray.scheduler.fleet.decision import Placed, Preempt
 from reelray.scheduler.fleet.engine_state import EngineFacts
 from reelray.scheduler.fleet.fleet import Fleet
 from reelray.scheduler.fleet.policy import FleetPolicy
@@ -43,12 +43,14 @@ def places(decisions):
 
 
 class Driver:
-    """Runs a fleet by its own predictions: ends come when they were predicted, stops at once."""
+    """Runs a fleet by its own predictions: ends come when predicted, stops `stop_s` after they are asked for."""
 
-    def __init__(self, fleet):
+    def __init__(self, fleet, *, stop_s=0.0):
         self.fleet = fleet
+        self.stop_s = stop_s
         self.now = 0.0
         self.running = {}
+        self.stopping = {}
         self.starts = {}
         self.ends = {}
         self.order = []
@@ -58,36 +60,50 @@ class Driver:
         return self.fleet.submit(ticket, self.now)
 
     def decide(self):
-        decisions = self.fleet.next_decisions(self.now)
-        for decision in decisions:
-            if isinstance(decision, Placed):
-                self.running[decision.request_id] = decision
-                self.starts.setdefault(decision.request_id, self.now)
-                self.order.append(decision.request_id)
-            elif hasattr(decision, "reason"):
-                self.refused[decision.request_id] = decision
-        for decision in decisions:
-            if not isinstance(decision, Placed) and not hasattr(decision, "reason"):
-                run = self.running.pop(decision.request_id)
-                done = (self.now - run.start_s) / (run.finish_s - run.start_s)
-                assert self.fleet.stopped(decision.request_id, decision.attempt, run.left * (1 - done), self.now)
-        if any(not isinstance(d, Placed) and not hasattr(d, "reason") for d in decisions):
-            self.decide()
+        """Carry out what is decided now, and stop what must have stopped by now, until nothing more comes of it."""
+        asked = True
+        while asked:
+            for decision in self.fleet.next_decisions(self.now):
+                self.carry_out(decision)
+            asked = [name for name, at_s in self.stopping.items() if at_s <= self.now]
+            for name in asked:
+                self.stop(name)
+
+    def carry_out(self, decision):
+        name = decision.request_id
+        if isinstance(decision, Placed):
+            self.running[name] = decision
+            self.starts.setdefault(name, self.now)
+            self.order.append(name)
+        elif isinstance(decision, Preempt):
+            self.stopping[name] = self.now + self.stop_s
+        else:
+            self.refused[name] = decision
+
+    def stop(self, name):
+        del self.stopping[name]
+        run = self.running.pop(name)
+        done = (self.now - run.start_s) / (run.finish_s - run.start_s)
+        assert self.fleet.stopped(name, run.attempt, run.left * (1 - done), self.now)
+
+    def finish(self, name):
+        run = self.running.pop(name)
+        self.stopping.pop(name, None)
+        assert self.fleet.finish(name, run.attempt, self.now)
+        self.ends[name] = self.now
 
     def run_until(self, end):
         self.decide()
         while self.running:
             run = min(self.running.values(), key=lambda run: (run.finish_s, run.request_id))
-            wake = self.fleet.wake_s()
-            if wake is not None and self.now < wake < min(run.finish_s, end):
-                self.now = wake
-                self.decide()
-                continue
-            if run.finish_s > end:
+            wake_s = self.fleet.wake_s()
+            assert wake_s is None or wake_s > self.now  # who sleeps until then does not spin
+            others = [*self.stopping.values(), *([] if wake_s is None else [wake_s])]
+            at_s = min([run.finish_s, *others])
+            if at_s > end:
                 break
-            self.now = max(self.now, run.finish_s)
-            del self.running[run.request_id]
-            assert self.fleet.finish(run.request_id, run.attempt, self.now)
-            self.ends[run.request_id] = self.now
+            self.now = max(self.now, at_s)
+            if at_s == run.finish_s:
+                self.finish(run.request_id)
             self.decide()
         self.now = max(self.now, end) if end < float("inf") else self.now

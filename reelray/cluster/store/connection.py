@@ -19,6 +19,8 @@ from reelray.proto.errors import InputError, ResourceError, StoreError
 # How long one blocking read waits at the server before it is asked again.
 BLOCK_S = 5.0
 _LOST = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError)
+_UNFIT = (exceptions.ClusterDownError, exceptions.MasterDownError, exceptions.TryAgainError, exceptions.AskError)
+_UNFIT_WORDS = ("BUSY ", "NOREPLICAS ", "UNKILLABLE ", "CLUSTERDOWN ", "MASTERDOWN ", "MOVED ", "TRYAGAIN ")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 
 
@@ -142,6 +144,8 @@ class Connection:
             return ResourceError(f"the store at {self.address.shown} cannot take more: {said}")
         if isinstance(error, exceptions.NoPermissionError) or said.startswith("NOAUTH"):
             return StoreError(f"the store at {self.address.shown} does not let this user do that: {said}")
+        if isinstance(error, _UNFIT) or said.startswith(_UNFIT_WORDS):
+            return StoreError(f"the store at {self.address.shown} cannot serve now: {said}")
         return error
 
 
@@ -153,6 +157,7 @@ def _client(address: StoreAddress, connections: int, answer_s: float) -> redis.R
         socket_timeout=answer_s,
         socket_connect_timeout=address.answer_s,
         retry=Retry(NoBackoff(), 0),
+        encoding_errors="backslashreplace",  # messages of errors hold file names, which may be no UTF-8
         protocol=2,
     )
     return redis.Redis.from_pool(pool)

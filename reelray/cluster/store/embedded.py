@@ -37,11 +37,20 @@ class EmbeddedStore:
     Args:
         folder: Where data and log are kept; made where it is missing.
         start_s: How long to wait for the first answer, which a long log of changes delays.
+        memory_bytes: Of all that it keeps; above that new jobs are refused. None takes a quarter of the machine's.
         find: Finds the server's program.
     """
 
-    def __init__(self, folder: Path, *, start_s: float = 30.0, find: Callable[[], Path] = find_server) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start_s: float = 30.0,
+        memory_bytes: int | None = None,
+        find: Callable[[], Path] = find_server,
+    ) -> None:
         self.folder = folder.expanduser().absolute()
+        self._memory_bytes = _quarter_of_memory() if memory_bytes is None else memory_bytes
         self._start_s = start_s
         self._find = find
         self._server: subprocess.Popen[bytes] | None = None
@@ -149,6 +158,7 @@ class EmbeddedStore:
             "appendonly": "yes",
             "appendfsync": "always",
             "save": "",
+            "maxmemory": str(self._memory_bytes),
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
             "databases": "1",
@@ -184,6 +194,10 @@ class EmbeddedStore:
         if self._server is not None:
             self._server.wait()
         self._server = self._guardian = None
+
+
+def _quarter_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def _try_lock(lock: IO[bytes]) -> bool:

@@ -9,7 +9,7 @@ from reelray.cluster.store.lua import JOBS, LIMITS
 from reelray.cluster.store.names import JobRef, check_name, digest_of
 from reelray.proto.errors import ConflictError, InputError, UnknownJobError
 
-_LONGEST_PAGE = 200
+_LONGEST_PAGE, _LARGEST_PAGE_BYTES = 200, 4 << 20
 
 # tenant, id, key hash, spec, digest, queue, priority, max attempts, retention; then the limits as `SubmitLimits.words`.
 _SUBMIT = Script(
@@ -64,9 +64,10 @@ return {'new', id}
 # tenant, state or 'all', cursor or '+inf', limit
 _LIST = Script(
     JOBS
+    + f"local LARGEST_PAGE = {_LARGEST_PAGE_BYTES}"
     + """
 local name, cursor, limit = index(ARGV[1], ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local jobs, last = {}, ''
+local jobs, bytes = {}, 0
 while #jobs < limit do
   local found = redis.call('ZREVRANGEBYSCORE', name, cursor, '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
   if #found == 0 then return {jobs, ''} end
@@ -75,13 +76,13 @@ while #jobs < limit do
     cursor = '(' .. found[i + 1]
     if #row > 0 then
       table.insert(jobs, {found[i], row})
-      if #jobs == limit then break end
+      for _, part in ipairs(row) do bytes = bytes + #part end
+      if #jobs == limit or bytes > LARGEST_PAGE then return {jobs, cursor} end
     else
       redis.call('ZREM', name, found[i])
     end
   end
 end
-return {jobs, cursor}
 """
 )
 
@@ -150,7 +151,7 @@ class Jobs:
         found = JobRef(tenant=new.tenant, id=said[1].decode())
         if said[0] == b"conflict":
             raise ConflictError("this key was used for a job with another request: choose a new key", ids=found.ids)
-        return Submitted(ref=found, fresh=said[0] == b"new")
+        return Submitted(ref=found, fresh=said[0] == b"new" or found == ref)  # made by a call whose answer was lost
 
     async def get(self, ref: JobRef) -> Job:
         """Look a job up.
@@ -165,6 +166,8 @@ class Jobs:
 
     async def list(self, tenant: str, *, state: JobState | None = None, cursor: str = "", limit: int = 50) -> JobPage:
         """A page of a tenant's jobs, the newest first. Jobs that come or go meanwhile shift no page.
+
+        A page of large specs ends after some MiB, with fewer jobs than `limit`: what is last is what has no cursor.
 
         Args:
             tenant: Whose jobs.

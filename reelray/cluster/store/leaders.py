@@ -26,6 +26,7 @@ _ACQUIRE = Script(
     _HEAD
     + """
 if held and is[1] ~= ARGV[2] then return nil end
+even_when_full()
 local fence = is[2]
 if not held then fence = redis.call('HINCRBY', key, 'fence', 1) end
 redis.call('HSET', key, 'owner', ARGV[2], 'until_ms', whole(now + tonumber(ARGV[3])), 'data', ARGV[4])
@@ -38,6 +39,7 @@ _RENEW = Script(
     _HEAD
     + """
 if is[1] ~= ARGV[2] or is[2] ~= ARGV[3] then return nil end
+even_when_full()
 redis.call('HSET', key, 'until_ms', whole(now + tonumber(ARGV[4])))
 return redis.call('HMGET', key, 'owner', 'fence', 'until_ms', 'data')
 """

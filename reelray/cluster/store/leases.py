@@ -20,9 +20,16 @@ _CLAIM = Script(
     + """
 local owner, lease_ms, wanted = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local best, order
+local function first(ready)
+  while true do
+    local head = redis.call('ZRANGE', ready, 0, 0, 'WITHSCORES')
+    if not head[1] or not is_gone(head[1]) then return head end
+    redis.call('ZREM', ready, head[1])
+  end
+end
 for i = 4, #ARGV do
   local ready = P .. ':ready:' .. ARGV[i]
-  local head = redis.call('ZRANGE', ready, 0, 0, 'WITHSCORES')
+  local head = first(ready)
   if wanted ~= '' then
     local score = redis.call('ZSCORE', ready, wanted)
     head = score and {wanted, score} or {}
@@ -49,6 +56,7 @@ _RENEW = Script(
     + """
 local why = refusal(ARGV[1], ARGV[2])
 if why then return {0, why} end
+even_when_full()
 redis.call('ZADD', P .. ':leases', whole(now + tonumber(ARGV[3])), ARGV[1])
 return {1, whole(now + tonumber(ARGV[3]))}
 """
@@ -62,7 +70,8 @@ local ref, fence = ARGV[1], ARGV[2]
 if closed(ref, 'release', fence) then return {1, field(ref, 'state')} end
 local why = refusal(ref, fence)
 if why then return {0, why} end
-redis.call('HINCRBY', job_key(ref), 'attempts', -1)
+even_when_full()
+if tonumber(field(ref, 'attempts')) > 0 then redis.call('HINCRBY', job_key(ref), 'attempts', -1) end
 close(ref, 'release', fence)
 return {1, give_up(ref, '', 0)}
 """
@@ -76,6 +85,7 @@ local ref, fence = ARGV[1], ARGV[2]
 if closed(ref, 'finish', fence) then return {1, field(ref, 'state')} end
 local why = refusal(ref, fence)
 if why then return {0, why} end
+even_when_full()
 close(ref, 'finish', fence)
 redis.call('HDEL', job_key(ref), 'error')
 settle(ref, 'done', 'result', ARGV[3])
@@ -91,6 +101,7 @@ local ref, fence = ARGV[1], ARGV[2]
 if closed(ref, 'fail', fence) then return {1, field(ref, 'state')} end
 local why = refusal(ref, fence)
 if why then return {0, why} end
+even_when_full()
 close(ref, 'fail', fence)
 if ARGV[4] == '1' then return {1, give_up(ref, ARGV[3], tonumber(ARGV[5]))} end
 settle(ref, 'failed', 'error', ARGV[3])

@@ -21,10 +21,11 @@ _COMMIT = Script(
 local ref, fence, unit = ARGV[1], ARGV[2], ARGV[3]
 local why = refusal(ref, fence)
 if why then return {0, why} end
+even_when_full()
 local row = fence .. '|' .. whole(now) .. '|' .. ARGV[4]
 local fresh = redis.call('HSETNX', P .. ':led:' .. ref, unit, row)
 if fresh == 1 then
-  redis.call('HSET', job_key(ref), 'attempts', 1)
+  redis.call('HSET', job_key(ref), 'attempts', 0)
   note(ref, 'commit', unit)
 else
   row = redis.call('HGET', P .. ':led:' .. ref, unit)
@@ -64,7 +65,7 @@ class Ledger:
     async def commit(self, lease: Lease, unit: int, record: Mapping[str, Any]) -> tuple[Commit, bool]:
         """Make a unit durable, unless it is already: the first record of a unit is its only one.
 
-        A commit also shows that the job gets on: its attempts count from here.
+        A commit also shows that the job gets on: its attempts count anew.
 
         Returns:
             The unit's record, and whether it is the one given here.

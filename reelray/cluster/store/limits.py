@@ -22,8 +22,8 @@ class RateLimit:
 
     def __post_init__(self) -> None:
         check_name("rate limit", self.name)
-        if not 0 < self.per_s <= 1e6 or not 1 <= self.burst <= 1e9:
-            raise InputError(f"rate limit '{self.name}': per_s must be above 0 and up to 1e6, burst 1 to 1e9")
+        if not 1e-6 <= self.per_s <= 1e6 or not 1 <= self.burst <= 1e6:
+            raise InputError(f"rate limit '{self.name}': per_s must be 1e-6 to 1e6, burst 1 to 1e6")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

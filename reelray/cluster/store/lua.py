@@ -18,6 +18,8 @@ local P = KEYS[1]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local function whole(x) return string.format('%.0f', x) end
+-- Where memory is full a script may still write if it has written already; work that goes on must get to its end.
+local function even_when_full() redis.call('DEL', P .. ':none') end
 """
 
 JOBS = (
@@ -45,6 +47,9 @@ local function move(ref, to)
   redis.call('HSET', job_key(ref), 'state', to)
   note(ref, 'state', to)
 end
+
+-- A job that somebody deleted by hand, or a server without room evicted: no index may hold others up because of it.
+local function is_gone(ref) return redis.call('EXISTS', job_key(ref)) == 0 end
 
 local function enqueue(ref)
   local job = redis.call('HMGET', job_key(ref), 'queue', 'order')
@@ -90,11 +95,12 @@ local function catch_up(most)
     return redis.call('ZRANGEBYSCORE', P .. ':' .. name, '-inf', whole(now), 'LIMIT', 0, most)
   end
   for _, ref in ipairs(due('leases')) do
-    give_up(ref, 'the lease of ' .. field(ref, 'owner') .. ' ran out', 0)
+    redis.call('ZREM', P .. ':leases', ref)
+    if not is_gone(ref) then give_up(ref, 'the lease of ' .. field(ref, 'owner') .. ' ran out', 0) end
   end
   for _, ref in ipairs(due('delayed')) do
     redis.call('ZREM', P .. ':delayed', ref)
-    enqueue(ref)
+    if not is_gone(ref) then enqueue(ref) end
   end
   for _, ref in ipairs(due('ends')) do
     local tenant, id = split(ref)
@@ -135,14 +141,14 @@ local function bucket_set(key, level, per_s, burst)
   redis.call('PEXPIRE', key, math.ceil(burst * 1000 / per_s) + 1000)
 end
 
--- A window that slides in SLICES steps: units by slice of time.
+-- A window that slides in SLICES steps: units by the time at which their slice began, whatever its width was then.
 local SLICES = 60
 local function window_used(key, width_ms)
   local width, rows, used = width_ms / SLICES, redis.call('HGETALL', key), 0
   local slices = {}
   for i = 1, #rows, 2 do
     local slice = tonumber(rows[i])
-    if (slice + 1 + SLICES) * width > now then
+    if slice + width + width_ms > now then
       used = used + tonumber(rows[i + 1])
       table.insert(slices, {slice, tonumber(rows[i + 1])})
     else
@@ -157,12 +163,13 @@ local function window_wait_ms(key, n, limit, width_ms)
   table.sort(slices, function(a, b) return a[1] < b[1] end)
   for _, slice in ipairs(slices) do
     used = used - slice[2]
-    if used + n <= limit then return math.ceil((slice[1] + 1 + SLICES) * width_ms / SLICES - now) end
+    if used + n <= limit then return math.max(1, math.ceil(slice[1] + width_ms / SLICES + width_ms - now)) end
   end
   return math.ceil(width_ms)
 end
 local function window_add(key, n, width_ms)
-  redis.call('HINCRBY', key, whole(math.floor(now / (width_ms / SLICES))), n)
+  local width = width_ms / SLICES
+  redis.call('HINCRBY', key, whole(math.floor(math.floor(now / width) * width)), n)
   redis.call('PEXPIRE', key, math.ceil(width_ms * (1 + 1 / SLICES)) + 1000)
 end
 """

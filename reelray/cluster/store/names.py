@@ -33,7 +33,8 @@ def check_name(what: str, name: str) -> str:
 
 def digest_of(text: str | bytes) -> str:
     """Hash that stands for text of users where a key or a comparison needs it."""
-    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+    # Text from JSON or from file names may hold lone surrogates, which plain UTF-8 refuses.
+    return hashlib.sha256(text.encode(errors="surrogatepass") if isinstance(text, str) else text).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from reelray.cluster.store.leases import Leases
 from reelray.cluster.store.ledger import Ledger
 from reelray.cluster.store.quotas import Quotas
 from reelray.cluster.store.sessions import Sessions
+from reelray.proto.errors import InputError, StoreError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +70,26 @@ def address_of(settings: Settings) -> StoreAddress | None:
     return StoreAddress(url=settings.redis_url, prefix=settings.redis_prefix)
 
 
+async def check_eviction(connection: Connection) -> None:
+    """Refuse a server that forgets jobs when its memory is full.
+
+    Raises:
+        InputError: It does.
+        StoreError: It does not answer.
+    """
+    await connection.command("PING")
+    try:
+        memory = await connection.command("INFO", "memory")
+    except StoreError:  # this user may not ask
+        return
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction" and memory.get("maxmemory"):
+        raise InputError(
+            f"the store at {connection.address.shown} forgets jobs when its memory is full: its maxmemory-policy is "
+            f"{policy}, and must be noeviction"
+        )
+
+
 @asynccontextmanager
 async def open_store(address: StoreAddress | None, folder: Path) -> AsyncIterator[Store]:
     """Connect to a store for the time of a block.
@@ -78,6 +99,7 @@ async def open_store(address: StoreAddress | None, folder: Path) -> AsyncIterato
         folder: Data of the store on this machine.
 
     Raises:
+        InputError: It forgets jobs when its memory is full.
         StoreStartError: The store on this machine cannot be started.
         StoreError: The store does not answer.
     """
@@ -88,7 +110,7 @@ async def open_store(address: StoreAddress | None, folder: Path) -> AsyncIterato
         address = StoreAddress(url=embedded.url)
     connection = Connection(address)
     try:
-        await connection.command("PING")
+        await check_eviction(connection)
         yield Store.over(connection)
     finally:
         await connection.close()

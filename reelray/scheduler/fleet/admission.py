@@ -30,9 +30,12 @@ def admit(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Queued |
     due_s = _due(entry, policy, now)
     start_s = predict_start(entry, pool, now)
     if due_s is not None:
-        offers = list(_offers(entry, pool, policy, due_s, now))
-        kept = next((offer for offer in offers if offer.is_kept), None)
-        if kept is None:
+        offers = list[Offer]()
+        for kept in _offers(entry, pool, policy, due_s, now):
+            if kept.is_kept:
+                break
+            offers.append(kept)
+        else:
             return _refuse_deadline(entry, offers, due_s, now)
         if not _has_share(entry, kept, pool, policy, now):
             wait_s = pool.promises.work_of(entry.ticket.tenant) / pool.promises.gpus
@@ -53,16 +56,16 @@ def predict_start(entry: Entry, pool: Pool, now: float) -> float:
     if entry.pinned is not None:
         engine = pool.index.engines[entry.pinned]
         return now + (engine.remaining_s(now, promised=False) + engine.line_s) / engine.facts.gpus
-    ahead_s = pool.load.remaining_s(now) + pool.promises.work_s + pool.pinned_s
+    ahead_s = pool.running.load.remaining_s(now) + pool.promises.work_s + pool.lines.work_s
     return now + (ahead_s + pool.fair.ahead_s(entry.ticket.tenant)) / gpus
 
 
 def _check_room(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Refused | None:
     request_id, ticket = entry.ticket.request_id, entry.ticket
-    if pool.index.most is None:
+    if not pool.index.sizes:
         if ticket.is_interactive or ticket.deadline_s is not None:
             return Refused(request_id=request_id, reason=Reason.NO_ENGINE, retry_after_s=RETRY_S)
-    elif not pool.index.could_take(entry):
+    elif not pool.index.could_take(entry.need, ticket.memory_bytes):
         return Refused(request_id=request_id, reason=Reason.TOO_LARGE)
     full = pool.waiting >= policy.most_waiting
     if full or pool.waiting_of(ticket.tenant) >= policy.most_waiting_per_tenant:
@@ -90,32 +93,36 @@ def _due(entry: Entry, policy: FleetPolicy, now: float) -> float | None:
 def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: float) -> Iterator[Offer]:
     """One for each number of GPUs, the fewest first: what they save is for others."""
     if entry.pinned is None:
-        load = pool.promised_load if policy.preempts else pool.load
-        running_s = load.remaining_s(now) + pool.pinned_s
+        first_s = pool.lines.promised_s
         free = pool.free_gpus - pool.promises.starting_gpus
-        soon = free + pool.victims.gpus if policy.preempts and entry.ticket.is_interactive else 0
-        gpus = pool.index.most[0] if pool.index.most else 0
+        soon = free + pool.balance.stoppable_gpus if policy.preempts and entry.ticket.is_interactive else 0
+        options = [need for need in entry.options if pool.index.could_take(need, entry.ticket.memory_bytes)]
     else:
         engine = pool.index.engines[entry.pinned]
-        running_s = engine.remaining_s(now, promised=policy.preempts) + engine.line_s
-        free, soon, gpus = 0 if engine.line_count else engine.free_gpus, 0, engine.facts.gpus
-    for need in (option for option in entry.options if option <= gpus):
+        first_s = engine.remaining_s(now, promised=policy.preempts) + engine.line_s
+        free, soon = 0 if engine.line_count else engine.free_gpus, 0
+        options = [need for need in entry.options if need <= engine.facts.gpus]
+    for need in options:
         seconds = entry.seconds(need)
         latest_s = due_s - policy.stop_s - (0.0 if entry.ticket.kind is Kind.STREAM else seconds)
         is_free = need <= free and latest_s + policy.stop_s >= now and _fits(entry, need, pool)
+        if options[0] < need > pool.balance.most_gpus and not is_free and entry.pinned is None:
+            continue  # it would wait for the GPUs of renders too, and it need not have them
         is_soon = need == 1 <= soon and latest_s >= now  # of several GPUs nobody knows whether one engine has them
-        has_slack = entry.pinned is not None or pool.promises.has_slack(need * seconds, running_s, now)
+        has_slack = entry.pinned is not None or pool.promises.slack_s(first_s, now) >= need * seconds
         if (is_free or is_soon) and has_slack:
             yield Offer(need=need, latest_s=latest_s, start_s=now, is_kept=True, starts_now=True)
         elif entry.pinned is None:
-            yield pool.promises.offer(need, seconds, latest_s, running_s, now)
+            yield pool.promises.offer(need, seconds, latest_s, first_s, now)
         else:
-            start_s = now + running_s / gpus
+            start_s = now + first_s / engine.facts.gpus
             yield Offer(need=need, latest_s=latest_s, start_s=start_s, is_kept=start_s <= latest_s)
 
 
 def _fits(entry: Entry, gpus: int, pool: Pool) -> bool:
     if entry.pinned is None:
+        if gpus > 1 and pool.promises.starting:  # one of those may take the engine that has so many
+            return False
         return pool.index.find(gpus, entry.ticket.memory_bytes, spreads=False) is not None
     return pool.index.engines[entry.pinned].free_bytes >= entry.ticket.memory_bytes
 

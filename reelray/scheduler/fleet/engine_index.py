@@ -3,7 +3,6 @@
 from heapq import heapify, heappop, heappush
 
 from reelray.scheduler.fleet.engine_state import EngineState
-from reelray.scheduler.fleet.entry import Entry
 from reelray.scheduler.fleet.ticket import EngineId
 
 Row = tuple[float, int, EngineState]
@@ -16,21 +15,23 @@ class EngineIndex:
 
     def __init__(self) -> None:
         self.engines = Engines()
+        self.by_number: dict[int, EngineState] = {}
         self.gpus = 0
-        self.most: tuple[int, int] | None = None
-        """GPUs and bytes of the largest engine; None where there is none."""
+        self.sizes: tuple[tuple[int, int], ...] = ()
+        """GPUs and bytes of engines, without those that another one has at least as much of both as."""
         self._free: dict[int, list[Row]] = {}
 
     def add(self, engine: EngineState) -> None:
         """Know an engine."""
         self.engines[engine.facts.engine_id] = engine
+        self.by_number[engine.number] = engine
         self.gpus += engine.facts.gpus
         self._measure()
         self.note(engine)
 
     def remove(self, engine: EngineState) -> None:
         """Forget an engine."""
-        del self.engines[engine.facts.engine_id]
+        del self.engines[engine.facts.engine_id], self.by_number[engine.number]
         self.gpus -= engine.facts.gpus
         self._measure()
 
@@ -70,15 +71,17 @@ class EngineIndex:
             heappush(heap, row)
         return found
 
-    def could_take(self, entry: Entry) -> bool:
-        """Whether an engine that is up is large enough; yes while there is none."""
-        if self.most is None:
-            return True
-        return entry.need <= self.most[0] and entry.ticket.memory_bytes <= self.most[1]
+    def could_take(self, gpus: int, memory_bytes: int) -> bool:
+        """Whether one engine that is up has enough of both when nothing else runs; yes while there is none."""
+        return not self.sizes or any(gpus <= most and memory_bytes <= most_bytes for most, most_bytes in self.sizes)
 
     def _measure(self) -> None:
-        facts = [engine.facts for engine in self.engines.values()]
-        self.most = (max(f.gpus for f in facts), max(f.memory_bytes for f in facts)) if facts else None
+        sizes, best = list[tuple[int, int]](), -1
+        for gpus, memory_bytes in sorted({(e.facts.gpus, e.facts.memory_bytes) for e in self.engines.values()})[::-1]:
+            if memory_bytes > best:
+                sizes.append((gpus, memory_bytes))
+                best = memory_bytes
+        self.sizes = tuple(sizes)
 
     def _is_current(self, row: Row, gpus: int) -> bool:
         engine = row[2]

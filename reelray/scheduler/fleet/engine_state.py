@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.entry import Entry, State
 from reelray.scheduler.fleet.ticket import EngineId, Ticket
 
 
@@ -42,6 +42,7 @@ class EngineState:
     """
 
     __slots__ = (
+        "alarm_s",
         "facts",
         "finishes",
         "free_gpus",
@@ -69,11 +70,18 @@ class EngineState:
         self.line_s = 0.0
         """GPU-seconds of them."""
         self.line_count = 0
+        self.alarm_s = float("-inf")
+        """When it is looked at next because of its line."""
 
     @property
     def free_bytes(self) -> int:
         """Bytes for another ticket."""
         return self.facts.memory_bytes - self.used_bytes - self.held_bytes
+
+    def first_promised(self) -> Entry | None:
+        """The first in its line that has a promise; what goes before it must go first."""
+        name = self.facts.engine_id
+        return next((e for e in self.line if e.is_promised and e.state is State.WAITING and e.pinned == name), None)
 
     def has_room(self, entry: Entry) -> bool:
         """Whether an entry can begin."""

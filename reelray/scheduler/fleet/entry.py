@@ -30,6 +30,7 @@ class Entry:
         "gpus",
         "latest_s",
         "left",
+        "losses",
         "need",
         "number",
         "options",
@@ -51,6 +52,8 @@ class Entry:
         self.options = sorted(ticket.seconds)
         self.left = 1.0
         self.attempt = 0
+        self.losses = 0
+        """Engines in a row that were lost under it before it got on."""
         self.latest_s: float | None = None
         """Latest start that keeps the promise; None where nothing is promised."""
         self.need = self.options[0]

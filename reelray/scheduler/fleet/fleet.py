@@ -28,7 +28,7 @@ class Fleet:
 
     def __init__(self, policy: FleetPolicy | None = None, *, now: float = 0.0) -> None:
         self._policy = policy or FleetPolicy()
-        self._start_s = now
+        self._now_s = now
         self._pools: dict[str, Pool] = {}
         self._engines: dict[EngineId, EngineState] = {}
         self._entries: dict[RequestId, Entry] = {}
@@ -59,6 +59,7 @@ class Fleet:
     def next_decisions(self, now: float) -> list[Decision]:
         """What can be done now; the driver carries all of it out."""
         decisions: list[Decision] = []
+        self._now_s = now
         for pool in self._pools.values():
             for decision in pool.decide(now):
                 decisions.append(decision)
@@ -70,10 +71,9 @@ class Fleet:
         return decisions
 
     def wake_s(self) -> float | None:
-        """When a decision is due that no event brings about; None where there is none."""
-        heads = [head for pool in self._pools.values() if (head := pool.promises.peek()) is not None]
-        due = [head.latest_s - self._policy.urgent_s for head in heads if head.latest_s is not None]
-        return min(due, default=None)
+        """When a decision is due that no event brings about, later than the last ones; None where there is none."""
+        due_s = min((pool.wake_s(self._now_s) for pool in self._pools.values()), default=float("inf"))
+        return None if due_s == float("inf") else due_s
 
     def finish(self, request_id: RequestId, attempt: int, now: float) -> bool:
         """It is done; returns False for a report of an attempt that is not the current one."""
@@ -106,7 +106,8 @@ class Fleet:
         entry = self._running(request_id, attempt)
         if entry is None:
             return None
-        if entry.attempt >= self._policy.most_attempts:
+        entry.losses = 1 if left < entry.left else entry.losses + 1
+        if entry.losses >= self._policy.most_attempts:
             self._end(entry, now)
             return Refused(request_id=request_id, reason=Reason.LOST)
         self._requeue(entry, left, now)
@@ -176,7 +177,8 @@ class Fleet:
             return []
         pool, refused = self._pools[engine.facts.model], []
         self._sessions = {name: held for name, held in self._sessions.items() if held != engine_id}
-        for entry in [entry for entry in engine.line if entry.state is State.WAITING]:
+        in_line = {entry.number: entry for entry in engine.line if entry.pinned == engine_id}
+        for entry in [entry for entry in in_line.values() if entry.state is State.WAITING]:
             pool.leave(entry)
             entry.pinned = None
             pool.wait(entry)

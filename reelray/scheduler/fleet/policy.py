@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from reelray.scheduler.fleet.ticket import TenantId
 
+GRACE_S = 1e-3
+
 
 class Routing(StrEnum):
     """When a ticket without a session gets its engine.
@@ -38,9 +40,11 @@ class FleetPolicy:
         stop_s: Seconds within which a render that is stopped has made room; promises leave so much.
         priority_s: Seconds of waiting that a level of priority is worth.
         tail_rounds: With fewer tickets per GPU than this, the longest goes first: so the last ones end together.
+        overtake_s: The longest goes first only if it is so much younger than the oldest at most, levels of priority
+            counted as in `priority_s`: so it overtakes none of a higher level that came with it.
         most_waiting: Tickets that wait for one model, all tenants together.
         most_waiting_per_tenant: Those of one tenant.
-        most_attempts: So often a ticket is begun whose engines are lost.
+        most_attempts: So many engines in a row are lost under a ticket that does not get on. Stops do not count.
 
     Raises:
         ValueError: A number is out of range.
@@ -59,9 +63,14 @@ class FleetPolicy:
     stop_s: float = 3.0
     priority_s: float = 60.0
     tail_rounds: int = 4
+    overtake_s: float = 30.0
     most_waiting: int = 100_000
     most_waiting_per_tenant: int = 20_000
     most_attempts: int = 5
+
+    def late_s(self, latest_s: float) -> float:
+        """When a promise is broken whose latest start this was; a bit later than that, as times are sums of floats."""
+        return latest_s + self.stop_s + GRACE_S
 
     def __post_init__(self) -> None:
         if not 0 < self.promise_share <= 1:
@@ -70,7 +79,7 @@ class FleetPolicy:
             raise ValueError(f"wide_share is {self.wide_share}; it must lie in 0..1")
         if any(weight <= 0 for weight in self.weights.values()):
             raise ValueError(f"weights are {dict(self.weights)}; they must be greater than 0")
-        for name in ("patience_s", "urgent_s", "stop_s", "priority_s", "tail_rounds"):
+        for name in ("patience_s", "urgent_s", "stop_s", "priority_s", "tail_rounds", "overtake_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("most_waiting", "most_waiting_per_tenant", "most_attempts"):

@@ -4,15 +4,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from reelray.scheduler.fleet.balance import Balance
 from reelray.scheduler.fleet.decision import Decision, Placed, Reason, Refused
 from reelray.scheduler.fleet.engine_index import EngineIndex
+from reelray.scheduler.fleet.engine_lines import EngineLines
 from reelray.scheduler.fleet.engine_state import EngineFacts, EngineState
 from reelray.scheduler.fleet.entry import Entry, State
 from reelray.scheduler.fleet.fair_line import FairLine
-from reelray.scheduler.fleet.load import Load
 from reelray.scheduler.fleet.policy import FleetPolicy
-from reelray.scheduler.fleet.preemption import Victims
 from reelray.scheduler.fleet.promise_line import PromiseLine
+from reelray.scheduler.fleet.running import Running
 from reelray.scheduler.fleet.ticket import TenantId
 
 
@@ -36,8 +37,8 @@ class Pressure:
 class Pool:
     """Lines, engines, and the sums that decisions need.
 
-    What is promised goes first, by latest start; then tenants have their turns. An engine with a line of its own, for
-    sessions that it holds, serves that before anything else.
+    What is promised goes first, by latest start, where it must (see `balance`); then tenants have their turns. An
+    engine with a line of its own, for sessions that it holds, serves that before anything else.
 
     Args:
         policy: The rules.
@@ -50,31 +51,30 @@ class Pool:
         self._by_tenant: Counter[TenantId] = Counter()
         self.index = EngineIndex()
         self.fair = FairLine(policy)
-        self.promises = PromiseLine(0.0, now, policy.weights)
-        self.victims = Victims(policy)
-        self.load = Load()
-        self.promised_load = Load()
+        self.running = Running(policy, self.index)
+        self.promises = PromiseLine(self.running.horizon, now, policy)
+        self.lines = EngineLines(policy)
+        self.balance = Balance(policy, promises=self.promises, fair=self.fair, lines=self.lines, running=self.running)
         self._parked: dict[int, Entry] = {}
         """Tickets that are too large for any engine that is up; they hold nobody up."""
-        self.pinned = 0
-        """Tickets in lines of engines."""
-        self.pinned_s = 0.0
 
     @property
     def waiting(self) -> int:
         """Tickets in all lines."""
-        return len(self.fair) + len(self.promises) + self.pinned + len(self._parked)
+        return len(self.fair) + len(self.promises) + self.lines.count + len(self._parked)
 
     @property
     def free_gpus(self) -> int:
         """GPUs without work."""
-        return self.index.gpus - self.load.gpus
+        return self.index.gpus - self.running.load.gpus
 
     def pressure(self) -> Pressure:
         """How much there is to do."""
-        work_s, gpus = self.fair.work_s + self.promises.work_s + self.pinned_s, self.index.gpus
+        work_s, gpus = self.fair.work_s + self.promises.work_s + self.lines.work_s, self.index.gpus
         queue_s = work_s / gpus if gpus else (float("inf") if self.waiting else 0.0)
-        return Pressure(queue_s=queue_s, busy=self.load.gpus / gpus if gpus else 0.0, waiting=self.waiting, gpus=gpus)
+        return Pressure(
+            queue_s=queue_s, busy=self.running.load.gpus / gpus if gpus else 0.0, waiting=self.waiting, gpus=gpus
+        )
 
     def waiting_of(self, tenant: TenantId) -> int:
         """Tickets of a tenant that wait, in lines of engines too."""
@@ -90,7 +90,7 @@ class Pool:
         engine = EngineState(facts, number)
         self.index.add(engine)
         self._touched[number] = engine
-        self._resize(now)
+        self.balance.resize(self.index.gpus, now)
         parked, self._parked = self._parked, {}
         for entry in parked.values():
             self._count_out(entry)
@@ -101,7 +101,7 @@ class Pool:
         """Use an engine no more; nothing may run on it or stand in its line."""
         self.index.remove(engine)
         self._touched.pop(engine.number, None)
-        self._resize(now)
+        self.balance.resize(self.index.gpus, now)
 
     def wait(self, entry: Entry) -> None:
         """Put an entry into its line."""
@@ -109,11 +109,7 @@ class Pool:
         self._by_tenant[entry.ticket.tenant] += 1
         if entry.pinned is not None:
             engine = self.index.engines[entry.pinned]
-            engine.line.append(entry)
-            engine.line_s += entry.work_s
-            engine.line_count += 1
-            self.pinned += 1
-            self.pinned_s += entry.work_s
+            self.lines.add(entry, engine)
             self._touched[engine.number] = engine
         elif entry.is_promised:
             self.promises.add(entry)
@@ -125,14 +121,8 @@ class Pool:
         self._count_out(entry)
         if entry.pinned is not None:
             engine = self.index.engines[entry.pinned]
-            engine.line_s -= entry.work_s
-            engine.line_count -= 1
-            self.pinned -= 1
-            self.pinned_s = self.pinned_s - entry.work_s if self.pinned else 0.0
-            self._touched[engine.number] = engine
-            if not engine.line_count:
-                engine.line.clear()
-                self.index.note(engine)
+            self.lines.remove(entry, engine)
+            self.touch(engine)
         elif entry in self.promises:
             self.promises.remove(entry)
         elif entry in self.fair:
@@ -142,30 +132,13 @@ class Pool:
 
     def end(self, entry: Entry) -> None:
         """Take a running entry off its engine."""
-        assert entry.engine_id is not None
-        engine = self.index.engines[entry.engine_id]
-        engine.end(entry)
-        self.index.note(engine)
+        engine = self.running.end(entry)
         self._touched[engine.number] = engine
-        self.load.remove(entry)
-        if entry.is_promised:
-            self.promised_load.remove(entry)
-        self.victims.forget(entry)
 
     def change_finish(self, entry: Entry, finish_s: float) -> None:
         """Predict a running entry's finish anew."""
-        assert entry.engine_id is not None
-        engine = self.index.engines[entry.engine_id]
-        loads = (self.load, self.promised_load) if entry.is_promised else (self.load,)
-        for load in loads:
-            load.remove(entry)
-        engine.finishes += entry.gpus * (finish_s - entry.finish_s)
         self.settle(entry, finish_s)
-        entry.finish_s = finish_s
-        for load in loads:
-            load.add(entry)
-        self.victims.note(entry)
-        self.index.note(engine)
+        self.running.change_finish(entry, finish_s)
 
     def settle(self, entry: Entry, end_s: float) -> None:
         """Charge a tenant for what its ticket took, in place of what was predicted."""
@@ -173,31 +146,47 @@ class Pool:
 
     def decide(self, now: float) -> Iterator[Decision]:
         """What can be done now. Every decision is carried out in these books before the next one is made."""
+        for number in self.lines.due(now):
+            engine = self.index.by_number.get(number)
+            if engine is not None:
+                self._touched[engine.number] = engine
         touched, self._touched = self._touched, {}
         for engine in touched.values():
             yield from self._serve_line(engine, now)
-        while (entry := self._next()) is not None:
-            if not self.index.could_take(entry):
+        while (entry := self._next(now)) is not None:
+            if not self.index.could_take(entry.need, entry.ticket.memory_bytes):
                 yield from self._give_up(entry, Reason.NO_ENGINE, self._park)
                 continue
             if self.is_late(entry, now):
                 yield from self._give_up(entry, Reason.LATE, self.wait)
                 continue
             placed = self._place(entry, now)
-            if placed is None:
+            if placed is not None:
+                yield placed
+                continue
+            engine = self._claim(entry, now)
+            if engine is None:
                 break
-            yield placed
-        yield from self.victims.make_room(self.promises, self.index, now)
+            yield from self._serve_line(engine, now)
+        first, balance = self.promises.peek(), self.balance
+        if first is not None:
+            yield from self.running.victims.make_room(first, balance.wanted_gpus(now), balance.kept_gpus, self.index)
 
     def is_late(self, entry: Entry, now: float) -> bool:
         """Whether its promise is broken."""
-        return entry.latest_s is not None and now > entry.latest_s + self._policy.stop_s
+        return entry.latest_s is not None and now >= self._policy.late_s(entry.latest_s)
 
-    def _next(self) -> Entry | None:
+    def wake_s(self, now: float) -> float:
+        """When a decision is due that no event brings about; infinite where none is."""
+        alarm_s = self.lines.alarm_s
+        return min(self.balance.wake_s(now), alarm_s if alarm_s > now else float("inf"))
+
+    def _next(self, now: float) -> Entry | None:
+        fair = self.fair.peek(longest=len(self.fair) <= self._policy.tail_rounds * self.index.gpus)
         entry = self.promises.peek()
-        if entry is not None:
-            return entry
-        return self.fair.peek(longest=len(self.fair) <= self._policy.tail_rounds * self.index.gpus)
+        if entry is None or (fair is not None and self.balance.goes_before(fair, entry, now)):
+            return fair
+        return entry
 
     def _serve_line(self, engine: EngineState, now: float) -> Iterator[Decision]:
         while engine.line:
@@ -210,11 +199,15 @@ class Pool:
                 engine.line.popleft()
                 yield self._begin(entry, engine, self._choose_gpus(entry, engine.free_gpus), now)
             else:
-                if entry.is_promised:
-                    yield from self.victims.stop_on(engine, entry, now)
+                promised = engine.first_promised()
+                if promised is not None and promised.latest_s is not None:
+                    yield from self.running.victims.stop_on(engine, entry, promised, now)
+                    self.lines.set_alarm(engine, promised.latest_s, now)
                 return
 
     def _place(self, entry: Entry, now: float) -> Placed | None:
+        if self.free_gpus < entry.need:
+            return None
         most = self._choose_gpus(entry, self.free_gpus)
         for gpus in reversed(entry.options):
             if entry.need <= gpus <= most:
@@ -223,16 +216,31 @@ class Pool:
                     return self._begin(entry, engine, gpus, now)
         return None
 
+    def _claim(self, entry: Entry, now: float) -> EngineState | None:
+        """Let what finds no room wait for one engine, where others could begin meanwhile; None if it may not."""
+        if entry.is_promised:
+            if entry.need == 1 or not self.promises.is_urgent(entry, now):
+                return None
+            for plain in self.lines.claims.plain():
+                self.leave(plain)
+                self.wait(plain)
+        elif not self.free_gpus:
+            return None
+        chosen = self.lines.claims.choose(entry, self.index.engines.values(), now)
+        if chosen is None:
+            return None
+        if entry in self.fair:
+            self._count_out(entry)
+            self.fair.take(entry, 0.0)
+        else:
+            self.leave(entry)
+        entry.pinned = chosen
+        self.lines.claims.add(entry)
+        self.wait(entry)
+        return self.index.engines[chosen]
+
     def _choose_gpus(self, entry: Entry, free: int) -> int:
-        """Few GPUs each while many wait, many while few do; never more than make it faster."""
-        if not self._policy.widens:
-            return entry.need
-        share = min(free, max(entry.need, self.free_gpus // max(1, self.waiting)))
-        if entry.is_promised:  # it cannot be stopped: others who wait in front of a screen find room beside it
-            room = int(self._policy.wide_share * self.index.gpus) - self.promised_load.gpus
-            share = min(share, max(entry.need, room))
-        allowed = [gpus for gpus in entry.options if entry.need <= gpus <= share]
-        return min(allowed, key=lambda gpus: (entry.ticket.seconds[gpus], gpus), default=entry.need)
+        return self.balance.choose_gpus(entry, free, each=self.free_gpus // max(1, self.waiting))
 
     def _begin(self, entry: Entry, engine: EngineState, gpus: int, now: float) -> Placed:
         work_s = gpus * entry.seconds(gpus)
@@ -242,15 +250,7 @@ class Pool:
         else:
             self.leave(entry)
             self.fair.charge(entry.ticket.tenant, work_s)
-        entry.state, entry.engine_id, entry.gpus = State.RUNNING, engine.facts.engine_id, gpus
-        entry.attempt += 1
-        entry.started_s, entry.finish_s = now, now + entry.seconds(gpus)
-        engine.begin(entry)
-        self.index.note(engine)
-        self.load.add(entry)
-        if entry.is_promised:
-            self.promised_load.add(entry)
-        self.victims.note(entry)
+        self.running.begin(entry, engine, gpus, now)
         return Placed(
             request_id=entry.ticket.request_id,
             engine_id=engine.facts.engine_id,
@@ -280,6 +280,3 @@ class Pool:
         self._by_tenant[tenant] -= 1
         if not self._by_tenant[tenant]:
             del self._by_tenant[tenant]
-
-    def _resize(self, now: float) -> None:
-        self.promises.resize(self._policy.promise_share * self.index.gpus, now)

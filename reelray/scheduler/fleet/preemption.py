@@ -8,7 +8,6 @@ from reelray.scheduler.fleet.engine_index import EngineIndex
 from reelray.scheduler.fleet.engine_state import EngineState
 from reelray.scheduler.fleet.entry import Entry, State
 from reelray.scheduler.fleet.policy import FleetPolicy
-from reelray.scheduler.fleet.promise_line import PromiseLine
 from reelray.scheduler.fleet.ticket import Kind
 
 TRIES = 8
@@ -28,7 +27,9 @@ class Victims:
         self._policy = policy
         self._heap: list[Row] = []
         self._members: set[int] = set()
-        self._stopping: set[int] = set()
+        self._stopping: dict[int, int] = {}
+        """GPUs that each frees for the line of all; 0 where it frees them for the line of its engine."""
+        self._stopping_gpus = 0
         self.gpus = 0
         """Of renders that may be stopped, or are being stopped."""
 
@@ -49,30 +50,44 @@ class Victims:
         if entry.number in self._members or entry.number in self._stopping:
             self.gpus -= entry.gpus
         self._members.discard(entry.number)
-        self._stopping.discard(entry.number)
+        self._stopping_gpus -= self._stopping.pop(entry.number, 0)
 
-    def make_room(self, promises: PromiseLine, index: EngineIndex, now: float) -> Iterator[Preempt]:
-        """Stop a render for each interactive ticket that waits, and for a deadline that comes near."""
-        first = promises.peek()
-        if first is None or not self._policy.preempts:
+    def make_room(self, first: Entry, gpus: int, kept_gpus: int, index: EngineIndex) -> Iterator[Preempt]:
+        """Stop renders until so many GPUs are being freed.
+
+        Args:
+            first: Of those who wait; what is freed must be room for it.
+            gpus: To be freed, those that are being freed included.
+            kept_gpus: That renders keep.
+            index: The engines.
+        """
+        if not self._policy.preempts:
             return
-        assert first.latest_s is not None
-        near = not first.ticket.is_interactive and first.latest_s - now <= self._policy.urgent_s
-        while len(self._stopping) < promises.interactive + near:
+        while self._stopping_gpus < min(gpus, self.gpus - kept_gpus):
             victim = self._find(first, index)
             if victim is None:
                 return
-            yield self._stop(victim)
+            yield self._stop(victim, victim.gpus)
 
-    def stop_on(self, engine: EngineState, entry: Entry, now: float) -> Iterator[Preempt]:
-        """Stop a render for a session that waits for this engine, unless one is being stopped already."""
-        near = entry.ticket.is_interactive or (entry.latest_s or 0.0) - now <= self._policy.urgent_s
-        runs = [run for run in engine.running.values() if run.number in self._members]
-        if not (near and runs and self._policy.preempts) or not self._stopping.isdisjoint(engine.running):
+    def stop_on(self, engine: EngineState, entry: Entry, promised: Entry, now: float) -> Iterator[Preempt]:
+        """Stop renders of one engine, if that makes room together with those stopping.
+
+        Args:
+            engine: Where.
+            entry: First in its line.
+            promised: The first there that has a promise; it asks for room when it is urgent.
+            now: The time.
+        """
+        near = promised.ticket.is_interactive or (promised.latest_s or 0.0) - self._policy.urgent_s <= now
+        if not near or not self._policy.preempts:
             return
-        victim = max(runs, key=lambda run: run.finish_s)
-        if self._frees_enough(victim, engine, entry):
-            yield self._stop(victim)
+        stopping = [run for run in engine.running.values() if run.number in self._stopping]
+        runs = [run for run in engine.running.values() if run.number in self._members]
+        runs.sort(key=lambda run: (-run.finish_s, run.number))
+        for count in range(len(runs) + 1):
+            if self._free_enough([*stopping, *runs[:count]], engine, entry):
+                yield from (self._stop(run, 0) for run in runs[:count])
+                return
 
     def _find(self, entry: Entry, index: EngineIndex) -> Entry | None:
         short, found = list[Row](), None
@@ -82,7 +97,7 @@ class Victims:
                 continue
             assert row[2].engine_id is not None
             engine = index.engines[row[2].engine_id]
-            if self._frees_enough(row[2], engine, entry):
+            if not engine.line_count and self._free_enough([row[2]], engine, entry):
                 found = row[2]
             else:
                 short.append(row)
@@ -90,14 +105,16 @@ class Victims:
             heappush(self._heap, row)
         return found
 
-    def _frees_enough(self, victim: Entry, engine: EngineState, entry: Entry) -> bool:
-        free_bytes = engine.free_bytes + victim.ticket.memory_bytes
-        return engine.free_gpus + victim.gpus >= entry.need and free_bytes >= entry.ticket.memory_bytes
+    def _free_enough(self, victims: list[Entry], engine: EngineState, entry: Entry) -> bool:
+        gpus = engine.free_gpus + sum(victim.gpus for victim in victims)
+        free_bytes = engine.free_bytes + sum(victim.ticket.memory_bytes for victim in victims)
+        return gpus >= entry.need and free_bytes >= entry.ticket.memory_bytes
 
-    def _stop(self, victim: Entry) -> Preempt:
+    def _stop(self, victim: Entry, gpus: int) -> Preempt:
         victim.state = State.STOPPING
         self._members.discard(victim.number)
-        self._stopping.add(victim.number)
+        self._stopping[victim.number] = gpus
+        self._stopping_gpus += gpus
         assert victim.engine_id is not None
         return Preempt(request_id=victim.ticket.request_id, engine_id=victim.engine_id, attempt=victim.attempt)
 

@@ -1,15 +1,21 @@
 """Tickets whose start is promised, the earliest first; a promise is given only if it breaks no other."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.horizon import Horizon
+from reelray.scheduler.fleet.policy import FleetPolicy
 from reelray.scheduler.fleet.slack import SlackTree
 from reelray.scheduler.fleet.ticket import TenantId
 
 FIRST = float("-inf")
+SLACK = 64
+"""Entries that have left may stay in a heap until they outnumber those that wait by so many."""
+LOOSE_S, CHANGES = 4.0, 4
+"""Stock is taken when promises could be off by so many seconds, after one change for so many that wait at least."""
+Row = tuple[float, int, Entry]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,16 +41,21 @@ class PromiseLine:
     """The line.
 
     Args:
-        gpus: That may be promised.
+        horizon: What runs and is not stopped.
         now: The time.
-        weights: Of tenants; those not named have 1.
+        policy: Weights of tenants, and when a promise is urgent.
     """
 
-    def __init__(self, gpus: float, now: float, weights: Mapping[TenantId, float]) -> None:
-        self._weights = weights
+    def __init__(self, horizon: Horizon, now: float, policy: FleetPolicy) -> None:
+        self._horizon = horizon
+        self._policy = policy
+        self._weights = policy.weights
         self._weight = 0.0
-        self._tree = SlackTree(gpus, now)
-        self._heap: list[tuple[float, int, Entry]] = []
+        self._tree = SlackTree(0.0, now, horizon.taken_s)
+        self._heap: list[Row] = []
+        self._coming: list[Row] = []
+        self._urgent: set[int] = set()
+        self._urgent_gpus = 0
         self._waiting: set[int] = set()
         self._by_tenant: dict[TenantId, float] = {}
         self._counts: Counter[TenantId] = Counter()
@@ -52,9 +63,10 @@ class PromiseLine:
         self.starting = 0
         """Tickets for which a place was free when they came."""
         self.starting_gpus = 0
-        self.gpus = gpus
-        self.interactive = 0
-        """Interactive tickets that wait."""
+        self.gpus = 0.0
+        """That may be promised."""
+        self.needed_gpus = 0
+        """What all that wait need."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -76,29 +88,41 @@ class PromiseLine:
         weight = self._weights.get(tenant, 1.0)
         return weight / (self._weight + (0.0 if tenant in self._counts else weight))
 
-    def offer(self, need: int, seconds: float, latest_s: float, running_s: float, now: float) -> Offer:
+    def offer(self, need: int, seconds: float, latest_s: float, first_s: float, now: float) -> Offer:
         """What could be promised.
 
         Args:
             need: GPUs.
             seconds: On so many.
             latest_s: Latest start.
-            running_s: GPU-seconds that run and cannot be stopped.
+            first_s: GPU-seconds that go before all promises, besides what runs.
             now: The time.
         """
-        self._tree.move_on(now)
-        running_s += self._now_s
-        gpus = max(self.gpus, need)
+        self._take_stock(now)
         ahead_s, spare_s = self._tree.ahead_s(latest_s)
-        start_s = now + (running_s + ahead_s) / gpus
-        breaks = spare_s - self.gpus * now - running_s < need * seconds
-        if breaks:
-            start_s = now + (running_s + self._tree.total_s) / gpus
+        breaks = self._left_s(spare_s, first_s, now) < need * seconds
+        before_s = first_s + self._now_s + (self._tree.total_s if breaks else ahead_s)
+        gpus = max(self.gpus, need)
+        start_s = self._horizon.room_at_s(before_s, gpus, now)
+        if need > 1:  # GPUs that are free on several engines are no room for it
+            start_s = max(start_s, now + (before_s + self._horizon.left_s(now)) / gpus)
         return Offer(need=need, latest_s=latest_s, start_s=start_s, is_kept=not breaks and start_s <= latest_s)
 
-    def has_slack(self, work_s: float, running_s: float, now: float) -> bool:
-        """Whether all promises hold when so many GPU-seconds begin before them."""
-        return self._tree.spare_s() - self.gpus * now - running_s - self._now_s >= work_s
+    def slack_s(self, first_s: float, now: float) -> float:
+        """GPU-seconds that can begin before all promises and after `first_s`, and they hold."""
+        return self._left_s(self._tree.spare_s(), first_s, now)
+
+    def _left_s(self, spare_s: float, first_s: float, now: float) -> float:
+        running_s = self._horizon.more_s(now) - self._horizon.taken_s(now)
+        return spare_s - self.gpus * now - running_s - first_s - self._now_s
+
+    def _take_stock(self, now: float) -> None:
+        """Count what runs anew where that could matter; not more often than pays for its cost."""
+        self._tree.move_on(now)
+        horizon = self._horizon
+        if horizon.changes * CHANGES >= len(self._waiting) and horizon.loose_s(now) > LOOSE_S * self.gpus:
+            horizon.take_stock()
+            self._tree.recount()
 
     def add(self, entry: Entry) -> None:
         """Let an entry wait; its promise must be set."""
@@ -107,9 +131,11 @@ class PromiseLine:
             self._count_starting(entry, 1)
         else:
             self._tree.add(entry)
-        heappush(self._heap, (FIRST if entry.starts_now else entry.latest_s, entry.number, entry))
         self._waiting.add(entry.number)
-        self.interactive += entry.ticket.is_interactive
+        self.needed_gpus += entry.need
+        urgent_s = FIRST if entry.ticket.is_interactive else entry.latest_s - self._policy.urgent_s
+        self._push(self._heap, (FIRST if entry.starts_now else entry.latest_s, entry.number, entry))
+        self._push(self._coming, (urgent_s, entry.number, entry))
         tenant = entry.ticket.tenant
         if tenant not in self._counts:
             self._weight += self._weights.get(tenant, 1.0)
@@ -123,6 +149,25 @@ class PromiseLine:
             heappop(heap)
         return heap[0][2] if heap else None
 
+    def urgent_gpus(self, now: float) -> int:
+        """What those need for which renders are stopped: interactive ones, and those whose latest start is near."""
+        coming = self._coming
+        while coming and (coming[0][0] <= now or coming[0][1] not in self._waiting):
+            _, number, entry = heappop(coming)
+            if number in self._waiting and number not in self._urgent:
+                self._urgent.add(number)
+                self._urgent_gpus += entry.need
+        return self._urgent_gpus
+
+    def is_urgent(self, entry: Entry, now: float) -> bool:
+        """Whether renders are stopped for an entry that waits."""
+        self.urgent_gpus(now)
+        return entry.number in self._urgent
+
+    def turns_urgent_s(self) -> float:
+        """When the next one turns urgent; infinite where none does."""
+        return self._coming[0][0] if self._coming else float("inf")
+
     def remove(self, entry: Entry) -> None:
         """Let an entry go to an engine, or away."""
         if entry.starts_now:
@@ -130,7 +175,10 @@ class PromiseLine:
         else:
             self._tree.remove(entry)
         self._waiting.remove(entry.number)
-        self.interactive -= entry.ticket.is_interactive
+        self.needed_gpus -= entry.need
+        if entry.number in self._urgent:
+            self._urgent.remove(entry.number)
+            self._urgent_gpus -= entry.need
         tenant = entry.ticket.tenant
         self._counts[tenant] -= 1
         self._by_tenant[tenant] -= entry.work_s
@@ -141,7 +189,14 @@ class PromiseLine:
     def resize(self, gpus: float, now: float) -> None:
         """Count anew for other GPUs."""
         self.gpus = gpus
+        self._horizon.take_stock()
         self._tree.resize(gpus, now)
+
+    def _push(self, heap: list[Row], row: Row) -> None:
+        heappush(heap, row)
+        if len(heap) > 2 * len(self._waiting) + SLACK:
+            heap[:] = [row for row in heap if row[1] in self._waiting]
+            heapify(heap)
 
     def _count_starting(self, entry: Entry, sign: int) -> None:
         self.starting += sign

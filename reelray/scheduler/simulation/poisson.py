@@ -10,6 +10,8 @@ from reelray.scheduler.simulation.arrival import Arrival, Shape
 from reelray.scheduler.simulation.draws import Draws
 
 PREFIX = "poisson:"
+MOST_REQUESTS = 10_000_000
+"""They are all held in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +43,10 @@ class Poisson:
     def __post_init__(self) -> None:
         if not 0 < self.rate < float("inf") or not 0 < self.seconds < float("inf"):
             raise InputError(f"rate is {self.rate} and seconds {self.seconds}; they must be greater than 0")
+        if self.rate * self.seconds > MOST_REQUESTS:
+            raise InputError(
+                f"rate times seconds is {self.rate * self.seconds:.3g}; at most {MOST_REQUESTS:,} requests"
+            )
         for name in ("interactive", "streams"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")

@@ -20,6 +20,7 @@ class Record:
         start_s: First start.
         finish_s: End.
         refused: Why it was refused.
+        was_admitted: Whether it was taken on at first.
         engine: Where it ended.
         gpu_s: GPU-seconds that it took, what was lost included.
         lost_gpu_s: Of these, what had to be done again.
@@ -35,6 +36,7 @@ class Record:
     start_s: float | None = None
     finish_s: float | None = None
     refused: Reason | None = None
+    was_admitted: bool = False
     engine: str = ""
     gpu_s: float = 0.0
     lost_gpu_s: float = 0.0

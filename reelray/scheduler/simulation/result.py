@@ -21,7 +21,7 @@ class GroupResult:
         refused: Of them, by reason.
         deadlines: Requests that had one.
         met: Of these, refused ones included, the share that was kept; None without deadlines.
-        met_of_admitted: Of these, refused ones left out.
+        met_of_admitted: Of these, those left out that were refused as they came; promises broken later count.
         wait_s: From arrival to first start, by percentile.
         slowdown: From arrival to end over the time alone on the fewest GPUs, by percentile.
         gpu_s: GPU-seconds.
@@ -94,7 +94,7 @@ def sum_up(records: Sequence[Record], *, gpus: int, events: int) -> SimulationRe
 def sum_group(name: str, records: Sequence[Record]) -> GroupResult:
     """Sum up requests of one kind."""
     dated = [record for record in records if record.deadline_s is not None]
-    admitted = [record for record in dated if record.refused is None]
+    admitted = [record for record in dated if record.was_admitted]
     met = sum(record.is_met for record in dated)
     ended = [(record.finish_s - record.at_s) / record.alone_s for record in records if record.finish_s is not None]
     waits = [record.start_s - record.at_s for record in records if record.start_s is not None]

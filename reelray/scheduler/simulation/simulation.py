@@ -126,6 +126,7 @@ class Simulation:
         if isinstance(answer, Refused):
             record.refused = answer.reason
         else:
+            record.was_admitted = True
             self._runs[ticket.request_id] = _Run(record=record, cost=cost, kind=ticket.kind, factor=factor)
 
     def _decide(self) -> None:

@@ -27,6 +27,8 @@ REQUEST_FIELDS = {
     "slo": float,
     "session": str,
 }
+MOST = 10**9
+"""Of any number: 30 years, in seconds; times beyond lose their fractions."""
 FAULT_FIELDS = {"at": float, "event": str, "engine": int}
 
 
@@ -45,7 +47,7 @@ def read_trace(lines: Iterable[str]) -> list[Happening]:
 def _read_line(line: str, number: int) -> Happening:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"line {number} of the trace is not JSON: {error}") from None
     if not isinstance(row, dict):
         raise InputError(f"line {number} of the trace is not an object")
@@ -65,8 +67,8 @@ def _check(row: dict[str, Any], fields: dict[str, type]) -> dict[str, Any]:
         kinds = (int, float) if fields[name] is float else fields[name]
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; a {fields[name].__name__} was expected")  # noqa: TRY004  one kind
-        if isinstance(value, int | float) and name != "priority" and not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value}; it must be finite, and not negative")
+        if isinstance(value, int | float) and not (-MOST if name == "priority" else 0) <= value <= MOST:
+            raise ValueError(f"{name} is {value:.4g}; it must be no more than {MOST:.0e}, and only priority negative")
     return row
 
 

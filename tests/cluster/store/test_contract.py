@@ -139,7 +139,7 @@ class Pair:
 
     async def release(self):
         def given_back(job, _):
-            job.attempts -= 1
+            job.attempts = max(0, job.attempts - 1)
             job.back()
 
         await self.fenced(self.release_once, given_back)
@@ -183,7 +183,7 @@ class Pair:
             commit, fresh = said
             assert fresh == (unit not in job.commits)
             if fresh:
-                job.commits[unit], job.attempts = commit.fence, 1
+                job.commits[unit], job.attempts = commit.fence, 0
                 job.events.append(str(unit))
             assert commit.fence == job.commits[unit]
 

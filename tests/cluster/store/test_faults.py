@@ -210,6 +210,29 @@ def test_a_store_that_hangs_is_an_error_of_ours(tmp_path):
             os.kill(server.pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("said", ["BUSY a script runs", "MASTERDOWN no link", "CLUSTERDOWN no slots", "NOREPLICAS few"])
+def test_a_server_that_cannot_serve_now_is_an_error_of_ours(tmp_path, said):
+    async def answer(reader, writer):
+        while sent := await reader.read(65536):
+            commands = sent.count(b"\r\n*") + sent.startswith(b"*")
+            writer.write(f"-{said}\r\n".encode() * commands)
+        writer.close()
+        await writer.wait_closed()
+
+    async def case():
+        path = tmp_path / "s"
+        async with await asyncio.start_unix_server(answer, path):
+            connection = Connection(StoreAddress(url=f"unix://{path}"))
+            try:
+                with pytest.raises(StoreError):
+                    await connection.command("PING")
+            finally:
+                await connection.close()
+                await asyncio.sleep(0.01)  # the other end closes too
+
+    asyncio.run(case())
+
+
 def test_tasks_that_are_cancelled_in_the_middle_leave_nothing_half(play):
     async def case(store):
         rng = random.Random(3)

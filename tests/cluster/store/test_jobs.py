@@ -138,6 +138,57 @@ def test_pages_go_through_all_jobs_newest_first(play):
     assert seen == made[::-1]
 
 
+def test_pages_of_large_jobs_end_early_and_miss_none(play):
+    async def case(store):
+        made = [
+            (await store.jobs.submit(replace(WISH, key=None, spec={"n": n, "x": "y" * 10**6}))).ref for n in range(12)
+        ]
+        page, pages = await store.jobs.list("ann"), []
+        while page.cursor:
+            pages.append(page.jobs)
+            page = await store.jobs.list("ann", cursor=page.cursor)
+        pages.append(page.jobs)
+        return made, pages
+
+    made, pages = play(case)
+    assert [job.ref for page in pages for job in page] == made[::-1]
+    assert max(map(len, pages)) == 5
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a\ud800b", "\x00", "é"])
+def test_any_text_may_be_a_key_an_owner_or_a_reason(play, text):
+    async def case(store):
+        first, again = [await store.jobs.submit(replace(WISH, key=text)) for _ in range(2)]
+        other = await store.jobs.submit(replace(WISH, key=text + "'"))
+        lease = await store.leases.claim(text, lease_s=9)
+        await store.leases.fail(lease, f"no such file: {text}", retry=False)
+        return first.ref == again.ref, first.ref != other.ref, (await store.jobs.get(first.ref)).error
+
+    same, parted, error = play(case)
+    assert same
+    assert parted
+    assert error.startswith("no such file: ")
+
+
+def test_a_submit_whose_answer_was_lost_is_still_new(play):
+    async def case(store):
+        evaluate, lost = store.connection._call, []
+
+        async def losing(*command):
+            said = await evaluate(*command)
+            if not lost:
+                lost.append(said)
+                raise ConnectionError("the line broke after the server had answered")
+            return said
+
+        await store.jobs.submit(WISH)  # the script is known
+        store.connection._call = losing
+        first = await store.jobs.submit(replace(WISH, key="k"))
+        return bool(lost), first.fresh, (await store.jobs.submit(replace(WISH, key="k"))).fresh
+
+    assert play(case) == (True, True, False)
+
+
 def test_pages_by_state(play):
     async def case(store):
         refs = [(await store.jobs.submit(replace(WISH, key=str(n)))).ref for n in range(6)]

@@ -174,6 +174,27 @@ def test_commits_let_attempts_count_anew(play):
     assert (job.state, job.fence) == (JobState.QUEUED, 6)
 
 
+def test_what_gets_on_may_be_interrupted_any_number_of_times_even_with_one_attempt(play):
+    async def case(store):
+        ref = (await store.jobs.submit(replace(WISH, max_attempts=1))).ref
+        for n in range(4):
+            lease = await store.leases.claim("w", lease_s=0.001)
+            await store.ledger.commit(lease, n, {})
+            await asyncio.sleep(0.003)  # it is lost
+        lease = await store.leases.claim("w", lease_s=9)
+        await store.ledger.commit(lease, 9, {})
+        await store.leases.release(lease)
+        lease = await store.leases.claim("w", lease_s=0.001)
+        attempts = lease.job.attempts
+        await asyncio.sleep(0.003)
+        await store.leases.sweep()
+        return attempts, await store.jobs.get(ref)
+
+    attempts, job = play(case)
+    assert attempts == 1
+    assert (job.state, job.fence) == (JobState.FAILED, 6)  # the last one came to nothing
+
+
 def test_a_failure_for_good_is_not_tried_again(play):
     async def case(store):
         ref = (await store.jobs.submit(WISH)).ref
@@ -209,6 +230,21 @@ def test_a_paused_job_can_be_cancelled(play):
         return await store.jobs.get(lease.ref)
 
     assert play(case).state is JobState.CANCELLED
+
+
+def test_jobs_that_were_deleted_by_hand_hold_nobody_up(play):
+    async def case(store):
+        jobs = [(await store.jobs.submit(WISH)).ref for _ in range(4)]
+        await store.leases.claim("w", lease_s=0.001, job=jobs[0])
+        paused = await store.leases.claim("w", lease_s=9, job=jobs[1])
+        await store.leases.fail(paused, "broke", retry_after_s=0.001)
+        await asyncio.sleep(0.005)
+        for ref in jobs[:3]:
+            await store.connection.command("DEL", store.connection.key("job", ref))
+        lease = await store.leases.claim("w", lease_s=9)
+        return lease.ref == jobs[3], await store.leases.claim("w", lease_s=9)
+
+    assert play(case) == (True, None)
 
 
 def test_finish_twice_is_as_once(play):

@@ -45,6 +45,43 @@ def test_full_memory_is_refused_and_reads_go_on(tmp_path):
     assert fresh
 
 
+def test_full_memory_lets_running_jobs_end(tmp_path):
+    async def case():
+        async with open_store(None, tmp_path) as store:
+            refs = [(await store.jobs.submit(wish(n))).ref for n in range(4)]
+            leases = [await store.leases.claim("w", lease_s=60) for _ in refs]
+            await store.connection.command("CONFIG", "SET", "maxmemory", "1mb")
+            _, error = await fill(store)
+            leader = await store.leaders.acquire("coordinator", "me", lease_s=9)
+            await store.leaders.renew(leader, lease_s=9)
+            for lease in leases:
+                await store.leases.renew(lease)
+                await store.ledger.commit(lease, 0, {})
+            await store.leases.finish(leases[0], {})
+            await store.leases.fail(leases[1], "broke", retry=False)
+            await store.leases.release(leases[2])
+            await store.leases.release(await store.leases.claim("w", lease_s=60, job=refs[2]))
+            await store.jobs.cancel(refs[3])
+            return error, [(await store.jobs.get(ref)).state.value for ref in refs]
+
+    error, states = asyncio.run(case())
+    assert isinstance(error, ResourceError)
+    assert states == ["done", "failed", "queued", "cancelled"]
+
+
+def test_a_server_that_would_forget_jobs_is_refused(tmp_path):
+    with EmbeddedStore(tmp_path, memory_bytes=100 << 20) as server:
+
+        async def opened():
+            async with open_store(StoreAddress(url=server.url), tmp_path) as store:
+                assert await store.connection.command("CONFIG", "GET", "maxmemory") == [b"maxmemory", b"104857600"]
+                await store.connection.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+
+        asyncio.run(opened())
+        with pytest.raises(InputError, match="volatile-lru, and must be noeviction"):
+            asyncio.run(opened())
+
+
 def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path):
     with EmbeddedStore(tmp_path) as server:
 

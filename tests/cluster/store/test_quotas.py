@@ -75,6 +75,27 @@ def test_units_come_back_by_the_hint(play):
     assert play(case) == 5
 
 
+@pytest.mark.parametrize("after_s", [3600.0 * 24, 600.0])
+def test_units_count_on_when_the_window_of_a_quota_is_changed(play, after_s):
+    async def case(store):
+        await store.quotas.charge("ann", UNITS, 40, once="a")
+        return await store.quotas.used("ann", replace(UNITS, window_s=after_s))
+
+    assert play(case) == 40
+
+
+def test_units_counted_in_a_short_window_are_forgotten_in_a_long_one(play):
+    async def case(store):
+        short, long = replace(UNITS, window_s=0.06), replace(UNITS, window_s=0.6)
+        await store.quotas.charge("ann", short, 40, once="a")
+        used = await store.quotas.used("ann", long)
+        await asyncio.sleep(0.7)
+        await store.quotas.charge("ann", long, 1, once="b")
+        return used, await store.quotas.used("ann", long)
+
+    assert play(case) == (40, 1)
+
+
 def test_slots_are_held_by_so_many_and_freed(play):
     async def case(store):
         slots = SlotLimit(name="streams", limit=3, hold_s=9)

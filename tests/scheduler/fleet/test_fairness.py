@@ -2,6 +2,9 @@
 
 import pytest
 
+from reelray.scheduler.fleet.entry import Entry
+from reelray.scheduler.fleet.fair_line import FairLine
+from reelray.scheduler.fleet.policy import FleetPolicy
 from tests.support.fleet_cases import Driver, a_fleet, a_ticket
 
 
@@ -50,6 +53,33 @@ def test_who_was_away_saves_up_no_turns():
     assert 9 <= sum(name.startswith("b") for name in later) <= 11
 
 
+def test_what_was_given_while_nobody_else_waited_is_not_held_against_a_tenant():
+    """Streams of tenant a have run for hours when b comes; from then on both get the same."""
+    driver = Driver(a_fleet(1))
+    for number in range(500):
+        driver.submit(a_ticket(f"s{number}", 20.0, tenant="a", interactive=True, stream=True))
+        driver.run_until(driver.now + 20.0)
+    for number in range(30):
+        for tenant in "ab":
+            driver.submit(a_ticket(f"{tenant}{number}", tenant=tenant))
+    driver.run_until(driver.now + 200.0)
+    later = [name[0] for name in driver.order[500:]]
+    assert abs(later.count("a") - later.count("b")) <= 1
+
+
+def test_tenants_that_are_gone_are_forgotten_and_those_that_owe_are_not():
+    line = FairLine(FleetPolicy())
+    for number in range(5000):
+        line.charge(f"tenant{number}", 0.0)  # what it was given was given back
+    line.add(Entry(a_ticket("waits", tenant="other"), 1, 0.0))
+    line.charge("owes", 50.0)
+    for number in range(5000):
+        line.charge(f"more{number}", 0.0)
+    assert len(line._tenants) < 200
+    line.add(Entry(a_ticket("later", tenant="owes"), 2, 0.0))
+    assert line.peek().ticket.tenant == "other"
+
+
 def test_a_level_of_priority_is_worth_seconds_of_waiting_and_no_more():
     driver = Driver(a_fleet(1, priority_s=60.0, tail_rounds=0))
     driver.submit(a_ticket("runs", 1000.0))
@@ -69,6 +99,28 @@ def test_the_line_is_kept_by_arrival_while_it_is_long_and_the_longest_goes_first
         driver.submit(a_ticket(name, seconds))
     driver.run_until(float("inf"))
     assert driver.order == ["runs", "a", "b", "e", "d", "c"]
+
+
+def test_a_short_ticket_is_overtaken_only_by_what_came_soon_after_it():
+    """Long ones keep coming and few wait at any time, so the longest goes first all the while."""
+    driver = Driver(a_fleet(1, overtake_s=30.0))
+    driver.submit(a_ticket("runs", 10.0))
+    driver.submit(a_ticket("short", 1.0))
+    for number in range(100):
+        driver.submit(a_ticket(f"long{number}", 10.0))
+        driver.run_until(driver.now + 10.0)
+    # those of the first 30 s go before it: at 0, 10, 20 and 30 s
+    assert driver.order[:6] == ["runs", "long0", "long1", "long2", "long3", "short"]
+
+
+def test_the_longest_overtakes_no_higher_level_of_priority_that_came_with_it():
+    driver = Driver(a_fleet(1))
+    driver.submit(a_ticket("runs", 1.0))
+    driver.decide()
+    for name, seconds, priority in (("long", 9.0, 0), ("urgent", 1.0, 1), ("more", 2.0, 1)):
+        driver.submit(a_ticket(name, seconds, priority=priority))
+    driver.run_until(float("inf"))
+    assert driver.order == ["runs", "urgent", "more", "long"]
 
 
 def test_a_preempted_render_costs_its_tenant_only_what_it_took():

@@ -129,6 +129,32 @@ def test_what_loses_engine_after_engine_is_given_up():
     assert fleet.next_decisions(2.0) == []
 
 
+def test_stops_are_no_losses_and_what_gets_on_may_lose_any_number_of_engines():
+    fleet, now = a_fleet(1, most_attempts=2), 0.0
+    fleet.submit(a_ticket("a", 100.0), 0.0)
+    for left in (0.9, 0.9, 0.9, 0.9):
+        (placed,) = fleet.next_decisions(now)
+        now += 1.0
+        assert fleet.stopped("a", placed.attempt, left, now)
+    for left in (0.5, 0.4, 0.3):
+        (placed,) = fleet.next_decisions(now)
+        now += 1.0
+        assert fleet.lost("a", placed.attempt, left, now) is None
+    (placed,) = fleet.next_decisions(now)
+    assert (placed.attempt, placed.left) == (8, 0.3)
+    assert fleet.lost("a", placed.attempt, 0.3, now).reason is Reason.LOST
+
+
+def test_a_ticket_that_only_a_mix_of_engines_could_take_is_refused_and_holds_nobody_up():
+    """One engine has the GPUs, another one the bytes."""
+    fleet = a_fleet(8, gib=50.0)
+    fleet.engine_up(an_engine("roomy", 1, gib=200.0), 0.0)
+    assert fleet.submit(a_ticket("both", {8: 10.0}, gib=100), 0.0).reason is Reason.TOO_LARGE
+    assert isinstance(fleet.submit(a_ticket("gpus", {8: 10.0}, gib=50), 0.0), Queued)
+    assert isinstance(fleet.submit(a_ticket("bytes", gib=200), 0.0), Queued)
+    assert places(fleet.next_decisions(0.0)) == [("gpus", "e0"), ("bytes", "roomy")]
+
+
 def test_renders_wait_for_engines_to_come_back_and_people_do_not():
     fleet = a_fleet(1)
     fleet.engine_down("e0", 0.0)

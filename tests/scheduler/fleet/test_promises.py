@@ -207,6 +207,50 @@ def before(waiting, latest_s):
     return sum(e.work_s for e in waiting if e.latest_s < latest_s) + (0.0 if len(same) == 1 else sum(same))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_between_ticks_the_tree_errs_on_the_safe_side_by_a_tick_at_most(seed):
+    """Starts from seconds to weeks ahead; some share a tick, and not its beginning."""
+    draw, gpus, waiting = random.Random(seed), 2.0, []
+    tree = SlackTree(gpus, 100.0)
+    for number in range(300):
+        entry = Entry(a_ticket(number, draw.uniform(1, 50)), number, 100.0)
+        entry.latest_s = 100.0 + draw.choice((10.0, 1e4, 9e5)) * draw.random()
+        tick_s = 0.25 if entry.latest_s < 100.0 + 4096 else 60.0
+        ahead, spare = tree.ahead_s(entry.latest_s)
+        before_s = sum(e.work_s for e in waiting if e.latest_s <= entry.latest_s)
+        near = [e.work_s for e in waiting if abs(e.latest_s - entry.latest_s) <= tick_s]
+        assert before_s <= ahead + 1e-6 <= before_s + sum(near) + 2e-6
+        later = [e.latest_s for e in waiting if e.latest_s > entry.latest_s]
+        exact = min((gpus * s - before(waiting, s) for s in later), default=float("inf"))
+        assert spare <= exact + 1e-6
+        assert spare >= exact - gpus * 60.0 - 50.0 * 60 or exact == float("inf")
+        tree.add(entry)
+        waiting.append(entry)
+
+
+def test_a_newcomer_that_goes_just_before_an_older_promise_may_not_break_it():
+    """Both latest starts lie within one tick of the clock that promises are counted by."""
+    fleet = a_fleet(1, promise_share=1.0, stop_s=0.0)
+    fleet.submit(a_ticket("runs", 99.0, deadline_s=1000.0), 0.0)
+    fleet.next_decisions(0.0)
+    assert isinstance(fleet.submit(a_ticket("old", 1.0, deadline_s=101.2), 0.0), Queued)  # begins by 100.2
+    assert fleet.submit(a_ticket("new", 30.0, deadline_s=130.1), 0.0).reason is Reason.DEADLINE  # by 100.1, for 30 s
+    assert isinstance(fleet.submit(a_ticket("small", 1.0, deadline_s=101.1), 0.0), Queued)
+
+
+def test_deadlines_hours_ahead_are_refused_only_when_they_cannot_be_kept():
+    driver, hour = Driver(a_fleet(1, promise_share=1.0)), 3600.0
+    for number in range(20):
+        assert isinstance(driver.submit(a_ticket(number, hour, deadline_s=24 * hour)), Queued)
+    assert isinstance(driver.submit(a_ticket("sooner", hour, deadline_s=4 * hour)), Queued)
+    refused = driver.submit(a_ticket("too much", 4 * hour, deadline_s=24 * hour))
+    assert refused.reason is Reason.DEADLINE
+    assert refused.finish_s > 24 * hour
+    driver.run_until(float("inf"))
+    assert driver.ends["sooner"] <= 4 * hour
+    assert max(driver.ends.values()) == 21 * hour
+
+
 def test_the_window_moves_with_time():
     driver = Driver(a_fleet(1, promise_share=1.0))
     for day in range(5):

@@ -133,6 +133,17 @@ def test_streams_must_have_begun_by_their_deadline():
     assert [r.refused and r.refused.value for r in late] == [None, "deadline"]
 
 
+def test_promises_that_are_broken_count_among_the_admitted():
+    """All engines go while a person waits who was promised a place; another is refused as it comes."""
+    person = Arrival(at_s=1.0, shape=Shape(frames=17), service=Service.INTERACTIVE, slo=8.0)
+    too_soon = Arrival(at_s=1.0, shape=Shape(frames=17), service=Service.INTERACTIVE, slo=0.5)
+    stream = Arrival(at_s=0.0, shape=Shape(frames=49, kind=Kind.STREAM), service=Service.INTERACTIVE, within_s=5.0)
+    faults = [Fault(at_s=5.0, engine=0), Fault(at_s=90.0, engine=0, is_up=True)]
+    simulation = simulate([stream, person, too_soon, *faults], count=1)
+    people = sum_up(simulation.records, gpus=1, events=simulation.count).groups[1]
+    assert (people.refused, people.met, people.met_of_admitted) == ({"late": 1, "deadline": 1}, 0.0, 0.0)
+
+
 def test_percentiles_are_values_that_were_there():
     assert percentiles([]) == {}
     assert percentiles([3.0, 1.0, 2.0]) == {50: 2.0, 90: 3.0, 99: 3.0}
