@@ -19,7 +19,7 @@ from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import InputError
 from reelray.proto.events import Progress
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
 
 DESCRIBE_S = 10.0
 

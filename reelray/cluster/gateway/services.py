@@ -13,7 +13,7 @@ from reelray.cluster.gateway.event_pump import EventPump
 from reelray.cluster.gateway.making import Making
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.statuses import status_of
-from reelray.cluster.gateway.video_answers import accepted
+from reelray.cluster.gateway.video_answers import planned as plan_of
 from reelray.cluster.gateway.video_reading import read_video
 from reelray.cluster.render import plan_job
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
@@ -67,7 +67,8 @@ class Videos(videos_pb2_grpc.VideosServicer):
     def _plan(self, request: videos_pb2.GenerateRequest) -> "Planned":
         model = self._models.find(request.video.model)
         job = plan_job(read_video(request.video, model.entry), model.entry)
-        first = accepted(job, model.description.digest)
+        plan = plan_of(job, model.description.digest)
+        first = videos_pb2.GenerateEvent(accepted={"request_id": job.request.request_id, "plan": plan})
         return Planned(model=model, making=Making(model.engine, job, request.media), first=first)
 
 

@@ -9,7 +9,7 @@ from reelray.cluster.prompt_changes import Times
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.wire import LARGEST_PICTURE
 from reelray.proto.errors import InputError, SizeError, UnsupportedError
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
 
 PICTURES = ("PNG", "JPEG", "WEBP")
 """What a caller's picture may be; other decoders of Pillow start programs, or are seldom tested."""

@@ -12,7 +12,7 @@ from reelray.cluster.gateway.server import GatewayServer, Guard
 from reelray.cluster.gateway.serving import ServeOptions, is_loopback, make_guard
 from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.proto.errors import InputError, ResourceError
-from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, video_spec_pb2, videos_pb2, videos_pb2_grpc
 from tests.support.fake_engine import FakeEngine
 from tests.support.gateway import connect, serve
 
@@ -26,7 +26,7 @@ def describe(channel, **call):
 def test_describe_tells_models_and_how_busy_they_are():
     with serve(FakeEngine(frame_delay_s=0.2), FakeEngine()) as address, connect(address) as channel:
         call = videos_pb2_grpc.VideosStub(channel).Generate(
-            videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x"))
+            videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x"))
         )
         next(call)
         told = describe(channel)
@@ -57,7 +57,7 @@ def test_a_token_is_wanted_for_everything_but_health(said, comes_in):
     with serve(FakeEngine(), guard=Guard(interceptors=(TokenGuard(TOKEN),))) as address, connect(address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
-        request = videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=5))
+        request = videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x", frames=5))
         calls = [
             lambda: describe(channel, metadata=metadata),
             lambda: list(videos_pb2_grpc.VideosStub(channel).Generate(request, timeout=10, metadata=metadata)),
