@@ -15,19 +15,17 @@ import grpc
 from PIL import Image
 
 from reelray.cluster.engine_api import Engine
+from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
-from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.render_plan import Place, Target, place_job
 from reelray.cluster.services import Services
 from reelray.cluster.settings import Settings
-from reelray.cluster.wire import check_token
 from reelray.proto.errors import InputError
 
 GRACE_S = 30.0
-SHORTEST_TOKEN = 16
 IDLE_LOOK_S = 0.05
 LAST_WORDS_S = 0.5
 """For what is on its way to clients whose video is complete."""
@@ -42,6 +40,7 @@ class ServeOptions:
         address: Where to listen.
         place: Where the models run; its own model is not looked at.
         token: What callers must say; None lets everybody in, on loopback only.
+        tokens: File of tenants and their tokens; see `callers.read_tokens`.
         certificate: PEM file of the server's certificate chain.
         key: PEM file of its private key.
         grace_s: How long running requests may take to end once the server is asked to stop.
@@ -51,6 +50,7 @@ class ServeOptions:
     address: str = "127.0.0.1:50051"
     place: Place = field(default_factory=Place)
     token: str | None = field(default=None, repr=False)
+    tokens: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     grace_s: float = GRACE_S
@@ -82,17 +82,15 @@ def make_guard(options: ServeOptions) -> Guard:
     """
     if (options.certificate is None) != (options.key is None):
         raise InputError("--tls-cert and --tls-key belong together; give both or none")
-    if not is_loopback(options.address) and options.token is None and options.certificate is None:
+    if not is_loopback(options.address) and not (options.token or options.tokens or options.certificate):
         raise InputError(
-            f"{options.address} can be reached from other machines; give --token, or --tls-cert and --tls-key, "
-            "or listen on 127.0.0.1"
+            f"{options.address} can be reached from other machines; give --token or --tokens, or --tls-cert and "
+            "--tls-key, or listen on 127.0.0.1"
         )
-    if options.token is not None and len(options.token) < SHORTEST_TOKEN:
-        raise InputError(f"the token has {len(options.token)} characters; take {SHORTEST_TOKEN} or more")
+    tenants = {} if options.tokens is None else read_tokens(options.tokens)
     if options.token is not None:
-        check_token(options.token)
-    interceptors = () if options.token is None else (TokenGuard(options.token),)
-    return Guard(interceptors=interceptors, credentials=_read_credentials(options.certificate, options.key))
+        tenants[options.token] = DEFAULT_TENANT
+    return Guard(callers=Callers(tenants), credentials=_read_credentials(options.certificate, options.key))
 
 
 def is_loopback(address: str) -> bool:
@@ -210,7 +208,7 @@ def describe_server(models: ServedModels, options: ServeOptions, port: int) -> l
     """What is served, and what to try next."""
     host = options.address.rpartition(":")[0]
     secure = "" if options.certificate is None else " --tls-ca CERTIFICATE"
-    token = "" if options.token is None else " --token TOKEN"
+    token = " --token TOKEN" if options.token or options.tokens else ""
     names = ", ".join(f"{model.entry.name} on {model.description.device}" for model in models)
     return [
         f"serving {names} at {host}:{port} (gRPC)",
