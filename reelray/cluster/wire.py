@@ -21,6 +21,7 @@ TO_WIRE = {
     Stage.REGROUP: wire.StageProgress.REGROUP,
 }
 FROM_WIRE = {sent: stage for stage, sent in TO_WIRE.items()}
+STAGES = {stage.value: sent for stage, sent in TO_WIRE.items()}
 
 
 def check_token(token: str) -> None:

@@ -73,7 +73,7 @@ class Videos(videos_pb2_grpc.VideosServicer):
         ids = check_options(request.options, (), "Videos.Generate")
         self._callers.tenant_of(context, request.options.tenant)
         model, job = plan_request(self._models, request.video)
-        plan = plan_of(job, model.description.digest)
+        plan = plan_of(job.request, job.model.name, model.description.digest, job.fps)
         first = videos_pb2.GenerateEvent(accepted={"request_id": job.request.request_id, "plan": plan})
         making = Making(model.engine, job, request.media)
         return Planned(model=model, making=making, first=first, ids={"request": job.request.request_id, **ids})

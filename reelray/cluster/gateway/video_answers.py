@@ -1,23 +1,30 @@
-"""From a job and its events to what goes over the wire."""
+"""From a request and its events to what goes over the wire."""
 
-from reelray.cluster.render import RenderJob
+from fractions import Fraction
+
 from reelray.cluster.wire import TO_WIRE
 from reelray.proto.events import Progress
-from reelray.proto.request import RenderSummary
+from reelray.proto.request import RenderRequest, RenderSummary
 from reelray.proto.v1 import video_spec_pb2 as wire
 
 
-def planned(job: RenderJob, digest: str) -> wire.VideoPlan:
-    """Say what will be made."""
-    request = job.request
+def planned(request: RenderRequest, model: str, digest: str, fps: Fraction) -> wire.VideoPlan:
+    """Say what will be made.
+
+    Args:
+        request: What goes to the engine.
+        model: Its name.
+        digest: Of its files.
+        fps: Of the finished video.
+    """
     return wire.VideoPlan(
-        model=job.model.name,
+        model=model,
         model_digest=digest,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         size=wire.Size(width=request.width, height=request.height),
         frames=request.frames,
-        fps=wire.Rational(numerator=job.fps.numerator, denominator=job.fps.denominator),
+        fps=wire.Rational(numerator=fps.numerator, denominator=fps.denominator),
         seed=request.seed,
         steps=request.recipe.schedule.length,
         guidance=request.recipe.guidance.scale,

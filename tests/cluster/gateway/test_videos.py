@@ -131,6 +131,7 @@ WRONG = [
     (request(seed=2**63), grpc.StatusCode.INVALID_ARGUMENT, "invalid_input", "seed"),
     (request(media=7), grpc.StatusCode.INVALID_ARGUMENT, "invalid_input", "MEDIA_MP4"),
     (request(decoder=9), grpc.StatusCode.INVALID_ARGUMENT, "invalid_input", "DECODER_FULL"),
+    (request(decoder=wire.DECODER_PREVIEW), grpc.StatusCode.UNIMPLEMENTED, "unsupported", "no previews on this server"),
     (request(model="nope"), grpc.StatusCode.NOT_FOUND, "unknown_model", "models here: fake"),
     (
         request(changes=[wire.PromptChange(seconds=1, prompt="x")]),
@@ -163,6 +164,7 @@ def test_wrong_input_is_refused_precisely(wanted, code, reason, text):
     assert found[0] is code
     assert found[2:] == (reason, False)
     assert text in found[1]
+    assert "/models" not in found[1]
     assert not engine.requests
 
 
