@@ -19,7 +19,7 @@ from pathlib import Path
 from reelray.cluster.cli import main
 from tests.support.fake_engine import FakeEngine, fake_services, write_models
 engine = FakeEngine(frame_delay_s=0.1)
-code = main(["serve", *sys.argv[1:]], fake_services(engine, write_models(Path("models"))))
+code = main(["serve", "--data", "data", *sys.argv[1:]], fake_services(engine, write_models(Path("models"))))
 print(code, engine.closed, engine.cancelled, flush=True)
 """
 
