@@ -19,7 +19,13 @@ from tests.support.fake_engine import FakeEngine, fake_entry
 
 
 @contextmanager
-def serve(*engines: FakeEngine, guard: Guard | None = None, entries=None, shelf: Shelf | None = None) -> Iterator[str]:
+def serve(
+    *engines: FakeEngine,
+    guard: Guard | None = None,
+    entries=None,
+    shelf: Shelf | None = None,
+    address: str = "127.0.0.1:0",
+) -> Iterator[str]:
     """Serve `fake`, `fake-1`, … and give the address; with a shelf it keeps renders there."""
     names = ["fake", *(f"fake-{n}" for n in range(1, len(engines)))]
     entries = entries or [fake_entry(path=Path("/models") / name) for name in names]
@@ -34,7 +40,7 @@ def serve(*engines: FakeEngine, guard: Guard | None = None, entries=None, shelf:
     archive = Archive(store=Store.over(connection), artifacts=Artifacts(shelf.files)) if shelf else None
 
     async def start() -> GatewayServer:
-        return await GatewayServer(models, "127.0.0.1:0", guard, archive).start()
+        return await GatewayServer(models, address, guard, archive).start()
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
     try:

@@ -14,7 +14,7 @@ Examples:
   reelray serve --model ./Wan2.1-T2V-1.3B-Diffusers --gpus 2
   reelray serve --model sprites --model sprites-causal --engine local
   reelray serve --address 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --token "$TOKEN"
-  reelray serve --data /srv/reelray --address 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --tokens tokens.txt
+  reelray serve --data /srv/reelray --tokens tokens.txt
   grpcurl -plaintext -d '{"video":{"prompt":"a star"}}' localhost:50051 reelray.v1.Videos/Generate
 """
 

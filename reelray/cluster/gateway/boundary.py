@@ -46,7 +46,8 @@ async def or_status(
 
 async def _end(context: Context, error: ReelrayError) -> None:
     """Say what happened; who does not read cannot be told, and is not waited for."""
-    await asyncio.wait_for(context.abort_with_status(status_of(error)), LAST_WORD_S)
+    async with asyncio.timeout(LAST_WORD_S):
+        await context.abort_with_status(status_of(error))
 
 
 async def send(context: Context, message: object) -> None:
@@ -56,6 +57,7 @@ async def send(context: Context, message: object) -> None:
         CancelledError: The caller reads nothing any more.
     """
     try:
-        await asyncio.wait_for(context.write(message), UNREAD_S)
+        async with asyncio.timeout(UNREAD_S):  # `wait_for` forgets a cancellation that comes with the answer
+            await context.write(message)
     except TimeoutError:
         raise CancelledError(f"nothing was read for {UNREAD_S:g} s; the call was ended") from None
