@@ -12,6 +12,7 @@ from reelray.cluster.renders.growing_media import result_video
 from reelray.cluster.renders.spec import MediaForm, RenderSpec
 from reelray.cluster.store.events import Event
 from reelray.cluster.store.job import Job, JobState
+from reelray.cluster.store.names import JobRef
 from reelray.cluster.wire import STAGES
 from reelray.proto.errors import InputError
 from reelray.proto.v1 import renders_pb2, video_spec_pb2
@@ -39,6 +40,21 @@ FACTS = {
 }
 """What a worker's result says of its work, and of what kind it is."""
 LONGEST_ERROR = 1000
+
+
+def queued_render(ref: JobRef, created_ms: int, priority: int, plan: video_spec_pb2.VideoPlan) -> renders_pb2.Render:
+    """A render that was taken on just now; the same as `render_of` without asking the store for it."""
+    return renders_pb2.Render(
+        id=ref.id,
+        tenant=ref.tenant,
+        state=renders_pb2.RENDER_STATE_QUEUED,
+        plan=plan,
+        media=video_spec_pb2.MEDIA_MP4,
+        priority=priority,
+        created=at_ms(created_ms),
+        events=1,
+        bytes=0,
+    )
 
 
 def render_of(job: Job, size_bytes: int | None = None) -> renders_pb2.Render:

@@ -9,11 +9,12 @@ from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.option_check import check_options
-from reelray.cluster.gateway.render_answers import FROM_STATES, MEDIA, render_of
+from reelray.cluster.gateway.render_answers import FROM_STATES, MEDIA, queued_render, render_of
 from reelray.cluster.gateway.render_download import ByteRange, download
 from reelray.cluster.gateway.render_watching import watch
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import plan_request
+from reelray.cluster.gateway.video_answers import planned as plan_of
 from reelray.cluster.render import RenderJob
 from reelray.cluster.renders.growing_media import find_media
 from reelray.cluster.renders.spec import seed_for_key
@@ -68,7 +69,13 @@ class Renders(renders_pb2_grpc.RendersServicer):
         self, request: renders_pb2.SubmitRenderRequest, context: Context
     ) -> renders_pb2.SubmitRenderResponse:
         """See `renders.proto`."""
-        planned = await or_status(context, lambda: asyncio.to_thread(self._plan, request, context))
+
+        async def plan() -> Planned:
+            if request.video.conditions:  # pictures take time
+                return await asyncio.to_thread(self._plan, request, context)
+            return self._plan(request, context)
+
+        planned = await or_status(context, plan)
         return await or_status(context, lambda: self._submit(planned), planned.ids)
 
     async def Get(  # noqa: N802
@@ -142,7 +149,11 @@ class Renders(renders_pb2_grpc.RendersServicer):
             made = await submit_render(
                 archive.store, archive.artifacts, planned.job, planned.digest, planned.submission
             )
-            return renders_pb2.SubmitRenderResponse(render=await self._render(made.ref), fresh=made.fresh)
+            if made.created_ms is None:
+                return renders_pb2.SubmitRenderResponse(render=await self._render(made.ref), fresh=made.fresh)
+        plan = plan_of(planned.job.request, planned.job.model.name, planned.digest, planned.job.fps)
+        render = queued_render(made.ref, made.created_ms, planned.submission.priority, plan)
+        return renders_pb2.SubmitRenderResponse(render=render, fresh=True)
 
     async def _render(self, ref: JobRef) -> renders_pb2.Render:
         media = await find_media(self._archive.store, ref)

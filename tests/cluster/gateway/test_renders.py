@@ -28,6 +28,7 @@ def test_a_render_from_submit_to_its_last_byte(caller, hands):
     assert (render.plan.prompt, render.plan.seed, render.plan.frames, render.plan.model) == ("a disc", 5, 9, "fake")
     assert (render.plan.model_digest, render.plan.steps, render.media) == ("0123abcd", 4, video_spec_pb2.MEDIA_MP4)
     assert (render.bytes, render.HasField("started"), render.events) == (0, False, 1)
+    assert caller.get(render.id) == render
     assert hands.claim().ref.id == render.id
     hands.progress("denoise", 1, 4)
     hands.commit(b"one ")
