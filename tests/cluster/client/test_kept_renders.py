@@ -3,11 +3,15 @@
 import threading
 from datetime import UTC, datetime
 
+import grpc
 import pytest
 
 import reelray
 from reelray.cluster.client import kept_renders
+from reelray.cluster.client.connection import ServerAddress
+from reelray.cluster.client.kept_renders import Wanted, connect_renders
 from reelray.cluster.client.patience import Patience
+from reelray.cluster.render import RenderOptions
 from reelray.proto.errors import (
     CancelledError,
     ConflictError,
@@ -145,3 +149,36 @@ def test_patience_ends_and_is_only_for_what_may_pass():
     for error in (StoreStartError("x"), QuotaError("x"), InputError("x")):
         with pytest.raises(type(error)):
             patience.wait(error)
+
+
+class LosesTheAnswer:
+    """A call whose answer is lost on its way, the first time."""
+
+    def __init__(self, call):
+        self.call, self.calls = call, 0
+
+    def __call__(self, *said, **how):
+        answer = self.call(*said, **how)
+        self.calls += 1
+        if self.calls == 1:
+            raise Unavailable
+        return answer
+
+
+class Unavailable(grpc.RpcError):
+    def code(self):
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self):
+        return "the line broke"
+
+    def trailing_metadata(self):
+        return ()
+
+
+def test_a_submit_whose_answer_was_lost_makes_no_second_render(shelf):
+    with serve(FakeEngine(), shelf=shelf) as address, connect_renders(ServerAddress(address=address)) as renders:
+        renders._stub.Submit = losing = LosesTheAnswer(renders._stub.Submit)
+        render, fresh = renders.submit(RenderOptions(prompt="a disc"), Wanted())
+        assert (losing.calls, fresh) == (2, False)
+        assert [one.id for one in renders.list()] == [render.id]

@@ -4,10 +4,14 @@ import io
 import os
 import re
 import signal
+import socket
+from contextlib import ExitStack
 
 import av
 import pytest
 
+from reelray.cluster.gateway.serving import start_store
+from reelray.cluster.settings import Settings
 from reelray.cluster.store.embedded import EmbeddedStore
 from reelray.proto.v1 import renders_pb2
 from tests.support.commands import start_process
@@ -85,8 +89,6 @@ def test_a_store_that_is_killed_is_started_again(tmp_path):
 
 def pid_of(store):
     """Process of a store that another has started."""
-    import socket
-
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(store.socket))
         line.sendall(b"INFO server\r\n")
@@ -99,3 +101,10 @@ def test_a_folder_that_cannot_be_is_one_clear_error(tmp_path):
         out, err = process.communicate(timeout=20)
     assert out.split() == ["4", "0"]
     assert "name another folder (--data DIR)" in err
+
+
+def test_a_store_that_the_environment_names_is_taken(tmp_path):
+    with ExitStack() as opened:
+        address, embedded = start_store(Settings(redis_url="redis://there:6379/0"), tmp_path / "store", opened)
+    assert (address.url, embedded) == ("redis://there:6379/0", None)
+    assert not (tmp_path / "store").exists()
