@@ -41,8 +41,15 @@ def shelf(store_server, tmp_path):
 
 
 @pytest.fixture
-def caller(shelf):
-    with serve(FakeEngine(), shelf=shelf) as address, connect(address) as channel:
+def shelf_address(shelf):
+    """Where a server listens that keeps renders."""
+    with serve(FakeEngine(), shelf=shelf) as address:
+        yield address
+
+
+@pytest.fixture
+def caller(shelf_address):
+    with connect(shelf_address) as channel:
         yield Caller(channel)
 
 

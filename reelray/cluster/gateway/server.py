@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.callers import Callers
+from reelray.cluster.gateway.message_guard import MessageGuard
 from reelray.cluster.gateway.renders_service import Renders
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import Cluster, Videos
@@ -75,7 +76,7 @@ class GatewayServer:
         guard = guard or Guard()
         self._address = address
         self._health = health.aio.HealthServicer()
-        guards = (TokenGuard(guard.callers),) if guard.callers.are_known else ()
+        guards = (*((TokenGuard(guard.callers),) if guard.callers.are_known else ()), MessageGuard())
         options = (*OPTIONS, ("grpc.so_reuseport", int(shares_port)))
         self._server: Any = grpc.aio.server(options=options, interceptors=guards, maximum_concurrent_rpcs=MOST_CALLS)
         self._credentials = guard.credentials
