@@ -36,7 +36,7 @@ class KeptRender:
         created: When it was submitted.
         started: When it was begun first; None before.
         ended: None before.
-        attempts: Times that it was begun since it last got on.
+        attempts: Times in a row that it was begun and nothing became durable.
         events: Number of its newest event.
         bytes: Bytes of its file that can be had; None where that was not asked.
         summary: What it took; None before it is done.

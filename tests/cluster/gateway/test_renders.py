@@ -30,11 +30,12 @@ def test_a_render_from_submit_to_its_last_byte(caller, hands):
     assert (render.bytes, render.HasField("started"), render.events) == (0, False, 1)
     assert caller.get(render.id) == render
     assert hands.claim().ref.id == render.id
+    assert caller.get(render.id).attempts == 1
     hands.progress("denoise", 1, 4)
     hands.commit(b"one ")
     hands.commit(b"")
     running = caller.get(render.id)
-    assert (running.state, running.bytes, running.attempts) == (renders_pb2.RENDER_STATE_RUNNING, 4, 1)
+    assert (running.state, running.bytes, running.attempts) == (renders_pb2.RENDER_STATE_RUNNING, 4, 0)
     assert running.started.ToMilliseconds() >= running.created.ToMilliseconds() > 1.7e12
     hands.commit(b"two")
     hands.finish()
