@@ -162,7 +162,7 @@ class RemoteStream(Iterator[Event]):
     """Iterates over the events of one request; ends after `Done`, raises the request's error.
 
     Frames are acknowledged by the pull that follows them: a client that stops stops the decoder. Leaving the `with`
-    block early, or `close`, cancels the request.
+    block early, or `close`, cancels the request. One thread takes; any other may close.
 
     Args:
         actor: Ray handle of the engine.
@@ -185,15 +185,18 @@ class RemoteStream(Iterator[Event]):
                 _fetch(self._actor.cancel.remote(self.request_id))
 
     def __next__(self) -> Event:
-        if self._ended:
-            raise StopIteration
-        while not self._items:
-            self._items.extend(self._pull())
-        item = self._items.popleft()
-        self._ended = isinstance(item, Done | ReelrayError)
-        if isinstance(item, ReelrayError):
-            raise item
-        return item
+        while not self._ended:
+            try:
+                item = self._items.popleft()
+            except IndexError:
+                self._refill()
+                continue
+            if isinstance(item, Done | ReelrayError):
+                self._ended = True
+            if isinstance(item, ReelrayError):
+                raise item
+            return item
+        raise StopIteration
 
     def __enter__(self) -> Self:
         return self
@@ -203,13 +206,17 @@ class RemoteStream(Iterator[Event]):
     ) -> None:
         self.close()
 
-    def _pull(self) -> list[Event | ReelrayError]:
+    def _refill(self) -> None:
         try:
-            take = self._actor.take.options(concurrency_group=TAKE)
-            items: list[Event | ReelrayError] = _fetch(take.remote(self.request_id, _PULL_S))
-        except EngineError:
-            self._ended = True  # there is nobody left to cancel it
-            raise
+            self._items.extend(self._pull())
+        except ReelrayError:
+            if not self._ended:  # closed meanwhile by another thread, so that the engine knows it no more
+                self._ended = True
+                raise
+
+    def _pull(self) -> list[Event | ReelrayError]:
+        take = self._actor.take.options(concurrency_group=TAKE)
+        items: list[Event | ReelrayError] = _fetch(take.remote(self.request_id, _PULL_S))
         return items
 
 

@@ -2,7 +2,7 @@
 
 from reelray.proto.errors import InputError
 from reelray.proto.events import Stage
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
 
 LARGEST_MESSAGE = 2 * 2**20
 LARGEST_PICTURE = 1_500_000
@@ -13,14 +13,15 @@ KEEPALIVE = (
 )
 """A peer that says nothing for so long is asked, and given up if it does not answer."""
 TO_WIRE = {
-    Stage.LOAD: wire.Progress.LOAD,
-    Stage.TEXT: wire.Progress.TEXT,
-    Stage.DENOISE: wire.Progress.DENOISE,
-    Stage.REMEMBER: wire.Progress.REMEMBER,
-    Stage.DECODE: wire.Progress.DECODE,
-    Stage.REGROUP: wire.Progress.REGROUP,
+    Stage.LOAD: wire.StageProgress.LOAD,
+    Stage.TEXT: wire.StageProgress.TEXT,
+    Stage.DENOISE: wire.StageProgress.DENOISE,
+    Stage.REMEMBER: wire.StageProgress.REMEMBER,
+    Stage.DECODE: wire.StageProgress.DECODE,
+    Stage.REGROUP: wire.StageProgress.REGROUP,
 }
 FROM_WIRE = {sent: stage for stage, sent in TO_WIRE.items()}
+STAGES = {stage.value: sent for stage, sent in TO_WIRE.items()}
 
 
 def check_token(token: str) -> None:

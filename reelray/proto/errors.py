@@ -11,6 +11,8 @@ ReelrayError
 │   ├── UnknownJobError       no job of this tenant has this id, or it is past its time
 │   ├── ConflictError         the key of an earlier job, with another wish
 │   ├── GoneError             a job's files were kept as long as was asked
+│   ├── RangeError            a place behind the end of a file
+│   ├── NeverError            what was asked for will not be: the job ended without it
 │   └── UnsupportedError      a well-formed wish that this model or build does not serve
 ├── CheckpointError       the folder of weights is not usable                 exit 3
 │   ├── ManifestError         manifest.yaml: file, field, allowed values
@@ -126,6 +128,18 @@ class GoneError(InputError):
     """A file of a job is not there any more; it was kept as long as was asked."""
 
     code = "gone"
+
+
+class RangeError(InputError):
+    """A place behind the end of a file that is complete."""
+
+    code = "out_of_range"
+
+
+class NeverError(InputError):
+    """The rest of a file was asked for, and its job failed or was cancelled before it was made."""
+
+    code = "never_made"
 
 
 class CheckpointError(ReelrayError):

@@ -17,6 +17,7 @@ from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Defaults, Guidance, Recipe, Schedule
 from reelray.proto.request import RenderRequest, RenderSummary, RequestId
 from reelray.proto.session import Order, Standing
+from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 FACTS = ModelFacts(
     family="wan",
@@ -76,7 +77,8 @@ class FakeEngine:
     cancelled: int = 0
     lost: bool = False
 
-    def render(self, request: RenderRequest) -> Iterator[Event]:
+    def render(self, request: RenderRequest, snapshot: Snapshot | None = None) -> Iterator[Event]:
+        assert snapshot is None, "it never put anything down"
         self.requests.append(request)
         # Kept, so that a forgotten `close` shows: the end of the last reference would close it too.
         self.streams.append(self._stream(request))
@@ -92,6 +94,9 @@ class FakeEngine:
     def tell(self, request_id: RequestId, _order: Order) -> Standing:
         if self.lost:
             raise EngineError("the engine takes no orders: it was lost")
+        raise EndedError(f"request {request_id} is not here")
+
+    def snapshot(self, request_id: RequestId, _kind: SnapshotKind) -> Snapshot:
         raise EndedError(f"request {request_id} is not here")
 
     def close(self) -> None:

@@ -8,14 +8,25 @@ from pathlib import Path
 
 import grpc
 
+from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
+from reelray.cluster.renders.artifacts import Artifacts
+from reelray.cluster.store.connection import Connection
+from reelray.cluster.store.open import Store
+from tests.support.archive import Shelf
 from tests.support.fake_engine import FakeEngine, fake_entry
 
 
 @contextmanager
-def serve(*engines: FakeEngine, guard: Guard | None = None, entries=None) -> Iterator[str]:
-    """Serve `fake`, `fake-1`, … and give the address."""
+def serve(
+    *engines: FakeEngine,
+    guard: Guard | None = None,
+    entries=None,
+    shelf: Shelf | None = None,
+    address: str = "127.0.0.1:0",
+) -> Iterator[str]:
+    """Serve `fake`, `fake-1`, … and give the address; with a shelf it keeps renders there."""
     names = ["fake", *(f"fake-{n}" for n in range(1, len(engines)))]
     entries = entries or [fake_entry(path=Path("/models") / name) for name in names]
     models = ServedModels(
@@ -25,17 +36,31 @@ def serve(*engines: FakeEngine, guard: Guard | None = None, entries=None) -> Ite
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
+    connection = Connection(shelf.address) if shelf else None
+    archive = Archive(store=Store.over(connection), artifacts=Artifacts(shelf.files)) if shelf else None
+
     async def start() -> GatewayServer:
-        return await GatewayServer(models, "127.0.0.1:0", guard).start()
+        return await GatewayServer(models, address, guard, archive).start()
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
     try:
         yield f"127.0.0.1:{server.port}"
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(0), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_end(server, connection), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+async def _end(server: GatewayServer, connection: Connection | None) -> None:
+    """Stop, and wait for what ends with it, as `asyncio.run` does."""
+    await server.stop(0)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    if connection is not None:
+        await connection.close()
 
 
 @contextmanager

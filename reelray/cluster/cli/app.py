@@ -6,8 +6,11 @@ import typer
 
 import reelray
 from reelray.cluster.cli.bench import bench
+from reelray.cluster.cli.cancel import CANCEL_EPILOG, cancel
 from reelray.cluster.cli.doctor import doctor
+from reelray.cluster.cli.fetch import FETCH_EPILOG, fetch
 from reelray.cluster.cli.info import info
+from reelray.cluster.cli.jobs import JOBS_EPILOG, jobs
 from reelray.cluster.cli.models import models
 from reelray.cluster.cli.plan import PLAN_EPILOG, plan
 from reelray.cluster.cli.render import RENDER_EPILOG, render
@@ -16,6 +19,8 @@ from reelray.cluster.cli.session import session_of
 from reelray.cluster.cli.settings import settings
 from reelray.cluster.cli.simulate import SIMULATE_EPILOG, simulate
 from reelray.cluster.cli.stream import STREAM_EPILOG, StreamCommand, stream
+from reelray.cluster.cli.submit import SUBMIT_EPILOG, submit
+from reelray.cluster.cli.watch import WATCH_EPILOG, watch
 
 USAGE_EXIT_CODE = 2
 
@@ -40,7 +45,7 @@ def _main(
     """Serve video diffusion transformers.
 
     Exit codes: 0 done, 1 unexpected error, 2 wrong input, 3 unusable checkpoint, 4 output not written,
-    5 out of memory, 6 engine lost, 130 interrupted.
+    5 out of memory, 6 engine lost, 7 store lost, 130 interrupted.
     """
     session_of(context).set_debug(wanted=debug)
     if context.invoked_subcommand is None:
@@ -51,6 +56,11 @@ def _main(
 app.command(epilog=RENDER_EPILOG)(render)
 app.command(epilog=STREAM_EPILOG, cls=StreamCommand)(stream)
 app.command(epilog=SERVE_EPILOG)(serve)
+app.command(epilog=SUBMIT_EPILOG, cls=StreamCommand)(submit)
+app.command(epilog=JOBS_EPILOG)(jobs)
+app.command(epilog=WATCH_EPILOG)(watch)
+app.command(epilog=CANCEL_EPILOG)(cancel)
+app.command(epilog=FETCH_EPILOG)(fetch)
 app.command(epilog=PLAN_EPILOG)(plan)
 app.command(epilog=SIMULATE_EPILOG)(simulate)
 app.add_typer(bench, name="bench")

@@ -14,6 +14,7 @@ Examples:
   reelray serve --model ./Wan2.1-T2V-1.3B-Diffusers --gpus 2
   reelray serve --model sprites --model sprites-causal --engine local
   reelray serve --address 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --token "$TOKEN"
+  reelray serve --data /srv/reelray --tokens tokens.txt
   grpcurl -plaintext -d '{"video":{"prompt":"a star"}}' localhost:50051 reelray.v1.Videos/Generate
 """
 
@@ -29,6 +30,14 @@ Key = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its
 Grace = Annotated[
     float, typer.Option(metavar="S", min=0, help="How long running videos may take to end once it is asked to stop.")
 ]
+Data = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where renders and their store are kept. Default: serve in REELRAY_DATA_DIR."),
+]
+Tokens = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Lines of TENANT TOKEN: who may call; a tenant sees its own renders only."),
+]
 
 
 def serve(
@@ -37,8 +46,10 @@ def serve(
     model: Models = None,
     address: Address = "127.0.0.1:50051",
     token: take.Token = None,
+    tokens: Tokens = None,
     tls_cert: Certificate = None,
     tls_key: Key = None,
+    data: Data = None,
     grace: Grace = 30.0,
     device: take.Device = None,
     engine: take.EngineChoice = None,
@@ -52,7 +63,8 @@ def serve(
     """Serve models over gRPC until Ctrl-C.
 
     Only this machine can reach it unless another address is named, which wants a token, TLS, or both. Whoever stops it
-    lets running videos end first; stopped again, it ends them.
+    lets running videos end first; stopped again, it ends them. Renders that were submitted are kept, and go on when it
+    is started again.
     """
     session = session_of(context)
     session.set_debug(wanted=debug)
@@ -68,6 +80,7 @@ def serve(
         encoder=encoder,
     )  # fmt: skip
     options = ServeOptions(
-        models=model or (), address=address, place=place, token=token, certificate=tls_cert, key=tls_key, grace_s=grace
-    )
+        models=model or (), address=address, place=place, token=token, tokens=tokens, certificate=tls_cert, key=tls_key,
+        grace_s=grace, data=data,
+    )  # fmt: skip
     run(options, session.services, lambda line: typer.echo(line, err=True))

@@ -1,6 +1,6 @@
 """`reelray.Client`: videos from a server, as Python sees them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ import grpc
 import numpy as np
 
 from reelray.cluster.client.connection import ServerAddress, error_of, open_channel
+from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_state
+from reelray.cluster.client.kept_renders import KeptRenders, Wanted
 from reelray.cluster.client.remote_video import RemoteVideo
 from reelray.cluster.client.requests import write_request
 from reelray.cluster.python_api import Rendered, Wishes
@@ -19,7 +21,7 @@ from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import InputError
 from reelray.proto.events import Progress
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
 
 DESCRIBE_S = 10.0
 
@@ -129,6 +131,51 @@ class Client:
         """
         return self._frames(self._begin(prompt, arguments))
 
+    def submit(
+        self, prompt: str, *, key: str | None = None, priority: int = 0, **arguments: Unpack[VideoArguments]
+    ) -> KeptRender:
+        """Have a video made by the server, whether or not anybody waits; it is kept until it is fetched.
+
+        Args:
+            prompt: What it shows.
+            key: Any text: the same key and wish give the same render, however often this is called.
+            priority: -100 to 100; higher ones are made first.
+            arguments: As for `render`, without `on_progress`.
+
+        Raises:
+            ReelrayError: An option is wrong, a quota is reached, or the server was lost.
+        """
+        if "on_progress" in arguments:
+            raise InputError("on_progress is for videos that are waited for; see watch")
+        wish, model, _ = _read_arguments(prompt, arguments)
+        return self._renders().submit(wish, Wanted(model=model, key=key, priority=priority))[0]
+
+    def get(self, render_id: str) -> KeptRender:
+        """How a render is; see `KeptRenders`."""
+        return self._renders().get(render_id)
+
+    def list(self, state: str | None = None) -> Iterator[KeptRender]:
+        """All renders, or those in a state such as ``running``, the newest first.
+
+        Raises:
+            InputError: There is no such state.
+        """
+        return self._renders().list(read_state(state))
+
+    def cancel(self, render_id: str) -> KeptRender:
+        """End a render that has not ended; see `KeptRenders`."""
+        return self._renders().cancel(render_id)
+
+    def watch(self, render_id: str, *, after: int = 0) -> Iterator[KeptEvent]:
+        """What happens to a render, up to its end, behind the event `after`; see `KeptRenders`."""
+        return self._renders().watch(render_id, after=after)
+
+    def download(
+        self, render_id: str, *, offset: int = 0, length: int | None = None, follow: bool = False
+    ) -> Iterator[bytes]:
+        """Bytes of a render's file, also while it grows; see `KeptRenders`."""
+        return self._renders().download(render_id, offset=offset, length=length, follow=follow)
+
     def close(self) -> None:
         """End the connection and what runs over it; harmless when called twice."""
         if self._channel is not None:
@@ -144,18 +191,12 @@ class Client:
         self.close()
 
     def _begin(self, prompt: str, arguments: VideoArguments) -> RemoteVideo:
-        options = dict(arguments)
-        on_progress = options.pop("on_progress", _ignore)
-        if not callable(on_progress):
-            raise InputError(f"on_progress is {on_progress!r}; it must be a function")
-        if unknown := sorted(set(options) - set(VideoArguments.__annotations__)):
-            raise InputError(
-                f"unknown option {', '.join(unknown)}; there are {', '.join(VideoArguments.__annotations__)}"
-            )
-        model = options.pop("model", None)
-        wish = RenderOptions(prompt=prompt, **options)  # type: ignore[arg-type]  # checked there
-        request = write_request(wish, None if model is None else str(model), wire.MEDIA_RGB24)
+        wish, model, on_progress = _read_arguments(prompt, arguments)
+        request = write_request(wish, model, wire.MEDIA_RGB24)
         return RemoteVideo(self._open_channel(), self._server, request, on_progress)
+
+    def _renders(self) -> KeptRenders:
+        return KeptRenders(self._open_channel(), self._server)
 
     def _open_channel(self) -> grpc.Channel:
         if self._channel is None:
@@ -167,6 +208,20 @@ class Client:
         with closing(video):
             for batch_FHWC in video:
                 yield from batch_FHWC.copy()
+
+
+def _read_arguments(
+    prompt: str, arguments: VideoArguments
+) -> tuple[RenderOptions, str | None, Callable[[Progress], None]]:
+    options = dict(arguments)
+    on_progress = options.pop("on_progress", _ignore)
+    if not callable(on_progress):
+        raise InputError(f"on_progress is {on_progress!r}; it must be a function")
+    if unknown := sorted(set(options) - set(VideoArguments.__annotations__)):
+        raise InputError(f"unknown option {', '.join(unknown)}; there are {', '.join(VideoArguments.__annotations__)}")
+    model = options.pop("model", None)
+    wish = RenderOptions(prompt=prompt, **options)  # type: ignore[arg-type]  # checked there
+    return wish, None if model is None else str(model), on_progress
 
 
 def _ignore(_progress: Progress) -> None:

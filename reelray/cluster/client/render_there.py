@@ -18,7 +18,7 @@ from reelray.cluster.render_report import describe_job, describe_result, file_me
 from reelray.cluster.video_facts import spec_of
 from reelray.cluster.video_format import name_for
 from reelray.proto.errors import InputError
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
 
 
 def render_there(options: RenderOptions, file_options: FileOptions, server: ServerAddress) -> None:

@@ -1,24 +1,28 @@
-"""From the options of a render to a request on the wire, and back from what the server accepts."""
+"""From the options of a render to a request on the wire."""
 
 import io
-from fractions import Fraction
 from pathlib import Path
 
 from reelray.cluster.decoder_choice import DECODERS
 from reelray.cluster.first_frame import Picture, load_picture
 from reelray.cluster.prompt_changes import read_cut, read_seconds
 from reelray.cluster.render import RenderOptions, parse_size
-from reelray.cluster.video_facts import VideoFacts
 from reelray.cluster.wire import LARGEST_MESSAGE, LARGEST_PICTURE
-from reelray.proto.decoder import Decoder
 from reelray.proto.errors import InputError, PromptError
-from reelray.proto.request import PromptChange
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
+from reelray.proto.v1 import videos_pb2
 
 WIRE_DECODERS = {None: wire.DECODER_UNSPECIFIED, "full": wire.DECODER_FULL, "preview": wire.DECODER_PREVIEW}
 
 
-def write_request(options: RenderOptions, model: str | None, media: wire.Media) -> wire.GenerateRequest:
+def write_request(options: RenderOptions, model: str | None, media: wire.Media) -> videos_pb2.GenerateRequest:
+    """Put a wish for a video that the caller waits for on the wire; raises as `write_video` does."""
+    request = videos_pb2.GenerateRequest(video=write_video(options, model), media=media)
+    check_bytes(request.ByteSize())
+    return request
+
+
+def write_video(options: RenderOptions, model: str | None) -> wire.VideoSpec:
     """Put options on the wire.
 
     Raises:
@@ -40,33 +44,17 @@ def write_request(options: RenderOptions, model: str | None, media: wire.Media) 
         video.negative_prompt = options.negative
     if options.image is not None:
         video.conditions.add(kind=wire.Condition.FIRST_FRAME, inline=_write_picture(options.image))
-    request = wire.GenerateRequest(video=video, media=media)
-    if request.ByteSize() > LARGEST_MESSAGE:
-        raise InputError(
-            f"the request takes {request.ByteSize()} bytes; at most {LARGEST_MESSAGE} are sent: shorten it"
-        )
-    return request
+    return video
 
 
-def read_accepted(accepted: wire.Accepted) -> VideoFacts:
-    """What the server is going to make."""
-    return VideoFacts(
-        model=accepted.model,
-        prompt=accepted.prompt,
-        negative_prompt=accepted.negative_prompt,
-        width=accepted.size.width,
-        height=accepted.size.height,
-        frames=accepted.frames,
-        fps=Fraction(accepted.fps.numerator, accepted.fps.denominator),
-        seed=accepted.seed,
-        steps=accepted.steps,
-        guidance=accepted.guidance,
-        decoder=Decoder.TAEHV_STREAM if accepted.decoder == wire.DECODER_PREVIEW else Decoder.WAN_EXACT_STREAM,
-        changes=tuple(
-            PromptChange(latent_frame=later.latent_frame, prompt=later.prompt, cut=later.cut)
-            for later in accepted.later_prompts
-        ),
-    )
+def check_bytes(count: int) -> None:
+    """Refuse a request that is too long to be sent.
+
+    Raises:
+        InputError: It is.
+    """
+    if count > LARGEST_MESSAGE:
+        raise InputError(f"the request takes {count} bytes; at most {LARGEST_MESSAGE} are sent: shorten it")
 
 
 def check_unicode(*texts: str | None) -> None:

@@ -11,7 +11,8 @@ from reelray.cluster.render import RenderJob
 from reelray.cluster.render_session import checked
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Event, Frames, Progress
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
+from reelray.proto.v1 import videos_pb2
 
 
 class Making:
@@ -33,7 +34,7 @@ class Making:
         self._events: Iterator[Event] | None = None
         self._left = False
 
-    def __iter__(self) -> Iterator[wire.GenerateEvent]:
+    def __iter__(self) -> Iterator[videos_pb2.GenerateEvent]:
         """Yield what there is to send, in order.
 
         Raises:
@@ -57,15 +58,15 @@ class Making:
         if events is not None:
             _close(events)
 
-    def _answers(self, events: Iterator[Event]) -> Iterator[wire.GenerateEvent]:
+    def _answers(self, events: Iterator[Event]) -> Iterator[videos_pb2.GenerateEvent]:
         for event in checked(events, self._job.request):
             if isinstance(event, Progress):
-                yield moved_on(event)
+                yield videos_pb2.GenerateEvent(progress=moved_on(event))
             elif isinstance(event, Frames):
                 yield from self._encoder.write(event)
             else:
                 yield from self._encoder.finish()
-                yield done(event.summary)
+                yield videos_pb2.GenerateEvent(done=done(event.summary))
 
 
 def _close(events: Iterator[Event]) -> None:

@@ -10,7 +10,8 @@ from reelray.cluster.video_format import VideoFormat
 from reelray.cluster.video_writer import load_pipe_writer
 from reelray.proto.errors import InputError
 from reelray.proto.events import Frames
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
+from reelray.proto.v1 import videos_pb2
 
 LARGEST_BYTES = 1_000_000
 FORMATS = {
@@ -41,12 +42,12 @@ class MediaEncoder:
         spec = spec_of(facts, file_metadata(facts, digest))
         self._writer = load_pipe_writer(FORMATS[media])(_Sink(self._bytes), spec)
 
-    def write(self, frames: Frames) -> list[wire.GenerateEvent]:
+    def write(self, frames: Frames) -> list[videos_pb2.GenerateEvent]:
         """Encode some frames; returns what there is to send."""
         self._writer.write(frames_array(frames))
         return list(self._take())
 
-    def finish(self) -> list[wire.GenerateEvent]:
+    def finish(self) -> list[videos_pb2.GenerateEvent]:
         """Encode what was held back; returns the last there is to send."""
         self._writer.close()
         return list(self._take())
@@ -55,12 +56,12 @@ class MediaEncoder:
         """Let go of the encoder; harmless at any time."""
         self._writer.abandon()
 
-    def _take(self) -> Iterator[wire.GenerateEvent]:
+    def _take(self) -> Iterator[videos_pb2.GenerateEvent]:
         taken = bytes(self._bytes)
         self._bytes.clear()
         for begin in range(0, len(taken), LARGEST_BYTES):
             part = taken[begin : begin + LARGEST_BYTES]
-            yield wire.GenerateEvent(media=wire.MediaChunk(offset=self._sent, data=part))
+            yield videos_pb2.GenerateEvent(media={"offset": self._sent, "data": part})
             self._sent += len(part)
 
 

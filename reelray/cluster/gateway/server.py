@@ -1,22 +1,37 @@
 """One gRPC server on one address."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from reelray.cluster.gateway.archive import Archive
+from reelray.cluster.gateway.callers import Callers
+from reelray.cluster.gateway.message_guard import MessageGuard
+from reelray.cluster.gateway.renders_service import Renders
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import Cluster, Videos
+from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.cluster.wire import KEEPALIVE, LARGEST_MESSAGE
 from reelray.proto.errors import ResourceError
-from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
+from reelray.proto.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    renders_pb2,
+    renders_pb2_grpc,
+    videos_pb2,
+    videos_pb2_grpc,
+)
 
 SERVICES = (
     videos_pb2.DESCRIPTOR.services_by_name["Videos"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
 )
+RENDERS = renders_pb2.DESCRIPTOR.services_by_name["Renders"].full_name
+MOST_CALLS = 4000
+"""At a time; further ones are RESOURCE_EXHAUSTED at once."""
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
@@ -30,11 +45,11 @@ class Guard:
     """What stands between the network and the services.
 
     Args:
-        interceptors: Asked about every call, in order.
+        callers: Who may come in.
         credentials: Certificate and key; None sends everything in the clear.
     """
 
-    interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
+    callers: Callers = field(default_factory=Callers)
     credentials: grpc.ServerCredentials | None = None
 
 
@@ -45,22 +60,36 @@ class GatewayServer:
         models: What is served; the caller closes it.
         address: Such as ``127.0.0.1:50051``; port 0 takes a free one.
         guard: Who may come in.
+        archive: Where renders are kept, of the same event loop; without one there is no such service.
         shares_port: Whether others of the same user may listen on the same address, each to be given some of the calls.
     """
 
     def __init__(
-        self, models: ServedModels, address: str, guard: Guard | None = None, *, shares_port: bool = False
+        self,
+        models: ServedModels,
+        address: str,
+        guard: Guard | None = None,
+        archive: Archive | None = None,
+        *,
+        shares_port: bool = False,
     ) -> None:
         guard = guard or Guard()
         self._address = address
         self._health = health.aio.HealthServicer()
+        guards = (*((TokenGuard(guard.callers),) if guard.callers.are_known else ()), MessageGuard())
         options = (*OPTIONS, ("grpc.so_reuseport", int(shares_port)))
-        self._server: Any = grpc.aio.server(options=options, interceptors=guard.interceptors)
+        self._server: Any = grpc.aio.server(options=options, interceptors=guards, maximum_concurrent_rpcs=MOST_CALLS)
         self._credentials = guard.credentials
-        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models), self._server)  # type: ignore[no-untyped-call]
+        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers), self._server)  # type: ignore[no-untyped-call]
         cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._services = SERVICES if archive is None else (*SERVICES, RENDERS)
+        if archive is not None:
+            renders = Renders(models, archive, guard.callers)
+            renders_pb2_grpc.add_RendersServicer_to_server(renders, self._server)  # type: ignore[no-untyped-call]
+        reflection.enable_server_reflection(
+            (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
         self.port = 0
         self.is_serving = False
 
@@ -80,7 +109,7 @@ class GatewayServer:
                 f"cannot listen on {self._address}: it is in use, or no address of this machine; choose another"
             ) from None
         await self._server.start()
-        for name in ("", *SERVICES):
+        for name in ("", *self._services):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self.is_serving = True
         return self

@@ -1,29 +1,23 @@
 """The services of `reelray.v1` over the models of one server."""
 
 import asyncio
-import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import dataclass, replace
 
 import reelray
+from reelray.cluster.gateway.boundary import Context, or_status, send
+from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.event_pump import EventPump
 from reelray.cluster.gateway.making import Making
+from reelray.cluster.gateway.option_check import check_options
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
-from reelray.cluster.gateway.statuses import status_of
-from reelray.cluster.gateway.video_answers import accepted
+from reelray.cluster.gateway.video_answers import planned as plan_of
 from reelray.cluster.gateway.video_reading import read_video
-from reelray.cluster.render import plan_job
+from reelray.cluster.render import RenderJob, plan_job
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
-
-LOG = logging.getLogger("reelray.gateway")
-INTERNAL = "an unexpected error; the server's log says more"
-Answer = TypeVar("Answer")
-Context: TypeAlias = Any
-"""`grpc.aio.ServicerContext`, which has no types."""
+from reelray.proto.v1 import video_spec_pb2 as wire
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +28,19 @@ class Planned:
         model: What makes it.
         making: Its video.
         first: What the client is told at first.
+        ids: Go along with its errors.
     """
 
     model: ServedModel
     making: Making
     first: videos_pb2.GenerateEvent
+    ids: dict[str, str]
+
+    def listen(self, error: ReelrayError) -> None:
+        """After an error that an engine may not survive: look after it."""
+        if isinstance(error, EngineError | ResourceError):
+            name = f"look after {self.model.entry.name}"
+            threading.Thread(target=self.model.look_after, name=name, daemon=True).start()
 
 
 class Videos(videos_pb2_grpc.VideosServicer):
@@ -46,29 +48,55 @@ class Videos(videos_pb2_grpc.VideosServicer):
 
     Args:
         models: What is served.
+        callers: Who may call.
     """
 
-    def __init__(self, models: ServedModels) -> None:
-        self._models = models
+    def __init__(self, models: ServedModels, callers: Callers) -> None:
+        self._models, self._callers = models, callers
 
-    async def Generate(  # noqa: N802  named by the service
-        self, request: videos_pb2.GenerateRequest, context: Context
-    ) -> AsyncIterator[videos_pb2.GenerateEvent]:
+    async def Generate(self, request: videos_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """See `videos.proto`."""
-        planned = await _or_status(context, lambda: asyncio.to_thread(self._plan, request))
-        model, making, name = planned.model, planned.making, planned.first.accepted.request_id
-        with model.counted():
-            yield planned.first
-            pump = EventPump(making, leave=making.leave, name=name)
-            async with aclosing(pump.items()) as events:
-                while (event := await _or_status(context, lambda: anext(events, None), model, name)) is not None:
-                    yield event
+        planned = await or_status(context, lambda: asyncio.to_thread(self._plan, request, context))
+        making = planned.making
+        with planned.model.counted():
+            await or_status(context, lambda: send(context, planned.first), planned.ids)
+            pump = EventPump(making, leave=making.leave, name=planned.ids["request"])
 
-    def _plan(self, request: videos_pb2.GenerateRequest) -> "Planned":
-        model = self._models.find(request.video.model)
-        job = plan_job(read_video(request.video, model.entry), model.entry)
-        first = accepted(job, model.description.digest)
-        return Planned(model=model, making=Making(model.engine, job, request.media), first=first)
+            async def relay() -> None:
+                async with aclosing(pump.items()) as events:
+                    async for event in events:
+                        await send(context, event)
+
+            await or_status(context, relay, planned.ids, planned.listen)
+
+    def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
+        ids = check_options(request.options, (), "Videos.Generate")
+        self._callers.tenant_of(context, request.options.tenant)
+        model, job = plan_request(self._models, request.video)
+        plan = plan_of(job.request, job.model.name, model.description.digest, job.fps)
+        first = videos_pb2.GenerateEvent(accepted={"request_id": job.request.request_id, "plan": plan})
+        making = Making(model.engine, job, request.media)
+        return Planned(model=model, making=making, first=first, ids={"request": job.request.request_id, **ids})
+
+
+def plan_request(
+    models: ServedModels, video: wire.VideoSpec, *, seed: int | None = None
+) -> tuple[ServedModel, RenderJob]:
+    """Check a wish and fill in what it leaves open.
+
+    Args:
+        models: What is served.
+        video: From the wire.
+        seed: Taken where the wish names none; None draws one.
+
+    Raises:
+        InputError: It cannot be made here; the message says what would be right.
+    """
+    model = models.find(video.model)
+    options = read_video(video, model.entry)
+    if options.seed is None:
+        options = replace(options, seed=seed)
+    return model, plan_job(options, model.entry)
 
 
 class Cluster(cluster_pb2_grpc.ClusterServicer):
@@ -101,21 +129,3 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
             requests=model.running,
             ready=model.is_ready,
         )
-
-
-async def _or_status(
-    context: Context, work: Callable[[], Awaitable[Answer]], model: ServedModel | None = None, request_id: str = ""
-) -> Answer:
-    """Await something; what it raises ends the call with a status, and a look at the model's engine."""
-    ids = {"request": request_id} if request_id else {}
-    try:
-        return await work()
-    except ReelrayError as error:
-        error.ids = {**ids, **error.ids}
-        if model is not None and isinstance(error, EngineError | ResourceError):
-            threading.Thread(target=model.look_after, name=f"look after {model.entry.name}", daemon=True).start()
-        await context.abort_with_status(status_of(error))
-    except Exception:
-        LOG.exception("call %s failed unexpectedly", request_id)
-        await context.abort_with_status(status_of(ReelrayError(INTERNAL, ids=ids)))
-    raise AssertionError("abort raises")

@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,21 @@ import grpc
 from PIL import Image
 
 from reelray.cluster.engine_api import Engine
+from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
+from reelray.cluster.gateway.render_house import RenderHouse, open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
-from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.render_plan import Place, Target, place_job
 from reelray.cluster.services import Services
 from reelray.cluster.settings import Settings
-from reelray.cluster.wire import check_token
-from reelray.proto.errors import InputError
+from reelray.cluster.store.connection import StoreAddress
+from reelray.cluster.store.embedded import EmbeddedStore
+from reelray.cluster.store.open import address_of
+from reelray.proto.errors import InputError, OutputError
 
 GRACE_S = 30.0
-SHORTEST_TOKEN = 16
 IDLE_LOOK_S = 0.05
 LAST_WORDS_S = 0.5
 """For what is on its way to clients whose video is complete."""
@@ -42,18 +44,22 @@ class ServeOptions:
         address: Where to listen.
         place: Where the models run; its own model is not looked at.
         token: What callers must say; None lets everybody in, on loopback only.
+        tokens: File of tenants and their tokens; see `callers.read_tokens`.
         certificate: PEM file of the server's certificate chain.
         key: PEM file of its private key.
         grace_s: How long running requests may take to end once the server is asked to stop.
+        data: Folder of the store and of renders' files; the setting's `serve` folder otherwise.
     """
 
     models: Sequence[str] = ()
     address: str = "127.0.0.1:50051"
     place: Place = field(default_factory=Place)
     token: str | None = field(default=None, repr=False)
+    tokens: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     grace_s: float = GRACE_S
+    data: Path | None = None
 
 
 def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]) -> None:
@@ -69,9 +75,39 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
     """
     guard = make_guard(options)
     logging.getLogger("reelray.gateway").addHandler(logging.StreamHandler())
-    with ExitStack() as open_models:
-        models = ServedModels(_open_models(options, services, tell, open_models))
-        asyncio.run(_serve(models, options, guard, tell))
+    with ExitStack() as opened:
+        data = choose_data(options, services)
+        address, embedded = start_store(services.load_settings(), data / "store", opened)
+        models = ServedModels(_open_models(options, services, tell, opened))
+        asyncio.run(_serve(models, options, guard, partial(open_house, address, embedded, data / "renders"), tell))
+
+
+def choose_data(options: ServeOptions, services: Services) -> Path:
+    """The folder of what outlives a server.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    folder = (options.data or services.load_settings().data_dir / "serve").expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"'{folder}' cannot be made: {error.strerror}; name another folder (--data DIR)") from None
+    return folder
+
+
+def start_store(settings: Settings, folder: Path, opened: ExitStack) -> tuple[StoreAddress, EmbeddedStore | None]:
+    """The store that the environment names, or one of this machine.
+
+    Raises:
+        InputError: The environment names none that is one.
+        StoreStartError: The one of this machine cannot be started.
+    """
+    address = address_of(settings)
+    if address is not None:
+        return address, None
+    embedded = opened.enter_context(EmbeddedStore(folder))
+    return StoreAddress(url=embedded.url), embedded
 
 
 def make_guard(options: ServeOptions) -> Guard:
@@ -82,17 +118,15 @@ def make_guard(options: ServeOptions) -> Guard:
     """
     if (options.certificate is None) != (options.key is None):
         raise InputError("--tls-cert and --tls-key belong together; give both or none")
-    if not is_loopback(options.address) and options.token is None and options.certificate is None:
+    if not is_loopback(options.address) and not (options.token or options.tokens or options.certificate):
         raise InputError(
-            f"{options.address} can be reached from other machines; give --token, or --tls-cert and --tls-key, "
-            "or listen on 127.0.0.1"
+            f"{options.address} can be reached from other machines; give --token or --tokens, or --tls-cert and "
+            "--tls-key, or listen on 127.0.0.1"
         )
-    if options.token is not None and len(options.token) < SHORTEST_TOKEN:
-        raise InputError(f"the token has {len(options.token)} characters; take {SHORTEST_TOKEN} or more")
+    tenants = {} if options.tokens is None else read_tokens(options.tokens)
     if options.token is not None:
-        check_token(options.token)
-    interceptors = () if options.token is None else (TokenGuard(options.token),)
-    return Guard(interceptors=interceptors, credentials=_read_credentials(options.certificate, options.key))
+        tenants[options.token] = DEFAULT_TENANT
+    return Guard(callers=Callers(tenants), credentials=_read_credentials(options.certificate, options.key))
 
 
 def is_loopback(address: str) -> bool:
@@ -164,8 +198,29 @@ def _stand_in(entry: ModelEntry) -> Image.Image | None:
     return Image.new("RGB", size) if entry.recipe.task == "i2v" else None
 
 
-async def _serve(models: ServedModels, options: ServeOptions, guard: Guard, tell: Callable[[str], None]) -> None:
-    server = await GatewayServer(models, options.address, guard).start()
+async def _serve(
+    models: ServedModels,
+    options: ServeOptions,
+    guard: Guard,
+    keep: Callable[[ServedModels], AbstractAsyncContextManager[RenderHouse]],
+    tell: Callable[[str], None],
+) -> None:
+    async with keep(models) as house:
+        server = await GatewayServer(models, options.address, guard, house.archive).start()
+        asked = _listen_for_signals(models)
+        for line in describe_server(models, options, server.port):
+            tell(line)
+        await asked.wait()
+        asked.clear()
+        leaving = asyncio.create_task(house.leave_work())
+        running = sum(model.running for model in models)
+        tell(f"ending; {running} running, stop again to end them now" if running else "ending")
+        await end_in_order(server, models, options.grace_s, asked)
+        await leaving
+
+
+def _listen_for_signals(models: ServedModels) -> asyncio.Event:
+    """An event that is set whenever somebody asks this process to end."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
     def listen() -> None:
@@ -175,13 +230,7 @@ async def _serve(models: ServedModels, options: ServeOptions, guard: Guard, tell
     listen()
     for model in models:  # Ray takes SIGTERM for itself whenever it starts
         model.when_tried_again = partial(_call_soon, loop, listen)
-    for line in describe_server(models, options, server.port):
-        tell(line)
-    await asked.wait()
-    asked.clear()
-    running = sum(model.running for model in models)
-    tell(f"ending; {running} running, stop again to end them now" if running else "ending")
-    await end_in_order(server, models, options.grace_s, asked)
+    return asked
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
@@ -210,10 +259,11 @@ def describe_server(models: ServedModels, options: ServeOptions, port: int) -> l
     """What is served, and what to try next."""
     host = options.address.rpartition(":")[0]
     secure = "" if options.certificate is None else " --tls-ca CERTIFICATE"
-    token = "" if options.token is None else " --token TOKEN"
+    token = " --token TOKEN" if options.token or options.tokens else ""
     names = ", ".join(f"{model.entry.name} on {model.description.device}" for model in models)
     return [
         f"serving {names} at {host}:{port} (gRPC)",
         f'try: reelray render "a red circle moves left on a blue background" --server {host}:{port}{token}{secure}',
+        f'or, kept until you fetch it: reelray submit "a green star grows" --server {host}:{port}{token}{secure}',
         "stop with Ctrl-C",
     ]

@@ -6,13 +6,17 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from reelray.proto.errors import (
+    ArtifactError,
     CancelledError,
     CheckpointError,
     ConflictError,
     EngineError,
     FencedError,
+    GoneError,
     InputError,
+    NeverError,
     QuotaError,
+    RangeError,
     ReelrayError,
     ResourceError,
     StoreError,
@@ -29,6 +33,9 @@ LONGEST_ID = 200
 CODES: tuple[tuple[type[ReelrayError], int], ...] = (
     (UnknownModelError, code_pb2.NOT_FOUND),
     (UnknownJobError, code_pb2.NOT_FOUND),
+    (GoneError, code_pb2.NOT_FOUND),
+    (RangeError, code_pb2.OUT_OF_RANGE),
+    (NeverError, code_pb2.FAILED_PRECONDITION),
     (ConflictError, code_pb2.ALREADY_EXISTS),
     (QuotaError, code_pb2.RESOURCE_EXHAUSTED),
     (UnsupportedError, code_pb2.UNIMPLEMENTED),
@@ -37,6 +44,7 @@ CODES: tuple[tuple[type[ReelrayError], int], ...] = (
     (ResourceError, code_pb2.RESOURCE_EXHAUSTED),
     (EngineError, code_pb2.UNAVAILABLE),
     (StoreError, code_pb2.UNAVAILABLE),
+    (ArtifactError, code_pb2.UNAVAILABLE),
     (FencedError, code_pb2.ABORTED),
     (CancelledError, code_pb2.CANCELLED),
 )

@@ -1,24 +1,24 @@
 """Lets calls in that carry the right token; health checks need none."""
 
-import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
+from reelray.cluster.gateway.callers import Callers
+
 OPEN = ("/grpc.health.v1.Health/",)
-SCHEME = "Bearer "
 
 
 class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
     """Refuses calls without `authorization: Bearer TOKEN`.
 
     Args:
-        token: What callers must know.
+        callers: Who may come in.
     """
 
-    def __init__(self, token: str) -> None:
-        self._wanted = f"{SCHEME}{token}".encode()
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[grpc.RpcMethodHandler]], details: grpc.HandlerCallDetails
@@ -27,9 +27,7 @@ class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ha
         handler = await continuation(details)
         if handler is None or details.method.startswith(OPEN):
             return handler
-        given = dict(details.invocation_metadata).get("authorization", "")
-        given = given if isinstance(given, bytes) else given.encode()
-        return handler if hmac.compare_digest(given, self._wanted) else _refusing(handler)
+        return handler if self._callers.knows(details.invocation_metadata) is not None else _refusing(handler)
 
 
 def _refusing(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:

@@ -1,59 +1,58 @@
-"""From a job and its events to what goes over the wire."""
+"""From a request and its events to what goes over the wire."""
 
-from reelray.cluster.render import RenderJob
+from fractions import Fraction
+
 from reelray.cluster.wire import TO_WIRE
 from reelray.proto.events import Progress
-from reelray.proto.request import RenderSummary
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.request import RenderRequest, RenderSummary
+from reelray.proto.v1 import video_spec_pb2 as wire
 
 
-def accepted(job: RenderJob, digest: str) -> wire.GenerateEvent:
-    """Say what will be made."""
-    request = job.request
-    changes = request.changes
-    return wire.GenerateEvent(
-        accepted=wire.Accepted(
-            request_id=request.request_id,
-            model=job.model.name,
-            model_digest=digest,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            size=wire.Size(width=request.width, height=request.height),
-            frames=request.frames,
-            fps=wire.Rational(numerator=job.fps.numerator, denominator=job.fps.denominator),
-            seed=request.seed,
-            steps=request.recipe.schedule.length,
-            guidance=request.recipe.guidance.scale,
-            later_prompts=[
-                wire.LaterPrompt(latent_frame=change.latent_frame, prompt=change.prompt, cut=change.cut)
-                for change in changes
-            ],
-            decoder=wire.DECODER_PREVIEW if request.recipe.decoder.is_preview else wire.DECODER_FULL,
-        )
+def planned(request: RenderRequest, model: str, digest: str, fps: Fraction) -> wire.VideoPlan:
+    """Say what will be made.
+
+    Args:
+        request: What goes to the engine.
+        model: Its name.
+        digest: Of its files.
+        fps: Of the finished video.
+    """
+    return wire.VideoPlan(
+        model=model,
+        model_digest=digest,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        size=wire.Size(width=request.width, height=request.height),
+        frames=request.frames,
+        fps=wire.Rational(numerator=fps.numerator, denominator=fps.denominator),
+        seed=request.seed,
+        steps=request.recipe.schedule.length,
+        guidance=request.recipe.guidance.scale,
+        later_prompts=[
+            wire.LaterPrompt(latent_frame=change.latent_frame, prompt=change.prompt, cut=change.cut)
+            for change in request.changes
+        ],
+        decoder=wire.DECODER_PREVIEW if request.recipe.decoder.is_preview else wire.DECODER_FULL,
     )
 
 
-def moved_on(progress: Progress) -> wire.GenerateEvent:
+def moved_on(progress: Progress) -> wire.StageProgress:
     """Say how far it is."""
-    return wire.GenerateEvent(
-        progress=wire.Progress(stage=TO_WIRE[progress.stage], done=progress.done, total=progress.total)
-    )
+    return wire.StageProgress(stage=TO_WIRE[progress.stage], done=progress.done, total=progress.total)
 
 
-def done(summary: RenderSummary) -> wire.GenerateEvent:
-    """Say that it is complete."""
-    return wire.GenerateEvent(
-        done=wire.Done(
-            frames=summary.frames,
-            forwards=summary.forwards,
-            device=summary.device,
-            dtype=summary.dtype,
-            layout=str(summary.layout),
-            ranks=summary.layout.ranks + summary.decode_ranks,
-            stage_seconds=summary.stage_s,
-            peak_bytes=summary.peak_bytes,
-            decode_ranks=summary.decode_ranks,
-            weights=summary.residency.blocks,
-            encoder=summary.residency.encoder,
-        )
+def done(summary: RenderSummary) -> wire.VideoSummary:
+    """Say what it took."""
+    return wire.VideoSummary(
+        frames=summary.frames,
+        forwards=summary.forwards,
+        device=summary.device,
+        dtype=summary.dtype,
+        layout=str(summary.layout),
+        ranks=summary.layout.ranks + summary.decode_ranks,
+        stage_seconds=summary.stage_s,
+        peak_bytes=summary.peak_bytes,
+        decode_ranks=summary.decode_ranks,
+        weights=summary.residency.blocks,
+        encoder=summary.residency.encoder,
     )

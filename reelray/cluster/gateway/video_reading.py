@@ -4,12 +4,13 @@ import io
 
 from PIL import Image
 
+from reelray.cluster.decoder_choice import DECODERS as DECODERS_BY_WORD
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.prompt_changes import Times
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.wire import LARGEST_PICTURE
 from reelray.proto.errors import InputError, SizeError, UnsupportedError
-from reelray.proto.v1 import videos_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as wire
 
 PICTURES = ("PNG", "JPEG", "WEBP")
 """What a caller's picture may be; other decoders of Pillow start programs, or are seldom tested."""
@@ -39,6 +40,7 @@ def read_video(video: wire.VideoSpec, model: ModelEntry) -> RenderOptions:
         raise SizeError(f"size {width}x{height} is more than a server takes: sides to {LONGEST_SIDE}, 4096x4096 in all")
     if video.decoder not in DECODERS:
         raise InputError(f"decoder is {video.decoder}; it must be one of {', '.join(wire.Decoder.keys())}")
+    check_decoder(DECODERS[video.decoder], model)
     if video.seconds > LONGEST_S or video.frames > LONGEST_FRAMES:
         raise SizeError(f"a server makes at most a day of video: {LONGEST_S} s, {LONGEST_FRAMES} frames")
     return RenderOptions(
@@ -55,6 +57,17 @@ def read_video(video: wire.VideoSpec, model: ModelEntry) -> RenderOptions:
         decoder=DECODERS[video.decoder],
         image=read_first_frame(video, model),
     )
+
+
+def check_decoder(word: str | None, model: ModelEntry) -> None:
+    """Refuse pictures that the model cannot make here; whoever calls need not know where its files lie.
+
+    Raises:
+        UnsupportedError: It has no such decoder.
+    """
+    decoder = model.recipe.decoder if word is None else DECODERS_BY_WORD[word]
+    if decoder not in model.facts.decoders:
+        raise UnsupportedError(f"model '{model.name}' makes no previews on this server; take DECODER_FULL")
 
 
 def read_changes(video: wire.VideoSpec) -> Times | None:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ BLOCK_S = 5.0
 _LOST = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError)
 _UNFIT = (exceptions.ClusterDownError, exceptions.MasterDownError, exceptions.TryAgainError, exceptions.AskError)
 _UNFIT_WORDS = ("BUSY ", "NOREPLICAS ", "UNKILLABLE ", "CLUSTERDOWN ", "MASTERDOWN ", "MOVED ", "TRYAGAIN ")
+_ONCE_MORE_S = 0.02
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 
 
@@ -109,7 +110,7 @@ class Connection:
 
     async def wait(self, *command: str | bytes | int) -> Any:
         """Run one command that may wait up to `BLOCK_S` at the server; raises as `run` does."""
-        return await self._persist(lambda: self._wait(*command))
+        return await _apart(self._persist(lambda: self._wait(*command)))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -126,7 +127,8 @@ class Connection:
         until, pause_s = time.monotonic() + self.address.patience_s, _FIRST_PAUSE_S
         while True:
             try:
-                return await call()
+                answer = await call()
+                _heed_cancellation()
             except exceptions.AuthenticationError as error:
                 raise StoreError(f"the store at {self.address.shown} refuses user or password") from error
             except _LOST as error:
@@ -134,6 +136,8 @@ class Connection:
                     raise StoreError(f"the store at {self.address.shown} does not answer: {error}") from error
             except exceptions.ResponseError as error:
                 raise self._refusal(error) from error
+            else:
+                return answer
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -147,6 +151,25 @@ class Connection:
         if isinstance(error, _UNFIT) or said.startswith(_UNFIT_WORDS):
             return StoreError(f"the store at {self.address.shown} cannot serve now: {said}")
         return error
+
+
+def _heed_cancellation() -> None:
+    """End a task that was cancelled while it called: the client loses a cancellation that comes just as it sends."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _apart(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await something long in a task of its own, so that a cancellation ends the wait whatever becomes of that."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask any more
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        asyncio.get_running_loop().call_later(_ONCE_MORE_S, task.cancel)  # the first one may be lost, see above
+        raise
 
 
 def _client(address: StoreAddress, connections: int, answer_s: float) -> redis.Redis:

@@ -57,7 +57,7 @@ redis.call('ZADD', index(tenant, 'all'), seq, id)
 redis.call('ZADD', index(tenant, 'queued'), seq, id)
 enqueue(ref)
 note(ref, 'state', 'queued')
-return {'new', id}
+return {'new', id, whole(now)}
 """
 )
 
@@ -105,10 +105,12 @@ class Submitted:
     Args:
         ref: The job.
         fresh: Whether it was made now; else the client's key had made it before.
+        created_ms: When, by the server's clock; None where it was made before, or by a call whose answer was lost.
     """
 
     ref: JobRef
     fresh: bool
+    created_ms: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +153,9 @@ class Jobs:
         found = JobRef(tenant=new.tenant, id=said[1].decode())
         if said[0] == b"conflict":
             raise ConflictError("this key was used for a job with another request: choose a new key", ids=found.ids)
-        return Submitted(ref=found, fresh=said[0] == b"new" or found == ref)  # made by a call whose answer was lost
+        created_ms = int(said[2]) if said[0] == b"new" else None
+        fresh = created_ms is not None or found == ref  # made by a call whose answer was lost
+        return Submitted(ref=found, fresh=fresh, created_ms=created_ms)
 
     async def get(self, ref: JobRef) -> Job:
         """Look a job up.

@@ -12,51 +12,25 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from reelray.proto.v1 import request_options_pb2 as reelray_dot_proto_dot_v1_dot_request__options__pb2
+from reelray.proto.v1 import video_spec_pb2 as reelray_dot_proto_dot_v1_dot_video__spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dreelray/proto/v1/videos.proto\x12\nreelray.v1\"Y\n\x0fGenerateRequest\x12$\n\x05video\x18\x01 \x01(\x0b\x32\x15.reelray.v1.VideoSpec\x12 \n\x05media\x18\x02 \x01(\x0e\x32\x11.reelray.v1.Media\"\x9f\x03\n\tVideoSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1c\n\x0fnegative_prompt\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x10\n\x06\x66rames\x18\x04 \x01(\rH\x00\x12\x11\n\x07seconds\x18\x05 \x01(\x01H\x00\x12\x1e\n\x04size\x18\x06 \x01(\x0b\x32\x10.reelray.v1.Size\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\x05steps\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x15\n\x08guidance\x18\t \x01(\x01H\x04\x88\x01\x01\x12\x10\n\x03\x66ps\x18\n \x01(\x01H\x05\x88\x01\x01\x12)\n\x07\x63hanges\x18\x0b \x03(\x0b\x32\x18.reelray.v1.PromptChange\x12$\n\x07\x64\x65\x63oder\x18\x0c \x01(\x0e\x32\x13.reelray.v1.Decoder\x12)\n\nconditions\x18\r \x03(\x0b\x32\x15.reelray.v1.ConditionB\x08\n\x06lengthB\x12\n\x10_negative_promptB\x07\n\x05_seedB\x08\n\x06_stepsB\x0b\n\t_guidanceB\x06\n\x04_fps\"%\n\x04Size\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\"<\n\x0cPromptChange\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0b\n\x03\x63ut\x18\x03 \x01(\x08\"\xd2\x01\n\tCondition\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.reelray.v1.Condition.Kind\x12\x10\n\x06inline\x18\x02 \x01(\x0cH\x00\"\x7f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46IRST_FRAME\x10\x01\x12\x0e\n\nLAST_FRAME\x10\x02\x12\x13\n\x0fREFERENCE_IMAGE\x10\x03\x12\t\n\x05VIDEO\x10\x04\x12\x08\n\x04MASK\x10\x05\x12\t\n\x05\x41UDIO\x10\x06\x12\x0b\n\x07\x43ONTROL\x10\x07\x42\x08\n\x06source\"\xb7\x01\n\rGenerateEvent\x12(\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x14.reelray.v1.AcceptedH\x00\x12(\n\x08progress\x18\x02 \x01(\x0b\x32\x14.reelray.v1.ProgressH\x00\x12\'\n\x05media\x18\x03 \x01(\x0b\x32\x16.reelray.v1.MediaChunkH\x00\x12 \n\x04\x64one\x18\x04 \x01(\x0b\x32\x10.reelray.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\xc4\x02\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x05 \x01(\t\x12\x1e\n\x04size\x18\x06 \x01(\x0b\x32\x10.reelray.v1.Size\x12\x0e\n\x06\x66rames\x18\x07 \x01(\r\x12!\n\x03\x66ps\x18\x08 \x01(\x0b\x32\x14.reelray.v1.Rational\x12\x0c\n\x04seed\x18\t \x01(\x04\x12\r\n\x05steps\x18\n \x01(\r\x12\x10\n\x08guidance\x18\x0b \x01(\x01\x12.\n\rlater_prompts\x18\x0c \x03(\x0b\x32\x17.reelray.v1.LaterPrompt\x12$\n\x07\x64\x65\x63oder\x18\r \x01(\x0e\x32\x13.reelray.v1.Decoder\"2\n\x08Rational\x12\x11\n\tnumerator\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65nominator\x18\x02 \x01(\r\"@\n\x0bLaterPrompt\x12\x14\n\x0clatent_frame\x18\x01 \x01(\r\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0b\n\x03\x63ut\x18\x03 \x01(\x08\"\xba\x01\n\x08Progress\x12)\n\x05stage\x18\x01 \x01(\x0e\x32\x1a.reelray.v1.Progress.Stage\x12\x0c\n\x04\x64one\x18\x02 \x01(\r\x12\r\n\x05total\x18\x03 \x01(\r\"f\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x08\n\x04TEXT\x10\x01\x12\x0b\n\x07\x44\x45NOISE\x10\x02\x12\x0c\n\x08REMEMBER\x10\x03\x12\n\n\x06\x44\x45\x43ODE\x10\x04\x12\x0b\n\x07REGROUP\x10\x05\x12\x08\n\x04LOAD\x10\x06\"*\n\nMediaChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xa2\x02\n\x04\x44one\x12\x0e\n\x06\x66rames\x18\x01 \x01(\r\x12\x10\n\x08\x66orwards\x18\x02 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0e\n\x06layout\x18\x05 \x01(\t\x12\r\n\x05ranks\x18\x06 \x01(\r\x12\x39\n\rstage_seconds\x18\x07 \x03(\x0b\x32\".reelray.v1.Done.StageSecondsEntry\x12\x12\n\npeak_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x64\x65\x63ode_ranks\x18\t \x01(\r\x12\x0f\n\x07weights\x18\n \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x0b \x01(\t\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*I\n\x07\x44\x65\x63oder\x12\x17\n\x13\x44\x45\x43ODER_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44\x45\x43ODER_FULL\x10\x01\x12\x13\n\x0f\x44\x45\x43ODER_PREVIEW\x10\x02*>\n\x05Media\x12\x15\n\x11MEDIA_UNSPECIFIED\x10\x00\x12\r\n\tMEDIA_MP4\x10\x01\x12\x0f\n\x0bMEDIA_RGB24\x10\x02\x32N\n\x06Videos\x12\x44\n\x08Generate\x12\x1b.reelray.v1.GenerateRequest\x1a\x19.reelray.v1.GenerateEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dreelray/proto/v1/videos.proto\x12\nreelray.v1\x1a&reelray/proto/v1/request_options.proto\x1a!reelray/proto/v1/video_spec.proto\"\x86\x01\n\x0fGenerateRequest\x12$\n\x05video\x18\x01 \x01(\x0b\x32\x15.reelray.v1.VideoSpec\x12 \n\x05media\x18\x02 \x01(\x0e\x32\x11.reelray.v1.Media\x12+\n\x07options\x18\x03 \x01(\x0b\x32\x1a.reelray.v1.RequestOptions\"\xd1\x02\n\rGenerateEvent\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".reelray.v1.GenerateEvent.AcceptedH\x00\x12-\n\x08progress\x18\x02 \x01(\x0b\x32\x19.reelray.v1.StageProgressH\x00\x12\x35\n\x05media\x18\x03 \x01(\x0b\x32$.reelray.v1.GenerateEvent.MediaChunkH\x00\x12(\n\x04\x64one\x18\x04 \x01(\x0b\x32\x18.reelray.v1.VideoSummaryH\x00\x1a\x43\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x04plan\x18\x02 \x01(\x0b\x32\x15.reelray.v1.VideoPlan\x1a*\n\nMediaChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x07\n\x05\x65vent2N\n\x06Videos\x12\x44\n\x08Generate\x12\x1b.reelray.v1.GenerateRequest\x1a\x19.reelray.v1.GenerateEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'reelray.proto.v1.videos_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_DONE_STAGESECONDSENTRY']._options = None
-  _globals['_DONE_STAGESECONDSENTRY']._serialized_options = b'8\001'
-  _globals['_DECODER']._serialized_start=2025
-  _globals['_DECODER']._serialized_end=2098
-  _globals['_MEDIA']._serialized_start=2100
-  _globals['_MEDIA']._serialized_end=2162
-  _globals['_GENERATEREQUEST']._serialized_start=45
-  _globals['_GENERATEREQUEST']._serialized_end=134
-  _globals['_VIDEOSPEC']._serialized_start=137
-  _globals['_VIDEOSPEC']._serialized_end=552
-  _globals['_SIZE']._serialized_start=554
-  _globals['_SIZE']._serialized_end=591
-  _globals['_PROMPTCHANGE']._serialized_start=593
-  _globals['_PROMPTCHANGE']._serialized_end=653
-  _globals['_CONDITION']._serialized_start=656
-  _globals['_CONDITION']._serialized_end=866
-  _globals['_CONDITION_KIND']._serialized_start=729
-  _globals['_CONDITION_KIND']._serialized_end=856
-  _globals['_GENERATEEVENT']._serialized_start=869
-  _globals['_GENERATEEVENT']._serialized_end=1052
-  _globals['_ACCEPTED']._serialized_start=1055
-  _globals['_ACCEPTED']._serialized_end=1379
-  _globals['_RATIONAL']._serialized_start=1381
-  _globals['_RATIONAL']._serialized_end=1431
-  _globals['_LATERPROMPT']._serialized_start=1433
-  _globals['_LATERPROMPT']._serialized_end=1497
-  _globals['_PROGRESS']._serialized_start=1500
-  _globals['_PROGRESS']._serialized_end=1686
-  _globals['_PROGRESS_STAGE']._serialized_start=1584
-  _globals['_PROGRESS_STAGE']._serialized_end=1686
-  _globals['_MEDIACHUNK']._serialized_start=1688
-  _globals['_MEDIACHUNK']._serialized_end=1730
-  _globals['_DONE']._serialized_start=1733
-  _globals['_DONE']._serialized_end=2023
-  _globals['_DONE_STAGESECONDSENTRY']._serialized_start=1972
-  _globals['_DONE_STAGESECONDSENTRY']._serialized_end=2023
-  _globals['_VIDEOS']._serialized_start=2164
-  _globals['_VIDEOS']._serialized_end=2242
+  _globals['_GENERATEREQUEST']._serialized_start=121
+  _globals['_GENERATEREQUEST']._serialized_end=255
+  _globals['_GENERATEEVENT']._serialized_start=258
+  _globals['_GENERATEEVENT']._serialized_end=595
+  _globals['_GENERATEEVENT_ACCEPTED']._serialized_start=475
+  _globals['_GENERATEEVENT_ACCEPTED']._serialized_end=542
+  _globals['_GENERATEEVENT_MEDIACHUNK']._serialized_start=544
+  _globals['_GENERATEEVENT_MEDIACHUNK']._serialized_end=586
+  _globals['_VIDEOS']._serialized_start=597
+  _globals['_VIDEOS']._serialized_end=675
 # @@protoc_insertion_point(module_scope)

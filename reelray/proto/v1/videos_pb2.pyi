@@ -1,234 +1,43 @@
-from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from reelray.proto.v1 import request_options_pb2 as _request_options_pb2
+from reelray.proto.v1 import video_spec_pb2 as _video_spec_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Decoder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    DECODER_UNSPECIFIED: _ClassVar[Decoder]
-    DECODER_FULL: _ClassVar[Decoder]
-    DECODER_PREVIEW: _ClassVar[Decoder]
-
-class Media(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    MEDIA_UNSPECIFIED: _ClassVar[Media]
-    MEDIA_MP4: _ClassVar[Media]
-    MEDIA_RGB24: _ClassVar[Media]
-DECODER_UNSPECIFIED: Decoder
-DECODER_FULL: Decoder
-DECODER_PREVIEW: Decoder
-MEDIA_UNSPECIFIED: Media
-MEDIA_MP4: Media
-MEDIA_RGB24: Media
-
 class GenerateRequest(_message.Message):
-    __slots__ = ("video", "media")
+    __slots__ = ("video", "media", "options")
     VIDEO_FIELD_NUMBER: _ClassVar[int]
     MEDIA_FIELD_NUMBER: _ClassVar[int]
-    video: VideoSpec
-    media: Media
-    def __init__(self, video: _Optional[_Union[VideoSpec, _Mapping]] = ..., media: _Optional[_Union[Media, str]] = ...) -> None: ...
-
-class VideoSpec(_message.Message):
-    __slots__ = ("model", "prompt", "negative_prompt", "frames", "seconds", "size", "seed", "steps", "guidance", "fps", "changes", "decoder", "conditions")
-    MODEL_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_FIELD_NUMBER: _ClassVar[int]
-    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
-    FRAMES_FIELD_NUMBER: _ClassVar[int]
-    SECONDS_FIELD_NUMBER: _ClassVar[int]
-    SIZE_FIELD_NUMBER: _ClassVar[int]
-    SEED_FIELD_NUMBER: _ClassVar[int]
-    STEPS_FIELD_NUMBER: _ClassVar[int]
-    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
-    FPS_FIELD_NUMBER: _ClassVar[int]
-    CHANGES_FIELD_NUMBER: _ClassVar[int]
-    DECODER_FIELD_NUMBER: _ClassVar[int]
-    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
-    model: str
-    prompt: str
-    negative_prompt: str
-    frames: int
-    seconds: float
-    size: Size
-    seed: int
-    steps: int
-    guidance: float
-    fps: float
-    changes: _containers.RepeatedCompositeFieldContainer[PromptChange]
-    decoder: Decoder
-    conditions: _containers.RepeatedCompositeFieldContainer[Condition]
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., frames: _Optional[int] = ..., seconds: _Optional[float] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., fps: _Optional[float] = ..., changes: _Optional[_Iterable[_Union[PromptChange, _Mapping]]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ...) -> None: ...
-
-class Size(_message.Message):
-    __slots__ = ("width", "height")
-    WIDTH_FIELD_NUMBER: _ClassVar[int]
-    HEIGHT_FIELD_NUMBER: _ClassVar[int]
-    width: int
-    height: int
-    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
-
-class PromptChange(_message.Message):
-    __slots__ = ("seconds", "prompt", "cut")
-    SECONDS_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_FIELD_NUMBER: _ClassVar[int]
-    CUT_FIELD_NUMBER: _ClassVar[int]
-    seconds: float
-    prompt: str
-    cut: bool
-    def __init__(self, seconds: _Optional[float] = ..., prompt: _Optional[str] = ..., cut: bool = ...) -> None: ...
-
-class Condition(_message.Message):
-    __slots__ = ("kind", "inline")
-    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        KIND_UNSPECIFIED: _ClassVar[Condition.Kind]
-        FIRST_FRAME: _ClassVar[Condition.Kind]
-        LAST_FRAME: _ClassVar[Condition.Kind]
-        REFERENCE_IMAGE: _ClassVar[Condition.Kind]
-        VIDEO: _ClassVar[Condition.Kind]
-        MASK: _ClassVar[Condition.Kind]
-        AUDIO: _ClassVar[Condition.Kind]
-        CONTROL: _ClassVar[Condition.Kind]
-    KIND_UNSPECIFIED: Condition.Kind
-    FIRST_FRAME: Condition.Kind
-    LAST_FRAME: Condition.Kind
-    REFERENCE_IMAGE: Condition.Kind
-    VIDEO: Condition.Kind
-    MASK: Condition.Kind
-    AUDIO: Condition.Kind
-    CONTROL: Condition.Kind
-    KIND_FIELD_NUMBER: _ClassVar[int]
-    INLINE_FIELD_NUMBER: _ClassVar[int]
-    kind: Condition.Kind
-    inline: bytes
-    def __init__(self, kind: _Optional[_Union[Condition.Kind, str]] = ..., inline: _Optional[bytes] = ...) -> None: ...
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    video: _video_spec_pb2.VideoSpec
+    media: _video_spec_pb2.Media
+    options: _request_options_pb2.RequestOptions
+    def __init__(self, video: _Optional[_Union[_video_spec_pb2.VideoSpec, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., options: _Optional[_Union[_request_options_pb2.RequestOptions, _Mapping]] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
     __slots__ = ("accepted", "progress", "media", "done")
+    class Accepted(_message.Message):
+        __slots__ = ("request_id", "plan")
+        REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+        PLAN_FIELD_NUMBER: _ClassVar[int]
+        request_id: str
+        plan: _video_spec_pb2.VideoPlan
+        def __init__(self, request_id: _Optional[str] = ..., plan: _Optional[_Union[_video_spec_pb2.VideoPlan, _Mapping]] = ...) -> None: ...
+    class MediaChunk(_message.Message):
+        __slots__ = ("offset", "data")
+        OFFSET_FIELD_NUMBER: _ClassVar[int]
+        DATA_FIELD_NUMBER: _ClassVar[int]
+        offset: int
+        data: bytes
+        def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     MEDIA_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
-    accepted: Accepted
-    progress: Progress
-    media: MediaChunk
-    done: Done
-    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., media: _Optional[_Union[MediaChunk, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ...) -> None: ...
-
-class Accepted(_message.Message):
-    __slots__ = ("request_id", "model", "model_digest", "prompt", "negative_prompt", "size", "frames", "fps", "seed", "steps", "guidance", "later_prompts", "decoder")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    MODEL_FIELD_NUMBER: _ClassVar[int]
-    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_FIELD_NUMBER: _ClassVar[int]
-    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
-    SIZE_FIELD_NUMBER: _ClassVar[int]
-    FRAMES_FIELD_NUMBER: _ClassVar[int]
-    FPS_FIELD_NUMBER: _ClassVar[int]
-    SEED_FIELD_NUMBER: _ClassVar[int]
-    STEPS_FIELD_NUMBER: _ClassVar[int]
-    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
-    LATER_PROMPTS_FIELD_NUMBER: _ClassVar[int]
-    DECODER_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    model: str
-    model_digest: str
-    prompt: str
-    negative_prompt: str
-    size: Size
-    frames: int
-    fps: Rational
-    seed: int
-    steps: int
-    guidance: float
-    later_prompts: _containers.RepeatedCompositeFieldContainer[LaterPrompt]
-    decoder: Decoder
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., frames: _Optional[int] = ..., fps: _Optional[_Union[Rational, _Mapping]] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., later_prompts: _Optional[_Iterable[_Union[LaterPrompt, _Mapping]]] = ..., decoder: _Optional[_Union[Decoder, str]] = ...) -> None: ...
-
-class Rational(_message.Message):
-    __slots__ = ("numerator", "denominator")
-    NUMERATOR_FIELD_NUMBER: _ClassVar[int]
-    DENOMINATOR_FIELD_NUMBER: _ClassVar[int]
-    numerator: int
-    denominator: int
-    def __init__(self, numerator: _Optional[int] = ..., denominator: _Optional[int] = ...) -> None: ...
-
-class LaterPrompt(_message.Message):
-    __slots__ = ("latent_frame", "prompt", "cut")
-    LATENT_FRAME_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_FIELD_NUMBER: _ClassVar[int]
-    CUT_FIELD_NUMBER: _ClassVar[int]
-    latent_frame: int
-    prompt: str
-    cut: bool
-    def __init__(self, latent_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., cut: bool = ...) -> None: ...
-
-class Progress(_message.Message):
-    __slots__ = ("stage", "done", "total")
-    class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        STAGE_UNSPECIFIED: _ClassVar[Progress.Stage]
-        TEXT: _ClassVar[Progress.Stage]
-        DENOISE: _ClassVar[Progress.Stage]
-        REMEMBER: _ClassVar[Progress.Stage]
-        DECODE: _ClassVar[Progress.Stage]
-        REGROUP: _ClassVar[Progress.Stage]
-        LOAD: _ClassVar[Progress.Stage]
-    STAGE_UNSPECIFIED: Progress.Stage
-    TEXT: Progress.Stage
-    DENOISE: Progress.Stage
-    REMEMBER: Progress.Stage
-    DECODE: Progress.Stage
-    REGROUP: Progress.Stage
-    LOAD: Progress.Stage
-    STAGE_FIELD_NUMBER: _ClassVar[int]
-    DONE_FIELD_NUMBER: _ClassVar[int]
-    TOTAL_FIELD_NUMBER: _ClassVar[int]
-    stage: Progress.Stage
-    done: int
-    total: int
-    def __init__(self, stage: _Optional[_Union[Progress.Stage, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
-
-class MediaChunk(_message.Message):
-    __slots__ = ("offset", "data")
-    OFFSET_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
-    offset: int
-    data: bytes
-    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
-
-class Done(_message.Message):
-    __slots__ = ("frames", "forwards", "device", "dtype", "layout", "ranks", "stage_seconds", "peak_bytes", "decode_ranks", "weights", "encoder")
-    class StageSecondsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: float
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-    FRAMES_FIELD_NUMBER: _ClassVar[int]
-    FORWARDS_FIELD_NUMBER: _ClassVar[int]
-    DEVICE_FIELD_NUMBER: _ClassVar[int]
-    DTYPE_FIELD_NUMBER: _ClassVar[int]
-    LAYOUT_FIELD_NUMBER: _ClassVar[int]
-    RANKS_FIELD_NUMBER: _ClassVar[int]
-    STAGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
-    DECODE_RANKS_FIELD_NUMBER: _ClassVar[int]
-    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
-    ENCODER_FIELD_NUMBER: _ClassVar[int]
-    frames: int
-    forwards: int
-    device: str
-    dtype: str
-    layout: str
-    ranks: int
-    stage_seconds: _containers.ScalarMap[str, float]
-    peak_bytes: int
-    decode_ranks: int
-    weights: str
-    encoder: str
-    def __init__(self, frames: _Optional[int] = ..., forwards: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., peak_bytes: _Optional[int] = ..., decode_ranks: _Optional[int] = ..., weights: _Optional[str] = ..., encoder: _Optional[str] = ...) -> None: ...
+    accepted: GenerateEvent.Accepted
+    progress: _video_spec_pb2.StageProgress
+    media: GenerateEvent.MediaChunk
+    done: _video_spec_pb2.VideoSummary
+    def __init__(self, accepted: _Optional[_Union[GenerateEvent.Accepted, _Mapping]] = ..., progress: _Optional[_Union[_video_spec_pb2.StageProgress, _Mapping]] = ..., media: _Optional[_Union[GenerateEvent.MediaChunk, _Mapping]] = ..., done: _Optional[_Union[_video_spec_pb2.VideoSummary, _Mapping]] = ...) -> None: ...

@@ -15,7 +15,7 @@ class EventStream(Iterator[Event]):
     """Iterates over the events of one request; ends after `Done`, raises the request's error.
 
     Taking the next event acknowledges the frames taken before it: a client that stops taking stops the decoder. Leaving
-    the `with` block early cancels the request.
+    the `with` block early cancels the request. One thread takes; any other may close, which ends a wait.
 
     Args:
         request_id: The request.
@@ -29,7 +29,7 @@ class EventStream(Iterator[Event]):
         self.request_id = request_id
         self._acknowledge = acknowledge
         self._cancel = cancel
-        self._queue: queue.SimpleQueue[Event | ReelrayError] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Event | ReelrayError | None] = queue.SimpleQueue()
         self._taken_frames = 0
         self._ended = False
 
@@ -54,9 +54,12 @@ class EventStream(Iterator[Event]):
         self._acknowledge_taken()
         items: list[Event | ReelrayError] = []
         with contextlib.suppress(queue.Empty):
-            items.append(self._note(self._queue.get(timeout=timeout_s)))
-            while not self._ended and sum(len(i.data) for i in items if isinstance(i, Frames)) < limit_bytes:
-                items.append(self._note(self._queue.get_nowait()))
+            item = self._queue.get(timeout=timeout_s)
+            while item is not None:
+                items.append(self._note(item))
+                if self._ended or sum(len(i.data) for i in items if isinstance(i, Frames)) >= limit_bytes:
+                    break
+                item = self._queue.get_nowait()
         return items
 
     def close(self) -> None:
@@ -64,12 +67,16 @@ class EventStream(Iterator[Event]):
         if not self._ended:
             self._ended = True
             self._cancel()
+            self._queue.put(None)  # for whoever waits in another thread
 
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
         self._acknowledge_taken()
-        item = self._note(self._queue.get())
+        item = self._queue.get()
+        if item is None:
+            raise StopIteration
+        self._note(item)
         if isinstance(item, ReelrayError):
             raise item
         return item
@@ -90,5 +97,6 @@ class EventStream(Iterator[Event]):
     def _note(self, item: Event | ReelrayError) -> Event | ReelrayError:
         if isinstance(item, Frames):
             self._taken_frames += item.count
-        self._ended = isinstance(item, Done | ReelrayError)
+        if isinstance(item, Done | ReelrayError):
+            self._ended = True
         return item

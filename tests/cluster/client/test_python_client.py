@@ -7,8 +7,8 @@ import pytest
 
 import reelray
 from reelray.cluster.client.connection import ServerAddress
+from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.server import Guard
-from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.proto.errors import EngineError, InputError, PromptError, SizeError, UnknownModelError
 from reelray.proto.events import Stage
 from tests.support.fake_engine import FakeEngine, draw_frames
@@ -69,7 +69,7 @@ def test_errors_are_those_of_the_server():
 
 
 def test_a_wrong_token_is_wrong_input():
-    with serve(FakeEngine(), guard=Guard(interceptors=(TokenGuard(TOKEN),))) as address:
+    with serve(FakeEngine(), guard=Guard(callers=Callers({TOKEN: "default"}))) as address:
         with reelray.Client(address, token="another") as client, pytest.raises(InputError, match="wants a token"):
             client.describe()
         with reelray.Client(address, token=TOKEN) as client:

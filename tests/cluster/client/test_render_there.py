@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.server import Guard
-from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.proto.errors import EngineError
 from tests.support.commands import CommandLine
 from tests.support.fake_engine import FakeEngine
@@ -89,7 +89,7 @@ def test_nobody_there(cli, monkeypatch):
 
 
 def test_the_token_goes_along(cli, monkeypatch):
-    with serve(FakeEngine(), guard=Guard(interceptors=(TokenGuard(TOKEN),))) as address:
+    with serve(FakeEngine(), guard=Guard(callers=Callers({TOKEN: "default"}))) as address:
         assert cli.run("render", "a disc", "--server", address, "-o", "a.npy").code == 2
         assert cli.run("render", "a disc", "--server", address, "-o", "a.npy", "--token", TOKEN).code == 0
         monkeypatch.setenv("REELRAY_TOKEN", TOKEN)

@@ -9,7 +9,7 @@ import pytest
 from reelray.cluster.gateway import served_models
 from reelray.cluster.gateway.served_models import ServedModel
 from reelray.proto.errors import EngineError, ResourceError
-from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, video_spec_pb2, videos_pb2, videos_pb2_grpc
 from tests.support import gateway
 from tests.support.fake_engine import FakeEngine, fake_entry
 
@@ -79,7 +79,7 @@ def test_clients_see_unavailable_then_their_video(monkeypatch):
     lost = FakeEngine(error=EngineError("the engine process ended unexpectedly"), fail_at_frame=8, lost=True)
     opener = Opener(lost, FakeEngine())
     monkeypatch.setattr(gateway, "ServedModel", lambda entry, _open: ServedModel(entry, opener))
-    request = videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x"))
+    request = videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x"))
     with gateway.serve(lost) as address, gateway.connect(address) as channel:
         videos = videos_pb2_grpc.VideosStub(channel)
 
@@ -112,7 +112,7 @@ def test_an_engine_that_was_stopped_for_its_memory_is_opened_again(monkeypatch, 
     opener = Opener(FakeEngine(error=error, lost=True), FakeEngine())
     opener.allowed.set()
     monkeypatch.setattr(gateway, "ServedModel", lambda entry, _open: ServedModel(entry, opener))
-    request = videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x"))
+    request = videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x"))
     with gateway.serve(FakeEngine()) as address, gateway.connect(address) as channel:
         with pytest.raises(grpc.RpcError):
             list(videos_pb2_grpc.VideosStub(channel).Generate(request))

@@ -8,11 +8,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import reelray
+from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.server import GatewayServer, Guard
 from reelray.cluster.gateway.serving import ServeOptions, is_loopback, make_guard
-from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.proto.errors import InputError, ResourceError
-from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, video_spec_pb2, videos_pb2, videos_pb2_grpc
 from tests.support.fake_engine import FakeEngine
 from tests.support.gateway import connect, serve
 
@@ -26,7 +26,7 @@ def describe(channel, **call):
 def test_describe_tells_models_and_how_busy_they_are():
     with serve(FakeEngine(frame_delay_s=0.2), FakeEngine()) as address, connect(address) as channel:
         call = videos_pb2_grpc.VideosStub(channel).Generate(
-            videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x"))
+            videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x"))
         )
         next(call)
         told = describe(channel)
@@ -54,10 +54,10 @@ def test_health_and_reflection():
 )
 def test_a_token_is_wanted_for_everything_but_health(said, comes_in):
     metadata = () if said is None else (("authorization", said),)
-    with serve(FakeEngine(), guard=Guard(interceptors=(TokenGuard(TOKEN),))) as address, connect(address) as channel:
+    with serve(FakeEngine(), guard=Guard(callers=Callers({TOKEN: "default"}))) as address, connect(address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
-        request = videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=5))
+        request = videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x", frames=5))
         calls = [
             lambda: describe(channel, metadata=metadata),
             lambda: list(videos_pb2_grpc.VideosStub(channel).Generate(request, timeout=10, metadata=metadata)),
@@ -120,11 +120,12 @@ def test_an_unsafe_or_unusable_way_to_serve_is_refused(options, text):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:50051", "[::1]:50051", "127.8.9.1:0"])
 def test_loopback_needs_no_token(address):
     assert is_loopback(address)
-    assert make_guard(ServeOptions(address=address)) == Guard()
+    guard = make_guard(ServeOptions(address=address))
+    assert (guard.callers.are_known, guard.credentials) == (False, None)
 
 
 def test_a_token_opens_other_addresses():
-    assert make_guard(ServeOptions(address="0.0.0.0:50051", token=TOKEN)).interceptors
+    assert make_guard(ServeOptions(address="0.0.0.0:50051", token=TOKEN)).callers.are_known
 
 
 def test_a_taken_address_is_one_clear_error():

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, video_spec_pb2, videos_pb2, videos_pb2_grpc
 from tests.support.commands import start_process
 from tests.support.gateway import connect
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from reelray.cluster.cli import main
 from tests.support.fake_engine import FakeEngine, fake_services, write_models
 engine = FakeEngine(frame_delay_s=0.1)
-code = main(["serve", *sys.argv[1:]], fake_services(engine, write_models(Path("models"))))
+code = main(["serve", "--data", "data", *sys.argv[1:]], fake_services(engine, write_models(Path("models"))))
 print(code, engine.closed, engine.cancelled, flush=True)
 """
 
@@ -40,7 +40,7 @@ def server(tmp_path):
 
 def generate(address, **video):
     with connect(address) as channel:
-        request = videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", **video))
+        request = videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x", **video))
         return [event.WhichOneof("event") for event in videos_pb2_grpc.VideosStub(channel).Generate(request)]
 
 
@@ -64,7 +64,7 @@ def test_asked_to_stop_it_lets_videos_end_first(server, number):
         describe = cluster_pb2_grpc.ClusterStub(channel).Describe
         while not describe(cluster_pb2.DescribeRequest()).engines[0].requests:
             time.sleep(0.01)
-        other = stub.Generate(videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=17)))
+        other = stub.Generate(videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x", frames=17)))
         next(other)
         process.send_signal(number)
         client.join(20)
@@ -82,7 +82,7 @@ def test_stopped_again_it_ends_what_runs(tmp_path):
         address = wait_for_address(process)
         with connect(address) as channel:
             stub = videos_pb2_grpc.VideosStub(channel)
-            call = stub.Generate(videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=2001)))
+            call = stub.Generate(videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x", frames=2001)))
             next(call)
             process.send_signal(signal.SIGINT)
             assert any("ending; 1 running" in line for line in process.stderr)
@@ -97,7 +97,7 @@ def test_after_the_grace_it_ends_what_is_left(tmp_path):
         address = wait_for_address(process)
         with connect(address) as channel:
             stub = videos_pb2_grpc.VideosStub(channel)
-            call = stub.Generate(videos_pb2.GenerateRequest(video=videos_pb2.VideoSpec(prompt="x", frames=2001)))
+            call = stub.Generate(videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x", frames=2001)))
             next(call)
             process.send_signal(signal.SIGTERM)
             with pytest.raises(grpc.RpcError) as raised:

@@ -14,14 +14,14 @@ from PIL import Image
 
 from reelray.proto.decoder import Decoder
 from reelray.proto.errors import EngineError, ResourceError
-from reelray.proto.v1 import videos_pb2 as wire
-from reelray.proto.v1 import videos_pb2_grpc
+from reelray.proto.v1 import video_spec_pb2 as wire
+from reelray.proto.v1 import videos_pb2, videos_pb2_grpc
 from tests.support.fake_engine import FACTS, RECIPE, FakeEngine, draw_frames, fake_entry
 from tests.support.gateway import connect, serve
 
 
 def request(media=wire.MEDIA_RGB24, **video):
-    return wire.GenerateRequest(video=wire.VideoSpec(**{"prompt": "a disc", "seed": 5, **video}), media=media)
+    return videos_pb2.GenerateRequest(video=wire.VideoSpec(**{"prompt": "a disc", "seed": 5, **video}), media=media)
 
 
 def generate(address, wanted, **call):
@@ -58,7 +58,7 @@ def test_frames_come_in_order_between_accepted_and_done():
     assert kinds[0] == "accepted"
     assert kinds[-1] == "done"
     assert set(kinds[1:-1]) == {"progress", "media"}
-    accepted = events[0].accepted
+    accepted = events[0].accepted.plan
     assert (accepted.model, accepted.model_digest, accepted.seed, accepted.frames) == ("fake", "0123abcd", 5, 17)
     assert (accepted.size.width, accepted.size.height, accepted.fps.numerator) == (96, 64, 16)
     assert (accepted.steps, accepted.guidance) == (4, 3.0)
@@ -97,7 +97,7 @@ def test_a_model_that_makes_previews_by_itself_can_be_asked_for_full_pictures(sa
         recipe=replace(RECIPE, decoder=Decoder.TAEHV_STREAM), facts=replace(FACTS, decoders=tuple(Decoder))
     )
     with serve(engine, entries=[entry]) as address:
-        accepted = generate(address, request(decoder=said))[0].accepted
+        accepted = generate(address, request(decoder=said))[0].accepted.plan
     assert engine.requests[0].recipe.decoder is made
     assert accepted.decoder == (wire.DECODER_PREVIEW if made.is_preview else wire.DECODER_FULL)
 
@@ -115,11 +115,12 @@ def test_everything_said_reaches_the_engine():
         "model": "fake",
     }
     with serve(engine) as address:
-        accepted = generate(address, request(**said))[0].accepted
+        first = generate(address, request(**said))[0].accepted
+    accepted = first.plan
     made = engine.requests[0]
     assert (made.prompt, made.negative_prompt, made.frames, made.seed) == ("a disc", "fog", 9, 2**62)
     assert (made.width, made.height, made.recipe.schedule.steps, made.recipe.guidance.scale) == (64, 48, 2, 1.5)
-    assert (accepted.fps.numerator, accepted.fps.denominator, accepted.request_id) == (25, 2, made.request_id)
+    assert (accepted.fps.numerator, accepted.fps.denominator, first.request_id) == (25, 2, made.request_id)
 
 
 WRONG = [
@@ -130,6 +131,7 @@ WRONG = [
     (request(seed=2**63), grpc.StatusCode.INVALID_ARGUMENT, "invalid_input", "seed"),
     (request(media=7), grpc.StatusCode.INVALID_ARGUMENT, "invalid_input", "MEDIA_MP4"),
     (request(decoder=9), grpc.StatusCode.INVALID_ARGUMENT, "invalid_input", "DECODER_FULL"),
+    (request(decoder=wire.DECODER_PREVIEW), grpc.StatusCode.UNIMPLEMENTED, "unsupported", "no previews on this server"),
     (request(model="nope"), grpc.StatusCode.NOT_FOUND, "unknown_model", "models here: fake"),
     (
         request(changes=[wire.PromptChange(seconds=1, prompt="x")]),
@@ -162,6 +164,7 @@ def test_wrong_input_is_refused_precisely(wanted, code, reason, text):
     assert found[0] is code
     assert found[2:] == (reason, False)
     assert text in found[1]
+    assert "/models" not in found[1]
     assert not engine.requests
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reelray.proto.v1 import cluster_pb2, videos_pb2
+from reelray.proto.v1 import cluster_pb2, renders_pb2, request_options_pb2, video_spec_pb2, videos_pb2
 
 FOLDER = Path(videos_pb2.__file__).parent
 
@@ -20,7 +20,16 @@ def numbered(message):
             yield from numbered(inner)
 
 
-@pytest.mark.parametrize("module", [videos_pb2, cluster_pb2], ids=lambda module: module.__name__)
+MODULES = [cluster_pb2, renders_pb2, request_options_pb2, video_spec_pb2, videos_pb2]
+
+
+def test_no_file_is_left_out():
+    assert sorted(f"{file.stem}.proto" for file in FOLDER.glob("*.proto")) == sorted(
+        Path(module.DESCRIPTOR.name).name for module in MODULES
+    )
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_generated_code_is_of_the_proto_file(module):
     file = module.DESCRIPTOR
     text = re.sub(r"//.*", "", (FOLDER / Path(file.name).name).read_text())

@@ -1,0 +1,43 @@
+"""How long a client goes on trying where the server is away."""
+
+import time
+from collections.abc import Callable
+
+from reelray.proto.errors import ArtifactError, EngineError, ReelrayError, StoreError
+
+AWAY = (EngineError, StoreError, ArtifactError)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.0
+
+
+class Patience:
+    """Waits between tries, and gives up when nothing was heard for a while.
+
+    Args:
+        limit_s: How long.
+        clock: Monotonic seconds.
+        sleep: Waits for seconds.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._limit_s, self._clock, self._sleep = limit_s, clock, sleep
+        self.heard()
+
+    def heard(self) -> None:
+        """The server answered: time and pauses begin anew."""
+        self._until_s, self._pause_s = self._clock() + self._limit_s, FIRST_PAUSE_S
+
+    def wait(self, error: ReelrayError) -> None:
+        """Pause before the next try.
+
+        Raises:
+            ReelrayError: The error itself, where trying again cannot help or the time is up.
+        """
+        if not (isinstance(error, AWAY) and error.retryable) or self._clock() + self._pause_s > self._until_s:
+            raise error
+        self._sleep(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)

@@ -1,0 +1,116 @@
+"""What keeps renders going beside the server: the store of this machine, workers, and whoever tidies up."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from reelray.cluster.gateway.archive import Archive
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.renders.artifacts import Artifacts
+from reelray.cluster.renders.attempt import Surroundings
+from reelray.cluster.renders.retention import RetentionRule, sweep_files
+from reelray.cluster.renders.worker import RenderWorker
+from reelray.cluster.store.connection import StoreAddress
+from reelray.cluster.store.embedded import EmbeddedStore
+from reelray.cluster.store.open import open_store
+from reelray.cluster.store.probe import Answer, ask
+from reelray.proto.errors import StoreStartError
+
+LOG = logging.getLogger("reelray.gateway")
+STORE_LOOK_S = 1.0
+SWEEP_S = 600.0
+AGAIN_S = 1.0
+
+
+class RenderHouse:
+    """Workers and tidiers over an archive, as tasks of this event loop.
+
+    Args:
+        archive: Where renders are kept.
+        models: What makes them.
+        embedded: The store of this machine, started; None for one elsewhere.
+    """
+
+    def __init__(self, archive: Archive, models: ServedModels, embedded: EmbeddedStore | None) -> None:
+        self.archive = archive
+        around = Surroundings(store=archive.store, artifacts=archive.artifacts)
+        self._workers = [_keep_doing("worker", partial(_work, model, around)) for model in models]
+        self._others = [_keep_doing("sweep", partial(_sweep, archive))]
+        if embedded is not None:
+            self._others.append(_keep_doing("store", partial(_look_after, embedded)))
+
+    async def leave_work(self) -> None:
+        """Give back what workers have begun; it goes on from its last commit wherever a worker claims it."""
+        await _end(self._workers)
+
+    async def close(self) -> None:
+        """End everything; harmless when called twice."""
+        await _end([*self._workers, *self._others])
+
+
+@asynccontextmanager
+async def open_house(
+    address: StoreAddress, embedded: EmbeddedStore | None, files: Path, models: ServedModels
+) -> AsyncIterator[RenderHouse]:
+    """Keep renders for the time of a block.
+
+    Args:
+        address: Of the store.
+        embedded: The store of this machine, if it is that.
+        files: Where files of renders lie.
+        models: What makes them.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    async with open_store(address, files) as store:
+        house = RenderHouse(Archive(store=store, artifacts=Artifacts(files)), models, embedded)
+        try:
+            yield house
+        finally:
+            await house.close()
+
+
+async def _work(model: ServedModel, around: Surroundings) -> None:
+    await RenderWorker([model], around).run()
+
+
+async def _sweep(archive: Archive) -> None:
+    await archive.store.leases.sweep()
+    await sweep_files(archive.store, archive.artifacts, RetentionRule(), now_s=time.time())
+    await asyncio.sleep(SWEEP_S)
+
+
+async def _look_after(embedded: EmbeddedStore) -> None:
+    """Start the store again where it was killed; it has what it acknowledged."""
+    await asyncio.sleep(STORE_LOOK_S)
+    if await asyncio.to_thread(ask, embedded.socket) is Answer.NOTHING:
+        LOG.warning("the store was lost; starting it again")
+        try:
+            await asyncio.to_thread(embedded.start)
+        except StoreStartError as error:
+            LOG.warning("the store cannot be started: %s", error.message)
+
+
+def _keep_doing(name: str, work: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
+    """Do it again whenever it is over, or failed."""
+
+    async def run() -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001  nobody else would do it again
+                LOG.warning("%s of renders: %s: %s; again in %g s", name, type(error).__name__, error, AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
+
+    return asyncio.create_task(run(), name=f"{name} of renders")
+
+
+async def _end(tasks: "list[asyncio.Task[None]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
