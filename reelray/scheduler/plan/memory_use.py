@@ -21,7 +21,7 @@ from reelray.proto.storage import SCALE_BYTES, Storage
 from reelray.scheduler.limits import EngineLimits
 from reelray.scheduler.plan.job import PlanJob, Window
 from reelray.scheduler.plan.residency import BLOCKS_IN_FLIGHT, sharing_ranks
-from reelray.scheduler.plan.step_time import FP32_BYTES, Setting, window_share
+from reelray.scheduler.plan.step_time import FP32_BYTES, ULYSSES_EXCHANGES, Setting, window_share
 
 ATTENTION_WIDTHS = 8
 LATENT_COPIES = 6
@@ -43,6 +43,7 @@ class MemoryUse:
         memory: Keys and values of text and of earlier chunks.
         latents: The clip and its sampler state.
         buffers: Keys and values on their way around a ring.
+        rooms: Heads and tokens in memory that ranks share; in a step they are among the activations, but they stay.
         stale: Keys and values that one step leaves for the patches of the next.
         graphs: What recorded forwards keep.
         encoder_leaves: Whether the encoder is gone when the first step begins.
@@ -56,6 +57,7 @@ class MemoryUse:
     memory: float
     latents: float
     buffers: float
+    rooms: float
     stale: float
     graphs: float
     encoder_leaves: bool
@@ -72,9 +74,9 @@ class MemoryUse:
         stays = 0.0 if self.encoder_leaves else self.encoder
         kept = base + self.blocks + stays + self.memory + self.graphs
         return {
-            "text": base + self.encoder + self.blocks,
+            "text": base + self.encoder + self.blocks + self.rooms,
             "denoise": kept + self.activations + self.buffers + self.stale,
-            "decode": kept + self.decoder,
+            "decode": kept + self.decoder + self.rooms,
         }
 
     @property
@@ -104,6 +106,7 @@ def predict_memory(setting: Setting, *, decode_ranks: int) -> MemoryUse:
         memory=kept_bytes(setting),
         latents=latents,
         buffers=ring_bytes(setting),
+        rooms=room_bytes(setting),
         stale=stale_bytes(setting),
         graphs=graph_bytes(setting),
         encoder_leaves=leaves,
@@ -199,6 +202,15 @@ def ring_bytes(setting: Setting) -> float:
         return 0.0
     most = max(window.tokens for window in job.windows)
     return (RING_BUFFERS * 2 * job.value_bytes + FP32_BYTES) * most / layout.sequence * job.facts.dim
+
+
+def room_bytes(setting: Setting) -> float:
+    """Bytes of memory that ranks share where they exchange heads through it; see `reelray/kernels/to_peers`."""
+    job, layout = setting.job, setting.layout
+    if layout.ulysses == 1 or setting.link not in setting.table.ulysses_ms:
+        return 0.0
+    most = max(window_share(setting, window) for window in job.windows)
+    return ULYSSES_EXCHANGES * most * job.facts.dim * job.value_bytes
 
 
 def decode_bytes(setting: Setting, ranks: int) -> float:

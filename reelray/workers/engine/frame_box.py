@@ -7,6 +7,7 @@ with the leader.
 
 import os
 import secrets
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -34,14 +35,11 @@ class FrameBox:
 
     def __init__(self) -> None:
         self._ticket = secrets.token_bytes(16)
-        self._file: int | None = None
-        if hasattr(os, "memfd_create"):
-            self._file = os.memfd_create("reelray-frames")
-            os.pwrite(self._file, self._ticket, 0)
+        self._file = _make(self._ticket)
 
     @property
     def address(self) -> BoxAddress | None:
-        """For the rank; None where the system has no such files."""
+        """For the rank; None where the system makes no such files."""
         if self._file is None:
             return None
         return BoxAddress(path=f"/proc/{os.getpid()}/fd/{self._file}", ticket=self._ticket)
@@ -93,12 +91,24 @@ class FrameSlot:
         return replace(report, frames=tuple(replace(one, data=b"") for one in report.frames)), sizes
 
 
+def _make(ticket: bytes) -> int | None:
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
+        file = os.memfd_create("reelray-frames")
+    except OSError:  # a system may forbid them
+        return None
+    os.pwrite(file, ticket, 0)
+    return file
+
+
 def _open(address: BoxAddress) -> int | None:
     try:
-        file = os.open(address.path, os.O_RDWR | os.O_CLOEXEC)
+        file = os.open(address.path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
-    if os.pread(file, len(address.ticket), 0) == address.ticket:
+    # On another machine the path is whatever a process of the same number has open.
+    if stat.S_ISREG(os.fstat(file).st_mode) and os.pread(file, len(address.ticket), 0) == address.ticket:
         return file
     os.close(file)
     return None

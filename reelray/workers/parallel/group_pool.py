@@ -92,10 +92,12 @@ class GroupPool:
         """Give up every process group of this process, the default one included; needs no other rank."""
         if self._end is None:
             self._end = "aborted"
-            for memory in self._memories.values():
-                if memory is not None:
-                    memory.stop()  # and kept until nothing runs: to free it waits for the device
-            abort_groups()
-            # The connections of gloo close when nobody holds the group any more, which wakes peers that wait for this
-            # rank.
-            self._groups.clear()
+            try:
+                for memory in self._memories.values():
+                    if memory is not None:
+                        memory.stop()  # and kept until nothing runs: to free it waits for the device
+            finally:
+                abort_groups()
+                # The connections of gloo close when nobody holds the group any more, which wakes peers that wait for
+                # this rank.
+                self._groups.clear()

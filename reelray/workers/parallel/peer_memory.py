@@ -6,19 +6,15 @@ a few microseconds instead of NCCL's seventy.
 
 import logging
 import platform
-import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
 from reelray.kernels.to_peers.api import Rooms, meet
-from reelray.proto.errors import EngineError
-from reelray.workers.parallel.cuda_ipc import SharedBytes, close_bytes, open_bytes
+from reelray.workers.parallel.peer_rooms import PeerRooms
 
 _LOG = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -60,103 +56,30 @@ class NvlinkMemory:
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
-        self._group = group
         self._device = device
         self._index = group.rank()
-        self._opened = _Opened(device)
-        self._rooms: dict[str, tuple[Tensor, Tensor]] = {}
-        self._views: dict[tuple[str, torch.dtype], Rooms] = {}
-        _, self._pads = self._allocate("pads", 4 * group.size())
+        self._rooms = PeerRooms(group, device)
+        self._pads = self._rooms.room("pads", group.size(), torch.int32).pointers
         self._turn = torch.zeros(1, dtype=torch.int32, device=device)
         self._stop = torch.zeros(1, dtype=torch.int32, device=device)
         # A kernel that is used for the first time may wait for those that run, and they for it: so the word is copied.
         self._word = torch.ones(1, dtype=torch.int32).pin_memory()
         self._side: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(device)
-        weakref.finalize(self, self._opened.close).atexit = False
 
     def room(self, name: str, elements: int, dtype: torch.dtype) -> Rooms:
-        """See `PeerMemory`. A room that has become too small is kept: recordings write to it.
-
-        Raises:
-            EngineError: It would have to grow while a CUDA graph is recorded.
-            torch.OutOfMemoryError: A rank has no memory for it; so on all ranks.
-        """
-        found = self._views.get((name, dtype))
-        if found is not None and found.mine.numel() >= elements:
-            return found
-        wanted = elements * dtype.itemsize
-        if name not in self._rooms or self._rooms[name][0].numel() < wanted:
-            if torch.cuda.is_current_stream_capturing():
-                raise EngineError(f"room {name!r} cannot grow to {wanted} bytes while a graph is recorded")
-            self._views = {key: rooms for key, rooms in self._views.items() if key[0] != name}
-            self._allocate(name, wanted)
-        mine, pointers = self._rooms[name]
-        self._views[name, dtype] = Rooms(mine=mine.view(dtype), pointers=pointers)
-        return self._views[name, dtype]
+        """See `PeerMemory` and `PeerRooms.room`."""
+        return self._rooms.room(name, elements, dtype)
 
     def meet(self) -> None:
         """See `PeerMemory`; the host goes on, the current stream waits."""
+        assert self._pads is not None
         meet(self._pads, self._turn, self._stop, self._index)
 
     def stop(self) -> None:
         """See `PeerMemory`."""
         with torch.cuda.device(self._device), torch.cuda.stream(self._side):
             self._stop.copy_(self._word, non_blocking=True)
-
-    def _allocate(self, name: str, count: int) -> tuple[Tensor, Tensor]:
-        """Zeroed memory of so many bytes on every rank, all of which call it: this rank's, and where each begins."""
-        own, handle = self._offer(count)
-        handles: list[Any] = [None] * self._group.size()
-        dist.all_gather_object(handles, handle, group=self._group)
-        failed = next((said for said in handles if isinstance(said, Exception)), None)
-        if failed is not None or own is None:
-            raise failed or RuntimeError("a rank offered nothing")
-        pointers = self._opened.add(own, [None if rank == self._index else h for rank, h in enumerate(handles)])
-        placed = torch.tensor(pointers, dtype=torch.int64, device=self._device)
-        self._rooms[name] = own.tensor, placed
-        return self._rooms[name]
-
-    def _offer(self, count: int) -> tuple[SharedBytes | None, bytes | Exception]:
-        try:
-            own = SharedBytes(count, self._device)
-            own.tensor.zero_()
-            torch.cuda.synchronize(self._device)
-            return own, own.export()
-        except RuntimeError as error:  # out of memory is one
-            return None, type(error)(str(error))
-
-
-class _Opened:
-    """What is to be closed and freed when the memory is not used any more.
-
-    Args:
-        device: Of this rank.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._own: list[SharedBytes] = []
-        self._theirs: list[int] = []
-
-    def add(self, own: SharedBytes, handles: Sequence[bytes | None]) -> list[int]:
-        """Open the peers' memory; returns where each begins, this rank's in the place of None."""
-        self._own.append(own)
-        found = []
-        for handle in handles:
-            if handle is None:
-                found.append(own.pointer)
-                continue
-            found.append(open_bytes(handle, self._device))
-            self._theirs.append(found[-1])
-        return found
-
-    def close(self) -> None:
-        """Close and free everything."""
-        for pointer in self._theirs:
-            close_bytes(pointer, self._device)
-        for own in self._own:
-            own.free()
 
 
 def open_peer_memory(group: dist.ProcessGroup, device: torch.device) -> PeerMemory | None:

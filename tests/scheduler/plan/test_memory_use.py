@@ -17,8 +17,8 @@ SHARDED = Residency(blocks=Blocks.SHARDED)
 RELEASED = Residency(encoder=Encoder.RELEASED)
 
 
-def use(job, layout="", residency=None, *, decode_ranks=0):
-    return predict_memory(make_setting(job, layout, residency), decode_ranks=decode_ranks)
+def use(job, layout="", residency=None, *, decode_ranks=0, link="nvlink"):
+    return predict_memory(make_setting(job, layout, residency, link), decode_ranks=decode_ranks)
 
 
 def test_weights_of_the_large_model():
@@ -137,6 +137,15 @@ def test_ranks_that_only_decode_hold_the_decoder_alone():
 def test_a_ring_holds_what_passes():
     assert use(make_job(), "ring=2").buffers > 0
     assert use(make_job(), "ulysses=2").buffers == 0
+
+
+def test_memory_for_exchanged_heads_stays_while_pictures_are_decoded():
+    job = make_job()
+    through, without = use(job, "ulysses=4"), use(job, "ulysses=4", link="pcie")
+    assert through.rooms == 4 * 75600 / 4 * 5120 * 2
+    assert without.rooms == use(job).rooms == use(job, "ring=4").rooms == 0
+    more = {stage: size - without.stages[stage] for stage, size in through.stages.items()}
+    assert more == {"text": through.rooms, "denoise": 0, "decode": through.rooms}
 
 
 def test_a_ring_passes_the_window_and_keeps_what_is_remembered():

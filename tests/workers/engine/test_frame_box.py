@@ -46,6 +46,10 @@ def test_frames_stay_in_the_report_where_the_box_is_not_the_one_that_is_meant(tm
     wrong += [BoxAddress(path=str(other), ticket=box.address.ticket), replace(box.address, ticket=b"x" * 16)]
     for address in wrong:
         assert FrameSlot(address).put(report) == (report, ())
+    for end in os.pipe():
+        with os.fdopen(end):
+            address = BoxAddress(path=f"/proc/{os.getpid()}/fd/{end}", ticket=box.address.ticket)
+            assert FrameSlot(address).put(report) == (report, ())
     assert box.take(report, ()) is report
     assert other.read_bytes() == b"somebody's file"
     box.close()
@@ -64,6 +68,17 @@ def test_frames_stay_in_the_report_where_there_is_no_memory_for_them(monkeypatch
             assert slot.put(report) == (report, ())
     assert slot.put(report)[1] == (6,)
     assert slot.put(make_report()) == (make_report(), ())
+    box.close()
+
+
+def test_a_system_that_makes_no_such_files_sends_frames_with_their_report(monkeypatch) -> None:
+    def refuse(_):
+        raise PermissionError("memfd_create")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    box, report = FrameBox(), make_report(b"frames")
+    assert box.address is None
+    assert box.take(*FrameSlot(box.address).put(report)) is report
     box.close()
 
 

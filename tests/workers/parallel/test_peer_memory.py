@@ -1,11 +1,13 @@
 """Memory that GPUs share: who shares it, how it grows, and that nobody waits in it for a rank that is lost."""
 
 import threading
+from contextlib import suppress
 
 import pytest
 import torch
 from torch import distributed as dist
 
+from reelray.proto.errors import EngineError
 from reelray.proto.layout import Layout
 from reelray.workers.parallel.local_ranks import run_ranks
 from reelray.workers.parallel.mesh import Mesh
@@ -22,6 +24,41 @@ def look_on_cpus(rank):
 
 def test_ranks_on_cpus_share_none() -> None:
     assert run_ranks(look_on_cpus, ranks=2) == [([None, None], None)] * 2
+
+
+class Stoppable:
+    """Memory that counts how often it is told to stop, and may fail to."""
+
+    def __init__(self, error):
+        self.stops, self.error = 0, error
+
+    def stop(self):
+        self.stops += 1
+        if self.error is not None:
+            raise self.error
+
+
+def give_up(rank):
+    """How often memory was stopped, and whether there are groups; on rank 1 stopping fails."""
+    memories = []
+
+    def open_memory(*_):
+        memories.append(Stoppable(RuntimeError("device lost") if rank.rank == 1 else None))
+        return memories[-1]
+
+    mesh = Mesh.create([TWO], rank.device, open_memory=open_memory)
+    lane = mesh.lane(TWO)
+    shared = lane.ulysses.peer_memory is memories[0]
+    for _ in range(2):
+        with suppress(RuntimeError):
+            mesh.abort()
+    with pytest.raises(EngineError, match="aborted"):
+        _ = lane.ulysses.process_group
+    return shared, [memory.stops for memory in memories], dist.is_initialized()
+
+
+def test_who_gives_up_stops_waiting_in_memory_and_leaves_its_groups_even_where_that_fails() -> None:
+    assert run_ranks(give_up, ranks=2) == [(True, [1], False)] * 2
 
 
 def grow(rank):
