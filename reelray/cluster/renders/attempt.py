@@ -172,6 +172,11 @@ def _facts(job: RenderJob, summary: RenderSummary, records: list[UnitRecord], le
         "device": summary.device,
         "dtype": summary.dtype,
         "layout": str(summary.layout),
+        "ranks": summary.layout.ranks + summary.decode_ranks,
+        "decode_ranks": summary.decode_ranks,
+        "weights": str(summary.residency.blocks),
+        "encoder": str(summary.residency.encoder),
+        "peak_bytes": summary.peak_bytes,
         "forwards": summary.forwards,  # of the last attempt
         "stage_s": {stage: round(value, 3) for stage, value in summary.stage_s.items()},
         "commits": len(records),

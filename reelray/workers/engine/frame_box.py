@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 from reelray.proto.step_plan import StepReport
 
+KEPT = 64 * 2**20
+"""Bytes that a box may keep for the next frames; the memory of a whole clip is given back."""
 BEGIN = 4096
 """Bytes before the frames; the first of them are the ticket."""
 
@@ -53,6 +55,8 @@ class FrameBox:
         for one, size in zip(report.frames, sizes, strict=True):
             frames.append(replace(one, data=os.pread(self._file, size, begin)))
             begin += size
+        if begin > KEPT:
+            os.ftruncate(self._file, BEGIN)
         return replace(report, frames=tuple(frames))
 
     def close(self) -> None:

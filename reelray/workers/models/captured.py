@@ -161,7 +161,7 @@ class CapturedModel:
 
     Args:
         record: Records.
-        tokens: Most tokens of this rank that are recorded.
+        tokens: Most tokens of a rank that are recorded.
         graphs: Kinds kept on a shelf; the one used longest ago goes first.
     """
 
@@ -176,7 +176,8 @@ class CapturedModel:
     def evaluate(self, forward: Forward) -> Tensor:
         """See `Stages`."""
         rows, tokens, _ = forward.stream.shape
-        if rows * tokens > self._tokens or torch.is_grad_enabled():
+        # All ranks of a window record it or none: their shares may differ by a few tokens.
+        if rows * forward.shard.widest(tokens) > self._tokens or torch.is_grad_enabled():
             return self._whole.evaluate(forward)
         shelf, kind = self._shelves[forward.shard.peers], _Kind.of(forward)
         if kind not in shelf:

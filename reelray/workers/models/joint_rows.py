@@ -108,6 +108,10 @@ class JointShard:
         """See `TokenShard`."""
         return self.rows[0].agree(own=own)
 
+    def widest(self, own: int) -> int:
+        """See `TokenShard`."""
+        return self.rows[0].widest(own)
+
     def take(self, tokens_BSC: Tensor) -> Tensor:
         """See `TokenShard`."""
         return self.rows[0].take(tokens_BSC)

@@ -34,6 +34,14 @@ class TokenShard(Protocol):
         """Whether it is so on every rank that shares this window, all of which must call this."""
         ...
 
+    def widest(self, own: int) -> int:
+        """Tokens of the rank that has most.
+
+        Args:
+            own: How many these are.
+        """
+        ...
+
     def take(self, tokens_BSC: Tensor) -> Tensor:
         """Cut these tokens out of all tokens of the window.
 
@@ -90,6 +98,10 @@ class WholeWindow:
         return self._maker or self
 
     def agree(self, *, own: bool) -> bool:
+        """See `TokenShard`."""
+        return own
+
+    def widest(self, own: int) -> int:
         """See `TokenShard`."""
         return own
 

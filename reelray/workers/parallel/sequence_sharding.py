@@ -84,6 +84,11 @@ class SequenceShard:
         dist.all_reduce(vote, op=dist.ReduceOp.MIN, group=self._group.process_group)
         return bool(vote.item())
 
+    def widest(self, own: int) -> int:
+        """See `TokenShard`."""
+        del own
+        return self._split.frames * max(map(len, self._split.shares))
+
     def take(self, tokens_BSC: Tensor) -> Tensor:
         """See `TokenShard`."""
         return self._split.take(tokens_BSC)

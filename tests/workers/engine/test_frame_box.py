@@ -8,6 +8,7 @@ from pathlib import Path
 from reelray.proto.events import Frames
 from reelray.proto.request import RequestId
 from reelray.proto.step_plan import StepReport
+from reelray.workers.engine import frame_box
 from reelray.workers.engine.frame_box import BoxAddress, FrameBox, FrameSlot
 
 
@@ -79,6 +80,18 @@ def test_a_system_that_makes_no_such_files_sends_frames_with_their_report(monkey
     box, report = FrameBox(), make_report(b"frames")
     assert box.address is None
     assert box.take(*FrameSlot(box.address).put(report)) is report
+    box.close()
+
+
+def test_the_memory_of_a_whole_clip_is_given_back(monkeypatch) -> None:
+    monkeypatch.setattr(frame_box, "KEPT", 100_000)
+    box = FrameBox()
+    assert box.address is not None
+    slot, path = FrameSlot(box.address), Path(box.address.path)
+    for size, kept in ((50_000, 54_096), (200_000, 4_096), (50_000, 54_096)):
+        report = make_report(os.urandom(size))
+        assert box.take(*slot.put(report)) == report
+        assert path.stat().st_size == kept
     box.close()
 
 

@@ -95,6 +95,23 @@ def test_ranks_record_together_or_not_at_all(model):
     assert (record.recorded, record.replayed, record.alive, shard.asked) == (1, 0, 0, 1)
 
 
+class Uneven(WholeWindow):
+    """Another rank has one token more."""
+
+    def widest(self, own):
+        return own + 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("limit", "recorded"), [(45, 0), (46, 1)])
+def test_the_rank_with_most_tokens_decides_for_all(model, limit, recorded):
+    record, shard = Replayer(), Uneven()
+    captured = CapturedModel(record, tokens=limit)
+    for _ in range(2):
+        captured.evaluate(open_forward(model, seed=0, shard=shard))
+    assert record.recorded == recorded
+
+
 @torch.no_grad()
 def test_an_image_reaches_the_recording():
     model = make_model("i2v", torch.float32, "cpu")

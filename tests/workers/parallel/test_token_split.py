@@ -3,6 +3,7 @@ import torch
 
 from reelray.proto.errors import SizeError, UnsupportedError
 from reelray.workers.parallel.exchange import plan_heads
+from reelray.workers.parallel.sequence_sharding import SequenceShard
 from reelray.workers.parallel.token_split import TokenSplit, split_evenly
 
 
@@ -52,3 +53,10 @@ def test_every_head_is_computed_once_and_no_rank_is_idle(heads, ranks, groups) -
 def test_fewer_heads_than_ranks_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="3 heads cannot be shared by ulysses=4"):
         plan_heads(3, 4, 1)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_every_rank_knows_how_many_tokens_the_widest_has(index) -> None:
+    split = TokenSplit(frames=3, places=7, ulysses=2, index=index)
+    shard = SequenceShard(split, None, torch.device("cpu"), None)
+    assert shard.widest(3 * len(split.shares[index])) == 12
