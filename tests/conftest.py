@@ -22,9 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Tiny tensors: more threads only wait for each other, ten times longer where other work shares the cores."""
+    """Tiny tensors: more threads only wait for each other, ten times longer where other work shares the cores.
+
+    For every test anew: an engine's host takes all cores for its process, and other threads are other last bits.
+    """
     torch.set_num_threads(1)
 
 

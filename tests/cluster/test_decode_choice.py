@@ -45,10 +45,10 @@ def choose_for(monkeypatch):
 
 
 def test_a_stream_of_few_steps_takes_decode_ranks_and_a_whole_clip_of_many_does_not(choose_for):
-    whole, stream = (choose_for(recipe, gpus=4, decode_ranks="auto") for recipe in (PRESET.recipe, STREAM))
-    assert (whole.decode_ranks, whole.layout.ranks) == (0, 4)
-    assert stream.decode_ranks == 1
-    assert stream.layout.ranks <= 3
+    whole, stream = (choose_for(recipe, gpus=8, decode_ranks="auto") for recipe in (PRESET.recipe, STREAM))
+    assert (whole.decode_ranks, whole.layout.ranks) == (0, 8)
+    assert stream.decode_ranks == 2
+    assert stream.layout.ranks <= 6
     assert "decode on the ranks that denoise: by the plan 1" in whole.reason
     assert "decode on a rank of its own: by the plan " in stream.reason
     assert " s on the ranks that denoise, as decode is " in stream.reason

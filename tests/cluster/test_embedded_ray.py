@@ -32,7 +32,8 @@ def left_in_memory(before):
         with suppress(OSError):
             maps.append(path.read_text())
     used = "".join(maps)
-    now = {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.mp-")}
+    files = (path for path in Path("/dev/shm").iterdir() if path.is_file())  # stores of other tests are folders
+    now = {path for path in files if not path.name.startswith("sem.mp-")}
     return [path for path in now - before if str(path) not in used]
 
 
