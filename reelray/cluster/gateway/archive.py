@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reelray.cluster.renders.artifacts import Artifacts
+from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.store.open import Store
 from reelray.proto.errors import ArtifactError, QuotaError, ResourceError, StoreError
 
@@ -19,10 +20,12 @@ class Archive:
     Args:
         store: Jobs and what happens to them.
         artifacts: Their files.
+        rule: How long they are kept.
     """
 
     store: Store
     artifacts: Artifacts
+    rule: RetentionRule = field(default_factory=RetentionRule)
 
 
 @contextmanager

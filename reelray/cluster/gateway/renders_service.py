@@ -140,7 +140,13 @@ class Renders(renders_pb2_grpc.RendersServicer):
         key = options.idempotency_key or None
         seed = None if key is None else seed_for_key(tenant, key)
         model, job = plan_request(self._models, request.video, seed=seed)
-        submission = Submission(tenant=tenant, key=key, priority=options.priority, limits=self._limits)
+        submission = Submission(
+            tenant=tenant,
+            key=key,
+            priority=options.priority,
+            limits=self._limits,
+            retention_s=self._archive.rule.ttl_s,
+        )
         return Planned(job=job, digest=model.description.digest, submission=submission, ids=ids)
 
     async def _submit(self, planned: Planned) -> renders_pb2.SubmitRenderResponse:

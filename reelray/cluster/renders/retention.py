@@ -5,6 +5,7 @@ only when no lease can come to need it any more.
 """
 
 import asyncio
+import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from reelray.cluster.store.job import Job, JobState
 from reelray.cluster.store.names import JobRef
 from reelray.cluster.store.open import Store
 from reelray.proto.errors import InputError, UnknownJobError
+
+LOG = logging.getLogger("reelray.renders")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +70,11 @@ async def clear_job(store: Store, artifacts: Artifacts, ref: JobRef) -> int:
     except UnknownJobError:
         return await asyncio.to_thread(artifacts.delete_folder, ref.tenant, folder_of(ref))
     commits = await store.ledger.commits(ref)
-    needed = _needed(job, [UnitRecord.from_json(commit.record) for commit in commits])
+    try:
+        needed = _needed(job, [UnitRecord.from_json(commit.record) for commit in commits])
+    except InputError as error:  # of another build, which knows what it needs
+        LOG.warning("files of job %s stay until it is old: %s", ref.id, error.message)
+        return 0
     writing = job.fence if job.state is JobState.RUNNING else None
     orphans = [
         file for file in files if file.name not in needed and (writing is None or fence_of(file.name) != writing)
