@@ -18,6 +18,7 @@ from reelray.cluster.serve_app.app import END_S, build
 from reelray.cluster.serve_app.arguments import AppArguments
 from reelray.cluster.serve_app.leave import leave
 from reelray.proto.errors import EngineError, InputError, ReelrayError
+from tests.support.waiting import wait_until
 
 TOKEN = "a-token-of-length"
 GRACE_S = 60
@@ -38,13 +39,6 @@ def processes(title):
         with suppress(psutil.Error):
             found += [process] if process.cmdline()[:1] and process.cmdline()[0].startswith(title) else []
     return found
-
-
-def wait_until(condition, limit_s=60.0):
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.1)
 
 
 def again_and_again(render):
