@@ -8,7 +8,6 @@ import typer
 from reelray.cluster.cli import render_options as take
 from reelray.cluster.cli.session import session_of
 
-DAY_S = 86_400.0
 SERVE_EPILOG = """\b
 Examples:
   reelray serve
@@ -94,7 +93,7 @@ def serve(
         device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks, weights=weights,
         encoder=encoder,
     )  # fmt: skip
-    keep = RetentionRule(ttl_s=keep_days * DAY_S, most_bytes=None if keep_gb is None else round(keep_gb * 1e9))
+    keep = RetentionRule.of(days=keep_days, gigabytes=keep_gb)
     options = ServeOptions(
         models=model or (), address=address, place=place, token=token, tokens=tokens, certificate=tls_cert, key=tls_key,
         grace_s=grace, data=data, keep=keep,

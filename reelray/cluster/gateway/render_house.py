@@ -55,14 +55,14 @@ class RenderHouse:
 
 @asynccontextmanager
 async def open_house(
-    address: StoreAddress, embedded: EmbeddedStore | None, files: Path, rule: RetentionRule, models: ServedModels
+    address: StoreAddress, embedded: EmbeddedStore | None, files: Path | str, rule: RetentionRule, models: ServedModels
 ) -> AsyncIterator[RenderHouse]:
     """Keep renders for the time of a block.
 
     Args:
         address: Of the store.
         embedded: The store of this machine, if it is that.
-        files: Where files of renders lie.
+        files: Where files of renders lie: a folder, or a URL that fsspec knows.
         rule: How long they are kept.
         models: What makes them.
 
@@ -71,7 +71,7 @@ async def open_house(
         ArtifactError: The files cannot be read or written.
         ConflictError: They belong to another store.
     """
-    async with open_store(address, files) as store:
+    async with open_store(address, Path()) as store:
         archive = Archive(store=store, artifacts=Artifacts(files), rule=rule)
         await check_belonging(store, archive.artifacts)
         house = RenderHouse(archive, models, embedded)

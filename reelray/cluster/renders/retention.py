@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from reelray.cluster.renders.artifact import INPUTS, Artifact, StoredFile, folder_of
 from reelray.cluster.renders.artifacts import Artifacts
@@ -36,6 +37,11 @@ class RetentionRule:
     ttl_s: float = 7 * 86_400.0
     most_bytes: int | None = None
     inputs_s: float = 86_400.0
+
+    @classmethod
+    def of(cls, *, days: float, gigabytes: float | None) -> Self:
+        """The rule in the words of options; a gigabyte is 10^9 bytes."""
+        return cls(ttl_s=days * 86_400.0, most_bytes=None if gigabytes is None else round(gigabytes * 1e9))
 
 
 async def sweep_files(store: Store, artifacts: Artifacts, rule: RetentionRule, *, now_s: float) -> int:
