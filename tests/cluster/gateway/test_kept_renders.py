@@ -114,7 +114,7 @@ def test_ended_renders_are_kept_as_long_as_was_said_and_only_their_store_takes_t
     ):
         wait_until(lambda: not files_below(tmp_path / "data"))
         code, text, *_ = refusal(lambda: Caller(channel).download(render.id))
-        assert (code, "any more" in text) == (grpc.StatusCode.NOT_FOUND, True)
+        assert (code, "files of this render are not there any more" in text) == (grpc.StatusCode.NOT_FOUND, True)
         assert Caller(channel).get(render.id).state == renders_pb2.RENDER_STATE_DONE
 
 
