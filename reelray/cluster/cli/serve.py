@@ -46,6 +46,7 @@ KeepGb = Annotated[
     typer.Option(
         metavar="GB",
         min=0,
+        max=1e9,
         help="Most GB (10^9 bytes) for files of each tenant's ended renders; the oldest go first. Default: any.",
     ),
 ]
