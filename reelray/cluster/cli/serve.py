@@ -46,7 +46,7 @@ KeepGb = Annotated[
     typer.Option(
         metavar="GB",
         min=0,
-        max=1e9,
+        max=1_000_000,
         help="Most GB (10^9 bytes) for files of each tenant's ended renders; the oldest go first. Default: any.",
     ),
 ]

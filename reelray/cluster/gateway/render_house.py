@@ -81,6 +81,12 @@ async def open_house(
             await house.close()
 
 
+async def check_place(address: StoreAddress, files: Path | str) -> None:
+    """Find out what `open_house` would raise, before models are loaded for minutes."""
+    async with open_store(address, Path()) as store:
+        await check_belonging(store, Artifacts(files))
+
+
 async def _work(model: ServedModel, around: Surroundings) -> None:
     await RenderWorker([model], around).run()
 

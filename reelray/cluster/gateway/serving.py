@@ -16,7 +16,7 @@ from PIL import Image
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
-from reelray.cluster.gateway.render_house import RenderHouse, open_house
+from reelray.cluster.gateway.render_house import RenderHouse, check_place, open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
 from reelray.cluster.model_catalog import ModelEntry
@@ -81,6 +81,7 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
     with ExitStack() as opened:
         data = choose_data(options, services)
         address, embedded = start_store(services.load_settings(), data / "store", opened)
+        asyncio.run(check_place(address, data / "renders"))
         models = ServedModels(_open_models(options, services, tell, opened))
         house = partial(open_house, address, embedded, data / "renders", options.keep)
         asyncio.run(_serve(models, options, guard, house, tell))

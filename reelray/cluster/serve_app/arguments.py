@@ -87,7 +87,7 @@ class GatewayArguments(BaseModel):
     )
     keep_days: float = Field(default=7.0, gt=0, le=3650, description="How long an ended render and its file are kept.")
     keep_gb: float | None = Field(
-        default=None, ge=0, le=1e9, description="Most GB for files of each tenant's ended renders."
+        default=None, ge=0, le=1_000_000, description="Most GB for files of each tenant's ended renders."
     )
     tls_certificate: Path | None = Field(default=None, description="Certificate chain (PEM), on each machine.")
     tls_key: Path | None = Field(default=None, description="Its private key (PEM).")
