@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from reelray.cluster.embedded_ray import EmbeddedRay
 from reelray.proto.errors import EngineError
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,13 +39,6 @@ def left_in_memory(before):
 
 def is_alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def wait_until(is_true, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not is_true() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return is_true()
 
 
 @pytest.mark.parametrize(

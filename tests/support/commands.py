@@ -1,6 +1,7 @@
 """Runs the command line with fake services, in this process or in another."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,3 +74,11 @@ def start_process(code: str, cwd: Path, *arguments: str, stdin: int | None = Non
     finally:
         process.kill()
         process.communicate()
+
+
+def wait_for_address(process: subprocess.Popen[str]) -> str:
+    """Read what `reelray serve` says until it serves the model `fake`; gives its address."""
+    for line in process.stderr:
+        if found := re.search(r"serving fake on cpu at (\S+) \(gRPC\)", line):
+            return found[1]
+    raise AssertionError(process.stdout.read())

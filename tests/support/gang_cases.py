@@ -11,6 +11,7 @@ from reelray.proto.events import Frames
 from reelray.proto.step_plan import Crew
 from reelray.workers.models.absent import is_here
 from tests.support.fake_model import FakeModel
+from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,6 @@ def load_twice(number):
 
 def die_at_once():
     os._exit(3)
-
-
-def wait_until(claim, *, within_s=60.0):
-    """Poll a claim; returns what made it true."""
-    deadline = time.monotonic() + within_s
-    while not (found := claim()):
-        assert time.monotonic() < deadline, "it has not come true"
-        time.sleep(0.02)
-    return found
 
 
 def pid_of(gang, rank):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from functools import partial
 
 import psutil
@@ -24,6 +23,7 @@ from tests.support.commands import is_there
 from tests.support.fake_model import FakeModel
 from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
+from tests.support.waiting import wait_until
 
 CFG = Layout(cfg=2)
 
@@ -129,13 +129,6 @@ def free_cpus(group):
     """What is free in each place of a group."""
     free = ray.available_resources()
     return [free.get(f"CPU_group_{place}_{group.id.hex()}", 0) for place in range(group.bundle_count)]
-
-
-def wait_until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
 
 
 def named(title):

@@ -14,7 +14,7 @@ Examples:
   reelray serve --model ./Wan2.1-T2V-1.3B-Diffusers --gpus 2
   reelray serve --model sprites --model sprites-causal --engine local
   reelray serve --address 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --token "$TOKEN"
-  reelray serve --data /srv/reelray --tokens tokens.txt
+  reelray serve --data /srv/reelray --tokens tokens.txt --keep-days 30 --keep-gb 50
   grpcurl -plaintext -d '{"video":{"prompt":"a star"}}' localhost:50051 reelray.v1.Videos/Generate
 """
 
@@ -38,6 +38,18 @@ Tokens = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Lines of TENANT TOKEN: who may call; a tenant sees its own renders only."),
 ]
+KeepDays = Annotated[
+    float, typer.Option(metavar="DAYS", min=0.001, max=3650, help="How long an ended render and its file are kept.")
+]
+KeepGb = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GB",
+        min=0,
+        max=1_000_000,
+        help="Most GB (10^9 bytes) for files of each tenant's ended renders; the oldest go first. Default: any.",
+    ),
+]
 
 
 def serve(
@@ -50,6 +62,8 @@ def serve(
     tls_cert: Certificate = None,
     tls_key: Key = None,
     data: Data = None,
+    keep_days: KeepDays = 7.0,
+    keep_gb: KeepGb = None,
     grace: Grace = 30.0,
     device: take.Device = None,
     engine: take.EngineChoice = None,
@@ -73,14 +87,16 @@ def serve(
     with needs_serve_extra():
         from reelray.cluster.gateway.serving import ServeOptions  # noqa: PLC0415
         from reelray.cluster.gateway.serving import serve as run  # noqa: PLC0415
+        from reelray.cluster.renders.retention import RetentionRule  # noqa: PLC0415
     from reelray.cluster.render_plan import Place  # noqa: PLC0415
 
     place = Place(
         device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks, weights=weights,
         encoder=encoder,
     )  # fmt: skip
+    keep = RetentionRule.of(days=keep_days, gigabytes=keep_gb)
     options = ServeOptions(
         models=model or (), address=address, place=place, token=token, tokens=tokens, certificate=tls_cert, key=tls_key,
-        grace_s=grace, data=data,
+        grace_s=grace, data=data, keep=keep,
     )  # fmt: skip
     run(options, session.services, lambda line: typer.echo(line, err=True))

@@ -19,6 +19,7 @@ from reelray.cluster.store.job import JobState
 from reelray.proto.errors import EngineError, InputError, ReelrayError
 
 OF_VIDEOS = {field.name for field in fields(RenderOptions)} - {"stream", "pace"}
+LENGTHS = {"frames", "seconds"}
 OF_RENDERS = {"model", "key", "priority"}
 
 
@@ -95,7 +96,7 @@ def read_line(text: str, number: int, batch: Batch) -> tuple[RenderOptions, Want
         raise InputError(
             f"line {number} names {', '.join(unknown)}; known are {', '.join(sorted(OF_VIDEOS | OF_RENDERS))}"
         )
-    video = {**batch.options, **{name: value for name, value in said.items() if name in OF_VIDEOS}}
+    video = {**_defaults(batch, said), **{name: value for name, value in said.items() if name in OF_VIDEOS}}
     if "prompt" not in video:
         raise InputError(f"line {number} has no prompt")
     shared = batch.wanted
@@ -103,6 +104,12 @@ def read_line(text: str, number: int, batch: Batch) -> tuple[RenderOptions, Want
     model, priority = said.get("model", shared.model), said.get("priority", shared.priority)
     _check_kinds(number, key=key, model=model, priority=priority)
     return RenderOptions(**video), Wanted(model=model, key=key, priority=priority)
+
+
+def _defaults(batch: Batch, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What the command says of a video; a length that the line says, in whatever unit, is instead of the command's."""
+    unwanted = LENGTHS if LENGTHS & set(said) else set()
+    return {name: value for name, value in batch.options.items() if name not in unwanted}
 
 
 def _check_kinds(number: int, *, key: object, model: object, priority: object) -> None:
@@ -131,5 +138,7 @@ def _lines(file: str) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(source, 1):
                 if line.strip():
                     yield number, line
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"batch '{file}' cannot be read: {error}") from None
+    except OSError as error:
+        raise InputError(f"batch '{file}' cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"batch '{file}' is no UTF-8 text") from None

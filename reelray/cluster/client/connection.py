@@ -11,7 +11,7 @@ from grpc_status import rpc_status
 
 from reelray.cluster.wire import KEEPALIVE, LARGEST_MESSAGE, check_token
 from reelray.proto import errors
-from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError
+from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError, UnsupportedError
 
 DEFAULT_PORT = 50051
 CONNECT_S = 5.0
@@ -92,12 +92,14 @@ def error_of(failed: grpc.RpcError) -> ReelrayError:
         grpc.StatusCode.CANCELLED: CancelledError,
         grpc.StatusCode.UNAUTHENTICATED: InputError,
         grpc.StatusCode.PERMISSION_DENIED: InputError,
-        grpc.StatusCode.UNIMPLEMENTED: InputError,
+        grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
         grpc.StatusCode.INVALID_ARGUMENT: InputError,
         grpc.StatusCode.DEADLINE_EXCEEDED: EngineError,
     }
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         text = f"the server was lost: {text}"
+    if code is grpc.StatusCode.UNIMPLEMENTED:  # of the server itself: what our services say comes with details
+        text = f"this server does not have the call: it keeps no renders, or is of another version ({text})"
     return kinds.get(code, ReelrayError)(text)
 
 

@@ -92,6 +92,8 @@ def follow(
     shown = renders.get(render_id)
     if shown.facts is not None:
         view.say(describe_job(shown.facts))
+    if shown.error and not shown.state.ended:
+        view.say(shown.error)
     for event in renders.watch(render_id, after=after):
         if as_json:
             print_fact(_event_json(event))

@@ -99,7 +99,12 @@ def _claimed(partial: Path) -> Iterator[BinaryIO]:
         except BlockingIOError:
             raise OutputError(f"'{partial}' is written by another fetch; wait for it") from None
         file.seek(0, os.SEEK_END)
-        yield file
+        try:
+            yield file
+        except BaseException:
+            if not file.tell():  # nothing to go on from
+                partial.unlink(missing_ok=True)
+            raise
 
 
 def _into_pipe(renders: KeptRenders, render: KeptRender) -> None:

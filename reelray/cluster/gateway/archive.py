@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reelray.cluster.renders.artifacts import Artifacts
+from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.store.open import Store
-from reelray.proto.errors import ArtifactError, QuotaError, ResourceError, StoreError
+from reelray.proto.errors import ArtifactError, GoneError, QuotaError, ResourceError, StoreError
 
 LOG = logging.getLogger("reelray.gateway")
 
@@ -19,10 +20,12 @@ class Archive:
     Args:
         store: Jobs and what happens to them.
         artifacts: Their files.
+        rule: How long they are kept.
     """
 
     store: Store
     artifacts: Artifacts
+    rule: RetentionRule = field(default_factory=RetentionRule)
 
 
 @contextmanager
@@ -32,12 +35,16 @@ def in_plain_words() -> Iterator[None]:
     Raises:
         StoreError: The store does not answer.
         ArtifactError: The files cannot be reached.
+        GoneError: They are not there any more.
         ResourceError: One of them is full.
     """
     try:
         yield
     except QuotaError:
         raise
+    except GoneError as error:
+        LOG.info("%s", error.message)
+        raise GoneError("the files of this render are not there any more; submit it again") from None
     except StoreError as error:
         LOG.warning("%s", error.message)
         raise StoreError("the store of renders does not answer; try again soon") from None

@@ -12,6 +12,7 @@ from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.attempt import Surroundings
+from reelray.cluster.renders.belonging import check_belonging
 from reelray.cluster.renders.retention import RetentionRule, sweep_files
 from reelray.cluster.renders.worker import RenderWorker
 from reelray.cluster.store.connection import StoreAddress
@@ -23,7 +24,7 @@ from reelray.proto.errors import StoreStartError
 LOG = logging.getLogger("reelray.gateway")
 STORE_LOOK_S = 1.0
 SWEEP_S = 600.0
-AGAIN_S = 1.0
+AGAIN_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 
 class RenderHouse:
@@ -54,25 +55,36 @@ class RenderHouse:
 
 @asynccontextmanager
 async def open_house(
-    address: StoreAddress, embedded: EmbeddedStore | None, files: Path, models: ServedModels
+    address: StoreAddress, embedded: EmbeddedStore | None, files: Path | str, rule: RetentionRule, models: ServedModels
 ) -> AsyncIterator[RenderHouse]:
     """Keep renders for the time of a block.
 
     Args:
         address: Of the store.
         embedded: The store of this machine, if it is that.
-        files: Where files of renders lie.
+        files: Where files of renders lie: a folder, or a URL that fsspec knows.
+        rule: How long they are kept.
         models: What makes them.
 
     Raises:
         StoreError: The store does not answer.
+        ArtifactError: The files cannot be read or written.
+        ConflictError: They belong to another store.
     """
-    async with open_store(address, files) as store:
-        house = RenderHouse(Archive(store=store, artifacts=Artifacts(files)), models, embedded)
+    async with open_store(address, Path()) as store:
+        archive = Archive(store=store, artifacts=Artifacts(files), rule=rule)
+        await check_belonging(store, archive.artifacts)
+        house = RenderHouse(archive, models, embedded)
         try:
             yield house
         finally:
             await house.close()
+
+
+async def check_place(address: StoreAddress, files: Path | str) -> None:
+    """Find out what `open_house` would raise, before models are loaded for minutes."""
+    async with open_store(address, Path()) as store:
+        await check_belonging(store, Artifacts(files))
 
 
 async def _work(model: ServedModel, around: Surroundings) -> None:
@@ -81,7 +93,8 @@ async def _work(model: ServedModel, around: Surroundings) -> None:
 
 async def _sweep(archive: Archive) -> None:
     await archive.store.leases.sweep()
-    await sweep_files(archive.store, archive.artifacts, RetentionRule(), now_s=time.time())
+    await check_belonging(archive.store, archive.artifacts)  # a store that lost its data knows none of them
+    await sweep_files(archive.store, archive.artifacts, archive.rule, now_s=time.time())
     await asyncio.sleep(SWEEP_S)
 
 
@@ -100,12 +113,15 @@ def _keep_doing(name: str, work: Callable[[], Awaitable[None]]) -> "asyncio.Task
     """Do it again whenever it is over, or failed."""
 
     async def run() -> None:
+        pause_s = AGAIN_S
         while True:
             try:
                 await work()
+                pause_s = AGAIN_S
             except Exception as error:  # noqa: BLE001  nobody else would do it again
-                LOG.warning("%s of renders: %s: %s; again in %g s", name, type(error).__name__, error, AGAIN_S)
-                await asyncio.sleep(AGAIN_S)
+                LOG.warning("%s of renders: %s: %s; again in %g s", name, type(error).__name__, error, pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     return asyncio.create_task(run(), name=f"{name} of renders")
 

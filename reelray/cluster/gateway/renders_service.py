@@ -19,6 +19,7 @@ from reelray.cluster.render import RenderJob
 from reelray.cluster.renders.growing_media import find_media
 from reelray.cluster.renders.spec import seed_for_key
 from reelray.cluster.renders.submission import Submission, submit_render
+from reelray.cluster.store.job import Job, JobState
 from reelray.cluster.store.jobs import JobPage
 from reelray.cluster.store.limits import NO_LIMITS, SubmitLimits
 from reelray.cluster.store.names import JobRef
@@ -140,7 +141,13 @@ class Renders(renders_pb2_grpc.RendersServicer):
         key = options.idempotency_key or None
         seed = None if key is None else seed_for_key(tenant, key)
         model, job = plan_request(self._models, request.video, seed=seed)
-        submission = Submission(tenant=tenant, key=key, priority=options.priority, limits=self._limits)
+        submission = Submission(
+            tenant=tenant,
+            key=key,
+            priority=options.priority,
+            limits=self._limits,
+            retention_s=self._archive.rule.ttl_s,
+        )
         return Planned(job=job, digest=model.description.digest, submission=submission, ids=ids)
 
     async def _submit(self, planned: Planned) -> renders_pb2.SubmitRenderResponse:
@@ -157,7 +164,14 @@ class Renders(renders_pb2_grpc.RendersServicer):
 
     async def _render(self, ref: JobRef) -> renders_pb2.Render:
         media = await find_media(self._archive.store, ref)
-        return render_of(media.job, media.size_bytes)
+        return self._told(media.job, media.size_bytes)
+
+    def _told(self, job: Job, size_bytes: int | None = None) -> renders_pb2.Render:
+        """How a render is, and why it waits where its model is not here."""
+        render = render_of(job, size_bytes)
+        if job.state is JobState.QUEUED and render.HasField("plan") and render.plan.model not in self._models:
+            render.error = f"it waits for model '{render.plan.model}', which is not served here now"
+        return render
 
     async def _list(self, request: renders_pb2.ListRendersRequest, context: Context) -> renders_pb2.ListRendersResponse:
         tenant = self._callers.tenant_of(context, request.tenant)
@@ -168,7 +182,7 @@ class Renders(renders_pb2_grpc.RendersServicer):
         limit = request.page_size or PAGE
         while True:
             page = await self._page(request, tenant, limit)
-            renders = [render_of(job) for job in page.jobs]
+            renders = [self._told(job) for job in page.jobs]
             fitting = _count_fitting(renders)
             if fitting == len(renders):
                 return renders_pb2.ListRendersResponse(renders=renders, next_page_token=page.cursor)

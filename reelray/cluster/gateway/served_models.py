@@ -126,6 +126,9 @@ class ServedModels:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
     def find(self, name: str) -> ServedModel:
         """The model of this name, or the first for an empty one.
 

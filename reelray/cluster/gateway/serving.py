@@ -16,12 +16,13 @@ from PIL import Image
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
-from reelray.cluster.gateway.render_house import RenderHouse, open_house
+from reelray.cluster.gateway.render_house import RenderHouse, check_place, open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.render_plan import Place, Target, place_job
+from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.services import Services
 from reelray.cluster.settings import Settings
 from reelray.cluster.store.connection import StoreAddress
@@ -49,6 +50,7 @@ class ServeOptions:
         key: PEM file of its private key.
         grace_s: How long running requests may take to end once the server is asked to stop.
         data: Folder of the store and of renders' files; the setting's `serve` folder otherwise.
+        keep: How long ended renders are kept.
     """
 
     models: Sequence[str] = ()
@@ -60,6 +62,7 @@ class ServeOptions:
     key: Path | None = None
     grace_s: float = GRACE_S
     data: Path | None = None
+    keep: RetentionRule = field(default_factory=RetentionRule)
 
 
 def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]) -> None:
@@ -78,8 +81,10 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
     with ExitStack() as opened:
         data = choose_data(options, services)
         address, embedded = start_store(services.load_settings(), data / "store", opened)
+        asyncio.run(check_place(address, data / "renders"))
         models = ServedModels(_open_models(options, services, tell, opened))
-        asyncio.run(_serve(models, options, guard, partial(open_house, address, embedded, data / "renders"), tell))
+        house = partial(open_house, address, embedded, data / "renders", options.keep)
+        asyncio.run(_serve(models, options, guard, house, tell))
 
 
 def choose_data(options: ServeOptions, services: Services) -> Path:

@@ -18,7 +18,7 @@ import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from reelray.cluster.renders.artifact import Artifact, StoredFile
-from reelray.cluster.store.names import check_name
+from reelray.cluster.store.names import check_name, is_name
 from reelray.proto.errors import ArtifactError, GoneError, InputError
 
 PARTIAL = ".part"
@@ -104,6 +104,33 @@ class Artifacts:
         with _speaking_of(artifact.name), self._files.open(self._path_of(artifact), "rb") as file:
             yield file
 
+    @property
+    def place(self) -> str:
+        """Where they lie, for people."""
+        return _without_secrets(self._root)
+
+    def read_mark(self, name: str) -> bytes | None:
+        """A file beside the tenants' folders; None where it is not there.
+
+        Raises:
+            ArtifactError: It cannot be read.
+        """
+        with contextlib.suppress(GoneError), _speaking_of(name):
+            return bytes(self._files.cat_file(self._path(name)))
+        return None
+
+    def write_mark(self, name: str, data: bytes) -> None:
+        """Write one, which others see whole or not at all.
+
+        Raises:
+            ArtifactError: It cannot be written.
+        """
+        partial = self._path(f"{name}-{secrets.token_hex(8)}{PARTIAL}")
+        with _speaking_of(name), self._dropping(partial):
+            self._files.makedirs(self._root, exist_ok=True)
+            self._write_pieces(partial, (data,))
+            self._files.mv(partial, self._path(name))
+
     def tenants(self) -> list[str]:
         """Tenants that have files."""
         return self._names_in(self._root)
@@ -175,7 +202,8 @@ class Artifacts:
     def _names_in(self, path: str) -> list[str]:
         with _speaking_of(path):
             rows = [row for row in self._look(path) if row["type"] == "directory"]
-        return sorted(row["name"].rstrip("/").rpartition("/")[2] for row in rows)
+        names = (row["name"].rstrip("/").rpartition("/")[2] for row in rows)
+        return sorted(name for name in names if is_name(name))  # others are not ours, such as `lost+found`
 
     def _look(self, path: str) -> list[dict[str, Any]]:
         self._files.invalidate_cache(path)

@@ -5,8 +5,10 @@ only when no lease can come to need it any more.
 """
 
 import asyncio
+import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from reelray.cluster.renders.artifact import INPUTS, Artifact, StoredFile, folder_of
 from reelray.cluster.renders.artifacts import Artifacts
@@ -18,6 +20,8 @@ from reelray.cluster.store.job import Job, JobState
 from reelray.cluster.store.names import JobRef
 from reelray.cluster.store.open import Store
 from reelray.proto.errors import InputError, UnknownJobError
+
+LOG = logging.getLogger("reelray.renders")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,11 @@ class RetentionRule:
     ttl_s: float = 7 * 86_400.0
     most_bytes: int | None = None
     inputs_s: float = 86_400.0
+
+    @classmethod
+    def of(cls, *, days: float, gigabytes: float | None) -> Self:
+        """The rule in the words of options; a gigabyte is 10^9 bytes."""
+        return cls(ttl_s=days * 86_400.0, most_bytes=None if gigabytes is None else round(gigabytes * 1e9))
 
 
 async def sweep_files(store: Store, artifacts: Artifacts, rule: RetentionRule, *, now_s: float) -> int:
@@ -67,7 +76,11 @@ async def clear_job(store: Store, artifacts: Artifacts, ref: JobRef) -> int:
     except UnknownJobError:
         return await asyncio.to_thread(artifacts.delete_folder, ref.tenant, folder_of(ref))
     commits = await store.ledger.commits(ref)
-    needed = _needed(job, [UnitRecord.from_json(commit.record) for commit in commits])
+    try:
+        needed = _needed(job, [UnitRecord.from_json(commit.record) for commit in commits])
+    except InputError as error:  # of another build, which knows what it needs
+        LOG.warning("files of job %s stay until it is old: %s", ref.id, error.message)
+        return 0
     writing = job.fence if job.state is JobState.RUNNING else None
     orphans = [
         file for file in files if file.name not in needed and (writing is None or fence_of(file.name) != writing)

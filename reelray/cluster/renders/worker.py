@@ -44,7 +44,7 @@ class WorkerHabits:
         slots: Jobs at once.
         lease_s: How long a job stays with a worker that was lost.
         idle_s: How often it looks for jobs where there are none.
-        retry_after_s: How long a job rests after a failure that may pass.
+        retry_after_s: How long a job rests after a failure that may pass; four times as long after each further one.
     """
 
     owner: str = field(default_factory=_name)
@@ -57,6 +57,10 @@ class WorkerHabits:
         for name in ("slots", "lease_s", "idle_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+
+    def rest_s(self, attempts: int) -> float:
+        """How long a job rests after so many attempts in a row that failed: a disk may be full for minutes."""
+        return self.retry_after_s * 4.0 ** (attempts - 1)
 
 
 class RenderWorker:
@@ -127,7 +131,7 @@ class RenderWorker:
         await self._say(lease, say)
 
     async def _fail(self, lease: Lease, why: str, *, retry: bool) -> None:
-        rest_s = self._habits.retry_after_s if retry else 0.0
+        rest_s = self._habits.rest_s(lease.job.attempts) if retry else 0.0
         await self._around.store.leases.fail(lease, why, retry=retry, retry_after_s=rest_s)
 
     async def _say(self, lease: Lease, say: Callable[[], Awaitable[object]]) -> None:

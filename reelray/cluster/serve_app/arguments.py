@@ -80,6 +80,15 @@ class GatewayArguments(BaseModel):
     resources: Resources = Field(default={}, description="Ray's custom resources that each books.")
     spare: bool = Field(default=False, description="There is room for one more of each while they are replaced.")
     token_file: Path | None = Field(default=None, description="File that holds what callers must say, of a secret.")
+    files: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where all gateways keep files of renders: a folder of theirs all, or a URL that fsspec knows.",
+    )
+    keep_days: float = Field(default=7.0, gt=0, le=3650, description="How long an ended render and its file are kept.")
+    keep_gb: float | None = Field(
+        default=None, ge=0, le=1_000_000, description="Most GB for files of each tenant's ended renders."
+    )
     tls_certificate: Path | None = Field(default=None, description="Certificate chain (PEM), on each machine.")
     tls_key: Path | None = Field(default=None, description="Its private key (PEM).")
 

@@ -10,11 +10,17 @@ from typing import Any
 
 import ray
 
+from reelray.cluster.gateway.render_house import open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer
 from reelray.cluster.gateway.serving import ServeOptions, end_in_order, make_guard
+from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.serve_app.arguments import GatewayArguments
 from reelray.cluster.serve_app.engine_door import EngineDoor
+from reelray.cluster.services import default_services
+from reelray.cluster.settings import Settings
+from reelray.cluster.store.connection import StoreAddress
+from reelray.cluster.store.open import address_of
 from reelray.proto.errors import EngineError, InputError
 
 GREET_S = 2.0
@@ -32,6 +38,8 @@ class GatewayReplica:
     Raises:
         InputError: The token or the certificate cannot be used.
         ResourceError: The address is not to be had.
+        StoreError: The store of renders does not answer.
+        ArtifactError: Their files cannot be read or written.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -40,7 +48,14 @@ class GatewayReplica:
         guard = make_guard(serve_options(arguments))
         self._grace_s = grace_s
         self._doors, self._models = await asyncio.to_thread(find_models, engines, f"gateway-{uuid.uuid4().hex}")
-        self._server = await GatewayServer(self._models, arguments.address, guard, shares_port=True).start()
+        self._house, self._kept = None, contextlib.AsyncExitStack()
+        if arguments.files is not None:
+            address = store_address(default_services().load_settings())
+            rule = RetentionRule.of(days=arguments.keep_days, gigabytes=arguments.keep_gb)
+            house = open_house(address, None, arguments.files, rule, self._models)
+            self._house = await self._kept.enter_async_context(house)
+        archive = None if self._house is None else self._house.archive
+        self._server = await GatewayServer(self._models, arguments.address, guard, archive, shares_port=True).start()
         self._greeting = [
             asyncio.create_task(keep_greeting(*pair)) for pair in zip(self._doors, self._models, strict=True)
         ]
@@ -60,7 +75,10 @@ class GatewayReplica:
 
     async def __del__(self) -> None:
         """Take nothing new, let running videos end; Serve awaits it."""
+        if self._house is not None:
+            await self._house.leave_work()
         await end_in_order(self._server, self._models, self._grace_s, asyncio.Event())
+        await self._kept.aclose()
         for task in self._greeting:
             task.cancel()
         for door in self._doors:
@@ -106,6 +124,18 @@ def serve_options(arguments: GatewayArguments) -> ServeOptions:
         certificate=arguments.tls_certificate,
         key=arguments.tls_key,
     )
+
+
+def store_address(settings: Settings) -> StoreAddress:
+    """The store of renders, which gateways of several machines share.
+
+    Raises:
+        InputError: The environment names none.
+    """
+    address = address_of(settings)
+    if address is None:
+        raise InputError("gateway.files keeps renders, whose jobs need a store: name it by REELRAY_REDIS_URL")
+    return address
 
 
 def read_token(file: Path) -> str:

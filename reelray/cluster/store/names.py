@@ -23,12 +23,17 @@ def check_name(what: str, name: str) -> str:
     Raises:
         InputError: It is empty, too long, or has other characters than letters, digits, `_`, `-` and single dots.
     """
-    if len(name) > _LONGEST or not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InputError(
             f"{what} is {name[: _LONGEST + 1]!r}: allowed are up to {_LONGEST} letters, digits, '_', '-' and "
             "single dots between them, the first a letter or digit"
         )
     return name
+
+
+def is_name(text: str) -> bool:
+    """Whether text is fit for a key."""
+    return len(text) <= _LONGEST and _NAME.fullmatch(text) is not None
 
 
 def digest_of(text: str | bytes) -> str:

@@ -178,6 +178,24 @@ def test_a_batch_tells_about_each_line_and_may_be_repeated(cli, at):
     assert len(json.loads(cli.run("jobs", "--json", *at).out)) == 3
 
 
+def test_where_files_are_gone_a_fetch_leaves_nothing(cli, at, hands):
+    render_id = cli.run("submit", "a disc", *at).out.strip()
+    make(hands, b"data")
+    hands.archive.artifacts.delete_folder("default", render_id)
+    ran = cli.run("fetch", render_id, "-o", "a.mp4", *at)
+    assert (ran.code, cli.files()) == (2, [])
+    assert "not there any more" in ran.error_lines[0]
+
+
+def test_a_length_that_a_line_says_is_instead_of_the_command_s(cli, at):
+    lines = ({"prompt": "by time", "seconds": 1}, {"prompt": "by count", "frames": 5}, {"prompt": "as all"})
+    (cli.cwd / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for default, others in ((("--frames", 13), 13), (("--seconds", 2), 33)):
+        ran = cli.run("submit", "--batch", "prompts.jsonl", *default, *at)
+        assert ran.code == 0
+        assert [json.loads(line)["frames"] for line in ran.out.splitlines()] == [17, 5, others]
+
+
 def test_a_batch_that_is_waited_for(cli, at, hands):
     (cli.cwd / "prompts.jsonl").write_text('"one"\n"two"\n')
 

@@ -8,15 +8,17 @@ import socket
 from contextlib import ExitStack
 
 import av
+import grpc
 import pytest
 
 from reelray.cluster.gateway.serving import start_store
 from reelray.cluster.settings import Settings
 from reelray.cluster.store.embedded import EmbeddedStore
 from reelray.proto.v1 import renders_pb2
-from tests.support.commands import start_process
+from tests.support.commands import start_process, wait_for_address
 from tests.support.gateway import connect
-from tests.support.render_calls import Caller, video
+from tests.support.render_calls import Caller, refusal, video
+from tests.support.waiting import wait_until
 
 SERVE = """
 from pathlib import Path
@@ -32,13 +34,6 @@ services = fake_services(engine, models if models.exists() else write_models(mod
 code = main(["serve", "--data", "data", "--address", "127.0.0.1:0", *sys.argv[2:]], services)
 print(code, engine.closed, flush=True)
 """
-
-
-def wait_for_address(process):
-    for line in process.stderr:
-        if found := re.search(r"serving fake on cpu at (\S+) \(gRPC\)", line):
-            return found[1]
-    raise AssertionError(process.stdout.read())
 
 
 def frames_in(data):
@@ -93,6 +88,34 @@ def pid_of(store):
         line.connect(str(store.socket))
         line.sendall(b"INFO server\r\n")
         return int(re.search(rb"process_id:(\d+)", line.recv(8192))[1])
+
+
+def files_below(folder):
+    return sorted(path for path in folder.rglob("*.mp4"))
+
+
+def test_ended_renders_are_kept_as_long_as_was_said_and_only_their_store_takes_them_away(tmp_path, monkeypatch):
+    with start_process(SERVE, tmp_path, "0") as process, connect(wait_for_address(process)) as channel:
+        caller = Caller(channel)
+        render = caller.submit(video_spec=video(frames=5))
+        assert caller.watch(render.id)[-1].state == renders_pb2.RENDER_STATE_DONE
+    kept = files_below(tmp_path / "data")
+    assert len(kept) == 1
+    with monkeypatch.context() as patch, EmbeddedStore(tmp_path / "other") as other:
+        patch.setenv("REELRAY_REDIS_URL", other.url)
+        with start_process(SERVE, tmp_path, "0") as process:
+            out, err = process.communicate(timeout=20)
+    assert out.split() == ["2", "0"]  # no model was loaded
+    assert "belong to jobs of another store" in err
+    assert files_below(tmp_path / "data") == kept
+    with (
+        start_process(SERVE, tmp_path, "0", "--keep-gb", "0") as process,
+        connect(wait_for_address(process)) as channel,
+    ):
+        wait_until(lambda: not files_below(tmp_path / "data"))
+        code, text, *_ = refusal(lambda: Caller(channel).download(render.id))
+        assert (code, "files of this render are not there any more" in text) == (grpc.StatusCode.NOT_FOUND, True)
+        assert Caller(channel).get(render.id).state == renders_pb2.RENDER_STATE_DONE
 
 
 def test_a_folder_that_cannot_be_is_one_clear_error(tmp_path):

@@ -1,7 +1,5 @@
 """What one caller can hold of a server, and who may call at all."""
 
-import time
-
 import grpc
 import pytest
 
@@ -13,13 +11,7 @@ from reelray.proto.v1 import video_spec_pb2, videos_pb2, videos_pb2_grpc
 from tests.support.fake_engine import FakeEngine
 from tests.support.gateway import connect, serve
 from tests.support.render_calls import video
-
-
-def wait_until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
+from tests.support.waiting import wait_until
 
 
 def test_who_reads_nothing_for_long_is_given_up_and_the_engine_goes_on(monkeypatch):

@@ -1,7 +1,6 @@
 """An engine that is lost is opened again; requests until then are told to come back."""
 
 import threading
-import time
 
 import grpc
 import pytest
@@ -12,6 +11,7 @@ from reelray.proto.errors import EngineError, ResourceError
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, video_spec_pb2, videos_pb2, videos_pb2_grpc
 from tests.support import gateway
 from tests.support.fake_engine import FakeEngine, fake_entry
+from tests.support.waiting import wait_until
 
 
 class Opener:
@@ -28,13 +28,6 @@ class Opener:
         if isinstance(result, Exception):
             raise result
         return result
-
-
-def wait_until(condition):
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
 
 
 def test_lost_opened_again_and_refused_meanwhile(monkeypatch):

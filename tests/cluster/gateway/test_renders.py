@@ -1,5 +1,7 @@
 """`Renders` over a real connection and a real store, with a worker that the test leads."""
 
+from pathlib import Path
+
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,7 +17,7 @@ from reelray.proto.v1 import (
     videos_pb2,
     videos_pb2_grpc,
 )
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine, fake_entry
 from tests.support.gateway import connect, serve
 from tests.support.render_calls import Caller, refusal, submission, video
 
@@ -209,3 +211,14 @@ def test_without_an_archive_there_is_no_such_service():
         with pytest.raises(grpc.RpcError) as raised:
             Caller(channel).submit()
         assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_render_of_a_model_that_is_gone_waits_and_says_so(shelf, caller):
+    render = caller.submit()
+    entry = fake_entry(path=Path("/models/other"))
+    with serve(FakeEngine(), entries=[entry], shelf=shelf) as address, connect(address) as channel:
+        later = Caller(channel)
+        listed = later.List(renders_pb2.ListRendersRequest()).renders
+        assert [one.error for one in listed] == ["it waits for model 'fake', which is not served here now"]
+        assert later.get(render.id).error == listed[0].error
+    assert caller.get(render.id).error == ""

@@ -1,6 +1,5 @@
 """`reelray serve` as a process: what it says, where it listens, how it ends."""
 
-import re
 import signal
 import threading
 import time
@@ -11,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, video_spec_pb2, videos_pb2, videos_pb2_grpc
-from tests.support.commands import start_process
+from tests.support.commands import start_process, wait_for_address
 from tests.support.gateway import connect
 
 SERVE = """
@@ -22,14 +21,6 @@ engine = FakeEngine(frame_delay_s=0.1)
 code = main(["serve", "--data", "data", *sys.argv[1:]], fake_services(engine, write_models(Path("models"))))
 print(code, engine.closed, engine.cancelled, flush=True)
 """
-
-
-def wait_for_address(process):
-    """Read what it says until it serves."""
-    for line in process.stderr:
-        if found := re.search(r"serving fake on cpu at (\S+) \(gRPC\)", line):
-            return found[1]
-    raise AssertionError(process.stdout.read())
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from reelray.proto.v1 import video_spec_pb2 as wire
 from reelray.proto.v1 import videos_pb2, videos_pb2_grpc
 from tests.support.fake_engine import FACTS, RECIPE, FakeEngine, draw_frames, fake_entry
 from tests.support.gateway import connect, serve
+from tests.support.waiting import wait_until
 
 
 def request(media=wire.MEDIA_RGB24, **video):
@@ -232,13 +233,6 @@ def test_an_unexpected_error_tells_nothing_of_the_inside():
         assert rpc_status.from_call(raised.value).details[0].Unpack(info)
         assert info.metadata["request"].startswith("r-")
         assert "Traceback" not in raised.value.details()
-
-
-def wait_until(condition, limit_s=10.0):
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
 
 
 def test_who_leaves_stops_the_engine_and_others_go_on():

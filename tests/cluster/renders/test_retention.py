@@ -115,6 +115,27 @@ def test_files_of_jobs_that_nobody_knows_go(play, artifacts):
         assert left == set()
 
 
+def test_what_another_build_wrote_and_folders_of_others_hold_nothing_up(play, artifacts, tmp_path):
+    entry = fake_model_entry()
+    with served(entry, FakeModel()) as (model, _):
+
+        async def case(store):
+            ref = await submit(store, artifacts, plan(entry), model)
+            lease = await store.leases.claim("w", lease_s=60, queues=["fake"])
+            kept = artifacts.write("ann", ref.id, f"u0-f{lease.fence}", ".snap", b"of another build")
+            await store.ledger.commit(lease, 0, {"version": "another"})
+            await store.jobs.cancel(ref)
+            artifacts.write("zoe", "0" * 32, "u0-f1", ".seg", b"of a job that nobody knows")
+            for folder in ("lost+found", "ann/.snapshots"):
+                (tmp_path / "renders" / folder).mkdir()
+            await sweep_files(store, artifacts, KEEP, now_s=0.0)
+            return names(artifacts, ref) == {kept.name}
+
+        assert play(case)
+        assert artifacts.files("zoe", "0" * 32) == []
+        assert (tmp_path / "renders" / "ann" / ".snapshots").is_dir()
+
+
 def test_old_jobs_and_then_the_oldest_ones_give_up_their_files(play, artifacts):
     entry = fake_model_entry(steps=1)
     with served(entry, FakeModel()) as (model, _):

@@ -259,6 +259,11 @@ def test_a_full_place_for_files_fails_the_job_with_its_reason(play, artifacts, m
         assert artifacts.files("ann", ended.ref.id) == []
 
 
+def test_the_more_attempts_fail_the_longer_a_job_rests():
+    habits = WorkerHabits(retry_after_s=5.0)
+    assert [habits.rest_s(attempts) for attempts in (1, 2, 3, 4)] == [5, 20, 80, 320]
+
+
 def test_a_place_that_is_full_for_a_while_costs_no_frame(play, artifacts, monkeypatch):
     entry, fsync, left = fake_model_entry(steps=8, chunk=2), os.fsync, [9, 30]
 

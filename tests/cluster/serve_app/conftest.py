@@ -6,6 +6,7 @@ import warnings
 import pytest
 
 from reelray.cluster.embedded_ray import EmbeddedRay
+from tests.support.archive import start_store
 
 with warnings.catch_warnings(), contextlib.suppress(ModuleNotFoundError):
     warnings.simplefilter("ignore")  # pydantic dislikes how Ray describes its fields
@@ -14,8 +15,9 @@ with warnings.catch_warnings(), contextlib.suppress(ModuleNotFoundError):
 
 @pytest.fixture(scope="module")
 def serving(tiny_t2v, tmp_path_factory):
-    """Serve on an embedded Ray whose processes find the model `tiny-t2v`; it ends with Ray."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Serve on an embedded Ray whose processes find the model `tiny-t2v` and a store; it ends with Ray."""
+    with pytest.MonkeyPatch.context() as patch, start_store() as store:
+        patch.setenv("REELRAY_REDIS_URL", store.url)
         patch.setenv("REELRAY_MODEL_PATH", str(tiny_t2v.parent))
         patch.setenv("REELRAY_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         with EmbeddedRay(cpus=3):

@@ -17,7 +17,9 @@ import reelray
 from reelray.cluster.serve_app.app import END_S, build
 from reelray.cluster.serve_app.arguments import AppArguments
 from reelray.cluster.serve_app.leave import leave
+from reelray.cluster.store.job import JobState
 from reelray.proto.errors import EngineError, InputError, ReelrayError
+from tests.support.waiting import wait_until
 
 TOKEN = "a-token-of-length"
 GRACE_S = 60
@@ -38,13 +40,6 @@ def processes(title):
         with suppress(psutil.Error):
             found += [process] if process.cmdline()[:1] and process.cmdline()[0].startswith(title) else []
     return found
-
-
-def wait_until(condition, limit_s=60.0):
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.1)
 
 
 def again_and_again(render):
@@ -68,7 +63,13 @@ def application(address, token_file, **model):
     """The application, with gateways that Serve keeps while an engine changes."""
     arguments = {
         "models": [{"model": "tiny-t2v", "device": "cpu", "spare": True, **model}],
-        "gateway": {"address": address, "replicas": 2, "cpus": 0.1, "token_file": str(token_file)},
+        "gateway": {
+            "address": address,
+            "replicas": 2,
+            "cpus": 0.1,
+            "token_file": str(token_file),
+            "files": str(token_file.parent / "files"),
+        },
         "grace_s": GRACE_S,
     }
     app = build(AppArguments.model_validate(arguments))
@@ -105,6 +106,16 @@ def test_a_video_is_the_one_of_the_plain_engine(client, wanted):
     assert is_same(client.render("a red circle", **WISH).frames, wanted)
     assert not is_same(client.render("a red circle", **(WISH | {"seed": 4})).frames, wanted)
     assert [(engine.model, engine.ready) for engine in client.describe()] == [("tiny-t2v", True)]
+
+
+def test_a_render_is_kept_whichever_gateway_is_asked(client, address):
+    render = client.submit("a red circle", **WISH)
+    assert [event.state for event in client.watch(render.id) if event.state][-1] is JobState.DONE
+    fetched = set()
+    for _ in range(4):  # each line goes to one of the two
+        with reelray.Client(address, token=TOKEN) as other:
+            fetched.add(b"".join(other.download(render.id)))
+    assert [data[4:8] for data in fetched] == [b"ftyp"]
 
 
 def test_who_does_not_say_the_token_stays_outside(address):

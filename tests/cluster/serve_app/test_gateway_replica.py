@@ -7,9 +7,16 @@ from dataclasses import replace
 import pytest
 import ray
 
-from reelray.cluster.gateway.served_models import ServedModel
+import reelray
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.serve_app import gateway_replica
+from reelray.cluster.serve_app.arguments import GatewayArguments
+from reelray.proto.errors import InputError, UnsupportedError
+from reelray.proto.v1 import renders_pb2
+from tests.support.archive import start_store
 from tests.support.fake_engine import DESCRIPTION, FakeEngine, fake_entry
+from tests.support.gateway import connect
+from tests.support.render_calls import Caller
 
 
 class Door:
@@ -24,6 +31,9 @@ class Door:
         if self.answer is None:
             await asyncio.sleep(60)
         return self.answer
+
+    def bye(self):
+        pass
 
     def move(self):
         self.moved += 1
@@ -66,3 +76,57 @@ def test_who_is_about_to_go_is_left_for_a_replacement_if_there_is_one(replacemen
     assert door.moved == 1
     assert not model.looked.is_set()
     assert model.description.digest == getattr(replacement, "digest", DESCRIPTION.digest)
+
+
+async def with_replica(arguments, use):
+    """Begin, use and end a gateway as Serve does it; `use` blocks and is given its address."""
+    replica = gateway_replica.GatewayReplica.__new__(gateway_replica.GatewayReplica)
+    try:
+        await replica.__init__(arguments, 0.0, [])
+        return await asyncio.to_thread(use, f"127.0.0.1:{replica.port()}")
+    finally:
+        if hasattr(replica, "_server"):
+            await replica.__del__()
+        replica.__class__ = type("Ended", (), {})  # Python would call `__del__` once more, and nobody await it
+
+
+@pytest.fixture
+def no_cluster(monkeypatch):
+    def find_models(_engines, _client):
+        return [Door(answer=True)], ServedModels([ServedModel(fake_entry(), FakeEngine)])
+
+    monkeypatch.setattr(gateway_replica, "find_models", find_models)
+    monkeypatch.delenv("REELRAY_REDIS_URL", raising=False)
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_renders_are_kept_for_all_gateways(monkeypatch, tmp_path):
+    arguments = GatewayArguments(address="127.0.0.1:0", files=str(tmp_path / "files"), keep_days=2)
+
+    def make(address):
+        with connect(address) as channel:
+            render = Caller(channel).submit()
+            assert Caller(channel).watch(render.id)[-1].state == renders_pb2.RENDER_STATE_DONE
+            return render.id, Caller(channel).download(render.id)
+
+    with start_store() as store:
+        monkeypatch.setenv("REELRAY_REDIS_URL", store.url)
+        render_id, data = asyncio.run(with_replica(arguments, make))
+        assert data[4:8] == b"ftyp"
+
+        def fetch(address):
+            with connect(address) as channel:
+                return Caller(channel).download(render_id)
+
+        assert asyncio.run(with_replica(arguments, fetch)) == data
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_without_files_there_are_no_renders_and_without_a_store_no_files(tmp_path):
+    def ask(address):
+        with reelray.Client(address) as client, pytest.raises(UnsupportedError, match="keeps no renders"):
+            client.submit("a disc")
+
+    asyncio.run(with_replica(GatewayArguments(address="127.0.0.1:0"), ask))
+    with pytest.raises(InputError, match="REELRAY_REDIS_URL"):
+        asyncio.run(with_replica(GatewayArguments(address="127.0.0.1:0", files=str(tmp_path)), ask))

@@ -32,10 +32,10 @@ from tests.support.gang_cases import (
     has_replaced,
     load_twice,
     pid_of,
-    wait_until,
 )
 from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

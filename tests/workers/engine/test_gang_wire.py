@@ -4,7 +4,7 @@ import socket
 
 from reelray.workers.engine.gang_door import Door
 from reelray.workers.engine.gang_wire import Hello, Wire
-from tests.support.gang_cases import wait_until
+from tests.support.waiting import wait_until
 
 
 def leaves_at_once(wire: Wire) -> bool:
