@@ -1,4 +1,4 @@
-"""`reelray serve`: models for others, over gRPC."""
+"""`reelray serve`: models for others, over gRPC and HTTP."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +15,7 @@ Examples:
   reelray serve --model sprites --model sprites-causal --engine local
   reelray serve --address 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --token "$TOKEN"
   reelray serve --data /srv/reelray --tokens tokens.txt
+  reelray serve --http-port off
   grpcurl -plaintext -d '{"video":{"prompt":"a star"}}' localhost:50051 reelray.v1.Videos/Generate
 """
 
@@ -38,6 +39,13 @@ Tokens = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Lines of TENANT TOKEN: who may call; a tenant sees its own renders only."),
 ]
+HttpPort = Annotated[
+    str,
+    typer.Option(
+        metavar="PORT",
+        help="Port of HTTP for OpenAI's clients, on the same host: a number, free for any, 0 or off for none.",
+    ),
+]
 
 
 def serve(
@@ -45,6 +53,7 @@ def serve(
     *,
     model: Models = None,
     address: Address = "127.0.0.1:50051",
+    http_port: HttpPort = "8000",
     token: take.Token = None,
     tokens: Tokens = None,
     tls_cert: Certificate = None,
@@ -60,7 +69,7 @@ def serve(
     encoder: take.EncoderPlace = None,
     debug: take.Debug = False,
 ) -> None:
-    """Serve models over gRPC until Ctrl-C.
+    """Serve models over gRPC and HTTP until Ctrl-C.
 
     Only this machine can reach it unless another address is named, which wants a token, TLS, or both. Whoever stops it
     lets running videos end first; stopped again, it ends them. Renders that were submitted are kept, and go on when it
@@ -71,7 +80,7 @@ def serve(
     from reelray.cluster.serve_extra import needs_serve_extra  # noqa: PLC0415  `--help` needs none of this
 
     with needs_serve_extra():
-        from reelray.cluster.gateway.serving import ServeOptions  # noqa: PLC0415
+        from reelray.cluster.gateway.serving import ServeOptions, read_http_port  # noqa: PLC0415
         from reelray.cluster.gateway.serving import serve as run  # noqa: PLC0415
     from reelray.cluster.render_plan import Place  # noqa: PLC0415
 
@@ -81,6 +90,6 @@ def serve(
     )  # fmt: skip
     options = ServeOptions(
         models=model or (), address=address, place=place, token=token, tokens=tokens, certificate=tls_cert, key=tls_key,
-        grace_s=grace, data=data,
+        grace_s=grace, data=data, http_port=read_http_port(http_port),
     )  # fmt: skip
     run(options, session.services, lambda line: typer.echo(line, err=True))
