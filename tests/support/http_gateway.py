@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from reelray.cluster.gateway.archive import Archive
@@ -15,7 +16,12 @@ from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.store.connection import Connection
 from reelray.cluster.store.open import Store
 from tests.support.archive import Shelf
-from tests.support.fake_engine import FakeEngine, fake_entry
+from tests.support.fake_engine import FACTS, RECIPE, FakeEngine, fake_entry
+
+
+def picture_entry():
+    """A model that begins with a picture."""
+    return fake_entry(recipe=replace(RECIPE, task="i2v"), facts=replace(FACTS, task="i2v"))
 
 
 class Served:

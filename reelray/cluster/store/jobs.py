@@ -198,7 +198,7 @@ class Jobs:
         limit: int = 50,
         oldest_first: bool = False,
     ) -> JobPage:
-        """A page of a tenant's jobs, the newest first where nothing else is said. Jobs that come or go meanwhile shift no page.
+        """A page of a tenant's jobs, the newest first. Jobs that come or go meanwhile shift no page.
 
         A page of large specs ends after some MiB, with fewer jobs than `limit`: what is last is what has no cursor.
 
@@ -217,9 +217,7 @@ class Jobs:
             raise InputError(f"a page of {limit} jobs: allowed are 1 to {_LONGEST_PAGE}")
         if cursor and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
             raise InputError("this is not the cursor of a list of jobs")
-        command, begin, end = (
-            ("ZRANGEBYSCORE", "-inf", "+inf") if oldest_first else ("ZREVRANGEBYSCORE", "+inf", "-inf")
-        )
+        command, begin, end = OLDEST_FIRST if oldest_first else NEWEST_FIRST
         place = (state.value if state else "all", f"({cursor}" if cursor else begin)
         rows, last = await self._connection.run(_LIST, tenant, *place, limit, command, end)
         jobs = tuple(job_from(JobRef(tenant=tenant, id=job_id.decode()), row) for job_id, row in rows)

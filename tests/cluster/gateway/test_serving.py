@@ -19,7 +19,8 @@ from pathlib import Path
 from reelray.cluster.cli import main
 from tests.support.fake_engine import FakeEngine, fake_services, write_models
 engine = FakeEngine(frame_delay_s=0.1)
-code = main(["serve", "--data", "data", "--http-port", "free", *sys.argv[1:]], fake_services(engine, write_models(Path("models"))))
+services = fake_services(engine, write_models(Path("models")))
+code = main(["serve", "--data", "data", "--http-port", "free", *sys.argv[1:]], services)
 print(code, engine.closed, engine.cancelled, flush=True)
 """
 
