@@ -27,20 +27,32 @@ async def follow(archive: Archive, ref: JobRef, after: int, closing: asyncio.Eve
     """
     with suppress(ReelrayError):  # the answer has begun: whoever reads comes again and is told then
         while not closing.is_set():
-            with in_plain_words():
-                found, _ = await archive.store.events.read(ref, after=after, wait_s=BLOCK_S)
+            found = await _read(archive, ref, after, closing)
             for event in found:
                 after = event.number
                 if (told := told_of(event)) is not None:
                     yield told
                 if event.ends:
                     return
-            if not found:
+            if not found and not closing.is_set():
                 yield STILL_HERE
                 with in_plain_words():
                     job = await archive.store.jobs.get(ref)
                 if job.state.ended and job.events <= after:
                     return
+
+
+async def _read(archive: Archive, ref: JobRef, after: int, closing: asyncio.Event) -> tuple[Event, ...]:
+    """The next events; none where there are none for a while, or the server is about to end."""
+    reading = asyncio.ensure_future(archive.store.events.read(ref, after=after, wait_s=BLOCK_S))
+    ending = asyncio.ensure_future(closing.wait())
+    try:
+        await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+        with in_plain_words():
+            return (await reading)[0] if reading.done() else ()
+    finally:
+        reading.cancel()
+        ending.cancel()
 
 
 def told_of(event: Event) -> bytes | None:

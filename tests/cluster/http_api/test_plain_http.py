@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from reelray.cluster.gateway.callers import Callers
-from reelray.cluster.http_api import bodies, connections
+from reelray.cluster.http_api import bodies, connections, videos
 from reelray.proto.errors import StoreError
 from tests.support.http_gateway import serve_http
 
@@ -89,6 +89,22 @@ def test_events_tell_all_that_happens_and_go_on_where_a_reader_was_cut_off(http,
         assert told(http.get(f"{path}/events", params={"after": wrong}))[:2] == (400, "invalid_input")
 
 
+def test_readers_of_events_are_counted_until_they_leave(http, monkeypatch):
+    monkeypatch.setattr(videos, "MOST_FOLLOWING", 1)
+    path = f"/v1/videos/{create(http)}/events"
+    with http.stream("GET", path) as stream:
+        lines = stream.iter_lines()  # held, as it hangs up when it is dropped
+        assert next(lines) == "id: 1"
+        answer = http.get(path)
+        assert told(answer)[:2] == (503, "out_of_resources")
+        assert answer.headers["retry-after"] == "1"
+    status = 503
+    while status == 503:  # until it is seen that the other has left; the test's own limit ends this
+        with http.stream("GET", path) as stream:
+            status = stream.status_code
+    assert status == 200
+
+
 def test_a_key_gives_the_same_video_however_often_it_is_sent(http):
     def create_with(prompt, key):
         return http.post("/v1/videos", json={"prompt": prompt}, headers={"idempotency-key": key})
@@ -127,6 +143,23 @@ WRONG = [
 ]
 
 
+def field(name, data=b"x"):
+    return b'--b\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name, data)
+
+
+FORMS = [
+    b"",
+    b"--b\r\n\r\n--b--",
+    b"--b\r\n" * 200,
+    b"--b\r\ncontent-disposition: form-data\r\n\r\nx\r\n--b--\r\n",
+    field(b"prompt"),
+    field(b"prompt", b"\xff") + b"--b--",
+    2 * field(b"prompt") + b"--b--",
+    field(b"prompt") + field(b"input_reference[x]") + field(b"input_reference") + b"--b--",
+]
+"""None of them is one, or says something twice, or what is no text."""
+
+
 def test_wrong_wishes_are_refused_precisely_and_leave_no_video(http):
     for wish, status, code, text in WRONG:
         answer = http.post("/v1/videos", content=json.dumps(wish))
@@ -134,22 +167,11 @@ def test_wrong_wishes_are_refused_precisely_and_leave_no_video(http):
         assert answer.headers["x-should-retry"] == "false"
     for body in (b"", b"{", b"[" * 100_000, b"\xff", b"--b\r\n"):
         assert told(http.post("/v1/videos", content=body))[:2] == (400, "invalid_input")
-    for body in (
-        b"",
-        b"--b\r\n\r\n--b--",
-        b"--b\r\n" * 200,
-        b"--b\r\ncontent-disposition: form-data\r\n\r\nx\r\n--b--\r\n",
-        b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nx',
-        b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n\xff\r\n--b--\r\n',
-        2 * b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nx\r\n' + b"--b--",
-        b'--b\r\ncontent-disposition: form-data; name="input_reference[x]"\r\n\r\nx\r\n'
-        b'--b\r\ncontent-disposition: form-data; name="input_reference"\r\n\r\nx\r\n--b--',
-    ):
+    for body in FORMS:
         assert told(http.post("/v1/videos", content=body, headers=BOUNDARY))[:2] == (400, "invalid_input"), body
     assert told(http.post("/v1/videos", content=b"x", headers={"content-type": "multipart/form-data"}))[0] == 400
-    assert http.get("/v1/videos").json() == {
-        **{"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
-    }
+    empty = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+    assert http.get("/v1/videos").json() == empty
 
 
 def test_files_in_forms_keep_every_byte():
@@ -198,7 +220,7 @@ def test_metrics_count_requests_and_renders_and_name_no_tenant(shelf, hands):
     assert not any("ann" in line or video_id in line for line in lines for video_id in ids if "HELP" not in line)
 
 
-def test_without_its_store_it_says_when_to_come_back_and_nothing_else(http, shelf, served, monkeypatch):
+def test_without_its_store_it_says_when_to_come_back_and_nothing_else(http, served, monkeypatch):
     async def away(*_args):
         raise ConnectionError("redis://secret@inside:1 is away")
 
