@@ -5,7 +5,10 @@ from contextlib import contextmanager
 
 from reelray.proto.errors import UnsupportedError
 
-MODULES = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google.protobuf", "google.rpc")
+MODULES = (
+    *("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google.protobuf", "google.rpc"),
+    *("prometheus_client", "pydantic", "starlette", "uvicorn"),
+)
 
 
 @contextmanager

@@ -49,8 +49,8 @@ def test_a_stream_of_few_steps_takes_decode_ranks_and_a_whole_clip_of_many_does_
     assert (whole.decode_ranks, whole.layout.ranks) == (0, 8)
     assert stream.decode_ranks == 2
     assert stream.layout.ranks <= 6
-    assert "decode on the ranks that denoise: by the plan 1" in whole.reason
-    assert "decode on a rank of its own: by the plan " in stream.reason
+    assert "decode on the ranks that denoise: by the plan 7" in whole.reason
+    assert "decode on 2 ranks of their own: by the plan " in stream.reason
     assert " s on the ranks that denoise, as decode is " in stream.reason
 
 

@@ -1,4 +1,4 @@
-"""`reelray serve`: models for others, over gRPC."""
+"""`reelray serve`: models for others, over gRPC and HTTP."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +15,7 @@ Examples:
   reelray serve --model sprites --model sprites-causal --engine local
   reelray serve --address 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --token "$TOKEN"
   reelray serve --data /srv/reelray --tokens tokens.txt --keep-days 30 --keep-gb 50
+  reelray serve --http-port off
   grpcurl -plaintext -d '{"video":{"prompt":"a star"}}' localhost:50051 reelray.v1.Videos/Generate
 """
 
@@ -50,6 +51,13 @@ KeepGb = Annotated[
         help="Most GB (10^9 bytes) for files of each tenant's ended renders; the oldest go first. Default: any.",
     ),
 ]
+HttpPort = Annotated[
+    str,
+    typer.Option(
+        metavar="PORT",
+        help="Port of HTTP for OpenAI's clients, on the same host: a number, free for any, 0 or off for none.",
+    ),
+]
 
 
 def serve(
@@ -57,6 +65,7 @@ def serve(
     *,
     model: Models = None,
     address: Address = "127.0.0.1:50051",
+    http_port: HttpPort = "8000",
     token: take.Token = None,
     tokens: Tokens = None,
     tls_cert: Certificate = None,
@@ -74,7 +83,7 @@ def serve(
     encoder: take.EncoderPlace = None,
     debug: take.Debug = False,
 ) -> None:
-    """Serve models over gRPC until Ctrl-C.
+    """Serve models over gRPC and HTTP until Ctrl-C.
 
     Only this machine can reach it unless another address is named, which wants a token, TLS, or both. Whoever stops it
     lets running videos end first; stopped again, it ends them. Renders that were submitted are kept, and go on when it
@@ -85,7 +94,7 @@ def serve(
     from reelray.cluster.serve_extra import needs_serve_extra  # noqa: PLC0415  `--help` needs none of this
 
     with needs_serve_extra():
-        from reelray.cluster.gateway.serving import ServeOptions  # noqa: PLC0415
+        from reelray.cluster.gateway.serving import ServeOptions, read_http_port  # noqa: PLC0415
         from reelray.cluster.gateway.serving import serve as run  # noqa: PLC0415
         from reelray.cluster.renders.retention import RetentionRule  # noqa: PLC0415
     from reelray.cluster.render_plan import Place  # noqa: PLC0415
@@ -97,6 +106,6 @@ def serve(
     keep = RetentionRule.of(days=keep_days, gigabytes=keep_gb)
     options = ServeOptions(
         models=model or (), address=address, place=place, token=token, tokens=tokens, certificate=tls_cert, key=tls_key,
-        grace_s=grace, data=data, keep=keep,
+        grace_s=grace, data=data, keep=keep, http_port=read_http_port(http_port),
     )  # fmt: skip
     run(options, session.services, lambda line: typer.echo(line, err=True))

@@ -19,6 +19,8 @@ from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
 from reelray.cluster.gateway.render_house import RenderHouse, check_place, open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
+from reelray.cluster.http_api.server import HttpPlace, HttpServer
+from reelray.cluster.http_api.videos import House
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.render_plan import Place, Target, place_job
@@ -28,7 +30,7 @@ from reelray.cluster.settings import Settings
 from reelray.cluster.store.connection import StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
 from reelray.cluster.store.open import address_of
-from reelray.proto.errors import InputError, OutputError
+from reelray.proto.errors import InputError, OutputError, ReelrayError
 
 GRACE_S = 30.0
 IDLE_LOOK_S = 0.05
@@ -51,6 +53,7 @@ class ServeOptions:
         grace_s: How long running requests may take to end once the server is asked to stop.
         data: Folder of the store and of renders' files; the setting's `serve` folder otherwise.
         keep: How long ended renders are kept.
+        http_port: Port of HTTP on the address's host; 0 takes a free one, None means that there is no HTTP.
     """
 
     models: Sequence[str] = ()
@@ -63,6 +66,7 @@ class ServeOptions:
     grace_s: float = GRACE_S
     data: Path | None = None
     keep: RetentionRule = field(default_factory=RetentionRule)
+    http_port: int | None = None
 
 
 def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]) -> None:
@@ -150,6 +154,21 @@ def is_loopback(address: str) -> bool:
     return False
 
 
+def read_http_port(text: str) -> int | None:
+    """Read a port as the command line says it: a number, `free` for any, `0` or `off` for None.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if text in {"0", "off"}:
+        return None
+    if text == "free":
+        return 0
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
+        raise InputError(f"http-port is {text[:40]!r}; it must be 1 to 65535, free, 0 or off")
+    return int(text)
+
+
 def _read_credentials(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
     if certificate is None or key is None:
         return None
@@ -213,15 +232,36 @@ async def _serve(
     async with keep(models) as house:
         server = await GatewayServer(models, options.address, guard, house.archive).start()
         asked = _listen_for_signals(models)
-        for line in describe_server(models, options, server.port):
+        try:
+            http = await _start_http(House(models=models, archive=house.archive), options, guard)
+        except ReelrayError:
+            await server.stop(0)
+            raise
+        for line in describe_server(models, options, server.port, None if http is None else http.port):
             tell(line)
         await asked.wait()
         asked.clear()
         leaving = asyncio.create_task(house.leave_work())
         running = sum(model.running for model in models)
         tell(f"ending; {running} running, stop again to end them now" if running else "ending")
+        leaving_http = asyncio.create_task(http.stop(options.grace_s, asked)) if http is not None else None
         await end_in_order(server, models, options.grace_s, asked)
+        if leaving_http is not None:
+            await leaving_http
         await leaving
+
+
+async def _start_http(house: House, options: ServeOptions, guard: Guard) -> HttpServer | None:
+    if options.http_port is None:
+        return None
+    place = HttpPlace(
+        host=options.address.rpartition(":")[0],
+        port=options.http_port,
+        on_loopback=is_loopback(options.address),
+        certificate=options.certificate,
+        key=options.key,
+    )
+    return await HttpServer(house, place, guard.callers).start()
 
 
 def _listen_for_signals(models: ServedModels) -> asyncio.Event:
@@ -260,15 +300,18 @@ async def _until_idle(models: ServedModels) -> None:
         await asyncio.sleep(IDLE_LOOK_S)
 
 
-def describe_server(models: ServedModels, options: ServeOptions, port: int) -> list[str]:
+def describe_server(models: ServedModels, options: ServeOptions, port: int, http_port: int | None = None) -> list[str]:
     """What is served, and what to try next."""
     host = options.address.rpartition(":")[0]
     secure = "" if options.certificate is None else " --tls-ca CERTIFICATE"
     token = " --token TOKEN" if options.token or options.tokens else ""
     names = ", ".join(f"{model.entry.name} on {model.description.device}" for model in models)
+    scheme = "http" if options.certificate is None else "https"
+    http = [] if http_port is None else [f"for OpenAI's clients: base_url={scheme}://{host}:{http_port}/v1 (HTTP)"]
     return [
         f"serving {names} at {host}:{port} (gRPC)",
         f'try: reelray render "a red circle moves left on a blue background" --server {host}:{port}{token}{secure}',
         f'or, kept until you fetch it: reelray submit "a green star grows" --server {host}:{port}{token}{secure}',
+        *http,
         "stop with Ctrl-C",
     ]

@@ -61,7 +61,7 @@ return {'new', id, whole(now)}
 """
 )
 
-# tenant, state or 'all', cursor or '+inf', limit
+# tenant, state or 'all', cursor or where that order begins, limit, command of the order, where it ends
 _LIST = Script(
     JOBS
     + f"local LARGEST_PAGE = {_LARGEST_PAGE_BYTES}"
@@ -69,7 +69,7 @@ _LIST = Script(
 local name, cursor, limit = index(ARGV[1], ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local jobs, bytes = {}, 0
 while #jobs < limit do
-  local found = redis.call('ZREVRANGEBYSCORE', name, cursor, '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
+  local found = redis.call(ARGV[5], name, cursor, ARGV[6], 'WITHSCORES', 'LIMIT', 0, limit)
   if #found == 0 then return {jobs, ''} end
   for i = 1, #found, 2 do
     local row = redis.call('HGETALL', job_key(ARGV[1] .. ':' .. found[i]))
@@ -96,6 +96,27 @@ if not ENDED[state] then settle(ARGV[1], 'cancelled', 'error', ARGV[2]) end
 return redis.call('HGETALL', job_key(ARGV[1]))
 """
 )
+
+# ref, why, how long its place in lists is remembered
+_FORGET = Script(
+    JOBS
+    + """
+local ref = ARGV[1]
+local state = field(ref, 'state')
+if not state then return 0 end
+if not ENDED[state] then settle(ref, 'cancelled', 'error', ARGV[2]) end
+local job = redis.call('HMGET', job_key(ref), 'key', 'seq')
+local tenant, id = split(ref)
+if job[1] ~= '' then redis.call('DEL', P .. ':key:' .. tenant .. ':' .. job[1]) end
+redis.call('SET', P .. ':place:' .. ref, job[2], 'PX', ARGV[3])
+redis.call('DEL', job_key(ref), P .. ':led:' .. ref, P .. ':ev:' .. ref)
+redis.call('ZREM', P .. ':ends', ref)
+for _, name in ipairs({'all', 'done', 'failed', 'cancelled'}) do redis.call('ZREM', index(tenant, name), id) end
+return 1
+"""
+)
+_PLACE_MS = 3_600_000
+NEWEST_FIRST, OLDEST_FIRST = ("ZREVRANGEBYSCORE", "+inf", "-inf"), ("ZRANGEBYSCORE", "-inf", "+inf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +189,15 @@ class Jobs:
             raise unknown(ref)
         return job_from(ref, [part for pair in row.items() for part in pair])
 
-    async def list(self, tenant: str, *, state: JobState | None = None, cursor: str = "", limit: int = 50) -> JobPage:
+    async def list(
+        self,
+        tenant: str,
+        *,
+        state: JobState | None = None,
+        cursor: str = "",
+        limit: int = 50,
+        oldest_first: bool = False,
+    ) -> JobPage:
         """A page of a tenant's jobs, the newest first. Jobs that come or go meanwhile shift no page.
 
         A page of large specs ends after some MiB, with fewer jobs than `limit`: what is last is what has no cursor.
@@ -178,6 +207,7 @@ class Jobs:
             state: Only those in this state.
             cursor: Of the page before; empty begins.
             limit: Most jobs, 1 to 200.
+            oldest_first: The other order, with cursors of its own.
 
         Raises:
             InputError: The cursor is none, or the limit is out of range.
@@ -187,11 +217,32 @@ class Jobs:
             raise InputError(f"a page of {limit} jobs: allowed are 1 to {_LONGEST_PAGE}")
         if cursor and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
             raise InputError("this is not the cursor of a list of jobs")
-        rows, last = await self._connection.run(
-            _LIST, tenant, state.value if state else "all", f"({cursor}" if cursor else "+inf", limit
-        )
+        command, begin, end = OLDEST_FIRST if oldest_first else NEWEST_FIRST
+        place = (state.value if state else "all", f"({cursor}" if cursor else begin)
+        rows, last = await self._connection.run(_LIST, tenant, *place, limit, command, end)
         jobs = tuple(job_from(JobRef(tenant=tenant, id=job_id.decode()), row) for job_id, row in rows)
         return JobPage(jobs=jobs, cursor=last.decode().removeprefix("("))
+
+    async def cursor_behind(self, ref: JobRef) -> str:
+        """Cursor of the page behind a job, in either order; known for an hour longer than a job that was forgotten.
+
+        Raises:
+            UnknownJobError: The tenant has none of that id.
+        """
+        place = await self._connection.command("HGET", self._connection.key("job", ref), "seq")
+        place = place or await self._connection.command("GET", self._connection.key("place", ref))
+        if place is None:
+            raise unknown(ref)
+        return str(place.decode())
+
+    async def forget(self, ref: JobRef) -> None:
+        """Delete a job; one that has not ended is cancelled. Its key is free again, and its files are for the sweep.
+
+        Raises:
+            UnknownJobError: The tenant has none of that id.
+        """
+        if not await self._connection.run(_FORGET, str(ref), "deleted by its owner", _PLACE_MS):
+            raise unknown(ref)
 
     async def cancel(self, ref: JobRef, why: str = "cancelled") -> Job:
         """End a job that has not ended: from now on its worker's lease is lost. Harmless for one that has.

@@ -6,6 +6,7 @@ Keys, all below the prefix:
     led:<ref>                 hash: commit unit -> fence|time|record
     ev:<ref>                  stream: what happened, numbered from 1, trimmed
     key:<tenant>:<hash>       string: job id of a client's key
+    place:<ref>               string: where a forgotten job was in the lists, for those that are in the middle of one
     idx:<tenant>:<state|all>  sorted set: job ids by submission
     ready:<queue>             sorted set: refs by priority, then submission
     leases, delayed, ends     sorted sets: refs by when the lease, the pause, the retention is over

@@ -31,7 +31,7 @@ render_house.STORE_LOOK_S = 0.05
 models = Path("models")
 engine = FakeEngine(frame_delay_s=float(sys.argv[1]))
 services = fake_services(engine, models if models.exists() else write_models(models))
-code = main(["serve", "--data", "data", "--address", "127.0.0.1:0", *sys.argv[2:]], services)
+code = main(["serve", "--data", "data", "--address", "127.0.0.1:0", "--http-port", "off", *sys.argv[2:]], services)
 print(code, engine.closed, flush=True)
 """
 

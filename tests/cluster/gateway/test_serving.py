@@ -1,5 +1,6 @@
 """`reelray serve` as a process: what it says, where it listens, how it ends."""
 
+import re
 import signal
 import threading
 import time
@@ -18,7 +19,8 @@ from pathlib import Path
 from reelray.cluster.cli import main
 from tests.support.fake_engine import FakeEngine, fake_services, write_models
 engine = FakeEngine(frame_delay_s=0.1)
-code = main(["serve", "--data", "data", *sys.argv[1:]], fake_services(engine, write_models(Path("models"))))
+services = fake_services(engine, write_models(Path("models")))
+code = main(["serve", "--data", "data", "--http-port", "free", *sys.argv[1:]], services)
 print(code, engine.closed, engine.cancelled, flush=True)
 """
 
@@ -39,7 +41,9 @@ def test_it_listens_on_loopback_only(server):
     process, address = server
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     listening = [c.laddr for one in family for c in one.net_connections() if c.status == psutil.CONN_LISTEN]
-    assert [f"{at.ip.removeprefix('::ffff:')}:{at.port}" for at in listening] == [address]
+    http = next(found[1] for line in process.stderr if (found := re.search(r"base_url=http://(\S+)/v1", line)))
+    assert {f"{at.ip.removeprefix('::ffff:')}:{at.port}" for at in listening} == {address, http}
+    assert len(listening) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,82 @@
+"""What goes wrong as OpenAI's clients read it; nothing of the server's inside."""
+
+import math
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from reelray.proto.errors import (
+    ArtifactError,
+    ConflictError,
+    EngineError,
+    FencedError,
+    GoneError,
+    InputError,
+    NeverError,
+    QuotaError,
+    RangeError,
+    ReelrayError,
+    ResourceError,
+    StoreError,
+    UnknownJobError,
+    UnknownModelError,
+)
+
+RETRY_MS = 1000
+LONGEST_MESSAGE = 1000
+INTERNAL = "an unexpected error; the server's log says more"
+STATUSES: tuple[tuple[type[ReelrayError], HTTPStatus], ...] = (
+    (UnknownModelError, HTTPStatus.NOT_FOUND),
+    (UnknownJobError, HTTPStatus.NOT_FOUND),
+    (GoneError, HTTPStatus.GONE),
+    (NeverError, HTTPStatus.GONE),
+    (RangeError, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+    (ConflictError, HTTPStatus.CONFLICT),
+    (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
+    (InputError, HTTPStatus.BAD_REQUEST),
+    (ResourceError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (EngineError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (StoreError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (ArtifactError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (FencedError, HTTPStatus.CONFLICT),
+)
+"""The first that fits counts."""
+TYPES = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+
+
+async def answer_error(_request: Request, error: Exception) -> JSONResponse:
+    """The answer to a call that raised an error of ours."""
+    assert isinstance(error, ReelrayError)
+    status = next((status for kind, status in STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
+    headers = {"x-should-retry": "true" if error.retryable else "false"}
+    if error.retryable:
+        said = error.ids.get("retry_after_ms", "")
+        wait_ms = int(said) if said.isdecimal() else RETRY_MS
+        headers |= {"retry-after": str(math.ceil(wait_ms / 1000)), "retry-after-ms": str(wait_ms)}
+    return problem(status, error.code, error.message, headers)
+
+
+async def answer_refusal(_request: Request, error: Exception) -> JSONResponse:
+    """The answer to a call that HTTP itself refuses, such as one to nowhere."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    said = {"x-should-retry": "false", **(error.headers or {})}
+    return problem(status, status.name.lower(), error.detail, said)
+
+
+async def answer_unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    """The answer to a call that failed for no reason that a caller could understand."""
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", INTERNAL, {"x-should-retry": "false"})
+
+
+def problem(status: HTTPStatus, code: str, message: str, headers: dict[str, str]) -> JSONResponse:
+    """An error in OpenAI's form."""
+    other = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    told = {"message": message[:LONGEST_MESSAGE], "type": TYPES.get(status, other), "param": None, "code": code}
+    return JSONResponse({"error": told}, status, headers)

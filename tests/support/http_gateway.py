@@ -1,0 +1,68 @@
+"""The HTTP side on loopback over fake engines, in a thread of this process."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from reelray.cluster.gateway.archive import Archive
+from reelray.cluster.gateway.callers import Callers
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.http_api.server import HttpPlace, HttpServer
+from reelray.cluster.http_api.videos import House
+from reelray.cluster.renders.artifacts import Artifacts
+from reelray.cluster.store.connection import Connection
+from reelray.cluster.store.open import Store
+from tests.support.archive import Shelf
+from tests.support.fake_engine import FACTS, RECIPE, FakeEngine, fake_entry
+
+
+def picture_entry():
+    """A model that begins with a picture."""
+    return fake_entry(recipe=replace(RECIPE, task="i2v"), facts=replace(FACTS, task="i2v"))
+
+
+class Served:
+    """A server that a test may stop itself."""
+
+    def __init__(self, shelf: Shelf, callers: Callers | None, entry) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self._connection = Connection(shelf.address)
+        archive = Archive(store=Store.over(self._connection), artifacts=Artifacts(shelf.files))
+        models = ServedModels([ServedModel(entry or fake_entry(path=Path("/models/fake")), FakeEngine)])
+        self.server = self.run(self._start(models, archive, callers))
+        self.url = f"http://127.0.0.1:{self.server.port}"
+
+    def run(self, work):
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    async def _start(self, models, archive, callers) -> HttpServer:
+        place = HttpPlace(host="127.0.0.1", port=0, on_loopback=True)
+        return await HttpServer(House(models=models, archive=archive), place, callers).start()
+
+    def close(self) -> None:
+        self.run(self._end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+    async def _end(self) -> None:
+        await self.server.stop(0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._connection.close()
+
+
+@contextmanager
+def serve_http(shelf: Shelf, *, callers: Callers | None = None, entry=None) -> Iterator[Served]:
+    served = Served(shelf, callers, entry)
+    try:
+        yield served
+    finally:
+        served.close()
