@@ -84,6 +84,9 @@ class FakeModel:
     def settle_decode(self, latents, state):
         pass
 
+    def use_landing(self, room):
+        pass
+
     def new_decode_state(self, decoder=None):  # noqa: ARG002
         return FakeDecodeState()
 

@@ -15,6 +15,7 @@ from reelray.proto.snapshot import Snapshot
 from reelray.proto.step_plan import StepReport
 from reelray.workers.engine.account import Account
 from reelray.workers.engine.event_stream import EventStream
+from reelray.workers.engine.frame_box import keep_frames
 from reelray.workers.engine.seams import StepFormer
 
 
@@ -87,13 +88,14 @@ class Clients:
         for cost in report.costs:
             if cost.request_id in self.accounts:
                 self.accounts[cost.request_id].add(cost)
-        for frames in report.frames:
+        for frames in keep_frames(report).frames:
             if frames.request_id in self.streams:
                 self.streams[frames.request_id].put(frames)
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
-        """Hand on a snapshot."""
-        self._asked.pop(snapshot.request.request_id).put(snapshot)
+        """Hand on a snapshot to whoever still waits for it."""
+        if (asked := self._asked.pop(snapshot.request.request_id, None)) is not None:
+            asked.put(snapshot)
 
     def put_fork(self, forked: Forked) -> None:
         """Have a stream of what was forked, before its first step, and hand it to whoever waits for it."""

@@ -19,7 +19,7 @@ from reelray.proto.errors import EngineError, RankLostError, UnsupportedError
 from reelray.proto.layout import Layout, check_regroup
 from reelray.proto.placement import Lending, check_placement
 from reelray.proto.step_plan import Crew, StepPlan, StepReport
-from reelray.workers.engine.frame_box import BoxAddress, FrameBox
+from reelray.workers.engine.frame_box import BoxAddress, FrameBox, keep_frames
 from reelray.workers.engine.gang_door import Door
 from reelray.workers.engine.gang_members import TICK_S, Member, RankLauncher, Stage, find_dead, hear, lose
 from reelray.workers.engine.gang_muster import Muster
@@ -213,7 +213,7 @@ class Gang:
         self.issue(plan)
         while (report := self.collect()) is None:
             pass
-        return report
+        return keep_frames(report)
 
     def check(self) -> None:
         """See `Channel`."""

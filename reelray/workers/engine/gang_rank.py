@@ -239,6 +239,7 @@ class Seat:
         self._heart = heart
         self._place: Rank | None = None
         self._slot = FrameSlot(assignment.boxes[rank] if assignment.boxes else None)
+        model.use_landing(self._slot.room)
 
     def follow(self, wire: Wire) -> None:
         """Do what the leader says until it is gone.

@@ -17,7 +17,7 @@ from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import ReelrayError
 from reelray.proto.layout import Layout
 from reelray.proto.step_plan import StepPlan, StepReport
-from reelray.workers.engine.frame_box import BoxAddress
+from reelray.workers.engine.frame_box import BoxAddress, Place
 from reelray.workers.engine.seams import ModelLoader
 
 PACKAGE = Path(__file__).parents[2]
@@ -152,11 +152,11 @@ class Ran:
 
     Args:
         report: What came of it.
-        boxed: Bytes of each of its frames that lie in the rank's box; empty where they are in the report.
+        boxed: Where each of its frames lies in the rank's box; empty where they are in the report.
     """
 
     report: StepReport
-    boxed: tuple[int, ...] = ()
+    boxed: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.step_plan import Amend, DecodeStep, Delivery, WindowStep
 from reelray.workers.engine.flight import Flight
 from reelray.workers.engine.forwards import Forwards
+from reelray.workers.engine.frame_box import view_frames
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.open_window import OpenWindow
 from reelray.workers.engine.resting import copy_decoder, put_to_rest, show_decoder, wake_up
@@ -293,5 +294,5 @@ def _take_clean(clean_1CTHW: dict[int, Tensor], step: DecodeStep) -> Tensor:
 
 def _as_frames(request_id: RequestId, first_frame: int, frames_FHWC: Tensor) -> Frames:
     count, height, width, _ = frames_FHWC.shape
-    data = frames_FHWC.contiguous().numpy().tobytes()
+    data = view_frames(frames_FHWC)
     return Frames(request_id=request_id, first_frame=first_frame, count=count, height=height, width=width, data=data)

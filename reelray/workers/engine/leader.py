@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -184,9 +184,7 @@ class Leader:
 
     def _take_turn(self) -> None:
         """Have the next steps carried out and take in what came of one, or look after the ranks if there is none."""
-        for plan in self._next_plans():
-            self._in_flight += 1
-            self._channel.issue(plan)
+        self._issue(self._next_plans())
         if not self._in_flight:
             if self._ended is None:
                 self._channel.check()
@@ -230,18 +228,30 @@ class Leader:
             plans.append(plan)
         return plans
 
+    def _issue(self, plans: Sequence[StepPlan]) -> None:
+        for plan in plans:
+            self._in_flight += 1
+            self._channel.issue(plan)
+
     def _deliver(self, report: StepReport) -> None:
         with self._wake:
             if self._ended is not None:
                 return
-            outcome = self._core.report(report)
-            self._clients.take(report)
-            self._tell(outcome, report)
+            outcome, plans = self._core.report(report), self._ask_core()
+        try:
+            self._issue(plans)  # first of all: the ranks need not wait until clients have what they made
+        finally:
+            with self._wake:
+                if self._ended is None:
+                    self._tell(outcome, report)
 
     def _tell(self, outcome: StepOutcome, report: StepReport) -> None:
+        """Hand on what came of a step; requests may have been cancelled since it was reported."""
         clients = self._clients
+        clients.take(report)
         for progress in outcome.progress:
-            clients.streams[progress.request_id].put(progress)
+            if progress.request_id in clients.streams:
+                clients.streams[progress.request_id].put(progress)
         for snapshot in outcome.snapshots:
             clients.put_snapshot(snapshot)
         for forked in outcome.forks:

@@ -27,6 +27,7 @@ from reelray.workers.engine.chunk_sharer import ChunkSharer
 from reelray.workers.engine.commits import restore, save
 from reelray.workers.engine.device_memory import peak_bytes, synchronize
 from reelray.workers.engine.failure import as_reelray_error
+from reelray.workers.engine.frame_box import keep_frames
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.joint_step import JointStep
 from reelray.workers.engine.loading import describe
@@ -90,10 +91,12 @@ class Rank:
 
     def collect(self) -> StepReport | None:
         """See `Channel`."""
-        return self.execute(self._issued.popleft()) if self._issued else None
+        return keep_frames(self.execute(self._issued.popleft())) if self._issued else None
 
     def execute(self, plan: StepPlan) -> StepReport:
         """Carry out one plan: what it says of all requests, and the work of this rank's lane.
+
+        The data of frames are views, of memory that the next plan but one may use again.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.

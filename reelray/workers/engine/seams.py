@@ -110,6 +110,8 @@ class Channel(Protocol):
     def collect(self) -> StepReport | None:
         """The report of a plan that all its ranks are done with; None when there is none after a moment.
 
+        The data of its frames may be views, which hold until the next report but one; see `keep_frames`.
+
         Raises:
             RankLostError: A rank died or stands still; `rebuild` may help.
             EngineError: A rank refused the plan.

@@ -3,7 +3,7 @@
 Shape suffixes: B batch, C channels, T latent frames, H/W latent height/width, S tokens, F pixel frames.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -176,6 +176,10 @@ class VideoModel(Protocol):
         Returns:
             RGB uint8 frames on the CPU, shape F, H, W, 3; no frames on a rank whose pictures another one collects.
         """
+        ...
+
+    def use_landing(self, room: Callable[[int], Tensor | None]) -> None:
+        """Leave decoded frames in memory that `room` gives for so many bytes, where it gives any."""
         ...
 
     def settle_decode(self, latents_1CTHW: Tensor, state: Any) -> None:

@@ -5,11 +5,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from reelray.proto.events import Frames
 from reelray.proto.request import RequestId
 from reelray.proto.step_plan import StepReport
 from reelray.workers.engine import frame_box
-from reelray.workers.engine.frame_box import BoxAddress, FrameBox, FrameSlot
+from reelray.workers.engine.frame_box import BoxAddress, FrameBox, FrameSlot, keep_frames, view_frames
 
 
 def make_report(*data: bytes) -> StepReport:
@@ -31,7 +33,7 @@ def test_another_process_puts_frames_in_and_the_leader_takes_them_out() -> None:
         rank = context.Process(target=put, args=(box.address, [report], answers))
         rank.start()
         light, sizes = answers.get()
-        assert sizes == tuple(len(one.data) for one in report.frames)
+        assert [size for _, size in sizes] == [len(one.data) for one in report.frames]
         assert {one.data for one in light.frames} == {b""}
         assert box.take(light, sizes) == report
         rank.join()
@@ -67,7 +69,7 @@ def test_frames_stay_in_the_report_where_there_is_no_memory_for_them(monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", answer)
             assert slot.put(report) == (report, ())
-    assert slot.put(report)[1] == (6,)
+    assert [size for _, size in slot.put(report)[1]] == [6]
     assert slot.put(make_report()) == (make_report(), ())
     box.close()
 
@@ -83,16 +85,67 @@ def test_a_system_that_makes_no_such_files_sends_frames_with_their_report(monkey
     box.close()
 
 
-def test_the_memory_of_a_whole_clip_is_given_back(monkeypatch) -> None:
-    monkeypatch.setattr(frame_box, "KEPT", 100_000)
+def land(slot, data):
+    """What a decoder does: it fills a bay, and the report shows it."""
+    room_X = slot.room(len(data))
+    if room_X is None:
+        return make_report(data)
+    room_X.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    report = make_report(data)
+    return replace(report, frames=(replace(report.frames[0], data=view_frames(room_X)),))
+
+
+def test_what_landed_in_a_bay_stays_there_until_the_report_after_the_next() -> None:
+    box = FrameBox()
+    slot, pieces = FrameSlot(box.address), [os.urandom(size) for size in (70_000, 90_000, 5, 70_000, 123)]
+    taken = []
+    for data in pieces:
+        light, places = slot.put(land(slot, data))
+        assert light.frames[0].data == b""
+        assert [size for _, size in places] == [len(data)]
+        taken.append(box.take(light, places).frames[0])
+        assert [bytes(one.data) for one in taken[-2:]] == pieces[len(taken) - 2 if len(taken) > 1 else 0 : len(taken)]
+    assert bytes(taken[0].data) != pieces[0]  # the third piece lies in the same bay
+    box.close()
+
+
+def test_kept_frames_are_their_own() -> None:
+    box = FrameBox()
+    slot, data = FrameSlot(box.address), os.urandom(100)
+    kept = keep_frames(box.take(*slot.put(land(slot, data))))
+    for _ in range(2):
+        slot.put(land(slot, os.urandom(100)))
+    assert kept.frames[0].data == data
+    assert keep_frames(kept) is kept
+    box.close()
+
+
+def test_a_second_piece_of_a_report_and_one_that_is_too_large_come_behind_the_bays(monkeypatch) -> None:
+    monkeypatch.setattr(frame_box, "BAY", 100_000)
+    monkeypatch.setattr(frame_box, "_TAIL", frame_box.BEGIN + 200_000)
     box = FrameBox()
     assert box.address is not None
     slot, path = FrameSlot(box.address), Path(box.address.path)
-    for size, kept in ((50_000, 54_096), (200_000, 4_096), (50_000, 54_096)):
-        report = make_report(os.urandom(size))
-        assert box.take(*slot.put(report)) == report
-        assert path.stat().st_size == kept
+    assert slot.room(100_001) is None
+    first, second = os.urandom(60_000), os.urandom(150_000)
+    one = land(slot, first)
+    assert slot.room(10) is None
+    both = replace(one, frames=(*one.frames, *make_report(second).frames))
+    light, places = slot.put(both)
+    assert path.stat().st_size == frame_box.BEGIN + 350_000
+    assert [bytes(frames.data) for frames in box.take(light, places).frames] == [first, second]
+    assert path.stat().st_size == frame_box.BEGIN + 200_000
+    assert slot.room(10) is not None
     box.close()
+
+
+def test_views_are_copied_where_there_is_no_box() -> None:
+    report = make_report(b"frames")
+    viewed = replace(report, frames=(replace(report.frames[0], data=memoryview(b"frames")),))
+    kept, places = FrameSlot(None).put(viewed)
+    assert places == ()
+    assert isinstance(kept.frames[0].data, bytes)
+    assert FrameSlot(None).room(10) is None
 
 
 def test_nothing_is_left_when_the_leader_lets_go() -> None:

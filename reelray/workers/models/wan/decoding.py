@@ -3,6 +3,8 @@
 Shape suffixes: C channels, T latent frames, H/W latent height/width, F pixel frames.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,7 @@ class LatentDecoding:
     def __init__(self, vae: WanVae, preview: Taehv | None, device: torch.device) -> None:
         self._vae, self._preview = vae, preview
         self._place = device
+        self._room: Callable[[int], Tensor | None] | None = None
         self.decode_alone()
 
     def decode_alone(self) -> None:
@@ -93,16 +96,30 @@ class LatentDecoding:
             ResourceError: Not even the smallest tile fits.
         """
         if isinstance(state, TaehvState):
-            return bring_home(_levels(self._tiny.decode(latents_1CTHW.to(self._place), state), span=1.0))
+            return self._bring_home(_levels(self._tiny.decode(latents_1CTHW.to(self._place), state), span=1.0))
         vae, sharing = self._vae, self._sharing_of(latents_1CTHW.shape[3], state)
         raw_1CTHW = vae.denormalise(latents_1CTHW.to(self._place).float())
         if sharing is not None:
             levels_1FHWC = sharing.decode(vae, raw_1CTHW, state)
-            return torch.empty(0, 0, 0, 3, dtype=torch.uint8) if levels_1FHWC is None else bring_home(levels_1FHWC[0])
+            nothing = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
+            return nothing if levels_1FHWC is None else self._bring_home(levels_1FHWC[0])
         assert isinstance(state, DecodeState)
         if state.latent_frames == 0 and state.tiling is None:
             state.tiling = self._choose_tiling(latents_1CTHW)
-        return bring_home(_levels(vae.decode(raw_1CTHW, state), span=2.0))
+        return self._bring_home(_levels(vae.decode(raw_1CTHW, state), span=2.0))
+
+    def use_landing(self, room: Callable[[int], Tensor | None]) -> None:
+        """See `VideoModel.use_landing`."""
+        self._room = room
+
+    def _bring_home(self, levels_FHWC: Tensor) -> Tensor:
+        """Copy to the CPU; to page-locked memory, which torch keeps for the next piece, a copy is ten times faster."""
+        landing_X = None if self._room is None else self._room(levels_FHWC.numel())
+        if landing_X is not None:
+            return landing_X.view(levels_FHWC.shape).copy_(levels_FHWC)
+        if levels_FHWC.device.type != "cuda":
+            return levels_FHWC
+        return torch.empty(levels_FHWC.shape, dtype=levels_FHWC.dtype, pin_memory=True).copy_(levels_FHWC)
 
     def settle_decode(self, latents_1CTHW: Tensor, state: CausalState) -> None:
         """See `VideoModel.settle_decode`."""
@@ -145,10 +162,3 @@ def _levels(pixels_1CFHW: Tensor, *, span: float) -> Tensor:
     """Levels of 255 [F, H, W, C] of pixels in a range that is `span` wide and ends at 1."""
     levels_CFHW = pixels_1CFHW[0].float().mul(255.0 / span).add(255.0 - 255.0 / span).round().clamp(0, 255)
     return levels_CFHW.to(torch.uint8).permute(1, 2, 3, 0).contiguous()
-
-
-def bring_home(levels_FHWC: Tensor) -> Tensor:
-    """Copy to the CPU; through page-locked memory, which torch keeps for the next piece, a copy is ten times faster."""
-    if levels_FHWC.device.type != "cuda":
-        return levels_FHWC
-    return torch.empty(levels_FHWC.shape, dtype=levels_FHWC.dtype, pin_memory=True).copy_(levels_FHWC)
