@@ -259,3 +259,42 @@ def test_a_snapshot_is_forgotten_with_the_queued_request_it_was_to_be_of():
     trace.cancel("b")
     trace.core.submit(make_request("b"), FACTS)
     trace.core.snapshot(RequestId("b"), SnapshotKind.EXACT)
+
+
+def test_only_a_request_that_is_alone_and_amid_a_chunk_is_reported_ahead():
+    def told_ahead(*names):
+        core, told = EngineCore(EngineLimits(frame_credit=999)), []
+        for name in names:
+            core.submit(make_request(name, latent_frames=4, recipe=make_recipe(steps=3, chunk=2)), FACTS)
+        while (plan := core.next_step(0.0)) is not None:
+            core.report(StepReport(sequence=plan.sequence, generation=plan.generation))
+            told += [(plan.ahead, window.last, bool(plan.decodes)) for window in plan.windows]
+            if not plan.windows:
+                assert not plan.ahead
+        return told
+
+    alone = told_ahead("a")
+    assert [ahead for ahead, _, _ in alone] == [not last and not decodes for _, last, decodes in alone]
+    assert sum(ahead for ahead, _, _ in alone) >= 3
+    assert {ahead for ahead, *_ in told_ahead("a", "b")} == {False}
+
+
+@pytest.mark.parametrize("ask", ["snapshot", "fork", "commit"])
+def test_a_step_that_is_written_down_is_not_reported_ahead(ask):
+    core = EngineCore(EngineLimits(frame_credit=999, commit_s=0.5 if ask == "commit" else 1e9))
+    core.submit(make_request("a", latent_frames=4, recipe=make_recipe(steps=4, chunk=2)), FACTS)
+    asks = {
+        "snapshot": lambda: core.snapshot(RequestId("a"), SnapshotKind.EXACT),
+        "fork": lambda: core.fork(RequestId("a"), RequestId("b")),
+        "commit": lambda: None,
+    }
+    written = 0
+    for number in range(4):
+        if number == 2:
+            asks[ask]()
+        plan = core.next_step(float(number))
+        writes = bool(plan.commits or plan.snapshots or plan.forks)
+        written += writes
+        assert not (writes and plan.ahead)
+        core.report(StepReport(sequence=plan.sequence, generation=plan.generation))
+    assert written
