@@ -18,6 +18,7 @@ from reelray.proto.step_plan import Admit, DecodeStep, Move, StepPlan, WindowSte
 from reelray.proto.storage import Storage
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.frame_box import keep_frames
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.merge_reports import merge_reports
 from reelray.workers.engine.rank import Rank
@@ -144,7 +145,7 @@ def execute(rank, plan):
 
     HeldRequest.move, HeldRequest.decode = watch("moves", kept[0]), watch("decodes", kept[1])
     try:
-        own = rank.execute(plan)
+        own = keep_frames(rank.execute(plan))
     finally:
         HeldRequest.move, HeldRequest.decode = kept
     reports = [None] * dist.get_world_size()

@@ -11,6 +11,7 @@ from torch import distributed as dist
 from reelray.proto.layout import Layout
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.frame_box import keep_frames
 from reelray.workers.engine.merge_reports import merge_reports
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.regroup import make_regrouper
@@ -68,7 +69,7 @@ def serve_short_of_memory(rank, folder, script, broken):
         if plan.moves and not found.moves and rank.rank == broken:
             room.Arena = lack_memory(arena, 1)
         reports = [None] * rank.ranks
-        dist.all_gather_object(reports, mine.execute(plan))
+        dist.all_gather_object(reports, keep_frames(mine.execute(plan)))
         report = merge_reports(reports)
         core.report(report)
         found.failures += report.failures

@@ -11,6 +11,7 @@ from reelray.proto.patching import Patching
 from reelray.proto.recipe import Guidance, Solver
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
+from reelray.workers.engine.frame_box import keep_frames
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
 from reelray.workers.models.registry import open_checkpoint
@@ -141,7 +142,7 @@ def render_together(rank, requests, layout):
         clips[request.request_id] = b""
         core.submit(request, rank.describe().facts)
     while (plan := core.next_step(0.0)) is not None:
-        reports.append(rank.execute(plan))
+        reports.append(keep_frames(rank.execute(plan)))
         core.report(reports[-1])
         for frames in reports[-1].frames:
             clips[frames.request_id] += frames.data
