@@ -20,9 +20,11 @@ ReelrayError
 ├── OutputError           the result cannot be written                        exit 4
 ├── ArtifactError         files of jobs cannot be read or written now         exit 4   retryable
 ├── ResourceError         memory or device ran out                            exit 5   retryable
-│   └── QuotaError            a tenant's quota or rate is used up for now
+│   ├── QuotaError            a tenant's quota or rate is used up for now
+│   └── DeadlineError         it cannot be done by then
 ├── EngineError           a rank or the engine was lost                       exit 6   retryable
 │   └── RankLostError         a rank of a gang died or hangs; the gang can be rebuilt
+├── CoordinatorError      nobody decides now who gets which GPUs               exit 6   retryable
 ├── StoreError            the store does not answer                           exit 7   retryable
 │   └── StoreStartError       the embedded store cannot be started; not retryable
 ├── FencedError           somebody else holds it now: stop at once            exit 8
@@ -193,6 +195,12 @@ class QuotaError(ResourceError):
     code = "quota_exceeded"
 
 
+class DeadlineError(ResourceError):
+    """A deadline cannot be kept; `ids` has when it would be done as `predicted_finish` (ISO 8601)."""
+
+    code = "deadline_unreachable"
+
+
 class EngineError(ReelrayError):
     """A rank or the whole engine was lost."""
 
@@ -205,6 +213,14 @@ class RankLostError(EngineError):
     """A rank of a gang died, or has stood still for too long; its gang can be rebuilt."""
 
     code = "rank_lost"
+
+
+class CoordinatorError(ReelrayError):
+    """No coordinator answers; what runs goes on."""
+
+    code = "coordinator_lost"
+    retryable = True
+    exit_code = 6
 
 
 class StoreError(ReelrayError):

@@ -27,7 +27,7 @@ from tests.support.requests import make_facts, make_recipe
 
 EVERY_STEP = CommitRule(every_s=3600, steps=1, share=None)
 BY_UNIT = CommitRule(every_s=3600, chunks=1, steps=2, share=None)
-QUICK = WorkerHabits(owner="w", lease_s=1.0, idle_s=0.02, retry_after_s=0.0)
+QUICK = WorkerHabits(owner="w", lease_s=1.0, retry_after_s=0.0)
 
 
 class SteppedModel(FakeModel):
@@ -169,6 +169,22 @@ async def submit(store, artifacts, job: RenderJob, model: ServedModel, **wish):
 
 def worker_of(store, artifacts, model: ServedModel, *, rule=EVERY_STEP, habits=QUICK) -> RenderWorker:
     return RenderWorker([model], Surroundings(store=store, artifacts=artifacts, rule=rule, tell_s=0.0), habits)
+
+
+async def work_alone(worker: RenderWorker, *, slots: int = 1) -> None:
+    """Make whatever waits, in the store's own order, until cancelled: no coordinator says what comes next."""
+
+    async def work() -> None:
+        while not asyncio.current_task().cancelling():  # a call to the store may have lost the cancellation
+            lease = await worker.claim()
+            if lease is None:
+                await asyncio.sleep(0.02)
+            else:
+                await worker.work_on(lease)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(slots):
+            tasks.create_task(work())
 
 
 async def finish_job(store, worker: RenderWorker, ref):

@@ -17,7 +17,7 @@ from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.store.connection import Connection, StoreAddress
 from reelray.cluster.store.open import Store
 from reelray.proto.events import Progress, Stage
-from tests.support.render_jobs import BY_UNIT, served, worker_of
+from tests.support.render_jobs import BY_UNIT, served, work_alone, worker_of
 
 STEP_S = 0.03
 """Each forward takes so much longer: the engine is not far ahead of what is committed."""
@@ -34,7 +34,7 @@ async def main(address: StoreAddress, files: Path, checkpoint: Path, stands_stil
         model,
         _,
     ):
-        await worker_of(Store.over(connection), Artifacts(files), model, rule=BY_UNIT).run()
+        await work_alone(worker_of(Store.over(connection), Artifacts(files), model, rule=BY_UNIT))
 
 
 def slow(model):

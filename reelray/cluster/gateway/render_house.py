@@ -8,11 +8,18 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from reelray.cluster.coordinator.clock import LoopClock
+from reelray.cluster.coordinator.coordinator import Coordinator
+from reelray.cluster.coordinator.costs import CostTable
+from reelray.cluster.coordinator.desk import Desk, name_house
+from reelray.cluster.coordinator.local_line import LocalLine
+from reelray.cluster.coordinator.render_line import RenderLine
 from reelray.cluster.gateway.archive import Archive
-from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.attempt import Surroundings
 from reelray.cluster.renders.belonging import check_belonging
+from reelray.cluster.renders.orders import RenderOrders
 from reelray.cluster.renders.retention import RetentionRule, sweep_files
 from reelray.cluster.renders.worker import RenderWorker
 from reelray.cluster.store.connection import StoreAddress
@@ -28,7 +35,7 @@ AGAIN_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 
 class RenderHouse:
-    """Workers and tidiers over an archive, as tasks of this event loop.
+    """Engines, a coordinator for them, and tidiers over an archive, as tasks of this event loop.
 
     Args:
         archive: Where renders are kept.
@@ -38,19 +45,32 @@ class RenderHouse:
 
     def __init__(self, archive: Archive, models: ServedModels, embedded: EmbeddedStore | None) -> None:
         self.archive = archive
+        self.desk = Desk(name_house(), models)
         around = Surroundings(store=archive.store, artifacts=archive.artifacts)
-        self._workers = [_keep_doing("worker", partial(_work, model, around)) for model in models]
-        self._others = [_keep_doing("sweep", partial(_sweep, archive))]
+        self._orders = RenderOrders(self.desk, RenderWorker(list(models), around))
+        self.desk.carry_renders(self._orders)
+        costs = CostTable()
+        renders = RenderLine(archive.store, costs)
+        self.coordinator = Coordinator(costs, LoopClock(), when_looked_for=renders.look_soon)
+        self._line = LocalLine(self.coordinator, self.desk)
+        self._tasks = [
+            _keep_doing("sweep", partial(_sweep, archive)),
+            _keep_doing("coordinator", partial(renders.run, self.coordinator)),
+        ]
         if embedded is not None:
-            self._others.append(_keep_doing("store", partial(_look_after, embedded)))
+            self._tasks.append(_keep_doing("store", partial(_look_after, embedded)))
 
     async def leave_work(self) -> None:
-        """Give back what workers have begun; it goes on from its last commit wherever a worker claims it."""
-        await _end(self._workers)
+        """Give back renders that were begun; they go on from their last commit wherever they are made next."""
+        self.desk.leave_work()
+        await self._orders.close()
 
     async def close(self) -> None:
         """End everything; harmless when called twice."""
-        await _end([*self._workers, *self._others])
+        await self.leave_work()
+        await _end(self._tasks)
+        self._line.close()
+        self.coordinator.close()
 
 
 @asynccontextmanager
@@ -85,10 +105,6 @@ async def check_place(address: StoreAddress, files: Path | str) -> None:
     """Find out what `open_house` would raise, before models are loaded for minutes."""
     async with open_store(address, Path()) as store:
         await check_belonging(store, Artifacts(files))
-
-
-async def _work(model: ServedModel, around: Surroundings) -> None:
-    await RenderWorker([model], around).run()
 
 
 async def _sweep(archive: Archive) -> None:

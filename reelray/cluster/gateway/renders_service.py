@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
+from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
@@ -57,13 +58,15 @@ class Renders(renders_pb2_grpc.RendersServicer):
         models: What is served.
         archive: Where renders are kept.
         callers: Who may call.
+        desk: Hears of new renders.
         limits: Of each tenant.
     """
 
     def __init__(
-        self, models: ServedModels, archive: Archive, callers: Callers, limits: SubmitLimits = NO_LIMITS
+        self, models: ServedModels, archive: Archive, callers: Callers, desk: Desk, limits: SubmitLimits = NO_LIMITS
     ) -> None:
         self._models, self._archive, self._callers, self._limits = models, archive, callers, limits
+        self._desk = desk
         self._waiting = 0
 
     async def Submit(  # noqa: N802  named by the service
@@ -158,6 +161,7 @@ class Renders(renders_pb2_grpc.RendersServicer):
             )
             if made.created_ms is None:
                 return renders_pb2.SubmitRenderResponse(render=await self._render(made.ref), fresh=made.fresh)
+        self._desk.look_for_renders()
         plan = plan_of(planned.job.request, planned.job.model.name, planned.digest, planned.job.fps)
         render = queued_render(made.ref, made.created_ms, planned.submission.priority, plan)
         return renders_pb2.SubmitRenderResponse(render=render, fresh=True)

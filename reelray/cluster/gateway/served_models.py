@@ -36,6 +36,8 @@ class ServedModel:
         self.description = self._engine.description
         self.running = 0
         self.when_tried_again: Callable[[], None] = lambda: None
+        self.listeners: list[Callable[[], None]] = []
+        """Called, from any thread, when the engine was lost or is there again."""
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -65,6 +67,7 @@ class ServedModel:
             if self._closed.is_set() or self._engine is not engine:
                 return
             self._engine = None
+        self._tell()
         LOG.warning("the engine of model '%s' was lost; opening it again", self.entry.name)
         with suppress(Exception):  # it is gone
             engine.close()
@@ -101,8 +104,13 @@ class ServedModel:
                     engine.close()
                     return
                 self.description, self._engine = engine.description, engine
+            self._tell()
             LOG.warning("model '%s' is there again", self.entry.name)
             return
+
+    def _tell(self) -> None:
+        for listen in self.listeners:
+            listen()
 
     def _try_to_open(self) -> Engine:
         try:

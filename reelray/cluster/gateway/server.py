@@ -7,6 +7,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from reelray.cluster.coordinator.desk import Desk
+from reelray.cluster.coordinator.local_line import coordinate_alone
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.message_guard import MessageGuard
@@ -61,6 +63,7 @@ class GatewayServer:
         address: Such as ``127.0.0.1:50051``; port 0 takes a free one.
         guard: Who may come in.
         archive: Where renders are kept, of the same event loop; without one there is no such service.
+        desk: Gives places on engines; without one the server decides for its own engines alone.
         shares_port: Whether others of the same user may listen on the same address, each to be given some of the calls.
     """
 
@@ -71,21 +74,23 @@ class GatewayServer:
         guard: Guard | None = None,
         archive: Archive | None = None,
         *,
+        desk: Desk | None = None,
         shares_port: bool = False,
     ) -> None:
         guard = guard or Guard()
+        desk = desk or coordinate_alone(models)
         self._address = address
         self._health = health.aio.HealthServicer()
         guards = (*((TokenGuard(guard.callers),) if guard.callers.are_known else ()), MessageGuard())
         options = (*OPTIONS, ("grpc.so_reuseport", int(shares_port)))
         self._server: Any = grpc.aio.server(options=options, interceptors=guards, maximum_concurrent_rpcs=MOST_CALLS)
         self._credentials = guard.credentials
-        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers), self._server)  # type: ignore[no-untyped-call]
+        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers, desk), self._server)  # type: ignore[no-untyped-call]
         cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = SERVICES if archive is None else (*SERVICES, RENDERS)
         if archive is not None:
-            renders = Renders(models, archive, guard.callers)
+            renders = Renders(models, archive, guard.callers, desk)
             renders_pb2_grpc.add_RendersServicer_to_server(renders, self._server)  # type: ignore[no-untyped-call]
         reflection.enable_server_reflection(
             (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -2,17 +2,22 @@
 
 import asyncio
 import threading
+import time
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import reelray
+from reelray.cluster.coordinator.desk import Desk
+from reelray.cluster.coordinator.messages import Clip, Wish
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.event_pump import EventPump
 from reelray.cluster.gateway.making import Making
-from reelray.cluster.gateway.option_check import check_options
+from reelray.cluster.gateway.option_check import check_options, seconds_until
+from reelray.cluster.gateway.placed_relay import PlacedRelay
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.video_answers import planned as plan_of
+from reelray.cluster.gateway.video_answers import queued
 from reelray.cluster.gateway.video_reading import read_video
 from reelray.cluster.render import RenderJob, plan_job
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
@@ -27,12 +32,14 @@ class Planned:
     Args:
         model: What makes it.
         making: Its video.
+        wish: For a place on an engine.
         first: What the client is told at first.
         ids: Go along with its errors.
     """
 
     model: ServedModel
     making: Making
+    wish: Wish
     first: videos_pb2.GenerateEvent
     ids: dict[str, str]
 
@@ -49,34 +56,50 @@ class Videos(videos_pb2_grpc.VideosServicer):
     Args:
         models: What is served.
         callers: Who may call.
+        desk: Gives places on engines.
     """
 
-    def __init__(self, models: ServedModels, callers: Callers) -> None:
-        self._models, self._callers = models, callers
+    def __init__(self, models: ServedModels, callers: Callers, desk: Desk) -> None:
+        self._models, self._callers, self._desk = models, callers, desk
 
     async def Generate(self, request: videos_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """See `videos.proto`."""
         planned = await or_status(context, lambda: asyncio.to_thread(self._plan, request, context))
-        making = planned.making
         with planned.model.counted():
-            await or_status(context, lambda: send(context, planned.first), planned.ids)
+            await or_status(context, lambda: self._make(planned, context), planned.ids, planned.listen)
+
+    async def _make(self, planned: Planned, context: Context) -> None:
+        making = planned.making
+        async with self._desk.ask(planned.wish) as visit:
+            await send(context, planned.first)
+            async for waits in visit.standings():
+                await send(context, queued(waits))
             pump = EventPump(making, leave=making.leave, name=planned.ids["request"])
-
-            async def relay() -> None:
-                async with aclosing(pump.items()) as events:
-                    async for event in events:
-                        await send(context, event)
-
-            await or_status(context, relay, planned.ids, planned.listen)
+            relay = PlacedRelay(visit, self._desk, lambda event: send(context, event))
+            async with aclosing(pump.items()) as events:
+                async for event in events:
+                    await relay.pass_on(event)
+            relay.finish()
 
     def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
-        ids = check_options(request.options, (), "Videos.Generate")
-        self._callers.tenant_of(context, request.options.tenant)
+        options = request.options
+        ids = check_options(options, ("deadline", "priority"), "Videos.Generate")
+        tenant = self._callers.tenant_of(context, options.tenant)
+        within_s = seconds_until(options.deadline, time.time()) if options.HasField("deadline") else None
         model, job = plan_request(self._models, request.video)
-        plan = plan_of(job.request, job.model.name, model.description.digest, job.fps)
-        first = videos_pb2.GenerateEvent(accepted={"request_id": job.request.request_id, "plan": plan})
+        wanted = job.request
+        plan = plan_of(wanted, job.model.name, model.description.digest, job.fps)
+        first = videos_pb2.GenerateEvent(accepted={"request_id": wanted.request_id, "plan": plan})
         making = Making(model.engine, job, request.media)
-        return Planned(model=model, making=making, first=first, ids={"request": job.request.request_id, **ids})
+        wish = Wish(
+            request_id=wanted.request_id,
+            model=model.entry.name,
+            clip=Clip(width=wanted.width, height=wanted.height, frames=wanted.frames, recipe=wanted.recipe),
+            tenant=tenant,
+            priority=options.priority,
+            within_s=within_s,
+        )
+        return Planned(model=model, making=making, wish=wish, first=first, ids={"request": wanted.request_id, **ids})
 
 
 def plan_request(

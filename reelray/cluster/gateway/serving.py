@@ -230,7 +230,7 @@ async def _serve(
     tell: Callable[[str], None],
 ) -> None:
     async with keep(models) as house:
-        server = await GatewayServer(models, options.address, guard, house.archive).start()
+        server = await GatewayServer(models, options.address, guard, house.archive, desk=house.desk).start()
         asked = _listen_for_signals(models)
         try:
             http = await _start_http(House(models=models, archive=house.archive), options, guard)

@@ -1,11 +1,19 @@
 """From a request and its events to what goes over the wire."""
 
+import time
 from fractions import Fraction
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from reelray.cluster.coordinator.messages import Waits
 from reelray.cluster.wire import TO_WIRE
 from reelray.proto.events import Progress
 from reelray.proto.request import RenderRequest, RenderSummary
 from reelray.proto.v1 import video_spec_pb2 as wire
+from reelray.proto.v1 import videos_pb2
+
+LONGEST_S = 1e9
+"""Starts later than that are as good as never."""
 
 
 def planned(request: RenderRequest, model: str, digest: str, fps: Fraction) -> wire.VideoPlan:
@@ -39,6 +47,20 @@ def planned(request: RenderRequest, model: str, digest: str, fps: Fraction) -> w
 def moved_on(progress: Progress) -> wire.StageProgress:
     """Say how far it is."""
     return wire.StageProgress(stage=TO_WIRE[progress.stage], done=progress.done, total=progress.total)
+
+
+def queued(waits: Waits) -> videos_pb2.GenerateEvent:
+    """Say how it stands while it waits."""
+    return videos_pb2.GenerateEvent(queued=standing(waits))
+
+
+def standing(waits: Waits) -> wire.Queued:
+    """Say where something stands in its line."""
+    if waits.start_s is None:
+        return wire.Queued(position=waits.position)
+    start = Timestamp()
+    start.FromMicroseconds(round((time.time() + min(waits.start_s, LONGEST_S)) * 1e6))
+    return wire.Queued(position=waits.position, predicted_start=start)
 
 
 def done(summary: RenderSummary) -> wire.VideoSummary:

@@ -55,6 +55,10 @@ class Surroundings:
     clock: Callable[[], float] = time.monotonic
 
 
+class MadeRoom(Exception):  # noqa: N818  nothing went wrong
+    """An attempt has ended because it was asked to; what it made is committed."""
+
+
 class Attempt:
     """Call `run` once, while the lease is held.
 
@@ -68,6 +72,27 @@ class Attempt:
         self._lease, self._model, self._around = lease, model, around
         self._told_s = around.clock()
         self._summary: RenderSummary | None = None
+        self._steps = self._all_steps = self._committed = self._first = 0
+        self._is_to_end = False
+
+    @property
+    def share(self) -> float:
+        """How much of the denoising is done."""
+        return min(1.0, self._steps / self._all_steps) if self._all_steps else 0.0
+
+    @property
+    def own_share(self) -> float:
+        """How much of it this attempt has done."""
+        return (self._steps - self._first) / self._all_steps if self._all_steps else 0.0
+
+    @property
+    def left(self) -> float:
+        """Share of the denoising behind the last commit."""
+        return 1.0 - min(1.0, self._committed / self._all_steps) if self._all_steps else 1.0
+
+    def make_room(self) -> None:
+        """End at the next step that can be committed; one whose engine puts nothing down goes on to its end."""
+        self._is_to_end = True
 
     async def run(self) -> dict[str, Any]:
         """Make the video.
@@ -76,6 +101,7 @@ class Attempt:
             The job's result, for `Leases.finish`.
 
         Raises:
+            MadeRoom: It was asked to.
             LeaseLostError: A commit was refused.
             ReelrayError: The job's spec, the engine, or the place of its files.
         """
@@ -90,7 +116,8 @@ class Attempt:
     def _begin(self, began: Beginning) -> None:
         self._job, self._video, self._records = began.job, began.video, list(began.records)
         self._request = began.job.request
-        self._steps = 0 if began.snapshot is None else began.snapshot.windows
+        self._steps = self._committed = 0 if began.snapshot is None else began.snapshot.windows
+        self._first = self._steps
         self._made = 0 if began.snapshot is None else began.snapshot.frame
         self._run = EngineRun(self._model.engine, self._request, began.snapshot)
         ends, place = chunk_ends(self._request, self._job.model.facts), self._video.place
@@ -107,7 +134,7 @@ class Attempt:
         if isinstance(event, Frames):
             await self._write(event)
         elif event.stage is Stage.DENOISE:
-            self._steps = event.done
+            self._steps, self._all_steps = event.done, event.total
         await self._tell(event)
         await self._look_after_commits()
 
@@ -120,7 +147,10 @@ class Attempt:
 
     async def _look_after_commits(self) -> None:
         frames = self._video.place.frames
-        if self._pending is None and self._pace.is_due(frames=self._made, steps=self._steps) and self._made >= frames:
+        if self._is_to_end and self._pending is None and self._steps == self._committed:  # nothing would be lost
+            raise MadeRoom
+        is_due = self._is_to_end or self._pace.is_due(frames=self._made, steps=self._steps)
+        if self._pending is None and is_due and frames <= self._made < self._request.frames:
             began_s = self._around.clock()
             snapshot = await asyncio.to_thread(self._run.put_down)
             self._pending = None if snapshot is None else (snapshot, began_s)
@@ -128,6 +158,9 @@ class Attempt:
             (snapshot, began_s), self._pending = self._pending, None
             await self._commit(snapshot)
             self._pace.committed(frames=frames, steps=snapshot.windows, began_s=began_s)
+            self._committed = snapshot.windows
+            if self._is_to_end:
+                raise MadeRoom
 
     async def _commit(self, snapshot: Snapshot) -> None:
         artifacts, lease, unit = self._around.artifacts, self._lease, len(self._records)

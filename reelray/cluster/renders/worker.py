@@ -1,4 +1,4 @@
-"""Claims jobs, has engines make them, and says how each attempt ended."""
+"""Has engines make jobs, and says how each attempt ended. Which job comes next, others decide."""
 
 import asyncio
 import logging
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from reelray.cluster.gateway.served_models import ServedModel
-from reelray.cluster.renders.attempt import Attempt, Surroundings
+from reelray.cluster.renders.attempt import Attempt, MadeRoom, Surroundings
 from reelray.cluster.renders.lease_keeper import AWAY, hold
 from reelray.cluster.renders.retention import clear_job
 from reelray.cluster.renders.spec import queue_of
 from reelray.cluster.store.leases import Lease
+from reelray.cluster.store.names import JobRef
 from reelray.proto.errors import (
     ArtifactError,
     CancelledError,
@@ -41,22 +42,17 @@ class WorkerHabits:
 
     Args:
         owner: What others see as who holds a job.
-        slots: Jobs at once.
         lease_s: How long a job stays with a worker that was lost.
-        idle_s: How often it looks for jobs where there are none.
         retry_after_s: How long a job rests after a failure that may pass; four times as long after each further one.
     """
 
     owner: str = field(default_factory=_name)
-    slots: int = 1
     lease_s: float = 15.0
-    idle_s: float = 0.5
     retry_after_s: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("slots", "lease_s", "idle_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        if self.lease_s <= 0:
+            raise ValueError(f"lease_s is {self.lease_s}; it must be greater than 0")
 
     def rest_s(self, attempts: int) -> float:
         """How long a job rests after so many attempts in a row that failed: a disk may be full for minutes."""
@@ -64,7 +60,7 @@ class WorkerHabits:
 
 
 class RenderWorker:
-    """Works until its task is cancelled; jobs in work are then given back.
+    """Works on one job at a time for each call of `work_on`.
 
     Args:
         models: What it can make.
@@ -78,48 +74,44 @@ class RenderWorker:
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """Where it looks for jobs: those of models that take requests now."""
+        """Where its jobs lie: those of models that take requests now."""
         return tuple(queue for queue, model in self._models.items() if model.is_ready)
 
-    async def run(self) -> None:
-        """Work; see the class."""
-        async with asyncio.TaskGroup() as slots:
-            for slot in range(self._habits.slots):
-                slots.create_task(self._work(f"{self._habits.owner}:{slot}"), name=f"render slot {slot}")
-
-    async def _work(self, owner: str) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "it runs in a task"
-        while not task.cancelling():  # a call to the store may have lost the cancellation
-            lease = await self._claim(owner)
-            if lease is None:
-                await asyncio.sleep(self._habits.idle_s)
-            else:
-                await self.work_on(lease)
-
-    async def _claim(self, owner: str) -> Lease | None:
+    async def claim(self, ref: JobRef | None = None) -> Lease | None:
+        """Have a job, or any where none is named; None where it is not to be had, or the store is away."""
         if not (queues := self.queues):
             return None
+        habits = self._habits
         try:
-            return await self._around.store.leases.claim(owner, lease_s=self._habits.lease_s, queues=queues)
+            return await self._around.store.leases.claim(habits.owner, lease_s=habits.lease_s, queues=queues, job=ref)
         except AWAY as error:
             LOG.warning("no jobs can be claimed now: %s", error)
             return None
 
-    async def work_on(self, lease: Lease) -> None:
-        """Make one job, and say in the store how that ended."""
+    def attempt(self, lease: Lease) -> Attempt:
+        """What `work_on` is to run."""
+        return Attempt(lease, self._models[lease.job.queue], self._around)
+
+    async def work_on(self, lease: Lease, attempt: Attempt | None = None) -> bool:
+        """Make one job, and say in the store how that ended; a job in work is given back when this is cancelled.
+
+        Returns:
+            Whether it was made.
+        """
         model, leases = self._models[lease.job.queue], self._around.store.leases
+        is_made = False
         try:
-            result = await hold(self._around.store, lease, Attempt(lease, model, self._around).run())
+            result = await hold(self._around.store, lease, (attempt or self.attempt(lease)).run())
             say: Callable[[], Awaitable[object]] = partial(leases.finish, lease, result)
+            is_made = True
         except FencedError as error:
             LOG.info("job %s is left: %s", lease.ref.id, error)
-            return
+            return False
         except asyncio.CancelledError:
             await asyncio.shield(self._say(lease, partial(leases.release, lease)))
             raise
-        except CancelledError as error:  # of the engine, which closes
-            LOG.info("job %s is given back: %s", lease.ref.id, error)
+        except (MadeRoom, CancelledError) as reason:  # the latter of the engine, which closes
+            LOG.info("job %s is given back: %s", lease.ref.id, str(reason) or "others go first")
             say = partial(leases.release, lease)
         except ReelrayError as error:
             LOG.warning("job %s: %s", lease.ref.id, error)
@@ -129,6 +121,7 @@ class RenderWorker:
             LOG.exception("job %s failed unexpectedly", lease.ref.id)
             say = partial(self._fail, lease, UNEXPECTED, retry=True)
         await self._say(lease, say)
+        return is_made
 
     async def _fail(self, lease: Lease, why: str, *, retry: bool) -> None:
         rest_s = self._habits.rest_s(lease.job.attempts) if retry else 0.0

@@ -55,7 +55,9 @@ class GatewayReplica:
             house = open_house(address, None, arguments.files, rule, self._models)
             self._house = await self._kept.enter_async_context(house)
         archive = None if self._house is None else self._house.archive
-        self._server = await GatewayServer(self._models, arguments.address, guard, archive, shares_port=True).start()
+        desk = None if self._house is None else self._house.desk
+        server = GatewayServer(self._models, arguments.address, guard, archive, desk=desk, shares_port=True)
+        self._server = await server.start()
         self._greeting = [
             asyncio.create_task(keep_greeting(*pair)) for pair in zip(self._doors, self._models, strict=True)
         ]

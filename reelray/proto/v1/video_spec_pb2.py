@@ -12,9 +12,10 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!reelray/proto/v1/video_spec.proto\x12\nreelray.v1\"\x9f\x03\n\tVideoSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1c\n\x0fnegative_prompt\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x10\n\x06\x66rames\x18\x04 \x01(\rH\x00\x12\x11\n\x07seconds\x18\x05 \x01(\x01H\x00\x12\x1e\n\x04size\x18\x06 \x01(\x0b\x32\x10.reelray.v1.Size\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\x05steps\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x15\n\x08guidance\x18\t \x01(\x01H\x04\x88\x01\x01\x12\x10\n\x03\x66ps\x18\n \x01(\x01H\x05\x88\x01\x01\x12)\n\x07\x63hanges\x18\x0b \x03(\x0b\x32\x18.reelray.v1.PromptChange\x12$\n\x07\x64\x65\x63oder\x18\x0c \x01(\x0e\x32\x13.reelray.v1.Decoder\x12)\n\nconditions\x18\r \x03(\x0b\x32\x15.reelray.v1.ConditionB\x08\n\x06lengthB\x12\n\x10_negative_promptB\x07\n\x05_seedB\x08\n\x06_stepsB\x0b\n\t_guidanceB\x06\n\x04_fps\"%\n\x04Size\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\"<\n\x0cPromptChange\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0b\n\x03\x63ut\x18\x03 \x01(\x08\"\xd2\x01\n\tCondition\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.reelray.v1.Condition.Kind\x12\x10\n\x06inline\x18\x02 \x01(\x0cH\x00\"\x7f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46IRST_FRAME\x10\x01\x12\x0e\n\nLAST_FRAME\x10\x02\x12\x13\n\x0fREFERENCE_IMAGE\x10\x03\x12\t\n\x05VIDEO\x10\x04\x12\x08\n\x04MASK\x10\x05\x12\t\n\x05\x41UDIO\x10\x06\x12\x0b\n\x07\x43ONTROL\x10\x07\x42\x08\n\x06source\"\xb1\x02\n\tVideoPlan\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x04 \x01(\t\x12\x1e\n\x04size\x18\x05 \x01(\x0b\x32\x10.reelray.v1.Size\x12\x0e\n\x06\x66rames\x18\x06 \x01(\r\x12!\n\x03\x66ps\x18\x07 \x01(\x0b\x32\x14.reelray.v1.Rational\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\r\n\x05steps\x18\t \x01(\r\x12\x10\n\x08guidance\x18\n \x01(\x01\x12.\n\rlater_prompts\x18\x0b \x03(\x0b\x32\x17.reelray.v1.LaterPrompt\x12$\n\x07\x64\x65\x63oder\x18\x0c \x01(\x0e\x32\x13.reelray.v1.Decoder\"2\n\x08Rational\x12\x11\n\tnumerator\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65nominator\x18\x02 \x01(\r\"@\n\x0bLaterPrompt\x12\x14\n\x0clatent_frame\x18\x01 \x01(\r\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0b\n\x03\x63ut\x18\x03 \x01(\x08\"\xc4\x01\n\rStageProgress\x12.\n\x05stage\x18\x01 \x01(\x0e\x32\x1f.reelray.v1.StageProgress.Stage\x12\x0c\n\x04\x64one\x18\x02 \x01(\r\x12\r\n\x05total\x18\x03 \x01(\r\"f\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x08\n\x04TEXT\x10\x01\x12\x0b\n\x07\x44\x45NOISE\x10\x02\x12\x0c\n\x08REMEMBER\x10\x03\x12\n\n\x06\x44\x45\x43ODE\x10\x04\x12\x0b\n\x07REGROUP\x10\x05\x12\x08\n\x04LOAD\x10\x06\"\xb2\x02\n\x0cVideoSummary\x12\x0e\n\x06\x66rames\x18\x01 \x01(\r\x12\x10\n\x08\x66orwards\x18\x02 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0e\n\x06layout\x18\x05 \x01(\t\x12\r\n\x05ranks\x18\x06 \x01(\r\x12\x41\n\rstage_seconds\x18\x07 \x03(\x0b\x32*.reelray.v1.VideoSummary.StageSecondsEntry\x12\x12\n\npeak_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x64\x65\x63ode_ranks\x18\t \x01(\r\x12\x0f\n\x07weights\x18\n \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x0b \x01(\t\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*I\n\x07\x44\x65\x63oder\x12\x17\n\x13\x44\x45\x43ODER_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44\x45\x43ODER_FULL\x10\x01\x12\x13\n\x0f\x44\x45\x43ODER_PREVIEW\x10\x02*>\n\x05Media\x12\x15\n\x11MEDIA_UNSPECIFIED\x10\x00\x12\r\n\tMEDIA_MP4\x10\x01\x12\x0f\n\x0bMEDIA_RGB24\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!reelray/proto/v1/video_spec.proto\x12\nreelray.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x03\n\tVideoSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1c\n\x0fnegative_prompt\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x10\n\x06\x66rames\x18\x04 \x01(\rH\x00\x12\x11\n\x07seconds\x18\x05 \x01(\x01H\x00\x12\x1e\n\x04size\x18\x06 \x01(\x0b\x32\x10.reelray.v1.Size\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\x05steps\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x15\n\x08guidance\x18\t \x01(\x01H\x04\x88\x01\x01\x12\x10\n\x03\x66ps\x18\n \x01(\x01H\x05\x88\x01\x01\x12)\n\x07\x63hanges\x18\x0b \x03(\x0b\x32\x18.reelray.v1.PromptChange\x12$\n\x07\x64\x65\x63oder\x18\x0c \x01(\x0e\x32\x13.reelray.v1.Decoder\x12)\n\nconditions\x18\r \x03(\x0b\x32\x15.reelray.v1.ConditionB\x08\n\x06lengthB\x12\n\x10_negative_promptB\x07\n\x05_seedB\x08\n\x06_stepsB\x0b\n\t_guidanceB\x06\n\x04_fps\"%\n\x04Size\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\"<\n\x0cPromptChange\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0b\n\x03\x63ut\x18\x03 \x01(\x08\"\xd2\x01\n\tCondition\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.reelray.v1.Condition.Kind\x12\x10\n\x06inline\x18\x02 \x01(\x0cH\x00\"\x7f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46IRST_FRAME\x10\x01\x12\x0e\n\nLAST_FRAME\x10\x02\x12\x13\n\x0fREFERENCE_IMAGE\x10\x03\x12\t\n\x05VIDEO\x10\x04\x12\x08\n\x04MASK\x10\x05\x12\t\n\x05\x41UDIO\x10\x06\x12\x0b\n\x07\x43ONTROL\x10\x07\x42\x08\n\x06source\"\xb1\x02\n\tVideoPlan\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x04 \x01(\t\x12\x1e\n\x04size\x18\x05 \x01(\x0b\x32\x10.reelray.v1.Size\x12\x0e\n\x06\x66rames\x18\x06 \x01(\r\x12!\n\x03\x66ps\x18\x07 \x01(\x0b\x32\x14.reelray.v1.Rational\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\r\n\x05steps\x18\t \x01(\r\x12\x10\n\x08guidance\x18\n \x01(\x01\x12.\n\rlater_prompts\x18\x0b \x03(\x0b\x32\x17.reelray.v1.LaterPrompt\x12$\n\x07\x64\x65\x63oder\x18\x0c \x01(\x0e\x32\x13.reelray.v1.Decoder\"2\n\x08Rational\x12\x11\n\tnumerator\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65nominator\x18\x02 \x01(\r\"@\n\x0bLaterPrompt\x12\x14\n\x0clatent_frame\x18\x01 \x01(\r\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0b\n\x03\x63ut\x18\x03 \x01(\x08\"O\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x33\n\x0fpredicted_start\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc4\x01\n\rStageProgress\x12.\n\x05stage\x18\x01 \x01(\x0e\x32\x1f.reelray.v1.StageProgress.Stage\x12\x0c\n\x04\x64one\x18\x02 \x01(\r\x12\r\n\x05total\x18\x03 \x01(\r\"f\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x08\n\x04TEXT\x10\x01\x12\x0b\n\x07\x44\x45NOISE\x10\x02\x12\x0c\n\x08REMEMBER\x10\x03\x12\n\n\x06\x44\x45\x43ODE\x10\x04\x12\x0b\n\x07REGROUP\x10\x05\x12\x08\n\x04LOAD\x10\x06\"\xb2\x02\n\x0cVideoSummary\x12\x0e\n\x06\x66rames\x18\x01 \x01(\r\x12\x10\n\x08\x66orwards\x18\x02 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0e\n\x06layout\x18\x05 \x01(\t\x12\r\n\x05ranks\x18\x06 \x01(\r\x12\x41\n\rstage_seconds\x18\x07 \x03(\x0b\x32*.reelray.v1.VideoSummary.StageSecondsEntry\x12\x12\n\npeak_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x64\x65\x63ode_ranks\x18\t \x01(\r\x12\x0f\n\x07weights\x18\n \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x0b \x01(\t\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*I\n\x07\x44\x65\x63oder\x12\x17\n\x13\x44\x45\x43ODER_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44\x45\x43ODER_FULL\x10\x01\x12\x13\n\x0f\x44\x45\x43ODER_PREVIEW\x10\x02*>\n\x05Media\x12\x15\n\x11MEDIA_UNSPECIFIED\x10\x00\x12\r\n\tMEDIA_MP4\x10\x01\x12\x0f\n\x0bMEDIA_RGB24\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,32 +24,34 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_VIDEOSUMMARY_STAGESECONDSENTRY']._options = None
   _globals['_VIDEOSUMMARY_STAGESECONDSENTRY']._serialized_options = b'8\001'
-  _globals['_DECODER']._serialized_start=1715
-  _globals['_DECODER']._serialized_end=1788
-  _globals['_MEDIA']._serialized_start=1790
-  _globals['_MEDIA']._serialized_end=1852
-  _globals['_VIDEOSPEC']._serialized_start=50
-  _globals['_VIDEOSPEC']._serialized_end=465
-  _globals['_SIZE']._serialized_start=467
-  _globals['_SIZE']._serialized_end=504
-  _globals['_PROMPTCHANGE']._serialized_start=506
-  _globals['_PROMPTCHANGE']._serialized_end=566
-  _globals['_CONDITION']._serialized_start=569
-  _globals['_CONDITION']._serialized_end=779
-  _globals['_CONDITION_KIND']._serialized_start=642
-  _globals['_CONDITION_KIND']._serialized_end=769
-  _globals['_VIDEOPLAN']._serialized_start=782
-  _globals['_VIDEOPLAN']._serialized_end=1087
-  _globals['_RATIONAL']._serialized_start=1089
-  _globals['_RATIONAL']._serialized_end=1139
-  _globals['_LATERPROMPT']._serialized_start=1141
-  _globals['_LATERPROMPT']._serialized_end=1205
-  _globals['_STAGEPROGRESS']._serialized_start=1208
-  _globals['_STAGEPROGRESS']._serialized_end=1404
-  _globals['_STAGEPROGRESS_STAGE']._serialized_start=1302
-  _globals['_STAGEPROGRESS_STAGE']._serialized_end=1404
-  _globals['_VIDEOSUMMARY']._serialized_start=1407
-  _globals['_VIDEOSUMMARY']._serialized_end=1713
-  _globals['_VIDEOSUMMARY_STAGESECONDSENTRY']._serialized_start=1662
-  _globals['_VIDEOSUMMARY_STAGESECONDSENTRY']._serialized_end=1713
+  _globals['_DECODER']._serialized_start=1829
+  _globals['_DECODER']._serialized_end=1902
+  _globals['_MEDIA']._serialized_start=1904
+  _globals['_MEDIA']._serialized_end=1966
+  _globals['_VIDEOSPEC']._serialized_start=83
+  _globals['_VIDEOSPEC']._serialized_end=498
+  _globals['_SIZE']._serialized_start=500
+  _globals['_SIZE']._serialized_end=537
+  _globals['_PROMPTCHANGE']._serialized_start=539
+  _globals['_PROMPTCHANGE']._serialized_end=599
+  _globals['_CONDITION']._serialized_start=602
+  _globals['_CONDITION']._serialized_end=812
+  _globals['_CONDITION_KIND']._serialized_start=675
+  _globals['_CONDITION_KIND']._serialized_end=802
+  _globals['_VIDEOPLAN']._serialized_start=815
+  _globals['_VIDEOPLAN']._serialized_end=1120
+  _globals['_RATIONAL']._serialized_start=1122
+  _globals['_RATIONAL']._serialized_end=1172
+  _globals['_LATERPROMPT']._serialized_start=1174
+  _globals['_LATERPROMPT']._serialized_end=1238
+  _globals['_QUEUED']._serialized_start=1240
+  _globals['_QUEUED']._serialized_end=1319
+  _globals['_STAGEPROGRESS']._serialized_start=1322
+  _globals['_STAGEPROGRESS']._serialized_end=1518
+  _globals['_STAGEPROGRESS_STAGE']._serialized_start=1416
+  _globals['_STAGEPROGRESS_STAGE']._serialized_end=1518
+  _globals['_VIDEOSUMMARY']._serialized_start=1521
+  _globals['_VIDEOSUMMARY']._serialized_end=1827
+  _globals['_VIDEOSUMMARY_STAGESECONDSENTRY']._serialized_start=1776
+  _globals['_VIDEOSUMMARY_STAGESECONDSENTRY']._serialized_end=1827
 # @@protoc_insertion_point(module_scope)

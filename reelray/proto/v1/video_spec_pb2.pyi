@@ -1,3 +1,4 @@
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -143,6 +144,14 @@ class LaterPrompt(_message.Message):
     prompt: str
     cut: bool
     def __init__(self, latent_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., cut: bool = ...) -> None: ...
+
+class Queued(_message.Message):
+    __slots__ = ("position", "predicted_start")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_START_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    predicted_start: _timestamp_pb2.Timestamp
+    def __init__(self, position: _Optional[int] = ..., predicted_start: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class StageProgress(_message.Message):
     __slots__ = ("stage", "done", "total")

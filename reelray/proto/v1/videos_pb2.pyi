@@ -17,7 +17,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, video: _Optional[_Union[_video_spec_pb2.VideoSpec, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., options: _Optional[_Union[_request_options_pb2.RequestOptions, _Mapping]] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
-    __slots__ = ("accepted", "progress", "media", "done")
+    __slots__ = ("accepted", "progress", "media", "done", "queued")
     class Accepted(_message.Message):
         __slots__ = ("request_id", "plan")
         REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -36,8 +36,10 @@ class GenerateEvent(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     MEDIA_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
     accepted: GenerateEvent.Accepted
     progress: _video_spec_pb2.StageProgress
     media: GenerateEvent.MediaChunk
     done: _video_spec_pb2.VideoSummary
-    def __init__(self, accepted: _Optional[_Union[GenerateEvent.Accepted, _Mapping]] = ..., progress: _Optional[_Union[_video_spec_pb2.StageProgress, _Mapping]] = ..., media: _Optional[_Union[GenerateEvent.MediaChunk, _Mapping]] = ..., done: _Optional[_Union[_video_spec_pb2.VideoSummary, _Mapping]] = ...) -> None: ...
+    queued: _video_spec_pb2.Queued
+    def __init__(self, accepted: _Optional[_Union[GenerateEvent.Accepted, _Mapping]] = ..., progress: _Optional[_Union[_video_spec_pb2.StageProgress, _Mapping]] = ..., media: _Optional[_Union[GenerateEvent.MediaChunk, _Mapping]] = ..., done: _Optional[_Union[_video_spec_pb2.VideoSummary, _Mapping]] = ..., queued: _Optional[_Union[_video_spec_pb2.Queued, _Mapping]] = ...) -> None: ...

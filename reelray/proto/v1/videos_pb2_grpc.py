@@ -29,12 +29,14 @@ class VideosServicer(object):
     def Generate(self, request, context):
         """Make one video.
 
-        Events come in order: accepted, then progress and media as they arise, then done. Whoever reads slowly slows the
-        engine down; whoever leaves, or whose deadline passes, stops it at its next step.
+        Events come in order: accepted, then queued as long as it waits for an engine, then progress and media as they
+        arise, then done. Whoever reads slowly slows the engine down; whoever leaves, or whose call's deadline passes, stops
+        it at its next step.
 
         Errors: INVALID_ARGUMENT (what was asked for cannot be made; nothing has run), NOT_FOUND (no such model here),
-        UNIMPLEMENTED (the model does not take such an input), RESOURCE_EXHAUSTED (no room now, with a retry hint),
-        UNAVAILABLE (the engine was lost; with a retry hint), INTERNAL. These carry a google.rpc.ErrorInfo whose reason is
+        UNIMPLEMENTED (the model does not take such an input), RESOURCE_EXHAUSTED (no room now, or not before its deadline;
+        the text says when it would be done, and a hint when to retry where that helps), UNAVAILABLE (the engine was lost, or
+        nobody decides now who gets which GPUs; with a retry hint), INTERNAL. These carry a google.rpc.ErrorInfo whose reason is
         this project's error code; UNAUTHENTICATED, and what gRPC itself says (DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE of
         a server that has ended), do not.
         """

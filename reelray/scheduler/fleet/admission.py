@@ -27,16 +27,11 @@ def admit(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Queued |
     refused = _check_room(entry, pool, policy, now)
     if refused is not None:
         return refused
-    due_s = _due(entry, policy, now)
     start_s = predict_start(entry, pool, now)
-    if due_s is not None:
-        offers = list[Offer]()
-        for kept in _offers(entry, pool, policy, due_s, now):
-            if kept.is_kept:
-                break
-            offers.append(kept)
-        else:
-            return _refuse_deadline(entry, offers, due_s, now)
+    if dues := _dues(entry, policy, now):
+        kept, offers = _first_kept(entry, pool, policy, dues, now)
+        if kept is None:
+            return _refuse_deadline(entry, offers, dues[-1], now)
         if not _has_share(entry, kept, pool, policy, now):
             wait_s = pool.promises.work_of(entry.ticket.tenant) / pool.promises.gpus
             return Refused(request_id=entry.ticket.request_id, reason=Reason.SHARE, retry_after_s=wait_s)
@@ -78,16 +73,37 @@ def _check_room(entry: Entry, pool: Pool, policy: FleetPolicy, now: float) -> Re
     return None
 
 
-def _due(entry: Entry, policy: FleetPolicy, now: float) -> float | None:
-    """By when it must have begun, if it is a stream, or be finished; None where nothing is promised."""
+def _dues(entry: Entry, policy: FleetPolicy, now: float) -> list[float]:
+    """By when it must have begun, if it is a stream, or be finished; the last is the latest, none promises nothing.
+
+    Where patience alone says when, a level of priority is worth as much waiting as elsewhere: a high one asks for an
+    earlier place and makes do with that of all, a low one takes a later one.
+    """
     ticket = entry.ticket
     if not policy.keeps_deadlines:
-        return None
+        return []
     if ticket.deadline_s is not None:
-        return ticket.deadline_s
+        return [ticket.deadline_s]
     if not ticket.is_interactive:
-        return None
-    return now + policy.patience_s + (0.0 if ticket.kind is Kind.STREAM else entry.seconds(entry.need))
+        return []
+    seconds = 0.0 if ticket.kind is Kind.STREAM else entry.seconds(entry.need)
+    latest_s = now + policy.patience_s + max(0, -ticket.priority) * policy.priority_s + seconds
+    sooner_s = min(max(0, ticket.priority) * policy.priority_s, policy.patience_s)
+    return [latest_s - sooner_s, latest_s] if sooner_s else [latest_s]
+
+
+def _first_kept(
+    entry: Entry, pool: Pool, policy: FleetPolicy, dues: list[float], now: float
+) -> tuple[Offer | None, list[Offer]]:
+    """The first promise that can be given; without one, those that cannot, for the latest due."""
+    offers = list[Offer]()
+    for due_s in dues:
+        offers = []
+        for offer in _offers(entry, pool, policy, due_s, now):
+            if offer.is_kept:
+                return offer, offers
+            offers.append(offer)
+    return None, offers
 
 
 def _offers(entry: Entry, pool: Pool, policy: FleetPolicy, due_s: float, now: float) -> Iterator[Offer]:

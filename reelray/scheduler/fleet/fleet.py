@@ -5,16 +5,17 @@ that, and at `wake_s`. All times are those of the driver's clock. The cost of a 
 what waits at most, and with the numbers of free GPUs that engines have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from reelray.proto.errors import InputError
 from reelray.proto.request import RequestId
 from reelray.scheduler.fleet.admission import admit
-from reelray.scheduler.fleet.decision import Decision, Queued, Reason, Refused
+from reelray.scheduler.fleet.decision import Decision, Placed, Queued, Reason, Refused
 from reelray.scheduler.fleet.engine_state import EngineFacts, EngineState
 from reelray.scheduler.fleet.entry import Entry, State
 from reelray.scheduler.fleet.policy import FleetPolicy, Routing
 from reelray.scheduler.fleet.pool import Pool, Pressure
+from reelray.scheduler.fleet.standings import entry_of_run, list_standings
 from reelray.scheduler.fleet.ticket import EngineId, SessionId, Ticket
 
 
@@ -36,25 +37,57 @@ class Fleet:
         self._turn = 0
         self._count = 0
 
-    def submit(self, ticket: Ticket, now: float) -> Queued | Refused:
+    def submit(self, ticket: Ticket, now: float, *, waited_s: float = 0.0) -> Queued | Refused:
         """Take a ticket on, or refuse it at once; `next_decisions` may give it a place in the same moment.
+
+        Args:
+            ticket: What wants a place.
+            now: The time.
+            waited_s: Seconds that it has waited elsewhere, which count for its place in line.
 
         Raises:
             InputError: One of this id is here already.
         """
-        if ticket.request_id in self._entries:
-            raise InputError(f"request {ticket.request_id} is here already")
+        self._check_new(ticket)
         pool = self._pools.get(ticket.model)
-        if pool is None:
+        if pool is None or (ticket.engine is not None and ticket.engine not in pool.index.engines):
             return Refused(request_id=ticket.request_id, reason=Reason.NO_ENGINE)
         self._count += 1
-        entry = Entry(ticket, self._count, now)
+        entry = Entry(ticket, self._count, now - waited_s)
         entry.pinned = self._pin(ticket, pool)
         answer = admit(entry, pool, self._policy, now)
         if isinstance(answer, Queued):
             self._entries[ticket.request_id] = entry
             pool.wait(entry)
         return answer
+
+    def adopt(self, placed: Placed, ticket: Ticket) -> bool:
+        """Know a ticket that runs already, such as after a change of who drives; nothing is decided anew.
+
+        Args:
+            placed: Where it runs since now, on how many GPUs, in which attempt, and how much of it is left.
+            ticket: What runs.
+
+        Returns:
+            False where that engine is not here, or has no GPUs left for it.
+
+        Raises:
+            InputError: One of this id is here already.
+        """
+        self._check_new(ticket)
+        engine = self._engines.get(placed.engine_id)
+        if engine is None or engine.free_gpus < placed.gpus or placed.gpus not in ticket.seconds:
+            return False
+        self._count += 1
+        entry = self._entries[ticket.request_id] = entry_of_run(placed, ticket, self._count)
+        self._pools[engine.facts.model].running.begin(entry, engine, placed.gpus, placed.start_s)
+        if ticket.session is not None:
+            self._sessions[ticket.session] = placed.engine_id
+        return True
+
+    def standings(self, now: float) -> Iterator[Queued]:
+        """How all that wait stand, in the order in which they came; see `list_standings`."""
+        return list_standings(self._entries.values(), self._pools, now)
 
     def next_decisions(self, now: float) -> list[Decision]:
         """What can be done now; the driver carries all of it out."""
@@ -195,7 +228,13 @@ class Fleet:
         """How much each model's engines have to do."""
         return {model: pool.pressure() for model, pool in self._pools.items()}
 
+    def _check_new(self, ticket: Ticket) -> None:
+        if ticket.request_id in self._entries:
+            raise InputError(f"request {ticket.request_id} is here already")
+
     def _pin(self, ticket: Ticket, pool: Pool) -> EngineId | None:
+        if ticket.engine is not None:
+            return ticket.engine
         held = None if ticket.session is None else self._sessions.get(ticket.session)
         if held is not None and (engine := pool.index.engines.get(held)) is not None and engine.could_take(ticket):
             return held

@@ -43,6 +43,7 @@ class Ticket:
             `FleetPolicy.patience_s`.
         memory_bytes: Predicted bytes on its engine, over all its GPUs.
         session: What it goes on with; it runs where that is held.
+        engine: The only engine that may run it; None lets all of its model.
 
     Raises:
         ValueError: A number is out of range.
@@ -58,6 +59,7 @@ class Ticket:
     deadline_s: float | None = None
     memory_bytes: int = 0
     session: SessionId | None = None
+    engine: EngineId | None = None
 
     def __post_init__(self) -> None:
         if not self.seconds or min(self.seconds) < 1:

@@ -26,7 +26,7 @@ from reelray.cluster.cli import main
 from reelray.cluster.gateway import render_house
 from reelray.cluster.renders.worker import RenderWorker, WorkerHabits
 from tests.support.fake_engine import FakeEngine, fake_services, write_models
-render_house.RenderWorker = lambda models, around: RenderWorker(models, around, WorkerHabits(lease_s=1.5, idle_s=0.05))
+render_house.RenderWorker = lambda models, around: RenderWorker(models, around, WorkerHabits(lease_s=1.5))
 render_house.STORE_LOOK_S = 0.05
 models = Path("models")
 engine = FakeEngine(frame_delay_s=float(sys.argv[1]))

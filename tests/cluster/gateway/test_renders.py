@@ -114,7 +114,7 @@ def test_exact_quality_is_what_there_is(caller):
 def test_generate_refuses_options_that_would_change_nothing():
     with serve(FakeEngine()) as address, connect(address) as channel:
         generate = videos_pb2_grpc.VideosStub(channel).Generate
-        for options, name in (({"priority": 1}, "priority"), ({"idempotency_key": "k"}, "idempotency_key")):
+        for options, name in (({"quality": 3}, "quality"), ({"idempotency_key": "k"}, "idempotency_key")):
             request = videos_pb2.GenerateRequest(video=video(), options=options)
             code, text, *_ = refusal(lambda request=request: generate(request))
             assert (code, f"options.{name}" in text) == (grpc.StatusCode.UNIMPLEMENTED, True)

@@ -28,6 +28,7 @@ from tests.support.render_jobs import (
     submit,
     undisturbed,
     video_of,
+    work_alone,
     worker_of,
 )
 
@@ -46,7 +47,7 @@ def test_beside_a_worker_only_orphans_go(play, artifacts):
             ref = await submit(store, artifacts, plan(entry, frames=41), model)
             lease = await store.leases.claim("w", lease_s=0.02, queues=["fake"])
             artifacts.write("ann", ref.id, f"u0-f{lease.fence}", ".snap", b"an attempt that was lost")
-            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            task = asyncio.create_task(work_alone(worker_of(store, artifacts, model)))
             await reached(gate)
             job, records = await store.jobs.get(ref), await records_of(store, ref)
             artifacts.write("ann", ref.id, f"u99-f{job.fence}", ".snap", b"not committed yet")
@@ -77,7 +78,7 @@ def test_a_job_that_was_cancelled_keeps_what_was_to_be_seen(play, artifacts):
 
         async def case(store):
             ref = await submit(store, artifacts, job, model)
-            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            task = asyncio.create_task(work_alone(worker_of(store, artifacts, model)))
             await reached(gate)
             begun = await video_of(store, artifacts, ref)
             await store.jobs.cancel(ref)
@@ -238,7 +239,7 @@ def test_ranges_of_a_video_are_its_bytes(play, artifacts):
         async def case(store):
             ref = await submit(store, artifacts, job, model)
             waiting = await read_media(store, artifacts, ref)
-            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            task = asyncio.create_task(work_alone(worker_of(store, artifacts, model)))
             await reached(gate)
             media = await find_media(store, ref)
             size = media.size_bytes
@@ -287,7 +288,7 @@ def test_a_reader_is_not_disturbed_by_the_end_of_a_job(play, artifacts, tmp_path
 
         async def case(store):
             ref = await submit(store, artifacts, job, model)
-            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            task = asyncio.create_task(work_alone(worker_of(store, artifacts, model)))
             await reached(gate)
             begun = await find_media(store, ref)
             piece = await read_media(store, Late(tmp_path / "renders"), ref, offset=9, most_bytes=200)

@@ -37,6 +37,7 @@ from tests.support.render_jobs import (
     undisturbed,
     until,
     video_of,
+    work_alone,
     worker_of,
 )
 
@@ -325,7 +326,7 @@ def test_a_worker_that_ends_gives_its_job_back(play, artifacts):
 
         async def case(store):
             ref = await submit(store, artifacts, job, model)
-            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            task = asyncio.create_task(work_alone(worker_of(store, artifacts, model)))
             await reached(gate)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -351,7 +352,7 @@ def test_a_lost_snapshot_costs_work_and_no_frame(play, artifacts, tmp_path, what
 
         async def case(store):
             ref = await submit(store, artifacts, job, model)
-            task = asyncio.create_task(worker_of(store, artifacts, model).run())
+            task = asyncio.create_task(work_alone(worker_of(store, artifacts, model)))
             await reached(gate)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -433,8 +434,8 @@ def test_several_jobs_share_a_worker(play, artifacts):
 
         async def case(store):
             refs = [await submit(store, artifacts, job, model) for job in jobs]
-            habits = WorkerHabits(owner="w", slots=3, lease_s=60, idle_s=0.01)
-            task = asyncio.create_task(worker_of(store, artifacts, model, habits=habits).run())
+            habits = WorkerHabits(owner="w", lease_s=60)
+            task = asyncio.create_task(work_alone(worker_of(store, artifacts, model, habits=habits), slots=3))
             for ref in refs:
                 async for _ in store.events.follow(ref):
                     pass

@@ -1,0 +1,204 @@
+"""Where a house meets the coordinator: what it has, asks for, and is told to do.
+
+Lines to coordinators come and go; requests that wait or run stay, and are told to whoever comes next.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from reelray.cluster.coordinator.engine_offers import EngineOffers
+from reelray.cluster.coordinator.messages import (
+    Asked,
+    Begin,
+    Decision,
+    Ended,
+    EngineCame,
+    EngineWent,
+    Joined,
+    LookedFor,
+    MakeRoom,
+    Report,
+    Run,
+    Turned,
+    Waits,
+    Wish,
+    Word,
+)
+from reelray.cluster.coordinator.visit import Visit
+from reelray.cluster.gateway.served_models import ServedModels
+from reelray.proto.errors import FencedError
+from reelray.proto.request import RequestId
+
+LOG = logging.getLogger("reelray.coordinator")
+ANSWER_S = 1.5
+"""Who finds nobody to decide is told so within that."""
+
+
+class Carrier(Protocol):
+    """Makes renders of the store in a house."""
+
+    def begin(self, begin: Begin) -> None:
+        """Begin one, in the background; it says `Ended` or `MadeRoom`."""
+
+    def make_room(self, request_id: RequestId, run: int) -> None:
+        """Put one down at its next commit or step."""
+
+    def runs(self) -> tuple[Run, ...]:
+        """What it works on."""
+        ...
+
+
+class Desk:
+    """Of one event loop.
+
+    Args:
+        house: Name of the house, unlike all others.
+        models: Its engines.
+        patience_s: How long a new request waits for somebody to decide.
+    """
+
+    def __init__(self, house: str, models: ServedModels, *, patience_s: float = ANSWER_S) -> None:
+        self.house = house
+        self._offers = EngineOffers(house, models)
+        self._patience_s = patience_s
+        self._visits: dict[RequestId, Visit] = {}
+        self._line: Callable[[Report], None] | None = None
+        self._fence = -1
+        self._carrier: Carrier | None = None
+        self._takes_work = True
+        loop = asyncio.get_running_loop()
+        for model in models:
+            model.listeners.append(lambda: _call_soon(loop, self.look_at_engines))
+
+    def carry_renders(self, carrier: Carrier) -> None:
+        """Let renders be made by this; without it none are."""
+        self._carrier = carrier
+
+    def connect(self, fence: int, say: Callable[[Report], None]) -> None:
+        """Tell a coordinator all, and what happens from now on.
+
+        Args:
+            fence: Its own; those of its predecessors are heard no more.
+            say: Takes reports; the first is `Joined`.
+
+        Raises:
+            FencedError: It is a predecessor of one that was heard.
+        """
+        self._check_fence(fence)
+        self._line = say
+        say(self._joined())
+
+    def disconnect(self, say: Callable[[Report], None]) -> None:
+        """That coordinator is gone; harmless where another has come."""
+        if self._line is say:
+            self._line = None
+
+    def hear(self, word: Word) -> None:
+        """Carry a decision out.
+
+        Raises:
+            FencedError: It was made by a predecessor of one that was heard; nothing is done.
+        """
+        self._check_fence(word.fence)
+        decision = word.decision
+        if isinstance(decision, Begin) and decision.render is not None:
+            self._begin_render(decision)
+        elif isinstance(decision, MakeRoom):
+            if self._carrier is not None:
+                self._carrier.make_room(decision.request_id, decision.run)
+        else:
+            self._tell_visit(decision)
+
+    @asynccontextmanager
+    async def ask(self, wish: Wish) -> AsyncIterator[Visit]:
+        """Ask for a place, for the time of a block.
+
+        Raises:
+            ReelrayError: It gets none, at once; the message says when it could.
+        """
+        self.look_at_engines()
+        visit = Visit(wish, self.say)
+        self._visits[wish.request_id] = visit
+        try:
+            if self._takes_work:
+                self.say(Asked(wish=wish))
+            else:
+                visit.go_on_alone()
+            await visit.first(self._patience_s)
+            yield visit
+        finally:
+            visit.end()
+            del self._visits[wish.request_id]
+
+    def say(self, report: Report) -> None:
+        """Tell the coordinator something; what happens without one is in what the next is told at first."""
+        if self._line is not None:
+            self._line(report)
+
+    def measured(self, begin: Begin, took_s: float) -> float | None:
+        """Note how long something took that nothing disturbed; gives its engine's pace."""
+        return self._offers.measured(begin.engine_id, begin.work_s, took_s)
+
+    def look_for_renders(self) -> None:
+        """A render was submitted."""
+        self.say(LookedFor())
+
+    def look_at_engines(self) -> None:
+        """Tell of engines that were lost or are there again."""
+        if not self._takes_work:
+            return
+        came, went = self._offers.changes()
+        for engine_id in went:
+            self.say(EngineWent(engine_id=engine_id))
+        for offer in came:
+            self.say(EngineCame(offer=offer))
+
+    def leave_work(self) -> None:
+        """Take nothing more from the coordinator; who was let in and waits goes on to the engine's own line."""
+        self._takes_work = False
+        for visit in self._visits.values():
+            visit.go_on_alone()
+        for offer in self._offers.known():
+            self.say(EngineWent(engine_id=offer.engine_id))
+
+    def _joined(self) -> Joined:
+        self._offers.changes()
+        runs = [run for visit in self._visits.values() if (run := visit.as_run()) is not None]
+        waiting = [wish for visit in self._visits.values() if (wish := visit.as_waiting()) is not None]
+        renders = () if self._carrier is None else self._carrier.runs()
+        engines = self._offers.known() if self._takes_work else ()
+        return Joined(house=self.house, engines=engines, runs=(*runs, *renders), waiting=tuple(waiting))
+
+    def _check_fence(self, fence: int) -> None:
+        if fence < self._fence:
+            raise FencedError(f"a coordinator with fence {fence} decides no more; {self._fence} does")
+        self._fence = fence
+
+    def _begin_render(self, begin: Begin) -> None:
+        if self._carrier is None or not self._takes_work:
+            self.say(Ended(request_id=begin.request_id, run=begin.run))
+        else:
+            self._carrier.begin(begin)
+
+    def _tell_visit(self, decision: Decision) -> None:
+        visit = self._visits.get(decision.request_id)
+        if visit is not None and isinstance(decision, Waits | Begin | Turned):
+            visit.hear(decision)
+        elif isinstance(decision, Begin):  # who asked has left meanwhile
+            self.say(Ended(request_id=decision.request_id, run=decision.run))
+
+
+def name_house() -> str:
+    """A name that no other process has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(action)

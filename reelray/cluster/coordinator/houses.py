@@ -1,0 +1,93 @@
+"""The lines to houses, and what the fleet decides in the words that they understand."""
+
+from collections.abc import Callable
+
+from reelray.cluster.coordinator.clock import Alarm, Clock
+from reelray.cluster.coordinator.messages import Decision, Turned, Waits, Word
+from reelray.scheduler.fleet.decision import Queued, Refused
+
+Hear = Callable[[Word], None]
+
+
+class Houses:
+    """All houses that are there.
+
+    Args:
+        fence: Of the coordinator; goes along with every word.
+    """
+
+    def __init__(self, fence: int) -> None:
+        self._fence = fence
+        self._lines: dict[str, Hear] = {}
+
+    def __contains__(self, house: str) -> bool:
+        return house in self._lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, house: str, hear: Hear) -> None:
+        """Know a house."""
+        self._lines[house] = hear
+
+    def remove(self, house: str) -> bool:
+        """Forget a house; returns whether it was there."""
+        return self._lines.pop(house, None) is not None
+
+    def clear(self) -> None:
+        """Say nothing more to anybody."""
+        self._lines.clear()
+
+    def say(self, house: str | None, decision: Decision) -> None:
+        """Tell a house, if it is there."""
+        hear = None if house is None else self._lines.get(house)
+        if hear is not None:
+            hear(Word(fence=self._fence, decision=decision))
+
+
+class Alarms:
+    """Calls that come later, one of each name.
+
+    Args:
+        clock: The time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._set: dict[str, Alarm] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._set
+
+    def set(self, name: str, at_s: float | None, action: Callable[[], None]) -> None:
+        """Call something at a time, instead of what was set before; None calls nothing."""
+        if name in self._set:
+            self._set.pop(name).cancel()
+        if at_s is not None:
+            self._set[name] = self._clock.call_at(at_s, lambda: self._ring(name, action))
+
+    def clear(self) -> None:
+        """Call nothing more."""
+        for alarm in self._set.values():
+            alarm.cancel()
+        self._set.clear()
+
+    def _ring(self, name: str, action: Callable[[], None]) -> None:
+        del self._set[name]
+        action()
+
+
+def turned_away(refused: Refused, now: float) -> Turned:
+    """Say that something gets no place."""
+    return Turned(
+        request_id=refused.request_id,
+        reason=refused.reason,
+        finish_s=None if refused.finish_s is None else max(0.0, refused.finish_s - now),
+        retry_after_s=refused.retry_after_s,
+    )
+
+
+def stands(queued: Queued, now: float) -> Waits:
+    """Say how something stands."""
+    start_s = None if queued.start_s == float("inf") else max(0.0, queued.start_s - now)
+    return Waits(request_id=queued.request_id, position=queued.waiting, start_s=start_s)
