@@ -11,6 +11,8 @@ from reelray.scheduler.fleet.ticket import Kind
 
 RETRY_S = 10.0
 """Where nothing better is known: about the time in which an engine comes back."""
+SOONER = (1.0, 0.5, 0.25)
+"""A high priority asks for the earliest place first, then for later ones."""
 SOON_S = 1.0
 """Nobody is told to ask again sooner."""
 
@@ -89,7 +91,7 @@ def _dues(entry: Entry, policy: FleetPolicy, now: float) -> list[float]:
     seconds = 0.0 if ticket.kind is Kind.STREAM else entry.seconds(entry.need)
     latest_s = now + policy.patience_s + max(0, -ticket.priority) * policy.priority_s + seconds
     sooner_s = min(max(0, ticket.priority) * policy.priority_s, policy.patience_s)
-    return [latest_s - sooner_s, latest_s] if sooner_s else [latest_s]
+    return [latest_s - share * sooner_s for share in SOONER] + [latest_s] if sooner_s else [latest_s]
 
 
 def _first_kept(

@@ -62,17 +62,10 @@ class Fleet:
         return answer
 
     def adopt(self, placed: Placed, ticket: Ticket) -> bool:
-        """Know a ticket that runs already, such as after a change of who drives; nothing is decided anew.
-
-        Args:
-            placed: Where it runs since now, on how many GPUs, in which attempt, and how much of it is left.
-            ticket: What runs.
+        """Know a ticket that runs already as `placed` says, such as after a change of who drives.
 
         Returns:
             False where that engine is not here, or has no GPUs left for it.
-
-        Raises:
-            InputError: One of this id is here already.
         """
         self._check_new(ticket)
         engine = self._engines.get(placed.engine_id)

@@ -1,0 +1,169 @@
+"""Houses come and go, ask and report; the coordinator decides."""
+
+import pytest
+
+from reelray.cluster.coordinator.messages import (
+    Asked,
+    Ended,
+    EngineCame,
+    EngineWent,
+    Left,
+    MadeRoom,
+    Moved,
+    Run,
+    Turned,
+)
+from reelray.proto.request import RequestId
+from reelray.scheduler.fleet.decision import Reason
+from tests.support.coordinating import FakeHouse, a_coordinator, offer, wish
+
+
+def ended(begin, **rest):
+    return Ended(request_id=begin.request_id, run=begin.run, **rest)
+
+
+def test_who_asks_begins_or_waits_and_hears_how_it_stands():
+    coordinator, clock = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    for name in ("a", "b", "c"):
+        house.say(Asked(wish=wish(name)))
+    assert house.told() == [("Begin", "a")]
+    clock.go_to(1.0)
+    stands = house.waits()
+    assert {name: waits.position for name, waits in stands.items()} == {"b": 1, "c": 2}
+    assert stands["b"].start_s >= 9.0
+    house.say(ended(house.begun["a"]))
+    assert house.told() == [("Begin", "b")]
+    house.say(Left(request_id=RequestId("c")))
+    house.say(ended(house.begun["b"]))
+    assert house.told() == []
+
+
+def test_a_deadline_that_cannot_be_kept_is_refused_with_the_predicted_time():
+    coordinator, _ = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    house.say(Asked(wish=wish("a", 49)))
+    house.say(Asked(wish=wish("b", within_s=20.0)))
+    assert house.told()[-1] == ("Turned", "b")
+    house.say(Asked(wish=wish("b", within_s=20.0)))
+    (turned,) = [w for w in house.words if isinstance(w, Turned)]
+    assert turned.reason is Reason.DEADLINE
+    assert turned.finish_s == pytest.approx(40.0, rel=0.2)
+    assert turned.retry_after_s is not None
+    house.say(Asked(wish=wish("c", within_s=100.0)))
+    house.say(ended(house.begun["a"]))
+    assert house.told() == [("Turned", "b"), ("Begin", "c")]
+
+
+def test_people_stop_renders_which_go_on_where_they_were():
+    coordinator, clock = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    coordinator.know_renders([wish("film:1", 81, render=True)])
+    first = house.begun["film:1"]
+    assert first.render.request_id == "film:1"
+    clock.go_to(20.0)
+    house.say(Asked(wish=wish("p")))
+    assert house.told() == [("Begin", "film:1"), ("MakeRoom", "film:1")]
+    house.say(MadeRoom(request_id=first.request_id, run=first.run, left=0.6))
+    assert house.told() == [("Begin", "p")]
+    house.say(ended(first))  # of a run that is over
+    house.say(ended(house.begun["p"]))
+    again = house.begun["film:1"]
+    assert again.run != first.run
+    assert again.left == 0.6
+    assert again.work_s == pytest.approx(30.0)
+    assert house.told() == [("Begin", "film:1")]
+
+
+def test_what_was_measured_counts_from_then_on():
+    coordinator, _ = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    house.say(Asked(wish=wish("a")))
+    assert house.begun["a"].work_s == 10.0
+    house.say(ended(house.begun["a"], pace=3.0))
+    house.say(Asked(wish=wish("b", within_s=25.0)))
+    house.say(Asked(wish=wish("c", within_s=40.0)))
+    assert house.told() == [("Begin", "a"), ("Turned", "b"), ("Begin", "c")]
+    assert house.begun["c"].work_s == 10.0  # by the table still
+
+
+def test_how_far_something_is_moves_what_is_predicted():
+    coordinator, clock = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    house.say(Asked(wish=wish("a")))
+    house.say(Moved(request_id=RequestId("a"), run=house.begun["a"].run, remaining_s=100.0))
+    house.say(Asked(wish=wish("b")))
+    assert house.waits()["b"].start_s == pytest.approx(100.0)
+
+
+def test_what_was_asked_for_at_home_is_made_at_home():
+    coordinator, _ = a_coordinator()
+    one = FakeHouse("one", coordinator, offer("one/m"))
+    for name in ("a", "b"):
+        one.say(Asked(wish=wish(name)))
+    two = FakeHouse("two", coordinator, offer("two/m"))
+    assert (one.told(), two.told()) == ([("Begin", "a")], [])
+    coordinator.know_renders([wish("film:1", render=True)])  # that, any house makes
+    assert (one.told(), two.told()) == ([], [("Begin", "film:1")])
+    one.say(ended(one.begun["a"]))
+    assert one.told() == [("Begin", "b")]
+
+
+def test_an_engine_that_goes_turns_away_who_waits_for_it_and_leaves_renders_to_others():
+    coordinator, _ = a_coordinator()
+    one, two = FakeHouse("one", coordinator, offer("one/m")), FakeHouse("two", coordinator, offer("two/m"))
+    coordinator.know_renders([wish("film:1", render=True), wish("film:2", render=True), wish("film:3", render=True)])
+    one.say(Asked(wish=wish("a")))
+    told = [*one.told(), *two.told()]
+    assert told.count(("MakeRoom", "film:1")) + told.count(("MakeRoom", "film:2")) == 1
+    one.say(EngineWent(engine_id=offer("one/m").engine_id))
+    assert one.told() == [("Turned", "a")]
+    assert len(coordinator.renders) == 2  # of the one that ran there its house and the store will tell
+    two.say(ended(next(iter(two.begun.values()))))
+    assert two.told() == [("Begin", "film:3")]
+    one.say(EngineCame(offer=offer("one/m")))
+    one.say(Asked(wish=wish("b")))
+    assert one.told() == [("Begin", "b")]
+
+
+def test_a_house_that_is_gone_leaves_nothing_behind():
+    coordinator, _ = a_coordinator()
+    one = FakeHouse("one", coordinator, offer("one/m"))
+    one.say(Asked(wish=wish("a")))
+    one.say(Asked(wish=wish("b")))
+    coordinator.leave("one")
+    one.say(Asked(wish=wish("c")))
+    two = FakeHouse("two", coordinator, offer("two/m"))
+    two.say(Asked(wish=wish("d")))
+    assert (one.told(), two.told()) == ([("Begin", "a")], [("Begin", "d")])
+
+
+def test_a_successor_leaves_alone_what_runs_and_goes_on_with_what_waits():
+    before, clock = a_coordinator(fence=1)
+    house = FakeHouse("h", before, offer("h/m", ranks=2))
+    before.know_renders([wish("film:1", 49, render=True)])
+    house.say(Asked(wish=wish("a", 49)))
+    house.say(Asked(wish=wish("b")))
+    assert house.told() == [("Begin", "film:1"), ("Begin", "a"), ("MakeRoom", "film:1")]
+    runs = [
+        Run(
+            wish=begin.render or wish("a", 49),
+            engine_id=begin.engine_id,
+            gpus=1,
+            run=begin.run,
+            left=0.5,
+            is_render=begin.render is not None,
+        )
+        for begin in house.begun.values()
+    ]
+    after, clock = a_coordinator(fence=2)
+    again = FakeHouse("h", after, offer("h/m", ranks=2), runs=runs, waiting=[wish("b", waited_s=5.0)])
+    assert again.told() == [("MakeRoom", "film:1")]  # asked anew: the house may not have heard
+    assert after.renders == {"film:1"}
+    after.know_renders([wish("film:1", 49, render=True)])
+    clock.go_to(1.0)
+    again.say(MadeRoom(request_id=RequestId("film:1"), run=house.begun["film:1"].run, left=0.4))
+    assert again.told() == [("Begin", "b")]
+    assert again.begun["b"].run > max(begin.run for begin in house.begun.values())
+    again.say(ended(house.begun["a"]))
+    assert again.told() == [("Begin", "film:1")]
