@@ -119,9 +119,14 @@ class Coordinator:
         self._when_looked_for()
         self.decide()
 
-    def leave(self, house: str) -> None:
-        """A house is gone, with its engines and all that it asked for."""
-        if not self._houses.remove(house):
+    def leave(self, house: str, hear: Hear | None = None) -> None:
+        """A house is gone, with its engines and all that it asked for.
+
+        Args:
+            house: Its name.
+            hear: As it came; nothing happens where it has come again meanwhile.
+        """
+        if not self._houses.remove(house, hear):
             return
         for name in [name for name, known in self._known.items() if known.house == house]:
             self._forget(name)

@@ -30,8 +30,10 @@ class Houses:
         """Know a house."""
         self._lines[house] = hear
 
-    def remove(self, house: str) -> bool:
-        """Forget a house; returns whether it was there."""
+    def remove(self, house: str, hear: Hear | None = None) -> bool:
+        """Forget a house, if it has this line or none is named; returns whether it was there."""
+        if hear is not None and self._lines.get(house) != hear:
+            return False
         return self._lines.pop(house, None) is not None
 
     def clear(self) -> None:

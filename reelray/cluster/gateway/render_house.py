@@ -4,16 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from reelray.cluster.coordinator.clock import LoopClock
-from reelray.cluster.coordinator.coordinator import Coordinator
-from reelray.cluster.coordinator.costs import CostTable
 from reelray.cluster.coordinator.desk import Desk, name_house
-from reelray.cluster.coordinator.local_line import LocalLine
-from reelray.cluster.coordinator.render_line import RenderLine
+from reelray.cluster.coordinator.keeper import CoordinatorKeeper
+from reelray.cluster.coordinator.remote_line import RemoteLine
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.renders.artifacts import Artifacts
@@ -31,34 +28,43 @@ from reelray.proto.errors import StoreStartError
 LOG = logging.getLogger("reelray.gateway")
 STORE_LOOK_S = 1.0
 SWEEP_S = 600.0
+SETTLE_S = 15.0
 AGAIN_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 
 class RenderHouse:
-    """Engines, a coordinator for them, and tidiers over an archive, as tasks of this event loop.
+    """Engines that a coordinator gives work, and tidiers over an archive, as tasks of this event loop.
 
     Args:
         archive: Where renders are kept.
         models: What makes them.
+        address: Of the store.
         embedded: The store of this machine, started; None for one elsewhere.
     """
 
-    def __init__(self, archive: Archive, models: ServedModels, embedded: EmbeddedStore | None) -> None:
+    def __init__(
+        self, archive: Archive, models: ServedModels, address: StoreAddress, embedded: EmbeddedStore | None
+    ) -> None:
         self.archive = archive
         self.desk = Desk(name_house(), models)
         around = Surroundings(store=archive.store, artifacts=archive.artifacts)
         self._orders = RenderOrders(self.desk, RenderWorker(list(models), around))
         self.desk.carry_renders(self._orders)
-        costs = CostTable()
-        renders = RenderLine(archive.store, costs)
-        self.coordinator = Coordinator(costs, LoopClock(), when_looked_for=renders.look_soon)
-        self._line = LocalLine(self.coordinator, self.desk)
+        self.keeper = CoordinatorKeeper(self.desk.house, address, archive.store)
+        self._line = RemoteLine(self.desk, archive.store)
+        self._talking = _keep_doing("line", self._line.run)
         self._tasks = [
             _keep_doing("sweep", partial(_sweep, archive)),
-            _keep_doing("coordinator", partial(renders.run, self.coordinator)),
+            _keep_doing("coordinator", self.keeper.run),
         ]
         if embedded is not None:
             self._tasks.append(_keep_doing("store", partial(_look_after, embedded)))
+
+    async def settle(self) -> None:
+        """Wait until somebody coordinates, for a while; those who come before are told to come back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                await self._line.is_up.wait()
 
     async def leave_work(self) -> None:
         """Give back renders that were begun; they go on from their last commit wherever they are made next."""
@@ -68,9 +74,8 @@ class RenderHouse:
     async def close(self) -> None:
         """End everything; harmless when called twice."""
         await self.leave_work()
+        await _end([self._talking])
         await _end(self._tasks)
-        self._line.close()
-        self.coordinator.close()
 
 
 @asynccontextmanager
@@ -94,8 +99,9 @@ async def open_house(
     async with open_store(address, Path()) as store:
         archive = Archive(store=store, artifacts=Artifacts(files), rule=rule)
         await check_belonging(store, archive.artifacts)
-        house = RenderHouse(archive, models, embedded)
+        house = RenderHouse(archive, models, address, embedded)
         try:
+            await house.settle()
             yield house
         finally:
             await house.close()

@@ -17,6 +17,7 @@ from tests.support.fake_model import FakeModel
 from tests.support.gateway import connect, serve
 from tests.support.render_calls import Caller, refusal, video
 from tests.support.render_jobs import fake_model_entry, plan, served, undisturbed
+from tests.support.waiting import wait_until
 
 
 class CountingEngine(FakeEngine):
@@ -159,9 +160,8 @@ def test_a_call_stops_a_render_which_goes_on_afterwards_with_the_same_bytes(shel
             wanted = {"prompt": "a film", "seed": 5, "frames": 17}
             render = caller.submit(video_spec=video(**wanted))
             watching = caller.watching(render.id)
-            for event in watching:
-                if event.WhichOneof("event") == "progress" and event.progress.done > 5:
-                    break
+            next(event for event in watching if event.state == renders_pb2.RENDER_STATE_RUNNING)
+            wait_until(lambda: engines[0].steps and len(engines[0].steps[0]) > 5)
             assert list(asking(channel, "a person", frames=5))[-1].HasField("done")
             assert caller.get(render.id).state != renders_pb2.RENDER_STATE_DONE
             rest = list(watching)

@@ -1,0 +1,96 @@
+"""A house's line to whoever coordinates: found through the store, and found again whenever it breaks."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from reelray.cluster.coordinator.desk import Desk
+from reelray.cluster.coordinator.messages import Report
+from reelray.cluster.coordinator.words import BEAT, HOUSE, METHOD, OPTIONS, SECRET, SILENCE_S, pack_report, read_word
+from reelray.cluster.store.leaders import Leadership
+from reelray.cluster.store.open import Store
+from reelray.proto.errors import FencedError, InputError, ResourceError, StoreError
+
+LOG = logging.getLogger("reelray.coordinator")
+NAME = "coordinator"
+"""What is led."""
+ADDRESS = "address"
+LOOK_S, AGAIN_S = 1.0, 0.1
+
+
+class RemoteLine:
+    """Runs until its task is cancelled.
+
+    Args:
+        desk: Where the house meets the coordinator.
+        store: Knows who leads.
+    """
+
+    def __init__(self, desk: Desk, store: Store) -> None:
+        self._desk, self._store = desk, store
+        self._leader: Leadership | None = None
+        self.is_up = asyncio.Event()
+
+    async def run(self) -> None:
+        """Talk to whoever leads, one after the other."""
+        while True:
+            await self._look()
+            if self._leader is not None:
+                await self._talk(self._leader)
+            self.is_up.clear()
+            await asyncio.sleep(AGAIN_S)
+
+    async def _look(self) -> None:
+        """Find out who leads; while the store is away, the last one that was known is asked."""
+        with contextlib.suppress(StoreError, ResourceError):
+            self._leader = await self._store.leaders.observe(NAME) or self._leader
+
+    async def _talk(self, leader: Leadership) -> None:
+        reports = asyncio.Queue[Report]()
+        say = reports.put_nowait
+        said = ((HOUSE, self._desk.house), (SECRET, str(leader.data.get(SECRET, ""))))
+        watching: asyncio.Task[None] | None = None
+        try:
+            self._desk.connect(leader.fence, say)
+            async with grpc.aio.insecure_channel(str(leader.data.get(ADDRESS)), options=OPTIONS) as channel:
+                call = channel.stream_stream(METHOD)(_packed(reports), metadata=said)
+                watching = asyncio.create_task(self._watch(leader, call))
+                await self._listen(call)
+        except (grpc.RpcError, TimeoutError) as error:
+            LOG.info(
+                "the line to the coordinator broke: %s", error if isinstance(error, TimeoutError) else error.code()
+            )
+        except (FencedError, InputError) as error:
+            LOG.warning("the line to the coordinator is cut: %s", error.message)
+        finally:
+            if watching is not None:
+                watching.cancel()
+            self._desk.disconnect(say)
+
+    async def _listen(self, call: Any) -> None:
+        while True:
+            async with asyncio.timeout(SILENCE_S):
+                data = await call.read()
+            if data is grpc.aio.EOF:
+                return
+            self.is_up.set()
+            if data != BEAT:
+                self._desk.hear(read_word(data))
+
+    async def _watch(self, leader: Leadership, call: Any) -> None:
+        """Hang up on one that leads no more, however lively it is."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self._look()
+            if self._leader is not None and self._leader.fence > leader.fence:
+                call.cancel()
+                return
+
+
+async def _packed(reports: "asyncio.Queue[Report]") -> AsyncIterator[bytes]:
+    while True:
+        yield pack_report(await reports.get())

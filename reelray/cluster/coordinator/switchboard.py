@@ -1,0 +1,109 @@
+"""Where houses reach a coordinator: a gRPC server that takes lines while it leads."""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from reelray.cluster.coordinator.coordinator import Coordinator
+from reelray.cluster.coordinator.messages import Joined, Word
+from reelray.cluster.coordinator.words import BEAT, BEAT_S, HOUSE, METHOD, OPTIONS, SECRET, pack_word, read_report
+from reelray.proto.errors import InputError, ResourceError
+
+LOG = logging.getLogger("reelray.coordinator")
+LAST_WORDS_S = 2 * BEAT_S
+MOST_UNHEARD = 10_000
+"""A house that hears so little is given up."""
+
+
+class Switchboard:
+    """Listens from `start` until `stop`.
+
+    Args:
+        address: Such as ``unix:/run/reelray/c.sock`` or ``10.0.0.7:0``.
+        secret: What houses must say.
+    """
+
+    def __init__(self, address: str, secret: str) -> None:
+        self._address, self._secret = address, secret
+        self._server: Any = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
+        self._server.add_generic_rpc_handlers((_Handler(self._talk),))
+        self._coordinator: Coordinator | None = None
+        self._over = asyncio.Event()
+        self.address = address
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ResourceError: The address cannot be had.
+        """
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError:
+            raise ResourceError(f"the coordinator cannot listen on {self._address}") from None
+        if not self._address.startswith("unix:"):
+            self.address = f"{self._address.rpartition(':')[0]}:{port}"
+        await self._server.start()
+
+    def lead(self, coordinator: Coordinator | None) -> None:
+        """Connect houses to this from now on; None hangs up on all."""
+        self._over.set()
+        self._over, self._coordinator = asyncio.Event(), coordinator
+
+    async def stop(self) -> None:
+        """Hang up and listen no more."""
+        self.lead(None)
+        await self._server.stop(LAST_WORDS_S)
+
+    async def _talk(self, reports: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        said = dict(context.invocation_metadata() or ())
+        if not hmac.compare_digest(str(said.get(SECRET, "")), self._secret):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this is no house of ours")
+        coordinator, over = self._coordinator, self._over
+        if coordinator is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "another one coordinates")
+        assert coordinator is not None, "abort raises"
+        words: asyncio.Queue[Word] = asyncio.Queue()
+        hear, house = words.put_nowait, str(said.get(HOUSE, ""))
+        listening = asyncio.create_task(_listen(coordinator, house, hear, reports))
+        try:
+            while not over.is_set() and not listening.done() and words.qsize() < MOST_UNHEARD:
+                yield await _next(words)
+        finally:
+            listening.cancel()
+            coordinator.leave(house, hear)
+
+
+async def _next(words: "asyncio.Queue[Word]") -> bytes:
+    try:
+        async with asyncio.timeout(BEAT_S):
+            return pack_word(await words.get())
+    except TimeoutError:
+        return BEAT
+
+
+async def _listen(coordinator: Coordinator, house: str, hear: Any, reports: AsyncIterator[bytes]) -> None:
+    try:
+        async for data in reports:
+            report = read_report(data)
+            if isinstance(report, Joined):
+                coordinator.join(replace(report, house=house), hear)
+            else:
+                coordinator.take(house, report)
+    except InputError as error:
+        LOG.warning("house %s is given up: %s", house, error.message)
+    except Exception:
+        LOG.exception("house %s is given up", house)
+
+
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    def __init__(self, talk: Any) -> None:
+        self._talk = grpc.stream_stream_rpc_method_handler(talk)
+
+    def service(self, details: Any) -> Any:
+        return self._talk if details.method == METHOD else None
