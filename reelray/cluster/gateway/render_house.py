@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reelray.cluster.coordinator.desk import Desk, name_house
 from reelray.cluster.coordinator.keeper import CoordinatorKeeper
+from reelray.cluster.coordinator.office import OfficeHours
 from reelray.cluster.coordinator.remote_line import RemoteLine
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.served_models import ServedModels
@@ -40,17 +41,23 @@ class RenderHouse:
         models: What makes them.
         address: Of the store.
         embedded: The store of this machine, started; None for one elsewhere.
+        hours: How who coordinates changes.
     """
 
     def __init__(
-        self, archive: Archive, models: ServedModels, address: StoreAddress, embedded: EmbeddedStore | None
+        self,
+        archive: Archive,
+        models: ServedModels,
+        address: StoreAddress,
+        embedded: EmbeddedStore | None,
+        hours: OfficeHours | None = None,
     ) -> None:
         self.archive = archive
         self.desk = Desk(name_house(), models)
         around = Surroundings(store=archive.store, artifacts=archive.artifacts)
         self._orders = RenderOrders(self.desk, RenderWorker(list(models), around))
         self.desk.carry_renders(self._orders)
-        self.keeper = CoordinatorKeeper(self.desk.house, address, archive.store)
+        self.keeper = CoordinatorKeeper(self.desk.house, address, archive.store, hours)
         self._line = RemoteLine(self.desk, archive.store)
         self._talking = _keep_doing("line", self._line.run)
         self._tasks = [
@@ -80,7 +87,13 @@ class RenderHouse:
 
 @asynccontextmanager
 async def open_house(
-    address: StoreAddress, embedded: EmbeddedStore | None, files: Path | str, rule: RetentionRule, models: ServedModels
+    address: StoreAddress,
+    embedded: EmbeddedStore | None,
+    files: Path | str,
+    rule: RetentionRule,
+    models: ServedModels,
+    *,
+    hours: OfficeHours | None = None,
 ) -> AsyncIterator[RenderHouse]:
     """Keep renders for the time of a block.
 
@@ -90,6 +103,7 @@ async def open_house(
         files: Where files of renders lie: a folder, or a URL that fsspec knows.
         rule: How long they are kept.
         models: What makes them.
+        hours: How who coordinates changes.
 
     Raises:
         StoreError: The store does not answer.
@@ -99,7 +113,7 @@ async def open_house(
     async with open_store(address, Path()) as store:
         archive = Archive(store=store, artifacts=Artifacts(files), rule=rule)
         await check_belonging(store, archive.artifacts)
-        house = RenderHouse(archive, models, address, embedded)
+        house = RenderHouse(archive, models, address, embedded, hours)
         try:
             await house.settle()
             yield house

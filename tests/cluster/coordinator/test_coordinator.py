@@ -139,7 +139,7 @@ def test_a_house_that_is_gone_leaves_nothing_behind():
 
 
 def test_a_successor_leaves_alone_what_runs_and_goes_on_with_what_waits():
-    before, clock = a_coordinator(fence=1)
+    before, _ = a_coordinator(fence=1)
     house = FakeHouse("h", before, offer("h/m", ranks=2))
     before.know_renders([wish("film:1", 49, render=True)])
     house.say(Asked(wish=wish("a", 49)))
