@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -61,12 +62,20 @@ class Desk:
         house: Name of the house, unlike all others.
         models: Its engines.
         patience_s: How long a new request waits for somebody to decide.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, house: str, models: ServedModels, *, patience_s: float = ANSWER_S) -> None:
+    def __init__(
+        self,
+        house: str,
+        models: ServedModels,
+        *,
+        patience_s: float = ANSWER_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.house = house
         self._offers = EngineOffers(house, models)
-        self._patience_s = patience_s
+        self._patience_s, self._clock = patience_s, clock
         self._visits: dict[RequestId, Visit] = {}
         self._line: Callable[[Report], None] | None = None
         self._fence = -1
@@ -123,7 +132,7 @@ class Desk:
             ReelrayError: It gets none, at once; the message says when it could.
         """
         self.look_at_engines()
-        visit = Visit(wish, self.say)
+        visit = Visit(wish, self.say, self._clock)
         self._visits[wish.request_id] = visit
         try:
             if self._takes_work:

@@ -1,7 +1,6 @@
 """A request of a house: it waits for a place, runs, and gives the place back."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -26,7 +25,7 @@ class Visit:
         clock: Monotonic seconds.
     """
 
-    def __init__(self, wish: Wish, say: Callable[[Report], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, wish: Wish, say: Callable[[Report], None], clock: Callable[[], float]) -> None:
         self._wish, self._say, self._clock = wish, say, clock
         self._asked_s = clock()
         self._news: asyncio.Queue[Waits | Begin | Turned | None] = asyncio.Queue()

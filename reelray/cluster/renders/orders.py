@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from reelray.cluster.coordinator.desk import Desk
@@ -32,10 +33,11 @@ class RenderOrders:
     Args:
         desk: Where orders come from, and are reported.
         worker: Makes them.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, desk: Desk, worker: RenderWorker) -> None:
-        self._desk, self._worker = desk, worker
+    def __init__(self, desk: Desk, worker: RenderWorker, clock: Callable[[], float] = time.monotonic) -> None:
+        self._desk, self._worker, self._clock = desk, worker, clock
         self._orders: dict[RequestId, _Order] = {}
 
     def begin(self, begin: Begin) -> None:
@@ -68,7 +70,7 @@ class RenderOrders:
 
     async def _carry_out(self, order: _Order) -> None:
         begin, gives_way = order.begin, False
-        began_s, pace = time.monotonic(), None
+        began_s, pace = self._clock(), None
         try:
             lease = await self._worker.claim(JobRef.parse(begin.request_id.encode()))
             if lease is not None:
@@ -82,7 +84,7 @@ class RenderOrders:
                     telling.cancel()
                 gives_way = order.is_to_end and not is_made
                 if is_made and attempt.own_share == 1.0 and not order.is_to_end:
-                    pace = self._desk.measured(begin, time.monotonic() - began_s)
+                    pace = self._desk.measured(begin, self._clock() - began_s)
         finally:
             del self._orders[begin.request_id]
             if gives_way and order.attempt is not None:
@@ -100,7 +102,7 @@ class RenderOrders:
             made = order.attempt.own_share
             if made < LEAST_SHARE:
                 continue
-            remaining_s = (time.monotonic() - began_s) * (1.0 - order.attempt.share) / made
+            remaining_s = (self._clock() - began_s) * (1.0 - order.attempt.share) / made
             begin = order.begin
             self._desk.say(Moved(request_id=begin.request_id, run=begin.run, remaining_s=remaining_s))
 

@@ -88,7 +88,7 @@ def test_what_was_measured_counts_from_then_on():
 
 
 def test_how_far_something_is_moves_what_is_predicted():
-    coordinator, clock = a_coordinator()
+    coordinator, _ = a_coordinator()
     house = FakeHouse("h", coordinator, offer("h/m"))
     house.say(Asked(wish=wish("a")))
     house.say(Moved(request_id=RequestId("a"), run=house.begun["a"].run, remaining_s=100.0))
