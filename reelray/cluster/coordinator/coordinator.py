@@ -13,7 +13,6 @@ from reelray.cluster.coordinator.engine_roll import EngineRoll
 from reelray.cluster.coordinator.houses import Alarms, Hear, Houses, stands, turned_away
 from reelray.cluster.coordinator.messages import (
     Asked,
-    Begin,
     Decision,
     Ended,
     EngineCame,
@@ -279,23 +278,10 @@ class Coordinator:
         if isinstance(decision, Placed):
             self._runs += 1
             known.placed, known.run = decision, self._runs
-            said = self._begin(decision, known)
+            said = self._engines.begin(decision, known.run, known.wish, is_render=known.house is None)
         else:
             said = MakeRoom(request_id=decision.request_id, run=known.run)
         self._houses.say(self._engines.home_of(decision.engine_id), said)
-
-    def _begin(self, placed: Placed, known: _Known) -> Begin:
-        return Begin(
-            request_id=placed.request_id,
-            engine_id=placed.engine_id,
-            gpus=placed.gpus,
-            run=known.run,
-            work_s=self._engines.table_s(placed.engine_id, known.wish.clip, placed.gpus)
-            * known.wish.left
-            * placed.left,
-            left=placed.left,
-            render=known.wish if known.house is None else None,
-        )
 
     def _turn_away(self, refused: Refused) -> None:
         known = self._known.pop(refused.request_id)

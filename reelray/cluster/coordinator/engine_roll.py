@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from reelray.cluster.coordinator.costs import CostTable
-from reelray.cluster.coordinator.messages import Clip, EngineOffer, Wish
+from reelray.cluster.coordinator.messages import Begin, EngineOffer, Wish
+from reelray.scheduler.fleet.decision import Placed
 from reelray.scheduler.fleet.engine_state import EngineFacts
 from reelray.scheduler.fleet.ticket import EngineId, TenantId, Ticket
 
@@ -58,11 +59,28 @@ class EngineRoll:
         """Houses that have a model."""
         return {self._homes[offer.engine_id] for offer in self if offer.model == model}
 
-    def table_s(self, engine_id: EngineId, clip: Clip | None, gpus: int) -> float:
-        """Seconds of a clip by the table, whatever pace was measured; 0 where nothing can be predicted."""
-        if clip is None:
-            return 0.0
-        return self._costs.cost(replace(self._offers[engine_id], pace=1.0), clip).seconds.get(gpus, 0.0)
+    def begin(self, placed: Placed, run: int, wish: Wish, *, is_render: bool) -> Begin:
+        """What a house is told that is to begin something.
+
+        Args:
+            placed: Where, and how much of it is left.
+            run: Number of this decision.
+            wish: What is wanted.
+            is_render: Whether the house has to be told that, too.
+        """
+        work_s = 0.0
+        if wish.clip is not None:
+            cost = self._costs.cost(replace(self._offers[placed.engine_id], pace=1.0), wish.clip)
+            work_s = cost.seconds.get(placed.gpus, 0.0) * wish.left * placed.left
+        return Begin(
+            request_id=placed.request_id,
+            engine_id=placed.engine_id,
+            gpus=placed.gpus,
+            run=run,
+            work_s=work_s,
+            left=placed.left,
+            render=wish if is_render else None,
+        )
 
     def note_pace(self, engine_id: EngineId, pace: float) -> None:
         """Predict its work by what was measured."""
