@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import islice
 
 from reelray.cluster.client.connection import ServerAddress
-from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_state
+from reelray.cluster.client.kept_render import KeptEvent, KeptRender, Standing, read_state
 from reelray.cluster.client.kept_renders import KeptRenders, Wanted, connect_renders
 from reelray.cluster.progress import STAGE_TITLES, ProgressView, create_view
 from reelray.cluster.render import RenderOptions
@@ -94,14 +94,25 @@ def follow(
         view.say(describe_job(shown.facts))
     if shown.error and not shown.state.ended:
         view.say(shown.error)
+    position = 0
     for event in renders.watch(render_id, after=after):
         if as_json:
             print_fact(_event_json(event))
         elif event.progress is not None and event.progress.stage in STAGE_TITLES:
             view.update(event.progress)
+        elif event.waits is not None:
+            if event.waits.position != position:
+                view.say(describe_standing(event.waits))
+            position = event.waits.position
         elif event.state is not None and not event.ends:
             view.say(f"{event.state.value} since {event.at.astimezone():%H:%M:%S}")
     return renders.get(render_id)
+
+
+def describe_standing(waits: Standing) -> str:
+    """How a render waits."""
+    start = "" if waits.start is None else f", begins about {waits.start.astimezone():%H:%M:%S}"
+    return f"waits as number {waits.position} of its model{start}"
 
 
 def describe_submitted(render: KeptRender, *, fresh: bool, server: ServerAddress) -> str:
@@ -146,6 +157,9 @@ def _event_json(event: KeptEvent) -> dict[str, object]:
         told["committed"] = event.committed
     if event.progress is not None:
         told |= {"stage": event.progress.stage.value, "done": event.progress.done, "total": event.progress.total}
+    if event.waits is not None:
+        told["position"] = event.waits.position
+        told["predicted_start"] = None if event.waits.start is None else event.waits.start.isoformat()
     if event.skipped_to is not None:
         told["skipped_to"] = event.skipped_to.to_json()
     return told

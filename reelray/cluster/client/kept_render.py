@@ -12,6 +12,7 @@ from reelray.proto.errors import CancelledError, EngineError, InputError
 from reelray.proto.events import Progress
 from reelray.proto.request import RenderSummary, RequestId
 from reelray.proto.v1 import renders_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2 as video_wire
 
 STATES = {
     wire.RENDER_STATE_QUEUED: JobState.QUEUED,
@@ -96,8 +97,21 @@ class KeptRender:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How a render waits.
+
+    Args:
+        position: Place among all that wait for its model, in the order in which they came.
+        start: When it is predicted to begin; None where nobody can say.
+    """
+
+    position: int
+    start: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeptEvent:
-    """Something that happened to a render; one of the last four is set.
+    """Something that happened to a render; one of the last five is set.
 
     Args:
         number: Say it as `after` to go on behind it.
@@ -106,6 +120,7 @@ class KeptEvent:
         committed: This unit is never made again.
         progress: A stage moved on.
         skipped_to: Events before were forgotten; the render as it was then.
+        waits: It waits, and how.
     """
 
     number: int
@@ -114,6 +129,7 @@ class KeptEvent:
     committed: int | None = None
     progress: Progress | None = None
     skipped_to: KeptRender | None = None
+    waits: Standing | None = None
 
     @property
     def ends(self) -> bool:
@@ -170,7 +186,14 @@ def read_event(event: wire.WatchRenderEvent, render_id: str) -> KeptEvent:
         committed=event.committed if kind == "committed" else None,
         progress=read_progress(event.progress, RequestId(render_id)) if kind == "progress" else None,
         skipped_to=read_render(event.skipped_to) if kind == "skipped_to" else None,
+        waits=read_standing(event.queued) if kind == "queued" else None,
     )
+
+
+def read_standing(queued: video_wire.Queued) -> Standing:
+    """How something waits."""
+    start = _time(queued.predicted_start) if queued.HasField("predicted_start") else None
+    return Standing(position=queued.position, start=start)
 
 
 def _time(at: Timestamp) -> datetime:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from reelray.cluster.coordinator.clock import Clock
 from reelray.cluster.coordinator.costs import CostTable
 from reelray.cluster.coordinator.engine_roll import EngineRoll
-from reelray.cluster.coordinator.houses import Alarms, Hear, Houses, stands, turned_away
+from reelray.cluster.coordinator.houses import Alarms, Hear, Houses, stands, stands_nowhere, turned_away
 from reelray.cluster.coordinator.messages import (
     Asked,
     Decision,
@@ -18,6 +18,7 @@ from reelray.cluster.coordinator.messages import (
     EngineCame,
     EngineOffer,
     EngineWent,
+    HowStands,
     Joined,
     Left,
     LookedFor,
@@ -30,7 +31,7 @@ from reelray.cluster.coordinator.messages import (
 )
 from reelray.proto.request import RequestId
 from reelray.scheduler.fleet import decision as fleet_words
-from reelray.scheduler.fleet.decision import Placed, Reason, Refused
+from reelray.scheduler.fleet.decision import Placed, Queued, Reason, Refused
 from reelray.scheduler.fleet.fleet import Fleet
 from reelray.scheduler.fleet.policy import FleetPolicy
 from reelray.scheduler.fleet.pool import Pressure
@@ -40,6 +41,8 @@ LOG = logging.getLogger("reelray.coordinator")
 SERVICE_POLICY = FleetPolicy(patience_s=300.0)
 TELL_S = 1.0
 """So often those who wait hear how they stand."""
+STAND_S = 0.2
+"""What is told to those who watch is so old at most."""
 BACK_SOON_S = 1.0
 """When to ask again for an engine that was lost."""
 RUN_BITS = 32
@@ -85,6 +88,7 @@ class Coordinator:
         self._curious: set[RequestId] = set()
         """Those who wait and hear how they stand."""
         self._runs = fence << RUN_BITS
+        self._standings, self._stood_s = dict[RequestId, Queued](), float("-inf")
 
     @property
     def engines(self) -> tuple[EngineOffer, ...]:
@@ -149,6 +153,8 @@ class Coordinator:
                 self._forget(name)
             case LookedFor():
                 self._when_looked_for()
+            case HowStands(request_id=name):
+                self._say_how_it_stands(house, name)
             case Ended() | MadeRoom() | Moved():
                 self._hear_of_run(report)
         self.decide()
@@ -287,6 +293,15 @@ class Coordinator:
         known = self._known.pop(refused.request_id)
         self._curious.discard(refused.request_id)
         self._houses.say(known.house, turned_away(refused, self._clock.now()))
+
+    def _say_how_it_stands(self, house: str, name: RequestId) -> None:
+        now = self._clock.now()
+        if now - self._stood_s >= STAND_S:  # many watch, and all of them ask about as often
+            self._stood_s = now
+            self._standings = {queued.request_id: queued for queued in self._fleet.standings(now)}
+        known, queued = self._known.get(name), self._standings.get(name)
+        waits = queued is not None and known is not None and known.placed is None
+        self._houses.say(house, stands(queued, now) if waits and queued else stands_nowhere(name))
 
     def _tell_all(self) -> None:
         """Tell those who wait in front of a screen how they stand now."""

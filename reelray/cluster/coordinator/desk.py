@@ -21,6 +21,7 @@ from reelray.cluster.coordinator.messages import (
     Ended,
     EngineCame,
     EngineWent,
+    HowStands,
     Joined,
     LookedFor,
     MakeRoom,
@@ -37,6 +38,8 @@ from reelray.proto.errors import FencedError
 from reelray.proto.request import RequestId
 
 LOG = logging.getLogger("reelray.coordinator")
+MOMENT_S = 0.02
+STANDS_S = 0.5
 ANSWER_S = 1.5
 """Who finds nobody to decide is told so within that."""
 
@@ -80,7 +83,8 @@ class Desk:
         self._line: Callable[[Report], None] | None = None
         self._fence = -1
         self._carrier: Carrier | None = None
-        self._takes_work = True
+        self._asked: dict[RequestId, asyncio.Future[Waits]] = {}
+        self._takes_work, self._is_looking = True, False
         loop = asyncio.get_running_loop()
         for model in models:
             model.listeners.append(lambda: _call_soon(loop, self.look_at_engines))
@@ -155,8 +159,25 @@ class Desk:
         return self._offers.measured(begin.engine_id, begin.work_s, took_s)
 
     def look_for_renders(self) -> None:
-        """A render was submitted."""
-        self.say(LookedFor())
+        """A render was submitted; said once for all that come within a moment."""
+        if not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(MOMENT_S, self._say_look)
+
+    async def stands(self, name: RequestId) -> Waits | None:
+        """How a render of the store stands; None if it does not wait, or nobody says in time."""
+        if self._line is None:
+            return None
+        answer = self._asked.setdefault(name, asyncio.get_running_loop().create_future())
+        self.say(HowStands(request_id=name))
+        try:
+            async with asyncio.timeout(STANDS_S):
+                waits = await asyncio.shield(answer)
+        except TimeoutError:
+            return None
+        finally:
+            self._asked.pop(name, None)
+        return waits if waits.position else None
 
     def look_at_engines(self) -> None:
         """Tell of engines that were lost or are there again."""
@@ -175,6 +196,10 @@ class Desk:
             visit.go_on_alone()
         for offer in self._offers.known():
             self.say(EngineWent(engine_id=offer.engine_id))
+
+    def _say_look(self) -> None:
+        self._is_looking = False
+        self.say(LookedFor())
 
     def _joined(self) -> Joined:
         self._offers.changes()
@@ -196,7 +221,9 @@ class Desk:
             self._carrier.begin(begin)
 
     def _tell_visit(self, decision: Decision) -> None:
-        visit = self._visits.get(decision.request_id)
+        visit, asked = self._visits.get(decision.request_id), self._asked.get(decision.request_id)
+        if asked is not None and isinstance(decision, Waits) and not asked.done():
+            asked.set_result(decision)
         if visit is not None and isinstance(decision, Waits | Begin | Turned):
             visit.hear(decision)
         elif isinstance(decision, Begin):  # who asked has left meanwhile

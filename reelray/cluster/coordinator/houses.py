@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from reelray.cluster.coordinator.clock import Alarm, Clock
 from reelray.cluster.coordinator.messages import Decision, Turned, Waits, Word
+from reelray.proto.request import RequestId
 from reelray.scheduler.fleet.decision import Queued, Refused
 
 Hear = Callable[[Word], None]
@@ -93,3 +94,8 @@ def stands(queued: Queued, now: float) -> Waits:
     """Say how something stands."""
     start_s = None if queued.start_s == float("inf") else max(0.0, queued.start_s - now)
     return Waits(request_id=queued.request_id, position=queued.waiting, start_s=start_s)
+
+
+def stands_nowhere(request_id: RequestId) -> Waits:
+    """Say that something does not wait."""
+    return Waits(request_id=request_id, position=0, start_s=None)

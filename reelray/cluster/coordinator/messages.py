@@ -209,7 +209,14 @@ class LookedFor:
     """Renders were submitted, or something became of one: look at the store."""
 
 
-Report: TypeAlias = Joined | EngineCame | EngineWent | Asked | Ended | MadeRoom | Left | Moved | LookedFor
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HowStands:
+    """Somebody watches a render: say once how it stands, if it waits."""
+
+    request_id: RequestId
+
+
+Report: TypeAlias = Joined | EngineCame | EngineWent | Asked | Ended | MadeRoom | Left | Moved | LookedFor | HowStands
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,7 +225,7 @@ class Waits:
 
     Args:
         request_id: The request.
-        position: Place among all that wait for its model, in order of arrival; 1 is first.
+        position: Place among all that wait for its model, in order of arrival; 1 is first, 0 does not wait.
         start_s: Predicted seconds until it begins; None where nobody can say.
     """
 

@@ -1,6 +1,7 @@
 """Renders that wait in the store, as the coordinator hears of them."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Iterable
 
@@ -19,7 +20,9 @@ from reelray.scheduler.fleet.ticket import Service
 LOG = logging.getLogger("reelray.coordinator")
 LOOK_S = 0.5
 """So often the store is looked at; who submits says so besides."""
-MOST_KNOWN = 10_000
+PAUSE_S = 0.1
+"""Between two looks: many that are submitted at once are looked at together."""
+MOST_KNOWN = 2000
 """Of one model, those of the highest priority and longest wait; others are looked at when these are fewer."""
 AT_ONCE = 64
 LEAST_LEFT = 0.01
@@ -49,11 +52,10 @@ class RenderLine:
                 await self.look(coordinator)
             except (StoreError, ResourceError) as error:
                 LOG.warning("renders cannot be looked at now: %s", error.message)
-            try:
+            await asyncio.sleep(PAUSE_S)
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._asked.wait()
-            except TimeoutError:
-                pass
 
     async def look(self, coordinator: Coordinator) -> None:
         """Tell the coordinator which renders wait, of models that have engines.

@@ -119,7 +119,7 @@ class Renders(renders_pb2_grpc.RendersServicer):
         async def run() -> None:
             ref = self._ref(context, request.tenant, request.id)
             with self._counted():
-                await _relay(watch(self._archive, ref, request.after), context)
+                await _relay(watch(self._archive, ref, request.after, self._desk.stands), context)
 
         await or_status(context, run)
 

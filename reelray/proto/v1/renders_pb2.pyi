@@ -135,20 +135,22 @@ class Render(_message.Message):
     def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., state: _Optional[_Union[RenderState, str]] = ..., plan: _Optional[_Union[_video_spec_pb2.VideoPlan, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., priority: _Optional[int] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., events: _Optional[int] = ..., bytes: _Optional[int] = ..., summary: _Optional[_Union[_video_spec_pb2.VideoSummary, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
 
 class WatchRenderEvent(_message.Message):
-    __slots__ = ("number", "at", "state", "committed", "progress", "skipped_to")
+    __slots__ = ("number", "at", "state", "committed", "progress", "skipped_to", "queued")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_TO_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
     number: int
     at: _timestamp_pb2.Timestamp
     state: RenderState
     committed: int
     progress: _video_spec_pb2.StageProgress
     skipped_to: Render
-    def __init__(self, number: _Optional[int] = ..., at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[RenderState, str]] = ..., committed: _Optional[int] = ..., progress: _Optional[_Union[_video_spec_pb2.StageProgress, _Mapping]] = ..., skipped_to: _Optional[_Union[Render, _Mapping]] = ...) -> None: ...
+    queued: _video_spec_pb2.Queued
+    def __init__(self, number: _Optional[int] = ..., at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[RenderState, str]] = ..., committed: _Optional[int] = ..., progress: _Optional[_Union[_video_spec_pb2.StageProgress, _Mapping]] = ..., skipped_to: _Optional[_Union[Render, _Mapping]] = ..., queued: _Optional[_Union[_video_spec_pb2.Queued, _Mapping]] = ...) -> None: ...
 
 class RenderChunk(_message.Message):
     __slots__ = ("offset", "data", "total_bytes")

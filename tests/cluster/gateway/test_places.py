@@ -178,3 +178,22 @@ def test_a_call_stops_a_render_which_goes_on_afterwards_with_the_same_bytes(shel
         assert after[-1] == 40
         assert len(before) + len(after) <= 40 + 3  # a step in flight, and what a snapshot takes
         assert data == undisturbed(plan(entry, prompt="a film", seed=5), model)
+
+
+def test_who_watches_a_render_that_waits_hears_how_it_stands(shelf):
+    entry = fake_model_entry(steps=900)
+    with (
+        served(entry, FakeModel(step_s=0.02)) as (model, _),
+        serve_house(shelf, model) as here,
+        connect(here.address) as channel,
+    ):
+        caller = Caller(channel)
+        renders = [caller.submit(video_spec=video(seed=seed)) for seed in range(3)]
+        told = []
+        for render in renders[1:]:
+            told += [next(event for event in caller.watching(render.id) if event.WhichOneof("event") == "queued")]
+        for render in renders:
+            caller.Cancel(renders_pb2.CancelRenderRequest(id=render.id))
+    assert [event.queued.position for event in told] == [1, 2]
+    assert [event.number for event in told] == [1, 1]  # of the event before
+    assert told[1].queued.HasField("predicted_start")
