@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from reelray.cluster.coordinator.clock import Clock
 from reelray.cluster.coordinator.costs import CostTable
 from reelray.cluster.coordinator.engine_roll import EngineRoll
-from reelray.cluster.coordinator.houses import Alarms, Hear, Houses, stands, stands_nowhere, turned_away
+from reelray.cluster.coordinator.houses import (
+    Alarms,
+    Hear,
+    Houses,
+    Standings,
+    load_of,
+    stands,
+    stands_nowhere,
+    turned_away,
+)
 from reelray.cluster.coordinator.messages import (
     Asked,
     Decision,
@@ -31,18 +40,17 @@ from reelray.cluster.coordinator.messages import (
 )
 from reelray.proto.request import RequestId
 from reelray.scheduler.fleet import decision as fleet_words
-from reelray.scheduler.fleet.decision import Placed, Queued, Reason, Refused
+from reelray.scheduler.fleet.decision import Placed, Reason, Refused
 from reelray.scheduler.fleet.fleet import Fleet
 from reelray.scheduler.fleet.policy import FleetPolicy
-from reelray.scheduler.fleet.pool import Pressure
 from reelray.scheduler.fleet.ticket import EngineId
 
 LOG = logging.getLogger("reelray.coordinator")
 SERVICE_POLICY = FleetPolicy(patience_s=300.0)
 TELL_S = 1.0
 """So often those who wait hear how they stand."""
-STAND_S = 0.2
-"""What is told to those who watch is so old at most."""
+LOAD_S = 2.0
+"""So often houses hear how much there is to do."""
 BACK_SOON_S = 1.0
 """When to ask again for an engine that was lost."""
 RUN_BITS = 32
@@ -88,7 +96,7 @@ class Coordinator:
         self._curious: set[RequestId] = set()
         """Those who wait and hear how they stand."""
         self._runs = fence << RUN_BITS
-        self._standings, self._stood_s = dict[RequestId, Queued](), float("-inf")
+        self._standings = Standings(self._fleet)
 
     @property
     def engines(self) -> tuple[EngineOffer, ...]:
@@ -99,10 +107,6 @@ class Coordinator:
     def renders(self) -> frozenset[RequestId]:
         """Renders of the store that it knows, whether they wait or run."""
         return frozenset(name for name, known in self._known.items() if known.house is None)
-
-    def pressure(self) -> dict[str, Pressure]:
-        """How much each model's engines have to do."""
-        return self._fleet.pressure()
 
     def join(self, joined: Joined, hear: Hear) -> None:
         """Let a house in; what it had said before is forgotten.
@@ -121,6 +125,7 @@ class Coordinator:
             self._ask(wish, joined.house)
         self._when_looked_for()
         self.decide()
+        self._tell_loads()
 
     def leave(self, house: str, hear: Hear | None = None) -> None:
         """A house is gone, with its engines and all that it asked for.
@@ -295,13 +300,14 @@ class Coordinator:
         self._houses.say(known.house, turned_away(refused, self._clock.now()))
 
     def _say_how_it_stands(self, house: str, name: RequestId) -> None:
-        now = self._clock.now()
-        if now - self._stood_s >= STAND_S:  # many watch, and all of them ask about as often
-            self._stood_s = now
-            self._standings = {queued.request_id: queued for queued in self._fleet.standings(now)}
-        known, queued = self._known.get(name), self._standings.get(name)
-        waits = queued is not None and known is not None and known.placed is None
-        self._houses.say(house, stands(queued, now) if waits and queued else stands_nowhere(name))
+        known, now = self._known.get(name), self._clock.now()
+        queued = None if known is None or known.placed is not None else self._standings.find(name, now)
+        self._houses.say(house, stands_nowhere(name) if queued is None else stands(queued, now))
+
+    def _tell_loads(self) -> None:
+        for model, pressure in self._fleet.pressure().items():
+            self._houses.say_to_all(load_of(model, pressure))
+        self._alarms.set("loads", self._clock.now() + LOAD_S, self._tell_loads)
 
     def _tell_all(self) -> None:
         """Tell those who wait in front of a screen how they stand now."""

@@ -17,12 +17,12 @@ from reelray.cluster.coordinator.engine_offers import EngineOffers
 from reelray.cluster.coordinator.messages import (
     Asked,
     Begin,
-    Decision,
     Ended,
     EngineCame,
     EngineWent,
     HowStands,
     Joined,
+    Load,
     LookedFor,
     MakeRoom,
     Report,
@@ -83,6 +83,8 @@ class Desk:
         self._line: Callable[[Report], None] | None = None
         self._fence = -1
         self._carrier: Carrier | None = None
+        self.loads: dict[str, Load] = {}
+        """How much the engines of each model have to do, by the last word of the coordinator."""
         self._asked: dict[RequestId, asyncio.Future[Waits]] = {}
         self._takes_work, self._is_looking = True, False
         loop = asyncio.get_running_loop()
@@ -122,6 +124,8 @@ class Desk:
         decision = word.decision
         if isinstance(decision, Begin) and decision.render is not None:
             self._begin_render(decision)
+        elif isinstance(decision, Load):
+            self.loads[decision.model] = decision
         elif isinstance(decision, MakeRoom):
             if self._carrier is not None:
                 self._carrier.make_room(decision.request_id, decision.run)
@@ -220,11 +224,11 @@ class Desk:
         else:
             self._carrier.begin(begin)
 
-    def _tell_visit(self, decision: Decision) -> None:
+    def _tell_visit(self, decision: Waits | Begin | Turned) -> None:
         visit, asked = self._visits.get(decision.request_id), self._asked.get(decision.request_id)
         if asked is not None and isinstance(decision, Waits) and not asked.done():
             asked.set_result(decision)
-        if visit is not None and isinstance(decision, Waits | Begin | Turned):
+        if visit is not None:
             visit.hear(decision)
         elif isinstance(decision, Begin):  # who asked has left meanwhile
             self.say(Ended(request_id=decision.request_id, run=decision.run))

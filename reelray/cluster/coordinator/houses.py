@@ -3,11 +3,15 @@
 from collections.abc import Callable
 
 from reelray.cluster.coordinator.clock import Alarm, Clock
-from reelray.cluster.coordinator.messages import Decision, Turned, Waits, Word
+from reelray.cluster.coordinator.messages import Decision, Load, Turned, Waits, Word
 from reelray.proto.request import RequestId
 from reelray.scheduler.fleet.decision import Queued, Refused
+from reelray.scheduler.fleet.fleet import Fleet
+from reelray.scheduler.fleet.pool import Pressure
 
 Hear = Callable[[Word], None]
+STAND_S = 0.2
+"""What is told to those who watch is so old at most."""
 
 
 class Houses:
@@ -47,6 +51,11 @@ class Houses:
         if hear is not None:
             hear(Word(fence=self._fence, decision=decision))
 
+    def say_to_all(self, decision: Decision) -> None:
+        """Tell all of them."""
+        for house in list(self._lines):
+            self.say(house, decision)
+
 
 class Alarms:
     """Calls that come later, one of each name.
@@ -80,6 +89,26 @@ class Alarms:
         action()
 
 
+class Standings:
+    """How renders stand, for those who watch: many, who all ask about as often.
+
+    Args:
+        fleet: Knows.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._found = dict[RequestId, Queued]()
+        self._at_s = float("-inf")
+
+    def find(self, name: RequestId, now: float) -> Queued | None:
+        """How something stands, or stood a moment ago."""
+        if now - self._at_s >= STAND_S:
+            self._at_s = now
+            self._found = {queued.request_id: queued for queued in self._fleet.standings(now)}
+        return self._found.get(name)
+
+
 def turned_away(refused: Refused, now: float) -> Turned:
     """Say that something gets no place."""
     return Turned(
@@ -99,3 +128,9 @@ def stands(queued: Queued, now: float) -> Waits:
 def stands_nowhere(request_id: RequestId) -> Waits:
     """Say that something does not wait."""
     return Waits(request_id=request_id, position=0, start_s=None)
+
+
+def load_of(model: str, pressure: Pressure) -> Load:
+    """Say how much a model's engines have to do."""
+    queue_s = None if pressure.queue_s == float("inf") else pressure.queue_s
+    return Load(model=model, queue_s=queue_s, busy=pressure.busy, waiting=pressure.waiting, gpus=pressure.gpus)

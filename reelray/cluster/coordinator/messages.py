@@ -287,7 +287,26 @@ class Turned:
     retry_after_s: float | None = None
 
 
-Decision: TypeAlias = Waits | Begin | MakeRoom | Turned
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """How much the engines of a model have to do, those of all houses together.
+
+    Args:
+        model: Its name.
+        queue_s: Seconds that all its GPUs would work on what waits; None where it has none.
+        busy: Share of its GPUs that work.
+        waiting: Requests that wait.
+        gpus: It has.
+    """
+
+    model: str
+    queue_s: float | None
+    busy: float
+    waiting: int
+    gpus: int
+
+
+Decision: TypeAlias = Waits | Begin | MakeRoom | Turned | Load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ REPORTS = (
     *(messages.Joined, messages.EngineCame, messages.EngineWent, messages.Asked, messages.Ended, messages.MadeRoom),
     *(messages.Left, messages.Moved, messages.LookedFor, messages.HowStands),
 )
-DECISIONS = (messages.Waits, messages.Begin, messages.MakeRoom, messages.Turned)
+DECISIONS = (messages.Waits, messages.Begin, messages.MakeRoom, messages.Turned, messages.Load)
 
 
 def _by_name(kinds: tuple[type[Any], ...]) -> dict[str, type[Any]]:

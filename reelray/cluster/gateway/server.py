@@ -86,7 +86,7 @@ class GatewayServer:
         self._server: Any = grpc.aio.server(options=options, interceptors=guards, maximum_concurrent_rpcs=MOST_CALLS)
         self._credentials = guard.credentials
         videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers, desk), self._server)  # type: ignore[no-untyped-call]
-        cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models), self._server)  # type: ignore[no-untyped-call]
+        cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models, desk), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = SERVICES if archive is None else (*SERVICES, RENDERS)
         if archive is not None:

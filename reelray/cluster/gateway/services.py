@@ -127,10 +127,11 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
 
     Args:
         models: What is served.
+        desk: Knows how much there is to do.
     """
 
-    def __init__(self, models: ServedModels) -> None:
-        self._models = models
+    def __init__(self, models: ServedModels, desk: Desk) -> None:
+        self._models, self._desk = models, desk
 
     async def Describe(  # noqa: N802  named by the service
         self, _request: cluster_pb2.DescribeRequest, _context: Context
@@ -141,7 +142,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
         )
 
     def _describe(self, model: ServedModel) -> cluster_pb2.Engine:
-        engine = model.description
+        engine, load = model.description, self._desk.loads.get(model.entry.name)
         return cluster_pb2.Engine(
             model=model.entry.name,
             model_digest=engine.digest,
@@ -151,4 +152,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
             ranks=engine.layout.ranks + engine.decode_ranks,
             requests=model.running,
             ready=model.is_ready,
+            waiting=0 if load is None else load.waiting,
+            queue_seconds=None if load is None else load.queue_s,
+            busy=None if load is None else load.busy,
         )

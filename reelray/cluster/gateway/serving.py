@@ -233,7 +233,9 @@ async def _serve(
         server = await GatewayServer(models, options.address, guard, house.archive, desk=house.desk).start()
         asked = _listen_for_signals(models)
         try:
-            http = await _start_http(House(models=models, archive=house.archive), options, guard)
+            http = await _start_http(
+                House(models=models, archive=house.archive, loads=house.desk.loads), options, guard
+            )
         except ReelrayError:
             await server.stop(0)
             raise

@@ -36,7 +36,7 @@ def make_app(house: House, callers: Callers, *, on_loopback: bool) -> ASGIApp:
         callers: Who may call.
         on_loopback: Whether only this machine can reach it.
     """
-    metrics = Metrics(house.models, house.archive)
+    metrics = Metrics(house.models, house.archive, house.loads)
     app = Starlette(
         routes=_routes(house, metrics),
         exception_handlers={

@@ -1,7 +1,10 @@
 """What Prometheus is told: numbers of this server and its models, and of the store's renders; of no tenant."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from reelray.cluster.coordinator.messages import Load
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.renders.spec import queue_of
@@ -17,10 +20,11 @@ class Metrics:
     Args:
         models: What is served.
         archive: Where renders are kept.
+        loads: How much the engines of each model have to do, as the coordinator says.
     """
 
-    def __init__(self, models: ServedModels, archive: Archive) -> None:
-        self._models, self._archive, self._registry = models, archive, CollectorRegistry()
+    def __init__(self, models: ServedModels, archive: Archive, loads: Mapping[str, Load]) -> None:
+        self._models, self._archive, self._loads, self._registry = models, archive, loads, CollectorRegistry()
         self._requests = Counter(
             "reelray_http_requests", "HTTP requests", ("route", "method", "status"), registry=self._registry
         )
@@ -40,6 +44,18 @@ class Metrics:
         )
         self._ready = Gauge(
             "reelray_model_ready", "Whether a model takes requests", ("model",), registry=self._registry
+        )
+        self._queue_s = Gauge(
+            "reelray_queue_seconds",
+            "Seconds that all engines of a model together would work on what waits; scale by it",
+            ("model",),
+            registry=self._registry,
+        )
+        self._busy = Gauge(
+            "reelray_lanes_busy",
+            "Share of the lanes of a model's engines that work",
+            ("model",),
+            registry=self._registry,
         )
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -63,6 +79,9 @@ class Metrics:
         for model in self._models:
             self._running.labels(model.entry.name).set(model.running)
             self._ready.labels(model.entry.name).set(model.is_ready)
+        for name, load in list(self._loads.items()):
+            self._queue_s.labels(name).set(float("inf") if load.queue_s is None else load.queue_s)
+            self._busy.labels(name).set(load.busy)
         with in_plain_words():
             waiting = 0
             for model in self._models:

@@ -1,7 +1,7 @@
 """`/v1/videos` over the renders of the gateway."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from reelray.cluster.coordinator.messages import Load
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.option_check import LONGEST_KEY
 from reelray.cluster.gateway.served_models import ServedModels
@@ -43,12 +44,14 @@ class House:
         archive: Where renders are kept.
         limits: Of each tenant.
         closing: Set when the server is about to end.
+        loads: How much the engines of each model have to do.
     """
 
     models: ServedModels
     archive: Archive
     limits: SubmitLimits = NO_LIMITS
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+    loads: Mapping[str, Load] = field(default_factory=dict)
 
 
 class Videos:

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ereelray/proto/v1/cluster.proto\x12\nreelray.v1\"\x11\n\x0f\x44\x65scribeRequest\"H\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12#\n\x07\x65ngines\x18\x02 \x03(\x0b\x32\x12.reelray.v1.Engine\"\x8c\x01\n\x06\x45ngine\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0e\n\x06layout\x18\x05 \x01(\t\x12\r\n\x05ranks\x18\x06 \x01(\r\x12\x10\n\x08requests\x18\x07 \x01(\r\x12\r\n\x05ready\x18\x08 \x01(\x08\x32P\n\x07\x43luster\x12\x45\n\x08\x44\x65scribe\x12\x1b.reelray.v1.DescribeRequest\x1a\x1c.reelray.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ereelray/proto/v1/cluster.proto\x12\nreelray.v1\"\x11\n\x0f\x44\x65scribeRequest\"H\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12#\n\x07\x65ngines\x18\x02 \x03(\x0b\x32\x12.reelray.v1.Engine\"\xe7\x01\n\x06\x45ngine\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0e\n\x06layout\x18\x05 \x01(\t\x12\r\n\x05ranks\x18\x06 \x01(\r\x12\x10\n\x08requests\x18\x07 \x01(\r\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x1a\n\rqueue_seconds\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04\x62usy\x18\x0b \x01(\x01H\x01\x88\x01\x01\x42\x10\n\x0e_queue_secondsB\x07\n\x05_busy2P\n\x07\x43luster\x12\x45\n\x08\x44\x65scribe\x12\x1b.reelray.v1.DescribeRequest\x1a\x1c.reelray.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -26,7 +26,7 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_DESCRIBERESPONSE']._serialized_start=65
   _globals['_DESCRIBERESPONSE']._serialized_end=137
   _globals['_ENGINE']._serialized_start=140
-  _globals['_ENGINE']._serialized_end=280
-  _globals['_CLUSTER']._serialized_start=282
-  _globals['_CLUSTER']._serialized_end=362
+  _globals['_ENGINE']._serialized_end=371
+  _globals['_CLUSTER']._serialized_start=373
+  _globals['_CLUSTER']._serialized_end=453
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,7 @@ class DescribeResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ...) -> None: ...
 
 class Engine(_message.Message):
-    __slots__ = ("model", "model_digest", "device", "dtype", "layout", "ranks", "requests", "ready")
+    __slots__ = ("model", "model_digest", "device", "dtype", "layout", "ranks", "requests", "ready", "waiting", "queue_seconds", "busy")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,9 @@ class Engine(_message.Message):
     RANKS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_digest: str
     device: str
@@ -35,4 +38,7 @@ class Engine(_message.Message):
     ranks: int
     requests: int
     ready: bool
-    def __init__(self, model: _Optional[str] = ..., model_digest: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., requests: _Optional[int] = ..., ready: bool = ...) -> None: ...
+    waiting: int
+    queue_seconds: float
+    busy: float
+    def __init__(self, model: _Optional[str] = ..., model_digest: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., requests: _Optional[int] = ..., ready: bool = ..., waiting: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., busy: _Optional[float] = ...) -> None: ...

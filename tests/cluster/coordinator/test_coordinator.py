@@ -8,6 +8,7 @@ from reelray.cluster.coordinator.messages import (
     EngineCame,
     EngineWent,
     Left,
+    Load,
     MadeRoom,
     Moved,
     Run,
@@ -167,3 +168,12 @@ def test_a_successor_leaves_alone_what_runs_and_goes_on_with_what_waits():
     assert again.begun["b"].run > max(begin.run for begin in house.begun.values())
     again.say(ended(house.begun["a"]))
     assert again.told() == [("Begin", "film:1")]
+
+
+def test_houses_hear_how_much_there_is_to_do():
+    coordinator, clock = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m", ranks=2))
+    coordinator.know_renders([wish(f"film:{n}", render=True) for n in range(6)])
+    clock.go_to(3.0)
+    load = [word for word in house.words if isinstance(word, Load)][-1]
+    assert load == Load(model="m", queue_s=4 * 10.0 / 2, busy=1.0, waiting=4, gpus=2)

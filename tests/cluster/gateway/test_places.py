@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.gateway import placed_relay, server
-from reelray.proto.v1 import renders_pb2, videos_pb2, videos_pb2_grpc
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, renders_pb2, videos_pb2, videos_pb2_grpc
 from tests.support.coordinated import serve_house
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_model import FakeModel
@@ -192,8 +192,12 @@ def test_who_watches_a_render_that_waits_hears_how_it_stands(shelf):
         told = []
         for render in renders[1:]:
             told += [next(event for event in caller.watching(render.id) if event.WhichOneof("event") == "queued")]
+        describe = cluster_pb2_grpc.ClusterStub(channel).Describe
+        here_now = wait_until(lambda: (one := describe(cluster_pb2.DescribeRequest()).engines[0]).waiting and one)
         for render in renders:
             caller.Cancel(renders_pb2.CancelRenderRequest(id=render.id))
+    assert (here_now.waiting, here_now.busy) == (2, 1.0)
+    assert here_now.queue_seconds > 0
     assert [event.queued.position for event in told] == [1, 2]
     assert [event.number for event in told] == [1, 1]  # of the event before
     assert told[1].queued.HasField("predicted_start")
