@@ -34,6 +34,8 @@ class ScriptedEngine:
 
     def snapshot(self, request_id, _kind):
         run = self.running.get(request_id)
+        if run is not None:
+            run.wait_for_step()
         if run is None or run.done == run.steps:
             raise EndedError("it is over")
         return Snapshot(
@@ -63,6 +65,7 @@ class ScriptedRun:
         self.steps = request.recipe.schedule.steps
         self._permits, self._closed = threading.Semaphore(0), threading.Event()
         self._queue = []
+        self._boundary = threading.Condition()
         self.waits = False
         """Whether the next step is under way, and all that came before was taken."""
 
@@ -70,8 +73,16 @@ class ScriptedRun:
         self.waits = False
         self._permits.release()
 
+    def wait_for_step(self):
+        """Wait until the step that is under way has ended."""
+        with self._boundary:
+            done = self.done
+            self._boundary.wait_for(lambda: not self.waits or self.done > done or self._closed.is_set(), 20)
+
     def close(self):
         self._closed.set()
+        with self._boundary:
+            self._boundary.notify_all()
         self._permits.release()
         self._end()
 
@@ -87,7 +98,9 @@ class ScriptedRun:
         self._permits.acquire()
         if self._closed.is_set():
             raise StopIteration
-        self.done += 1
+        with self._boundary:
+            self.done += 1
+            self._boundary.notify_all()
         if self.done == self.steps:
             self._queue = self._last_words()
             self._end()

@@ -60,7 +60,8 @@ class CoordinatorKeeper:
         self._count += 1
         owner = f"{self._house}:{self._count}"
         program = (sys.executable, "-m", "reelray.cluster.coordinator")
-        process = await asyncio.create_subprocess_exec(*program, stdin=asyncio.subprocess.PIPE)
+        # In a session of its own: Ctrl-C is for the server, which ends it in good order.
+        process = await asyncio.create_subprocess_exec(*program, stdin=asyncio.subprocess.PIPE, start_new_session=True)
         self.pid = process.pid
         try:
             assert process.stdin is not None, "it was asked for"

@@ -6,7 +6,8 @@ from reelray.cluster.coordinator.messages import Turned, Wish
 from reelray.proto.errors import CoordinatorError, DeadlineError, EngineError, QuotaError, ReelrayError, ResourceError
 from reelray.scheduler.fleet.decision import Reason
 
-RETRY_S = 1.0
+PASSING = {Reason.NO_ENGINE, Reason.LATE, Reason.LOST}
+"""Where trying again may help although nobody knows when."""
 
 
 def nobody_decides() -> CoordinatorError:
@@ -17,7 +18,7 @@ def nobody_decides() -> CoordinatorError:
 def refusal(turned: Turned, wish: Wish) -> ReelrayError:
     """The error for a request that gets no place; says when it could be done, and when to ask again."""
     error = _error(turned, wish)
-    error.retryable = turned.retry_after_s is not None
+    error.retryable = turned.retry_after_s is not None or turned.reason in PASSING
     if turned.retry_after_s is not None:
         error.ids["retry_after_ms"] = str(max(1, round(1000 * turned.retry_after_s)))
     if turned.finish_s is not None:

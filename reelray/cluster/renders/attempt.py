@@ -74,6 +74,9 @@ class Attempt:
         self._summary: RenderSummary | None = None
         self._steps = self._all_steps = self._committed = self._first = 0
         self._is_to_end = False
+        self._run: EngineRun | None = None
+        self._pending: tuple[Snapshot, float] | None = None
+        self._putting_down: tuple[asyncio.Future[Snapshot | None], float] | None = None
 
     @property
     def share(self) -> float:
@@ -93,6 +96,8 @@ class Attempt:
     def make_room(self) -> None:
         """End at the next step that can be committed; one whose engine puts nothing down goes on to its end."""
         self._is_to_end = True
+        if self._can_put_down():  # before the step in flight ends: it is the last one then
+            self._begin_to_put_down()
 
     async def run(self) -> dict[str, Any]:
         """Make the video.
@@ -107,7 +112,8 @@ class Attempt:
         """
         began = await begin(self._around.store, self._around.artifacts, self._lease, self._model)
         self._begin(began)
-        pump = EventPump(self._run, leave=self._run.leave, name=f"render {self._request.request_id}")
+        self._run = run = EngineRun(self._model.engine, self._request, began.snapshot)
+        pump = EventPump(run, leave=run.leave, name=f"render {self._request.request_id}")
         async with aclosing(pump.items()) as events:
             async for event in events:
                 await self._take(event)
@@ -119,13 +125,14 @@ class Attempt:
         self._steps = self._committed = 0 if began.snapshot is None else began.snapshot.windows
         self._first = self._steps
         self._made = 0 if began.snapshot is None else began.snapshot.frame
-        self._run = EngineRun(self._model.engine, self._request, began.snapshot)
         ends, place = chunk_ends(self._request, self._job.model.facts), self._video.place
         rule, clock = self._around.rule, self._around.clock
         self._pace = CommitPace(rule, ends, clock, frames=place.frames, steps=self._steps)
-        self._pending: tuple[Snapshot, float] | None = None
 
     async def _take(self, event: Event) -> None:
+        if self._putting_down is not None:
+            await self._put_down_now()
+            await self._commit_pending()
         if isinstance(event, Done):
             if self._made != self._request.frames:
                 raise EngineError(f"the engine made {self._made} of {self._request.frames} frames")
@@ -146,21 +153,43 @@ class Attempt:
             await asyncio.to_thread(self._video.write, frames_array(event)[known:])
 
     async def _look_after_commits(self) -> None:
-        frames = self._video.place.frames
         if self._is_to_end and self._pending is None and self._steps == self._committed:  # nothing would be lost
             raise MadeRoom
         is_due = self._is_to_end or self._pace.is_due(frames=self._made, steps=self._steps)
-        if self._pending is None and is_due and frames <= self._made < self._request.frames:
-            began_s = self._around.clock()
-            snapshot = await asyncio.to_thread(self._run.put_down)
+        if is_due and self._can_put_down():
+            self._begin_to_put_down()
+            await self._put_down_now()
+        await self._commit_pending()
+
+    def _can_put_down(self) -> bool:
+        is_free = self._run is not None and self._pending is None and self._putting_down is None
+        return is_free and self._video.place.frames <= self._made < self._request.frames
+
+    def _begin_to_put_down(self) -> None:
+        assert self._run is not None, "it has begun"
+        began_s = self._around.clock()
+        self._putting_down = asyncio.ensure_future(asyncio.to_thread(self._run.put_down)), began_s
+        self._putting_down[0].add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # also if it has left
+
+    async def _put_down_now(self) -> None:
+        """Wait for a snapshot that was asked for: what the engine tells next may lie behind it."""
+        if self._putting_down is not None:
+            (asked, began_s), self._putting_down = self._putting_down, None
+            snapshot = await asked
             self._pending = None if snapshot is None else (snapshot, began_s)
-        if self._pending is not None and self._pending[0].frame == frames:
-            (snapshot, began_s), self._pending = self._pending, None
-            await self._commit(snapshot)
-            self._pace.committed(frames=frames, steps=snapshot.windows, began_s=began_s)
-            self._committed = snapshot.windows
-            if self._is_to_end:
-                raise MadeRoom
+
+    async def _commit_pending(self) -> None:
+        frames = self._video.place.frames
+        if self._pending is None or self._pending[0].frame != frames:
+            return
+        (snapshot, began_s), self._pending = self._pending, None
+        await self._commit(snapshot)
+        self._pace.committed(frames=frames, steps=snapshot.windows, began_s=began_s)
+        self._committed = snapshot.windows
+        if self._is_to_end:
+            raise MadeRoom
 
     async def _commit(self, snapshot: Snapshot) -> None:
         artifacts, lease, unit = self._around.artifacts, self._lease, len(self._records)
