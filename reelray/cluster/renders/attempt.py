@@ -126,6 +126,7 @@ class Attempt:
         self._first = self._steps
         self._made = 0 if began.snapshot is None else began.snapshot.frame
         ends, place = chunk_ends(self._request, self._job.model.facts), self._video.place
+        self._all_steps = len(ends) * self._request.recipe.schedule.length  # until the engine says it
         rule, clock = self._around.rule, self._around.clock
         self._pace = CommitPace(rule, ends, clock, frames=place.frames, steps=self._steps)
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
@@ -450,3 +451,46 @@ def test_several_jobs_share_a_worker(play, artifacts):
         media, videos = play(case)
         assert all(one.complete for one in media)
         assert videos == [undisturbed(job, model) for job in jobs]
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("every", [1, 3, 5])
+def test_who_makes_room_loses_no_frame_and_hardly_a_step(play, artifacts, chunk, every):
+    entry, asked = fake_model_entry(chunk=chunk, steps=12), []
+    left, ask = every, None
+
+    def watch(event):
+        nonlocal left
+        if isinstance(event, Progress) and event.stage is Stage.DENOISE and ask is not None:
+            left -= 1
+            if left == 0:
+                ask()
+
+    with served(entry, SteppedModel(), watch) as (model, engines):
+        job = plan(entry, frames=21)
+
+        async def case(store):
+            nonlocal left, ask
+            loop, lefts = asyncio.get_running_loop(), []
+            ref, worker = await submit(store, artifacts, job, model), worker_of(store, artifacts, model)
+            while not (now := await store.jobs.get(ref)).state.ended:
+                assert now.attempts == 0  # it was asked to; that is no failure
+                lease = await worker.claim(ref)
+                attempt = worker.attempt(lease)
+                left, ask = every, lambda attempt=attempt: loop.call_soon_threadsafe(attempt.make_room)
+                asked.append(await worker.work_on(lease, attempt))
+                lefts.append(attempt.left)
+                await until(lambda fence=lease.fence: is_idle(model.engine, ref, fence))
+            return now, lefts, await records_of(store, ref), await video_of(store, artifacts, ref)
+
+        ended, lefts, records, data = play(case)
+        ask = None
+        assert ended.state is JobState.DONE, ended.error
+        assert len(asked) == ended.fence >= 2
+        assert asked == [False] * (len(asked) - 1) + [True]
+        assert lefts == sorted(lefts, reverse=True)
+        for before, after in pairwise(engines[0].steps):
+            went_on_after = after[0] - 1 if after else records[-1].steps
+            assert went_on_after in [0, *(record.steps for record in records)]
+            assert before[-1] - went_on_after <= 2
+        assert data == undisturbed(job, model)
