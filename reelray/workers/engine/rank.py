@@ -90,9 +90,7 @@ class Rank:
         return keep_frames(self.execute(self._issued.popleft())) if self._issued else None
 
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: what it says of all requests, and the work of this rank's lane.
-
-        The data of frames are views, of memory that the next plan but one may use again.
+        """Carry out one plan: what it says of all requests, and of this rank's lane; frames may be views, see `Channel`.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
