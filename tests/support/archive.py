@@ -7,9 +7,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from reelray.cluster.assets.asset import AssetRule
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.plain_json import to_plain
 from reelray.cluster.renders.artifacts import Artifacts
@@ -28,6 +29,11 @@ class Shelf:
 
     address: StoreAddress
     files: Path
+    asset_rule: AssetRule = field(default_factory=AssetRule)
+
+    def archive(self, connection: Connection) -> Archive:
+        store = Store.over(connection)
+        return Archive(store=store, artifacts=Artifacts(self.files), asset_rule=self.asset_rule)
 
     @contextmanager
     def opened(self) -> Iterator["Hands"]:
@@ -35,7 +41,7 @@ class Shelf:
         loop = asyncio.new_event_loop()
         connection = Connection(self.address)
         try:
-            yield Hands(loop, Archive(store=Store.over(connection), artifacts=Artifacts(self.files)))
+            yield Hands(loop, self.archive(connection))
         finally:
             loop.run_until_complete(connection.close())
             loop.close()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from reelray.cluster.assets.asset import AssetRule
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.store.open import Store
@@ -21,11 +22,13 @@ class Archive:
         store: Jobs and what happens to them.
         artifacts: Their files.
         rule: How long they are kept.
+        asset_rule: How much is kept of what callers bring along.
     """
 
     store: Store
     artifacts: Artifacts
     rule: RetentionRule = field(default_factory=RetentionRule)
+    asset_rule: AssetRule = field(default_factory=AssetRule)
 
 
 @contextmanager
