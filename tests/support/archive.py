@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reelray.cluster.assets.asset import AssetRule
 from reelray.cluster.gateway.archive import Archive
+from reelray.cluster.outbound.allow_list import Reach
 from reelray.cluster.plain_json import to_plain
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.growing_video import VideoPlace
@@ -30,10 +31,11 @@ class Shelf:
     address: StoreAddress
     files: Path
     asset_rule: AssetRule = field(default_factory=AssetRule)
+    reach: Reach = field(default_factory=Reach)
 
     def archive(self, connection: Connection) -> Archive:
         store = Store.over(connection)
-        return Archive(store=store, artifacts=Artifacts(self.files), asset_rule=self.asset_rule)
+        return Archive(store=store, artifacts=Artifacts(self.files), asset_rule=self.asset_rule, reach=self.reach)
 
     @contextmanager
     def opened(self) -> Iterator["Hands"]:

@@ -76,13 +76,18 @@ class Asset:
         )
 
 
+def is_id(text: str) -> bool:
+    """Whether an asset could have this id."""
+    return _ID.fullmatch(text) is not None
+
+
 def check_id(asset_id: str) -> str:
     """Give an id back that is one.
 
     Raises:
         UnknownAssetError: No asset has such an id.
     """
-    if _ID.fullmatch(asset_id) is None:
+    if not is_id(asset_id):
         raise UnknownAssetError(f"no asset has such an id as {asset_id[:65]!r}; ids are 64 hex digits")
     return asset_id
 

@@ -15,6 +15,7 @@ one, so no file that is named here is ever missing.
 from dataclasses import dataclass
 
 from reelray.cluster.assets.asset import Asset, AssetRule, unknown
+from reelray.cluster.renders.artifact import Artifact
 from reelray.cluster.store.connection import Connection, Script
 from reelray.cluster.store.limits import refused
 from reelray.cluster.store.lua import CLOCK
@@ -152,22 +153,22 @@ class NewAsset:
 
     Args:
         tenant: Whose.
-        id: SHA-256 that its bytes must have.
-        size_bytes: Its length.
+        id: SHA-256 that its bytes must have; empty as long as that is not known.
+        room_bytes: Most bytes that it has.
         keep_s: How long it is kept.
         token: Of this upload; nobody else has it.
     """
 
     tenant: str
     id: str
-    size_bytes: int
+    room_bytes: int
     keep_s: float
     token: str
 
     @property
     def upload(self) -> str:
         """How the store knows this upload."""
-        return f"{self.token}:{self.size_bytes}"
+        return f"{self.token}:{self.room_bytes}"
 
     @property
     def keep_ms(self) -> int:
@@ -206,7 +207,7 @@ class Catalog:
         """
         limits = rule.most_bytes, rule.most_assets, rule.most_uploads, round(UPLOAD_S * 1000)
         said = await self._connection.run(
-            _BEGIN, check_name("tenant", new.tenant), new.id, new.size_bytes, new.keep_ms, new.token, *limits
+            _BEGIN, check_name("tenant", new.tenant), new.id, new.room_bytes, new.keep_ms, new.token, *limits
         )
         if said[0] == b"same":
             return Asset.of_row(new.tenant, new.id, said[1])
@@ -218,12 +219,11 @@ class Catalog:
         """Free the room of an upload that came to nothing; harmless for one that did."""
         await self._connection.run(_GIVE_UP, new.tenant, new.upload)
 
-    async def add(self, new: NewAsset, media_type: str, file: str) -> Asset:
-        """Take on what was uploaded; the answer names another file where it came twice at once."""
-        row = await self._connection.run(
-            _ADD, new.tenant, new.id, new.upload, new.size_bytes, new.keep_ms, media_type, file
-        )
-        return Asset.of_row(new.tenant, new.id, row)
+    async def add(self, new: NewAsset, media_type: str, file: Artifact) -> Asset:
+        """Take on what was uploaded; the answer names another file where it was here already."""
+        what = file.size_bytes, new.keep_ms, media_type, file.name
+        row = await self._connection.run(_ADD, new.tenant, file.sha256, new.upload, *what)
+        return Asset.of_row(new.tenant, file.sha256, row)
 
     async def get(self, tenant: str, asset_id: str) -> Asset:
         """Look an asset up.
@@ -250,6 +250,17 @@ class Catalog:
         rows, last = await self._connection.run(_LIST, check_name("tenant", tenant), begin, limit)
         assets = tuple(Asset.of_row(tenant, asset_id.decode(), row) for asset_id, row in rows)
         return AssetPage(assets=assets, cursor=last.decode().removeprefix("("))
+
+    async def cursor_behind(self, tenant: str, asset_id: str) -> str:
+        """Cursor of the page behind an asset.
+
+        Raises:
+            UnknownAssetError: The tenant has none of this id.
+        """
+        place = await self._connection.command("ZSCORE", self._connection.key("assets", tenant), asset_id)
+        if place is None:
+            raise unknown(asset_id)
+        return str(int(place))
 
     async def drop(self, tenant: str, asset_id: str) -> str:
         """Forget an asset; gives the name of its file.

@@ -4,13 +4,31 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reelray.cluster.assets.media import HEAD_BYTES, check_said, recognise
-from reelray.proto.errors import CancelledError, TooLargeError, UploadError
+from reelray.proto.errors import CancelledError, UploadError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """What must come.
+
+    Args:
+        size_bytes: How many bytes.
+        is_exact: Whether there must be so many, and not only at most.
+        sha256: Digest that they must have; empty takes any.
+        media_type: What they are said to be; empty where nothing was said.
+    """
+
+    size_bytes: int
+    is_exact: bool = True
+    sha256: str = ""
+    media_type: str = ""
 
 
 class Incoming:
@@ -20,13 +38,11 @@ class Incoming:
 
     Args:
         pieces: Of the file, from the event loop that runs now.
-        size_bytes: How many must come.
-        sha256: Digest that they must have; empty takes any.
-        media_type: What they are said to be; empty where nothing was said.
+        expected: What they must be.
     """
 
-    def __init__(self, pieces: AsyncIterator[bytes], size_bytes: int, sha256: str, media_type: str = "") -> None:
-        self._pieces, self._size, self._sha256, self._said = pieces, size_bytes, sha256, media_type
+    def __init__(self, pieces: AsyncIterator[bytes], expected: Expected) -> None:
+        self._pieces, self._expected = pieces, expected
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._waiting: Future[bytes] | None = None
@@ -48,24 +64,30 @@ class Incoming:
             MediaError: It is none of the files that are kept, or not what was said.
             CancelledError: Somebody left.
         """
-        head, came, digest = b"", 0, hashlib.sha256()
+        head, came, digest, expected = b"", 0, hashlib.sha256(), self._expected
         while piece := self._next():
             came += len(piece)
-            if came > self._size:
-                raise UploadError(f"more came than the {self._size} bytes that were announced")
+            if came > expected.size_bytes:
+                raise UploadError(f"more came than the {expected.size_bytes} bytes that were announced")
             digest.update(piece)
             if self.media_type:
                 yield piece
                 continue
             head += piece
-            if len(head) >= min(HEAD_BYTES, self._size):
-                self.media_type = recognise(head[:HEAD_BYTES])
-                check_said(self._said, self.media_type)
+            if len(head) >= HEAD_BYTES:
+                self._recognise(head)
                 yield head
-        if came < self._size:
-            raise UploadError(f"the upload was cut off: {came} of {self._size} bytes came")
-        if self._sha256 not in {"", digest.hexdigest()}:
-            raise UploadError(f"the bytes that came have SHA-256 {digest.hexdigest()}; {self._sha256} was announced")
+        if not self.media_type:
+            self._recognise(head)
+            yield head
+        if expected.is_exact and came < expected.size_bytes:
+            raise UploadError(f"the upload was cut off: {came} of {expected.size_bytes} bytes came")
+        if expected.sha256 not in {"", digest.hexdigest()}:
+            raise UploadError(f"the bytes that came have SHA-256 {digest.hexdigest()}; {expected.sha256} was announced")
+
+    def _recognise(self, head: bytes) -> None:
+        self.media_type = recognise(head[:HEAD_BYTES])
+        check_said(self._expected.media_type, self.media_type)
 
     def _next(self) -> bytes:
         """The next piece; nothing at the end."""
@@ -80,17 +102,3 @@ class Incoming:
             if piece:
                 return piece
         return b""
-
-
-async def within(pieces: AsyncIterator[bytes], largest_bytes: int) -> AsyncIterator[bytes]:
-    """The same pieces, as long as they are not too many.
-
-    Raises:
-        TooLargeError: They are.
-    """
-    came = 0
-    async for piece in pieces:
-        came += len(piece)
-        if came > largest_bytes:
-            raise TooLargeError(f"more than {largest_bytes} bytes came; no more are taken")
-        yield piece

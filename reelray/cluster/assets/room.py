@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from reelray.cluster.assets.asset import Asset, AssetRule, check_id, unknown
+from reelray.cluster.assets.asset import Asset, AssetRule, check_id, is_id, unknown
 from reelray.cluster.assets.catalog import UPLOAD_S, AssetPage, Catalog, NewAsset
-from reelray.cluster.assets.incoming import Incoming
+from reelray.cluster.assets.incoming import Expected, Incoming
 from reelray.cluster.assets.media import check_whole
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.renders.artifact import ASSETS, Artifact
@@ -39,14 +39,16 @@ class Announced:
     Args:
         tenant: Whose.
         size_bytes: How many bytes.
-        sha256: Their digest, in hex.
+        is_exact: Whether there must be so many, and not only at most.
+        sha256: Their digest, in hex; empty where the sender does not know it.
         media_type: What they are said to be; may be empty.
         keep_s: How long they are to be kept; 0 takes what the rule grants.
     """
 
     tenant: str
     size_bytes: int
-    sha256: str
+    is_exact: bool = True
+    sha256: str = ""
     media_type: str = ""
     keep_s: float = 0.0
 
@@ -89,7 +91,7 @@ class AssetRoom:
         if known is not None:
             return known, False
         try:
-            return await self._take_in(new, said.media_type, pieces)
+            return await self._take_in(new, said, pieces)
         except BaseException:
             await asyncio.shield(self._give_up(new))
             raise
@@ -103,9 +105,11 @@ class AssetRoom:
         with in_plain_words():
             return await self._catalog.get(tenant, check_id(asset_id))
 
-    async def list(self, tenant: str, *, cursor: str = "", limit: int = 50) -> AssetPage:
-        """A page of a tenant's assets, the newest first; see `Catalog.list`."""
+    async def list(self, tenant: str, *, cursor: str = "", after: str = "", limit: int = 50) -> AssetPage:
+        """A page of a tenant's assets, the newest first, behind a cursor or the asset `after`; see `Catalog.list`."""
         with in_plain_words():
+            if after:
+                cursor = await self._catalog.cursor_behind(tenant, check_id(after))
             return await self._catalog.list(tenant, cursor=cursor, limit=limit)
 
     async def delete(self, tenant: str, asset_id: str) -> None:
@@ -145,26 +149,29 @@ class AssetRoom:
         if said.size_bytes > self.rule.largest_bytes:
             raise TooLargeError(f"the file has {said.size_bytes} bytes; at most {self.rule.largest_bytes} are kept")
         digest = said.sha256.lower()
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        if digest and not is_id(digest):
             raise InputError(f"sha256 is {said.sha256[:65]!r}; it must be the SHA-256 of the file, 64 hex digits")
         keep_s = min(said.keep_s or self.rule.keep_s, self.rule.keep_s)
         return NewAsset(
-            tenant=said.tenant, id=digest, size_bytes=said.size_bytes, keep_s=keep_s, token=secrets.token_hex(8)
+            tenant=said.tenant, id=digest, room_bytes=said.size_bytes, keep_s=keep_s, token=secrets.token_hex(8)
         )
 
-    async def _take_in(self, new: NewAsset, media_type: str, pieces: AsyncIterator[bytes]) -> tuple[Asset, bool]:
+    async def _take_in(self, new: NewAsset, said: Announced, pieces: AsyncIterator[bytes]) -> tuple[Asset, bool]:
         if self._running >= MOST_UPLOADS:
             raise ResourceError(f"{MOST_UPLOADS} uploads run here already; try again soon")
+        expected = Expected(
+            size_bytes=new.room_bytes, is_exact=said.is_exact, sha256=new.id, media_type=said.media_type
+        )
         self._running += 1
         try:
             async with asyncio.timeout(UPLOAD_S):
-                file, found = await self._write(new, Incoming(pieces, new.size_bytes, new.id, media_type))
+                file, found = await self._write(new, Incoming(pieces, expected))
         except TimeoutError:
             raise CancelledError(f"the upload took longer than {UPLOAD_S:g} s; it was ended") from None
         finally:
             self._running -= 1
         with in_plain_words():
-            asset = await self._catalog.add(new, found, file.name)
+            asset = await self._catalog.add(new, found, file)
             if asset.file != file.name:  # another was quicker with the same
                 await asyncio.to_thread(self._drop, file)
         return asset, asset.file == file.name

@@ -38,6 +38,8 @@ class Assets(assets_pb2_grpc.AssetsServicer):
         async def upload() -> assets_pb2.UploadAssetResponse:
             parts = _Parts(requests)
             begin = await parts.begin()
+            if not begin.sha256:
+                raise InputError("begin.sha256 is missing; say the SHA-256 of the file, in hex")
             said = Announced(
                 tenant=self._callers.tenant_of(context, begin.tenant),
                 size_bytes=begin.size_bytes,

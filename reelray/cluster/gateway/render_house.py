@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from reelray.cluster.assets.sweeping import sweep_assets
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.renders.artifacts import Artifacts
@@ -95,6 +96,7 @@ async def _sweep(archive: Archive) -> None:
     await archive.store.leases.sweep()
     await check_belonging(archive.store, archive.artifacts)  # a store that lost its data knows none of them
     await sweep_files(archive.store, archive.artifacts, archive.rule, now_s=time.time())
+    await sweep_assets(archive.store, archive.artifacts, archive.asset_rule, now_s=time.time())
     await asyncio.sleep(SWEEP_S)
 
 

@@ -8,6 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from reelray.cluster.assets.room import AssetRoom
+from reelray.cluster.assets.sources import Sources
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.assets_service import Assets
 from reelray.cluster.gateway.callers import Callers
@@ -16,6 +17,7 @@ from reelray.cluster.gateway.renders_service import Renders
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import Cluster, Videos
 from reelray.cluster.gateway.token_guard import TokenGuard
+from reelray.cluster.outbound.allow_list import AllowList
 from reelray.cluster.wire import KEEPALIVE, LARGEST_MESSAGE
 from reelray.proto.errors import ResourceError
 from reelray.proto.v1 import (
@@ -88,14 +90,16 @@ class GatewayServer:
         options = (*OPTIONS, ("grpc.so_reuseport", int(shares_port)))
         self._server: Any = grpc.aio.server(options=options, interceptors=guards, maximum_concurrent_rpcs=MOST_CALLS)
         self._credentials = guard.credentials
-        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers), self._server)  # type: ignore[no-untyped-call]
+        room = None if archive is None else AssetRoom(archive)
+        sources = Sources(room, AllowList() if archive is None else archive.reach.urls)
+        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers, sources), self._server)  # type: ignore[no-untyped-call]
         cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = SERVICES if archive is None else (*SERVICES, *KEPT)
-        if archive is not None:
-            renders = Renders(models, archive, guard.callers)
+        if archive is not None and room is not None:
+            renders = Renders(models, archive, guard.callers, sources)
             renders_pb2_grpc.add_RendersServicer_to_server(renders, self._server)  # type: ignore[no-untyped-call]
-            assets = Assets(AssetRoom(archive), guard.callers)
+            assets = Assets(room, guard.callers)
             assets_pb2_grpc.add_AssetsServicer_to_server(assets, self._server)  # type: ignore[no-untyped-call]
         reflection.enable_server_reflection(
             (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

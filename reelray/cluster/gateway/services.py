@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import reelray
+from reelray.cluster.assets.sources import Sources
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.event_pump import EventPump
@@ -49,14 +50,15 @@ class Videos(videos_pb2_grpc.VideosServicer):
     Args:
         models: What is served.
         callers: Who may call.
+        sources: Where conditions are found that do not come with the request.
     """
 
-    def __init__(self, models: ServedModels, callers: Callers) -> None:
-        self._models, self._callers = models, callers
+    def __init__(self, models: ServedModels, callers: Callers, sources: Sources) -> None:
+        self._models, self._callers, self._sources = models, callers, sources
 
     async def Generate(self, request: videos_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """See `videos.proto`."""
-        planned = await or_status(context, lambda: asyncio.to_thread(self._plan, request, context))
+        planned = await or_status(context, lambda: self._plan(request, context))
         making = planned.making
         with planned.model.counted():
             await or_status(context, lambda: send(context, planned.first), planned.ids)
@@ -69,10 +71,12 @@ class Videos(videos_pb2_grpc.VideosServicer):
 
             await or_status(context, relay, planned.ids, planned.listen)
 
-    def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
+    async def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
         ids = check_options(request.options, (), "Videos.Generate")
-        self._callers.tenant_of(context, request.options.tenant)
-        model, job = plan_request(self._models, request.video)
+        tenant = self._callers.tenant_of(context, request.options.tenant)
+        entry = self._models.find(request.video.model).entry
+        video = await self._sources.brought(request.video, entry, tenant)
+        model, job = await asyncio.to_thread(plan_request, self._models, video)
         plan = plan_of(job.request, job.model.name, model.description.digest, job.fps)
         first = videos_pb2.GenerateEvent(accepted={"request_id": job.request.request_id, "plan": plan})
         making = Making(model.engine, job, request.media)

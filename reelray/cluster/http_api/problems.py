@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 
 from reelray.proto.errors import (
     ArtifactError,
+    CancelledError,
     ConflictError,
     EngineError,
     FencedError,
@@ -51,6 +52,7 @@ STATUSES: tuple[tuple[type[ReelrayError], HTTPStatus], ...] = (
     (StoreError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ArtifactError, HTTPStatus.SERVICE_UNAVAILABLE),
     (FencedError, HTTPStatus.CONFLICT),
+    (CancelledError, HTTPStatus.REQUEST_TIMEOUT),
 )
 """The first that fits counts."""
 TYPES = {

@@ -43,7 +43,7 @@ def video_of(job: Job, progress: int = 0) -> dict[str, Any]:
         "completed_at": ended_s if done else None,
         "expires_at": ended_s + int(RetentionRule().ttl_s) if done and ended_s is not None else None,
         "error": {"code": CODES[job.state], "message": job.error[:LONGEST_ERROR]} if job.state in CODES else None,
-        "remixed_from_video_id": None,
+        "remixed_from_video_id": job.remixed_from or None,
         **_wish(job),
     }
 
