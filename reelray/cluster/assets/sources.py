@@ -1,19 +1,20 @@
 """From conditions that name where their bytes are to conditions that have them."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from reelray.cluster.assets.media import PICTURES
 from reelray.cluster.assets.room import AssetRoom
 from reelray.cluster.gateway.video_reading import check_conditions
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.outbound.allow_list import AllowList
+from reelray.cluster.outbound.background import in_background
 from reelray.cluster.outbound.exchange import Limits, fetch
 from reelray.proto.errors import MediaError, ResourceError, UnsupportedError
 from reelray.proto.v1 import video_spec_pb2 as wire
 
 FETCHES = 8
-"""Of one server at a time: each has a thread."""
+"""Of one server at a time: each has a thread and may hold a large file."""
 MOST_WAITING = 64
 
 
@@ -28,8 +29,7 @@ class Sources:
 
     def __init__(self, room: AssetRoom | None, allowed: AllowList, limits: Limits | None = None) -> None:
         self._room, self._allowed, self._limits = room, allowed, limits or Limits()
-        self._threads = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
-        self._fetching = 0
+        self._free, self._fetching = asyncio.Semaphore(FETCHES), 0
 
     async def brought(self, video: wire.VideoSpec, model: ModelEntry, tenant: str) -> wire.VideoSpec:
         """The same wish, with the bytes of its conditions inside.
@@ -74,7 +74,7 @@ class Sources:
             raise ResourceError(f"{MOST_WAITING} pictures are fetched here already; try again soon")
         self._fetching += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, fetch, self._allowed, url, self._limits)
+            async with self._free:
+                return await in_background("fetch", partial(fetch, self._allowed, url, self._limits))
         finally:
             self._fetching -= 1
