@@ -10,6 +10,7 @@ from reelray.cluster.assets.asset import Asset
 from reelray.cluster.assets.room import Announced, AssetRoom
 from reelray.cluster.gateway.boundary import Context, or_status
 from reelray.cluster.gateway.callers import Callers
+from reelray.cluster.gateway.message_guard import UNREADABLE
 from reelray.cluster.gateway.render_answers import at_ms
 from reelray.proto.errors import CancelledError, InputError, UploadError
 from reelray.proto.v1 import assets_pb2, assets_pb2_grpc
@@ -121,11 +122,14 @@ class _Parts:
     async def _next(self) -> assets_pb2.UploadAssetRequest | None:
         try:
             async with asyncio.timeout(SILENT_S):
-                return await anext(self._requests, None)
+                part = await anext(self._requests, None)
         except TimeoutError:
             raise CancelledError(f"nothing came for {SILENT_S:g} s; the upload was ended") from None
         except DecodeError:
-            raise InputError("a message of the upload is none of this call; was it sent by another version?") from None
+            part = UNREADABLE
+        if part is not None and not isinstance(part, assets_pb2.UploadAssetRequest):
+            raise InputError("a message of the upload is none of this call; was it sent by another version?")
+        return part
 
 
 def asset_of(asset: Asset) -> assets_pb2.Asset:
