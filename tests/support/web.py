@@ -1,6 +1,7 @@
 """A small web server on loopback whose pages a test writes."""
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,12 +13,13 @@ class Web:
     """Pages by path; each gets the handler of its request, and does with it what it likes."""
 
     port: int = 0
+    scheme: str = "http"
     pages: dict[str, Callable] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def page(self, path: str, body: bytes = b"", status: int = 200, **headers: str) -> None:
         def answer(handler):
@@ -33,8 +35,8 @@ class Web:
 
 
 @contextlib.contextmanager
-def start_web() -> Iterator[Web]:
-    web = Web()
+def start_web(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
+    web = Web(scheme="http" if tls is None else "https")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -52,6 +54,8 @@ def start_web() -> Iterator[Web]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     web.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

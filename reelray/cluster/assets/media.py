@@ -12,7 +12,7 @@ HEAD_BYTES = 16
 PICTURES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 """What a caller's picture may be; other decoders of Pillow start programs, or are seldom tested."""
 MOST_PICTURE_PIXELS = 33_000_000
-LARGEST_PICTURE_BYTES = 64_000_000
+LARGEST_PICTURE_BYTES = 32_000_000
 TENSORS = "application/safetensors"
 LARGEST_TENSOR_HEAD = 1 << 20
 KEPT = "PNG, JPEG, WebP, MP4, WebM, WAV, FLAC, Ogg, MP3, safetensors"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from reelray.cluster.assets.asset import Asset, AssetRule, check_id, is_id, unknown
 from reelray.cluster.assets.catalog import UPLOAD_S, AssetPage, Catalog, NewAsset
 from reelray.cluster.assets.incoming import Expected, Incoming
-from reelray.cluster.assets.media import check_whole
+from reelray.cluster.assets.media import LARGEST_PICTURE_BYTES, check_whole
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.renders.artifact import ASSETS, Artifact
 from reelray.proto.errors import (
@@ -27,9 +27,10 @@ from reelray.proto.errors import (
 LOG = logging.getLogger("reelray.gateway")
 MOST_UPLOADS = 16
 """Of one server at a time: each has a thread."""
+FIRST_S, SLOWEST_BYTES_PER_S = 60.0, 100_000
+"""How slow an upload may be: who drips holds a thread that others wait for."""
 DECODED_AT_ONCE = 2
 """Pictures that are looked at; each takes a hundred MB or so."""
-LARGEST_READ = 64_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,9 +130,9 @@ class AssetRoom:
             TooLargeError: It is.
             UnknownAssetError: It was taken away meanwhile.
         """
-        if asset.size_bytes > LARGEST_READ:
+        if asset.size_bytes > LARGEST_PICTURE_BYTES:
             raise TooLargeError(
-                f"asset '{asset.id}' has {asset.size_bytes} bytes; at most {LARGEST_READ} are taken here"
+                f"asset '{asset.id}' has {asset.size_bytes} bytes; at most {LARGEST_PICTURE_BYTES} are taken here"
             )
         try:
             with in_plain_words():
@@ -162,12 +163,13 @@ class AssetRoom:
         expected = Expected(
             size_bytes=new.room_bytes, is_exact=said.is_exact, sha256=new.id, media_type=said.media_type
         )
+        patience_s = min(UPLOAD_S, FIRST_S + new.room_bytes / SLOWEST_BYTES_PER_S)
         self._running += 1
         try:
-            async with asyncio.timeout(UPLOAD_S):
+            async with asyncio.timeout(patience_s):
                 file, found = await self._write(new, Incoming(pieces, expected))
         except TimeoutError:
-            raise CancelledError(f"the upload took longer than {UPLOAD_S:g} s; it was ended") from None
+            raise CancelledError(f"the upload took longer than {patience_s:g} s; it was ended") from None
         finally:
             self._running -= 1
         with in_plain_words():

@@ -1,9 +1,9 @@
 """`reelray.v1.Renders` over the store and the models of one server."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from reelray.cluster.assets.sources import Sources
 from reelray.cluster.gateway.archive import Archive, in_plain_words
@@ -83,9 +83,9 @@ class Renders(renders_pb2_grpc.RendersServicer):
             if request.video.conditions:  # pictures take time
                 tenant = self._callers.tenant_of(context, request.options.tenant)
                 entry = self._models.find(request.video.model).entry
-                video = await self._sources.brought(request.video, entry, tenant)
-                return await asyncio.to_thread(self._plan, request, video, context)
-            return self._plan(request, request.video, context)
+                plan = partial(self._plan, request, context)
+                return await self._sources.plan(request.video, entry, tenant, plan)
+            return self._plan(request, context, request.video)
 
         planned = await or_status(context, plan)
         return await or_status(context, lambda: self._submit(planned), planned.ids)
@@ -144,7 +144,7 @@ class Renders(renders_pb2_grpc.RendersServicer):
         await or_status(context, run)
 
     def _plan(
-        self, request: renders_pb2.SubmitRenderRequest, video: video_spec_pb2.VideoSpec, context: Context
+        self, request: renders_pb2.SubmitRenderRequest, context: Context, video: video_spec_pb2.VideoSpec
     ) -> Planned:
         options = request.options
         ids = check_options(options, ("idempotency_key", "priority"), "Renders.Submit")

@@ -1,9 +1,9 @@
 """The services of `reelray.v1` over the models of one server."""
 
-import asyncio
 import threading
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import reelray
 from reelray.cluster.assets.sources import Sources
@@ -75,8 +75,8 @@ class Videos(videos_pb2_grpc.VideosServicer):
         ids = check_options(request.options, (), "Videos.Generate")
         tenant = self._callers.tenant_of(context, request.options.tenant)
         entry = self._models.find(request.video.model).entry
-        video = await self._sources.brought(request.video, entry, tenant)
-        model, job = await asyncio.to_thread(plan_request, self._models, video)
+        read = partial(plan_request, self._models)
+        model, job = await self._sources.plan(request.video, entry, tenant, read)
         plan = plan_of(job.request, job.model.name, model.description.digest, job.fps)
         first = videos_pb2.GenerateEvent(accepted={"request_id": job.request.request_id, "plan": plan})
         making = Making(model.engine, job, request.media)

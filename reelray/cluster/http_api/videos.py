@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -71,10 +72,10 @@ class Videos:
         seed = None if key is None else seed_for_key(tenant, key)
         video = wish.video()
         if not video.conditions:
-            job, digest = self._plan(video, seed)
+            job, digest = self._plan(seed, video)
         else:  # pictures take time
-            video = await self._sources.brought(video, self._house.models.find(video.model).entry, tenant)
-            job, digest = await asyncio.to_thread(self._plan, video, seed)
+            entry = self._house.models.find(video.model).entry
+            job, digest = await self._sources.plan(video, entry, tenant, partial(self._plan, seed))
         if wish.webhook:
             self._archive.reach.webhooks.check(wish.webhook)
         submission = Submission(tenant=tenant, key=key, priority=wish.priority, webhook=wish.webhook)
@@ -143,7 +144,7 @@ class Videos:
         finally:
             self._following -= 1
 
-    def _plan(self, video: VideoSpec, seed: int | None) -> tuple[RenderJob, str]:
+    def _plan(self, seed: int | None, video: VideoSpec) -> tuple[RenderJob, str]:
         model, job = plan_request(self._house.models, video, seed=seed)
         return job, model.description.digest
 

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
@@ -28,12 +28,12 @@ class Limits:
     """How much of an answer is waited for.
 
     Args:
-        total_s: From the first packet to the last byte.
-        largest_bytes: Of its body.
+        total_s: From the line's being there to the last byte, and as long at most until it is.
+        largest_bytes: Of its body; None leaves the body alone.
     """
 
     total_s: float = 20.0
-    largest_bytes: int = 32_000_000
+    largest_bytes: int | None = 32_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class Answer:
     Args:
         status: Of HTTP.
         location: Where else it points to; may be empty.
-        body: Its bytes; none where it points elsewhere.
+        body: Its bytes; none where it points elsewhere, or was left alone.
     """
 
     status: int
@@ -101,8 +101,10 @@ def exchange(address: Address, letter: Letter, limits: Limits, look_up: Resolve 
         TooLargeError: The answer is larger than is taken.
     """
     try:
-        with closing(_connect(address, limits, look_up)) as line, _cut_off(line, limits.total_s):
-            return _ask(line, address, letter, limits)
+        with _cut_off(_connect(address, limits, look_up), limits.total_s) as line:
+            if address.scheme == "https":
+                line.secure(address.host)
+            return _ask(line.socket, address, letter, limits)
     except (OSError, http.client.HTTPException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         raise FetchError(
@@ -136,14 +138,10 @@ def _connect(address: Address, limits: Limits, look_up: Resolve) -> socket.socke
     numbers = [address.host] if address.number is not None else look_up(address.host, address.port)
     if address.number is None and not all(is_public(ipaddress.ip_address(one.partition("%")[0])) for one in numbers):
         raise ForbiddenUrlError(f"{address.shown} does not lead to the public network; such places are not spoken to")
-    line = socket.create_connection((numbers[0], address.port), timeout=limits.total_s)
-    if address.scheme == "http":
-        return line
-    try:
-        return ssl.create_default_context().wrap_socket(line, server_hostname=address.host)
-    except BaseException:
-        line.close()
-        raise
+    for number in numbers[:-1]:
+        with suppress(OSError):
+            return socket.create_connection((number, address.port), timeout=limits.total_s / len(numbers))
+    return socket.create_connection((numbers[-1], address.port), timeout=limits.total_s / len(numbers))
 
 
 def _ask(line: socket.socket, address: Address, letter: Letter, limits: Limits) -> Answer:
@@ -156,43 +154,67 @@ def _ask(line: socket.socket, address: Address, letter: Letter, limits: Limits) 
     connection.request(letter.method, address.target, letter.body, headers)
     said = connection.getresponse()
     location = said.headers.get("Location", "")
-    if said.status in REDIRECTS:
+    if said.status in REDIRECTS or limits.largest_bytes is None:
         return Answer(status=said.status, location=location, body=b"")
-    return Answer(status=said.status, location=location, body=_read(said, address, limits))
+    return Answer(status=said.status, location=location, body=_read(said, address, limits.largest_bytes))
 
 
-def _read(said: http.client.HTTPResponse, address: Address, limits: Limits) -> bytes:
+def _read(said: http.client.HTTPResponse, address: Address, largest_bytes: int) -> bytes:
     if said.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise FetchError(f"{address.shown} sent a packed answer, which is not unpacked")
     announced = said.length
-    if announced is not None and announced > limits.largest_bytes:
-        raise TooLargeError(f"{address.shown} has {announced} bytes there; at most {limits.largest_bytes} are fetched")
+    if announced is not None and announced > largest_bytes:
+        raise TooLargeError(f"{address.shown} has {announced} bytes there; at most {largest_bytes} are fetched")
     body = bytearray()
     while piece := said.read(PIECE_BYTES):
         body += piece
-        if len(body) > limits.largest_bytes:
-            raise TooLargeError(f"{address.shown} has more than {limits.largest_bytes} bytes there")
+        if len(body) > largest_bytes:
+            raise TooLargeError(f"{address.shown} has more than {largest_bytes} bytes there")
     if announced is not None and len(body) < announced:
         raise FetchError(f"{address.shown} sent {len(body)} of {announced} bytes")
     return bytes(body)
 
 
-@contextmanager
-def _cut_off(line: socket.socket, after_s: float) -> Iterator[None]:
-    """End a line whose other end takes its time, byte by byte."""
-    is_cut = threading.Event()
+class _Line:
+    """A line that somebody else may cut."""
 
-    def cut() -> None:
-        is_cut.set()
+    def __init__(self, line: socket.socket) -> None:
+        self.socket, self._is_cut = line, threading.Event()
+
+    def secure(self, host: str) -> None:
+        """Speak TLS from now on, with who can show to be this host."""
+        secured = ssl.create_default_context().wrap_socket(
+            self.socket, server_hostname=host, do_handshake_on_connect=False
+        )
+        self.socket = secured
+        secured.do_handshake()
+
+    def cut(self) -> None:
+        """End it, whatever is read or written at that moment."""
+        self._is_cut.set()
         with suppress(OSError):
-            line.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # not that of TLS, which is not for another thread
 
-    timer = threading.Timer(after_s, cut)
+    def check(self) -> None:
+        """Tell a line that was cut from one that has ended.
+
+        Raises:
+            TimeoutError: It was cut.
+        """
+        if self._is_cut.is_set():
+            raise TimeoutError(errno.ETIMEDOUT, "it took too long")
+
+
+@contextmanager
+def _cut_off(connected: socket.socket, after_s: float) -> Iterator[_Line]:
+    """A line that ends after a while, also where the other end takes its time, byte by byte."""
+    line = _Line(connected)
+    timer = threading.Timer(after_s, line.cut)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield line
+        line.check()
     finally:
         timer.cancel()
-    if is_cut.is_set():  # which looks like an end
-        raise TimeoutError(errno.ETIMEDOUT, "it took too long")
+        line.socket.close()

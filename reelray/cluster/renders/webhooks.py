@@ -37,7 +37,7 @@ class WebhookHabits:
     first_pause_s: float = 5.0
     longest_pause_s: float = 3600.0
     give_up_s: float = 86_400.0
-    limits: Limits = field(default_factory=lambda: Limits(total_s=15.0, largest_bytes=1 << 20))
+    limits: Limits = field(default_factory=lambda: Limits(total_s=15.0, largest_bytes=None))
 
     @property
     def hold_s(self) -> float:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import signal
 
 import grpc
@@ -46,6 +47,10 @@ def test_ends_are_told_also_by_the_server_after_one_that_was_killed(tmp_path, we
         handler.end_headers()
 
     web.pages["/hooks/end"] = take
+    left = tmp_path / "data" / "renders" / "default" / "assets" / "a-of-a-crash.asset"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    os.utime(left, (1, 1))
     options = ("0", "--allow-webhook", f"{web.url}/hooks/")
     with start_process(WITH_HOOKS, tmp_path, *options) as process, connect(wait_for_address(process)) as channel:
         caller = Caller(channel)
@@ -59,6 +64,7 @@ def test_ends_are_told_also_by_the_server_after_one_that_was_killed(tmp_path, we
         wait_until(lambda: len(told) >= 2)
         said = caller.get(render.id).webhook
         assert (said.State.Name(said.state), said.tries >= 2, "503" in said.error) == ("SENDING", True, True)
+        wait_until(lambda: not left.exists())  # what no upload has is taken away
         process.send_signal(signal.SIGKILL)
     works.append(True)
     with start_process(WITH_HOOKS, tmp_path, *options) as process, connect(wait_for_address(process)) as channel:

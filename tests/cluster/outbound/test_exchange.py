@@ -1,6 +1,12 @@
 """Fetching from a real server on loopback: what is taken, and what is cut off."""
 
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +88,57 @@ def test_who_answers_byte_by_byte_is_left(web, begin):
     web.pages["/open/slow"] = lambda handler: drip(handler, begin)
     with pytest.raises(FetchError):
         get(web, "/open/slow", Limits(total_s=0.3, largest_bytes=1000))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Makes a certificate for an address, with its key in the same file."""
+
+    def make(number):
+        file = tmp_path_factory.mktemp("tls") / "both.pem"
+        order = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {file} -out {file}.crt -days 2 -subj /CN=here"
+        subprocess.run([*order.split(), "-addext", f"subjectAltName=IP:{number}"], check=True, capture_output=True)
+        file.write_text(file.read_text() + Path(f"{file}.crt").read_text())
+        return file
+
+    return make
+
+
+def test_over_tls_it_speaks_with_who_can_show_to_be_there(certificate, monkeypatch):
+    for number, is_it in (("127.0.0.1", True), ("127.0.0.9", False)):
+        file, context = certificate(number), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(file)
+        with start_web(context) as web, monkeypatch.context() as patch:
+            web.page("/open/a", b"secure")
+            with pytest.raises(FetchError):
+                get(web, "/open/a")  # nobody has signed it
+            patch.setenv("SSL_CERT_FILE", str(file))
+            if is_it:
+                assert get(web, "/open/a") == b"secure"
+            else:
+                with pytest.raises(FetchError):
+                    get(web, "/open/a")
+            assert web.asked == ["/open/a"] * is_it
+
+
+def test_a_handshake_without_an_end_is_cut_off():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}/"
+
+        def drip_a_record():
+            line, _ = server.accept()
+            with line, contextlib.suppress(OSError):
+                line.sendall(b"\x16\x03\x03\x3f\xff\x02")
+                while True:
+                    line.sendall(b"\x00")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=drip_a_record, daemon=True)
+        thread.start()
+        with pytest.raises(FetchError):
+            fetch(AllowList.of([url]), url, Limits(total_s=0.3))
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_other_answers_are_none(web):
