@@ -114,6 +114,7 @@ if job[1] ~= '' then redis.call('DEL', P .. ':key:' .. tenant .. ':' .. job[1]) 
 redis.call('SET', P .. ':place:' .. ref, job[2], 'PX', ARGV[3])
 redis.call('DEL', job_key(ref), P .. ':led:' .. ref, P .. ':ev:' .. ref)
 redis.call('ZREM', P .. ':ends', ref)
+redis.call('ZREM', P .. ':hooks', ref)
 for _, name in ipairs({'all', 'done', 'failed', 'cancelled'}) do redis.call('ZREM', index(tenant, name), id) end
 return 1
 """

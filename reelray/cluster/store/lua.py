@@ -108,6 +108,7 @@ local function catch_up(most)
   for _, ref in ipairs(due('ends')) do
     local tenant, id = split(ref)
     redis.call('ZREM', P .. ':ends', ref)
+    redis.call('ZREM', P .. ':hooks', ref)
     redis.call('ZREM', index(tenant, 'all'), id)
     for state in pairs(ENDED) do redis.call('ZREM', index(tenant, state), id) end
   end

@@ -16,6 +16,8 @@ def test_webhooks_over_http_and_for_people(cli, shelf):
     shelf, url = replace(shelf, reach=reach), "https://shop.example/hooks/end"
     with serve_http(shelf) as served, httpx2.Client(base_url=served.url) as http:
         made = http.post("/v1/videos", json={"prompt": "a disc", "webhook": url}).json()
+        told = {"url": url, "state": "waiting", "tries": 0, "error": None}
+        assert http.get(f"/v1/videos/{made['id']}").json()["webhook"] == made["webhook"] == told
         refused = http.post("/v1/videos", json={"prompt": "a disc", "webhook": "http://10.0.0.1/"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "url_not_allowed")
     with serve(FakeEngine(), shelf=shelf) as address:

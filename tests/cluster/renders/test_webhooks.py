@@ -208,12 +208,17 @@ def settled_tries(hands, ref):
 
 def test_a_job_that_was_deleted_is_told_of_to_nobody(hands, receiver, reach):
     ref, other = submit(hands, receiver.url, 1, priority=1), submit(hands, receiver.url, 2)
-    end(hands)
+    expired = submit(hands, receiver.url, 3, priority=2)
+    connection = hands.store.connection
+    assert [end(hands) for _ in range(2)] == [expired, ref]
     hands.do(hands.store.jobs.forget(ref))
+    assert hands.do(connection.command("ZRANGE", connection.key("hooks"), 0, -1)) == [str(expired).encode()]
+    hands.do(connection.command("DEL", connection.key("job", expired)))  # as its time does
     end(hands)
     tell(hands, reach, settled(hands, other))
     assert len(receiver.told) == 1
-    assert hands.do(hands.store.connection.command("EXISTS", hands.store.connection.key("job", ref))) == 0
+    assert hands.do(connection.command("EXISTS", *(connection.key("job", one) for one in (ref, expired)))) == 0
+    assert hands.do(connection.command("ZCARD", connection.key("hooks"))) == 0
 
 
 def test_another_webhook_is_another_wish(hands, receiver):
