@@ -75,11 +75,13 @@ class Videos(videos_pb2_grpc.VideosServicer):
         ids = check_options(request.options, (), "Videos.Generate")
         tenant = self._callers.tenant_of(context, request.options.tenant)
         entry = self._models.find(request.video.model).entry
-        read = partial(plan_request, self._models)
-        model, job = await self._sources.plan(request.video, entry, tenant, read)
+        return await self._sources.plan(request.video, entry, tenant, partial(self._begin, request.media, ids))
+
+    def _begin(self, media: wire.Media, ids: dict[str, str], video: wire.VideoSpec) -> Planned:
+        model, job = plan_request(self._models, video)
         plan = plan_of(job.request, job.model.name, model.description.digest, job.fps)
         first = videos_pb2.GenerateEvent(accepted={"request_id": job.request.request_id, "plan": plan})
-        making = Making(model.engine, job, request.media)
+        making = Making(model.engine, job, media)
         return Planned(model=model, making=making, first=first, ids={"request": job.request.request_id, **ids})
 
 
