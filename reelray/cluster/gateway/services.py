@@ -1,11 +1,12 @@
 """The services of `reelray.v1` over the models of one server."""
 
-import asyncio
 import threading
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import reelray
+from reelray.cluster.assets.sources import Sources
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.event_pump import EventPump
@@ -49,14 +50,15 @@ class Videos(videos_pb2_grpc.VideosServicer):
     Args:
         models: What is served.
         callers: Who may call.
+        sources: Where conditions are found that do not come with the request.
     """
 
-    def __init__(self, models: ServedModels, callers: Callers) -> None:
-        self._models, self._callers = models, callers
+    def __init__(self, models: ServedModels, callers: Callers, sources: Sources) -> None:
+        self._models, self._callers, self._sources = models, callers, sources
 
     async def Generate(self, request: videos_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """See `videos.proto`."""
-        planned = await or_status(context, lambda: asyncio.to_thread(self._plan, request, context))
+        planned = await or_status(context, lambda: self._plan(request, context))
         making = planned.making
         with planned.model.counted():
             await or_status(context, lambda: send(context, planned.first), planned.ids)
@@ -69,13 +71,17 @@ class Videos(videos_pb2_grpc.VideosServicer):
 
             await or_status(context, relay, planned.ids, planned.listen)
 
-    def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
+    async def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
         ids = check_options(request.options, (), "Videos.Generate")
-        self._callers.tenant_of(context, request.options.tenant)
-        model, job = plan_request(self._models, request.video)
+        tenant = self._callers.tenant_of(context, request.options.tenant)
+        entry = self._models.find(request.video.model).entry
+        return await self._sources.plan(request.video, entry, tenant, partial(self._begin, request.media, ids))
+
+    def _begin(self, media: wire.Media, ids: dict[str, str], video: wire.VideoSpec) -> Planned:
+        model, job = plan_request(self._models, video)
         plan = plan_of(job.request, job.model.name, model.description.digest, job.fps)
         first = videos_pb2.GenerateEvent(accepted={"request_id": job.request.request_id, "plan": plan})
-        making = Making(model.engine, job, request.media)
+        making = Making(model.engine, job, media)
         return Planned(model=model, making=making, first=first, ids={"request": job.request.request_id, **ids})
 
 
