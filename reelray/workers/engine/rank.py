@@ -90,7 +90,7 @@ class Rank:
         return keep_frames(self.execute(self._issued.popleft())) if self._issued else None
 
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: what it says of all requests, and of this rank's lane; frames may be views, see `Channel`.
+        """Carry out one plan: what it says of all requests, and of this rank's lane; for frames see `Channel`.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
