@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from reelray.proto.errors import InputError
@@ -80,6 +80,9 @@ class Settings(BaseSettings):
         default=None,
         repr=False,
         description="Store of jobs, leases and sessions: redis://, rediss:// or unix://. Default: one of this machine.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Key by which `reelray serve` signs webhooks: whsec_ and 24 to 64 bytes in base64."
     )
     redis_prefix: str = Field(default="reelray", description="Separates deployments that share a store.")
 

@@ -11,6 +11,12 @@ ReelrayError
 │   ├── UnknownJobError       no job of this tenant has this id, or it is past its time
 │   ├── ConflictError         the key of an earlier job, with another wish
 │   ├── GoneError             a job's files were kept as long as was asked
+│   ├── UnknownAssetError     no asset of this tenant has this id, or it has expired
+│   ├── UploadError           cut off, longer than announced, or other bytes
+│   ├── MediaError            a file is none of the kinds that are taken, or damaged
+│   ├── TooLargeError         more bytes than are taken
+│   ├── ForbiddenUrlError     an address that this server was not told to trust
+│   ├── FetchError            what lies at an address cannot be had
 │   ├── RangeError            a place behind the end of a file
 │   ├── NeverError            what was asked for will not be: the job ended without it
 │   └── UnsupportedError      a well-formed wish that this model or build does not serve
@@ -130,6 +136,42 @@ class GoneError(InputError):
     """A file of a job is not there any more; it was kept as long as was asked."""
 
     code = "gone"
+
+
+class UnknownAssetError(InputError):
+    """No asset of this tenant has this id, or it has expired."""
+
+    code = "unknown_asset"
+
+
+class UploadError(InputError):
+    """What came is not what was announced: cut off, longer, or of another digest."""
+
+    code = "bad_upload"
+
+
+class MediaError(InputError):
+    """A file is none of the kinds that are taken, not what was said, or damaged."""
+
+    code = "wrong_media"
+
+
+class TooLargeError(InputError):
+    """More bytes than are taken."""
+
+    code = "too_large"
+
+
+class ForbiddenUrlError(InputError):
+    """An address that this server was not told to trust."""
+
+    code = "url_not_allowed"
+
+
+class FetchError(InputError):
+    """What lies at an address cannot be had: no answer in time, not found, or a wrong way to say it."""
+
+    code = "fetch_failed"
 
 
 class RangeError(InputError):

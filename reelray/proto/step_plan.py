@@ -240,8 +240,6 @@ class StepPlan:
         deliveries: Clean latents that go from one crew to the other; in a plan of both.
         windows: Windows to move, lane by lane: one on each; or several of different requests, which follow each other
             through the layers, as many as its layout has `pipe` ranks, or, where it has one, share their forwards.
-        ahead: Whether the step may be reported while devices still work on it: its window is amid a chunk of a request
-            that is alone, and the next step finds out what became of it.
         in_step: Whether those that share forwards go through every layer one by one, with the bits they have alone.
         decodes: Latents to decode, one piece per lane at most, in the order of the lanes.
         commits: Requests whose state is to be written into the report, as it stands after the rest of the plan.
@@ -263,7 +261,6 @@ class StepPlan:
     joins: tuple[RequestId, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     windows: tuple[WindowStep, ...] = ()
-    ahead: bool = False
     in_step: bool = False
     decodes: tuple[DecodeStep, ...] = ()
     commits: tuple[RequestId, ...] = ()

@@ -85,8 +85,7 @@ class StepForming:
         commits, snapshots = self._roster.list_commits(windows, now_s), self._roster.pick_put_downs()
         marks = self.marks.pick(self._roster.rollouts, windows) if self.one_lane else ()
         forks = (*self._roster.pick_forks(), *marks)
-        ahead = len(at_work) == 1 and is_amid_chunk(windows) and not (decodes or commits or snapshots or forks)
-        issue(windows=windows, ahead=ahead, decodes=decodes, commits=commits, snapshots=snapshots, forks=forks, **rests)
+        issue(windows=windows, decodes=decodes, commits=commits, snapshots=snapshots, forks=forks, **rests)
 
     def _form_apart(self, denoise: CrewLine, decode: CrewLine, now_s: float) -> None:
         if self._lending is not None and self._waits_to_lend(self._lending, denoise, decode):
@@ -109,11 +108,7 @@ class StepForming:
         if denoise.is_free and (denoise.has_news or deliveries or windows or copies or any(rests.values())):
             for window in windows:
                 self._roster.rollouts[window.request_id].is_shared = False
-            commits = self._roster.list_commits(windows, now_s)
-            ahead = (
-                len(self._roster.at_work()) == 1 and is_amid_chunk(windows) and not (commits or copies or deliveries)
-            )
-            issue(denoise, windows=windows, ahead=ahead, commits=commits, **rests)
+            issue(denoise, windows=windows, commits=self._roster.list_commits(windows, now_s), **rests)
         decodes = self._roster.pick_delivered() if decode.is_free else ()
         if decode.is_free and (decode.has_news or deliveries or decodes or copies):
             commits = self._roster.list_decode_commits(decodes)
@@ -151,8 +146,3 @@ class StepForming:
             rollout.chunks_begun = max(rollout.chunks_begun, *(slot.chunk + 1 for slot in window.chunks))
         self.formed.append(plan)
         self._roster.plans += 1
-
-
-def is_amid_chunk(windows: Sequence[WindowStep]) -> bool:
-    """Whether there is one window, and all that its step leaves is what the next one begins with."""
-    return len(windows) == 1 and not any(window.last or window.commits or window.recaches for window in windows)

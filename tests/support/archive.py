@@ -7,10 +7,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from reelray.cluster.assets.asset import AssetRule
 from reelray.cluster.gateway.archive import Archive
+from reelray.cluster.outbound.allow_list import Reach
 from reelray.cluster.plain_json import to_plain
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.growing_video import VideoPlace
@@ -28,6 +30,12 @@ class Shelf:
 
     address: StoreAddress
     files: Path
+    asset_rule: AssetRule = field(default_factory=AssetRule)
+    reach: Reach = field(default_factory=Reach)
+
+    def archive(self, connection: Connection) -> Archive:
+        store = Store.over(connection)
+        return Archive(store=store, artifacts=Artifacts(self.files), asset_rule=self.asset_rule, reach=self.reach)
 
     @contextmanager
     def opened(self) -> Iterator["Hands"]:
@@ -35,7 +43,7 @@ class Shelf:
         loop = asyncio.new_event_loop()
         connection = Connection(self.address)
         try:
-            yield Hands(loop, Archive(store=Store.over(connection), artifacts=Artifacts(self.files)))
+            yield Hands(loop, self.archive(connection))
         finally:
             loop.run_until_complete(connection.close())
             loop.close()

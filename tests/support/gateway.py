@@ -8,12 +8,9 @@ from pathlib import Path
 
 import grpc
 
-from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
-from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.store.connection import Connection
-from reelray.cluster.store.open import Store
 from tests.support.archive import Shelf
 from tests.support.fake_engine import FakeEngine, fake_entry
 
@@ -37,7 +34,7 @@ def serve(
     thread.start()
 
     connection = Connection(shelf.address) if shelf else None
-    archive = Archive(store=Store.over(connection), artifacts=Artifacts(shelf.files)) if shelf else None
+    archive = shelf.archive(connection) if shelf else None
 
     async def start() -> GatewayServer:
         return await GatewayServer(models, address, guard, archive).start()

@@ -7,14 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.http_api.server import HttpPlace, HttpServer
 from reelray.cluster.http_api.videos import House
-from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.store.connection import Connection
-from reelray.cluster.store.open import Store
 from tests.support.archive import Shelf
 from tests.support.fake_engine import FACTS, RECIPE, FakeEngine, fake_entry
 
@@ -32,7 +29,7 @@ class Served:
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._connection = Connection(shelf.address)
-        archive = Archive(store=Store.over(self._connection), artifacts=Artifacts(shelf.files))
+        archive = shelf.archive(self._connection)
         models = ServedModels([ServedModel(entry or fake_entry(path=Path("/models/fake")), FakeEngine)])
         self.server = self.run(self._start(models, archive, callers))
         self.url = f"http://127.0.0.1:{self.server.port}"

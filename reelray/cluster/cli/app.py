@@ -20,6 +20,7 @@ from reelray.cluster.cli.settings import settings
 from reelray.cluster.cli.simulate import SIMULATE_EPILOG, simulate
 from reelray.cluster.cli.stream import STREAM_EPILOG, StreamCommand, stream
 from reelray.cluster.cli.submit import SUBMIT_EPILOG, submit
+from reelray.cluster.cli.upload import UPLOAD_EPILOG, upload
 from reelray.cluster.cli.watch import WATCH_EPILOG, watch
 
 USAGE_EXIT_CODE = 2
@@ -61,6 +62,7 @@ app.command(epilog=JOBS_EPILOG)(jobs)
 app.command(epilog=WATCH_EPILOG)(watch)
 app.command(epilog=CANCEL_EPILOG)(cancel)
 app.command(epilog=FETCH_EPILOG)(fetch)
+app.command(epilog=UPLOAD_EPILOG)(upload)
 app.command(epilog=PLAN_EPILOG)(plan)
 app.command(epilog=SIMULATE_EPILOG)(simulate)
 app.add_typer(bench, name="bench")

@@ -61,7 +61,14 @@ Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What to avoi
 StreamNegative = Annotated[
     str | None, typer.Option("--negative", metavar="TEXT", help="What to avoid, for models that run with guidance.")
 ]
-Image = Annotated[Path | None, typer.Option(metavar="FILE", help="First frame, for image-to-video models.")]
+Image = Annotated[str | None, typer.Option(metavar="FILE", help="First frame, for image-to-video models.")]
+ImageThere = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="First frame, for image-to-video models; also asset:ID of an upload, or an address for the server.",
+    ),
+]
 Fps = Annotated[float | None, typer.Option(metavar="N", help="Frames per second of the video.")]
 Format = Annotated[
     VideoFormat | None,

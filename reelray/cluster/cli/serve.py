@@ -16,6 +16,7 @@ Examples:
   reelray serve --address 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --token "$TOKEN"
   reelray serve --data /srv/reelray --tokens tokens.txt --keep-days 30 --keep-gb 50
   reelray serve --http-port off
+  reelray serve --allow-url https://cdn.example/in/ --allow-webhook https://shop.example/hooks/
   grpcurl -plaintext -d '{"video":{"prompt":"a star"}}' localhost:50051 reelray.v1.Videos/Generate
 """
 
@@ -58,6 +59,14 @@ HttpPort = Annotated[
         help="Port of HTTP for OpenAI's clients, on the same host: a number, free for any, 0 or off for none.",
     ),
 ]
+AllowUrl = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="Conditions may name addresses that begin so; may be given again. Default: none."),
+]
+AllowWebhook = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="Ends of renders may be told to addresses that begin so; may be given again."),
+]
 
 
 def serve(
@@ -74,6 +83,8 @@ def serve(
     keep_days: KeepDays = 7.0,
     keep_gb: KeepGb = None,
     grace: Grace = 30.0,
+    allow_url: AllowUrl = None,
+    allow_webhook: AllowWebhook = None,
     device: take.Device = None,
     engine: take.EngineChoice = None,
     gpus: take.Gpus = None,
@@ -107,5 +118,6 @@ def serve(
     options = ServeOptions(
         models=model or (), address=address, place=place, token=token, tokens=tokens, certificate=tls_cert, key=tls_key,
         grace_s=grace, data=data, keep=keep, http_port=read_http_port(http_port),
+        allow_urls=allow_url or (), allow_webhooks=allow_webhook or (),
     )  # fmt: skip
     run(options, session.services, lambda line: typer.echo(line, err=True))

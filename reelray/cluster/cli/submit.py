@@ -19,6 +19,8 @@ Examples:
   reelray submit "a green star grows" --seconds 60 --key star-1 --server gpu-7 --token "$TOKEN"
   reelray submit "a cat surfs" --wait && reelray jobs
   id=$(reelray submit "a cat surfs") && reelray fetch $id -o cat.mp4
+  reelray submit "it wakes up" --image asset:$(reelray upload cat.png)
+  reelray submit "a cat surfs" --webhook https://shop.example/hooks/cat
   reelray submit --batch prompts.jsonl --frames 81 --key monday > ids.jsonl
 \b
 A line of prompts.jsonl is "a prompt", or an object of options:
@@ -34,6 +36,10 @@ Key = Annotated[
     typer.Option(metavar="TEXT", help="The same key and wish are the same render; line n of a batch has KEY/n."),
 ]
 Priority = Annotated[int, typer.Option(metavar="N", help="-100 to 100; higher ones are made first.")]
+Webhook = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The server tells this address of its end, where it was started to trust it."),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Show progress until it has ended.")]
 
 
@@ -44,6 +50,7 @@ def submit(
     batch: BatchFile = None,
     key: Key = None,
     priority: Priority = 0,
+    webhook: Webhook = None,
     wait: Wait = False,
     model: Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="A model of the server.")] = None,
     at: take.Changes = None,
@@ -54,7 +61,7 @@ def submit(
     steps: take.Steps = None,
     guidance: take.Guidance = None,
     negative: take.Negative = None,
-    image: take.Image = None,
+    image: take.ImageThere = None,
     fps: take.Fps = None,
     decoder: take.DecoderChoice = None,
     server: there.Server = there.HERE,
@@ -77,7 +84,7 @@ def submit(
     said: dict[str, Any] = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed}
     said |= {"steps": steps, "guidance": guidance, "negative": negative, "image": image, "fps": fps, "decoder": decoder}
     options = {name: value for name, value in said.items() if value is not None}
-    wanted = Wanted(model=model, key=key, priority=priority)
+    wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook)
     if batch is None:
         _submit_one(prompt, options, wanted, address, wait=wait, as_json=json)
     elif prompt is None:

@@ -20,7 +20,7 @@ from reelray.proto.errors import EngineError, InputError, ReelrayError
 
 OF_VIDEOS = {field.name for field in fields(RenderOptions)} - {"stream", "pace"}
 LENGTHS = {"frames", "seconds"}
-OF_RENDERS = {"model", "key", "priority"}
+OF_RENDERS = {"model", "key", "priority", "webhook"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

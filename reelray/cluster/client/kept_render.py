@@ -25,6 +25,35 @@ FROM_STATES = {state: sent for sent, state in STATES.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KeptWebhook:
+    """How far the word of a render's end has come.
+
+    Args:
+        url: Where it goes.
+        state: ``waiting`` for the end, ``sending``, ``delivered`` or ``given_up``.
+        tries: So far.
+        next: When it is tried again, at the soonest; None where it is not.
+        error: Why the last try failed; else empty.
+    """
+
+    url: str
+    state: str
+    tries: int
+    next: datetime | None
+    error: str
+
+    def to_json(self) -> dict[str, object]:
+        """Its facts for people and programs."""
+        return {
+            "url": self.url,
+            "state": self.state,
+            "tries": self.tries,
+            "next": self.next and self.next.isoformat(),
+            "error": self.error or None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeptRender:
     """How a render is. Times are the store's.
 
@@ -42,6 +71,7 @@ class KeptRender:
         bytes: Bytes of its file that can be had; None where that was not asked.
         summary: What it took; None before it is done.
         error: Why it failed, was cancelled or was interrupted; else empty.
+        webhook: Who is told of its end; None for nobody.
     """
 
     id: str
@@ -57,6 +87,7 @@ class KeptRender:
     bytes: int | None
     summary: RenderSummary | None
     error: str
+    webhook: KeptWebhook | None = None
 
     def to_json(self) -> dict[str, object]:
         """Its facts for people and programs."""
@@ -81,6 +112,7 @@ class KeptRender:
             "ended": self.ended and self.ended.isoformat(),
             "bytes": self.bytes,
             "error": self.error or None,
+            **({} if self.webhook is None else {"webhook": self.webhook.to_json()}),
         }
 
     def check_done(self) -> None:
@@ -161,6 +193,18 @@ def read_render(render: wire.Render) -> KeptRender:
         bytes=render.bytes if render.HasField("bytes") else None,
         summary=summary,
         error=render.error,
+        webhook=_read_webhook(render.webhook) if render.HasField("webhook") else None,
+    )
+
+
+def _read_webhook(webhook: wire.Webhook) -> KeptWebhook:
+    known = webhook.state in wire.Webhook.State.values()
+    return KeptWebhook(
+        url=webhook.url,
+        state=wire.Webhook.State.Name(webhook.state).lower() if known else f"state {webhook.state}",
+        tries=webhook.tries,
+        next=_time(webhook.next) if webhook.HasField("next") else None,
+        error=webhook.error,
     )
 
 

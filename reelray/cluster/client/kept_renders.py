@@ -32,11 +32,13 @@ class Wanted:
         model: Name of a served model; None takes the server's first.
         key: The caller's key: the same key and wish are the same render. None makes one for this call.
         priority: -100 to 100; higher ones are made first.
+        webhook: Address that the server tells of its end; None tells nobody.
     """
 
     model: str | None = None
     key: str | None = None
     priority: int = 0
+    webhook: str | None = None
 
 
 class KeptRenders:
@@ -66,6 +68,7 @@ class KeptRenders:
             said = wire.SubmitRenderRequest(
                 video=write_video(options, wanted.model),
                 options={"idempotency_key": key, "priority": wanted.priority},
+                webhook=wanted.webhook,
             )
         except ValueError:
             raise InputError(f"priority is {wanted.priority}; it must be -100 to 100") from None

@@ -15,6 +15,7 @@ from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_state
 from reelray.cluster.client.kept_renders import KeptRenders, Wanted
 from reelray.cluster.client.remote_video import RemoteVideo
 from reelray.cluster.client.requests import write_request
+from reelray.cluster.client.uploads import UploadedAsset, upload
 from reelray.cluster.python_api import Rendered, Wishes
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.video_writer import FramesArray
@@ -132,7 +133,13 @@ class Client:
         return self._frames(self._begin(prompt, arguments))
 
     def submit(
-        self, prompt: str, *, key: str | None = None, priority: int = 0, **arguments: Unpack[VideoArguments]
+        self,
+        prompt: str,
+        *,
+        key: str | None = None,
+        priority: int = 0,
+        webhook: str | None = None,
+        **arguments: Unpack[VideoArguments],
     ) -> KeptRender:
         """Have a video made by the server, whether or not anybody waits; it is kept until it is fetched.
 
@@ -140,6 +147,7 @@ class Client:
             prompt: What it shows.
             key: Any text: the same key and wish give the same render, however often this is called.
             priority: -100 to 100; higher ones are made first.
+            webhook: Address that the server tells of its end, where it was told to trust it.
             arguments: As for `render`, without `on_progress`.
 
         Raises:
@@ -148,7 +156,12 @@ class Client:
         if "on_progress" in arguments:
             raise InputError("on_progress is for videos that are waited for; see watch")
         wish, model, _ = _read_arguments(prompt, arguments)
-        return self._renders().submit(wish, Wanted(model=model, key=key, priority=priority))[0]
+        wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook)
+        return self._renders().submit(wish, wanted)[0]
+
+    def upload(self, file: str | Path, *, keep_s: int = 0) -> UploadedAsset:
+        """Have the server keep a file; name it in a video as ``image="asset:" + id``. See `client.uploads.upload`."""
+        return upload(self._open_channel(), self._server, Path(file), keep_s=keep_s)
 
     def get(self, render_id: str) -> KeptRender:
         """How a render is; see `KeptRenders`."""

@@ -12,6 +12,7 @@ from reelray.proto.errors import InputError, PromptError
 from reelray.proto.v1 import video_spec_pb2 as wire
 from reelray.proto.v1 import videos_pb2
 
+ASSET = "asset:"
 WIRE_DECODERS = {None: wire.DECODER_UNSPECIFIED, "full": wire.DECODER_FULL, "preview": wire.DECODER_PREVIEW}
 
 
@@ -43,7 +44,7 @@ def write_video(options: RenderOptions, model: str | None) -> wire.VideoSpec:
     if options.negative is not None:
         video.negative_prompt = options.negative
     if options.image is not None:
-        video.conditions.add(kind=wire.Condition.FIRST_FRAME, inline=_write_picture(options.image))
+        video.conditions.append(_write_condition(options.image))
     return video
 
 
@@ -97,6 +98,19 @@ def _set_whole(message: wire.VideoSpec | wire.Size, name: str, value: int) -> No
         raise InputError(f"{name} is {value}; it must be a whole number from 0 on, and not that large") from None
 
 
+def _write_condition(picture: Picture) -> wire.Condition:
+    """A picture that the video begins with: ``asset:ID``, an address for the server, or one that is here."""
+    condition = wire.Condition(kind=wire.Condition.FIRST_FRAME)
+    said = picture if isinstance(picture, str) else ""
+    if said.startswith(ASSET):
+        condition.asset_id = said.removeprefix(ASSET)
+    elif said.startswith(("https://", "http://")):
+        condition.url = said
+    else:
+        condition.inline = _write_picture(picture)
+    return condition
+
+
 def _write_picture(picture: Picture) -> bytes:
     """A picture as the file that it is, or as PNG.
 
@@ -111,6 +125,7 @@ def _write_picture(picture: Picture) -> bytes:
         data = kept.getvalue()
     if len(data) > LARGEST_PICTURE:
         raise InputError(
-            f"the image takes {len(data)} bytes; a request carries at most {LARGEST_PICTURE}: make it smaller"
+            f"the image takes {len(data)} bytes; a request carries at most {LARGEST_PICTURE}: make it smaller, or "
+            "upload it first (reelray upload) and name it as asset:ID"
         )
     return data

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from reelray.cluster.assets.asset import AssetRule
+from reelray.cluster.outbound.allow_list import Reach
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.store.open import Store
@@ -21,11 +23,15 @@ class Archive:
         store: Jobs and what happens to them.
         artifacts: Their files.
         rule: How long they are kept.
+        asset_rule: How much is kept of what callers bring along.
+        reach: Whom a server over it speaks to by itself.
     """
 
     store: Store
     artifacts: Artifacts
     rule: RetentionRule = field(default_factory=RetentionRule)
+    asset_rule: AssetRule = field(default_factory=AssetRule)
+    reach: Reach = field(default_factory=Reach)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from reelray.cluster.gateway.video_answers import planned
 from reelray.cluster.renders.attempt import PROGRESS
 from reelray.cluster.renders.growing_media import result_video
 from reelray.cluster.renders.spec import MediaForm, RenderSpec
+from reelray.cluster.renders.submission import Submission
 from reelray.cluster.store.events import Event
-from reelray.cluster.store.job import Job, JobState
+from reelray.cluster.store.job import Job, JobState, JobWebhook
 from reelray.cluster.store.names import JobRef
 from reelray.cluster.wire import STAGES
 from reelray.proto.errors import InputError
@@ -42,7 +43,12 @@ FACTS = {
 LONGEST_ERROR = 1000
 
 
-def queued_render(ref: JobRef, created_ms: int, priority: int, plan: video_spec_pb2.VideoPlan) -> renders_pb2.Render:
+WEBHOOK_ENDS = {"delivered": renders_pb2.Webhook.DELIVERED, "given_up": renders_pb2.Webhook.GIVEN_UP}
+
+
+def queued_render(
+    ref: JobRef, created_ms: int, submission: Submission, plan: video_spec_pb2.VideoPlan
+) -> renders_pb2.Render:
     """A render that was taken on just now; the same as `render_of` without asking the store for it."""
     return renders_pb2.Render(
         id=ref.id,
@@ -50,10 +56,11 @@ def queued_render(ref: JobRef, created_ms: int, priority: int, plan: video_spec_
         state=renders_pb2.RENDER_STATE_QUEUED,
         plan=plan,
         media=video_spec_pb2.MEDIA_MP4,
-        priority=priority,
+        priority=submission.priority,
         created=at_ms(created_ms),
         events=1,
         bytes=0,
+        webhook=_webhook(JobWebhook(url=submission.webhook), ended=False) if submission.webhook else None,
     )
 
 
@@ -76,6 +83,8 @@ def render_of(job: Job, size_bytes: int | None = None) -> renders_pb2.Render:
         events=job.events,
         bytes=size_bytes,
         error=job.error[:LONGEST_ERROR],
+        webhook=None if job.webhook is None else _webhook(job.webhook, ended=job.state.ended),
+        remixed_from=job.remixed_from,
     )
     if job.result is not None:
         render.summary.CopyFrom(_summary(job.result))
@@ -103,6 +112,17 @@ def event_of(event: Event) -> renders_pb2.WatchRenderEvent | None:
     else:
         return None
     return told
+
+
+def _webhook(webhook: JobWebhook, *, ended: bool) -> renders_pb2.Webhook:
+    waiting = renders_pb2.Webhook.SENDING if ended else renders_pb2.Webhook.WAITING
+    return renders_pb2.Webhook(
+        url=webhook.url,
+        state=WEBHOOK_ENDS.get(webhook.end, waiting),
+        tries=webhook.tries,
+        next=None if webhook.next_ms is None else at_ms(webhook.next_ms),
+        error=webhook.error,
+    )
 
 
 def _summary(result: Mapping[str, Any]) -> video_spec_pb2.VideoSummary:

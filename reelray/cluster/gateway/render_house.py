@@ -8,17 +8,20 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from reelray.cluster.assets.sweeping import sweep_assets
 from reelray.cluster.coordinator.desk import Desk, name_house
 from reelray.cluster.coordinator.keeper import CoordinatorKeeper
 from reelray.cluster.coordinator.office import OfficeHours
 from reelray.cluster.coordinator.remote_line import RemoteLine
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.served_models import ServedModels
+from reelray.cluster.outbound.allow_list import Reach
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.attempt import Surroundings
 from reelray.cluster.renders.belonging import check_belonging
 from reelray.cluster.renders.orders import RenderOrders
 from reelray.cluster.renders.retention import RetentionRule, sweep_files
+from reelray.cluster.renders.webhooks import WebhookTeller
 from reelray.cluster.renders.worker import RenderWorker
 from reelray.cluster.store.connection import StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
@@ -64,6 +67,9 @@ class RenderHouse:
             _keep_doing("sweep", partial(_sweep, archive)),
             _keep_doing("coordinator", self.keeper.run),
         ]
+        if archive.reach.webhooks.prefixes:
+            teller = WebhookTeller(archive.store.connection, archive.reach)
+            self._tasks.append(_keep_doing("webhooks", teller.run))
         if embedded is not None:
             self._tasks.append(_keep_doing("store", partial(_look_after, embedded)))
 
@@ -93,6 +99,7 @@ async def open_house(
     rule: RetentionRule,
     models: ServedModels,
     *,
+    reach: Reach | None = None,
     hours: OfficeHours | None = None,
 ) -> AsyncIterator[RenderHouse]:
     """Keep renders for the time of a block.
@@ -103,6 +110,7 @@ async def open_house(
         files: Where files of renders lie: a folder, or a URL that fsspec knows.
         rule: How long they are kept.
         models: What makes them.
+        reach: Whom the server speaks to by itself; nobody if it is left out.
         hours: How who coordinates changes.
 
     Raises:
@@ -111,7 +119,7 @@ async def open_house(
         ConflictError: They belong to another store.
     """
     async with open_store(address, Path()) as store:
-        archive = Archive(store=store, artifacts=Artifacts(files), rule=rule)
+        archive = Archive(store=store, artifacts=Artifacts(files), rule=rule, reach=reach or Reach())
         await check_belonging(store, archive.artifacts)
         house = RenderHouse(archive, models, address, embedded, hours)
         try:
@@ -131,6 +139,7 @@ async def _sweep(archive: Archive) -> None:
     await archive.store.leases.sweep()
     await check_belonging(archive.store, archive.artifacts)  # a store that lost its data knows none of them
     await sweep_files(archive.store, archive.artifacts, archive.rule, now_s=time.time())
+    await sweep_assets(archive.store, archive.artifacts, archive.asset_rule, now_s=time.time())
     await asyncio.sleep(SWEEP_S)
 
 

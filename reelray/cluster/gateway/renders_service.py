@@ -1,10 +1,11 @@
 """`reelray.v1.Renders` over the store and the models of one server."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.boundary import Context, or_status, send
@@ -58,15 +59,23 @@ class Renders(renders_pb2_grpc.RendersServicer):
         models: What is served.
         archive: Where renders are kept.
         callers: Who may call.
+        sources: Where conditions are found that do not come with the request.
         desk: Hears of new renders.
         limits: Of each tenant.
     """
 
     def __init__(
-        self, models: ServedModels, archive: Archive, callers: Callers, desk: Desk, limits: SubmitLimits = NO_LIMITS
+        self,
+        models: ServedModels,
+        archive: Archive,
+        callers: Callers,
+        sources: Sources,
+        *,
+        desk: Desk,
+        limits: SubmitLimits = NO_LIMITS,
     ) -> None:
         self._models, self._archive, self._callers, self._limits = models, archive, callers, limits
-        self._desk = desk
+        self._sources, self._desk = sources, desk
         self._waiting = 0
 
     async def Submit(  # noqa: N802  named by the service
@@ -76,8 +85,11 @@ class Renders(renders_pb2_grpc.RendersServicer):
 
         async def plan() -> Planned:
             if request.video.conditions:  # pictures take time
-                return await asyncio.to_thread(self._plan, request, context)
-            return self._plan(request, context)
+                tenant = self._callers.tenant_of(context, request.options.tenant)
+                entry = self._models.find(request.video.model).entry
+                plan = partial(self._plan, request, context)
+                return await self._sources.plan(request.video, entry, tenant, plan)
+            return self._plan(request, context, request.video)
 
         planned = await or_status(context, plan)
         return await or_status(context, lambda: self._submit(planned), planned.ids)
@@ -135,7 +147,9 @@ class Renders(renders_pb2_grpc.RendersServicer):
 
         await or_status(context, run)
 
-    def _plan(self, request: renders_pb2.SubmitRenderRequest, context: Context) -> Planned:
+    def _plan(
+        self, request: renders_pb2.SubmitRenderRequest, context: Context, video: video_spec_pb2.VideoSpec
+    ) -> Planned:
         options = request.options
         ids = check_options(options, ("idempotency_key", "priority"), "Renders.Submit")
         tenant = self._callers.tenant_of(context, options.tenant)
@@ -143,13 +157,14 @@ class Renders(renders_pb2_grpc.RendersServicer):
             raise _unknown_media(request.media)
         key = options.idempotency_key or None
         seed = None if key is None else seed_for_key(tenant, key)
-        model, job = plan_request(self._models, request.video, seed=seed)
+        model, job = plan_request(self._models, video, seed=seed)
         submission = Submission(
             tenant=tenant,
             key=key,
             priority=options.priority,
             limits=self._limits,
             retention_s=self._archive.rule.ttl_s,
+            webhook=_checked_webhook(self._archive, request.webhook),
         )
         return Planned(job=job, digest=model.description.digest, submission=submission, ids=ids)
 
@@ -163,7 +178,7 @@ class Renders(renders_pb2_grpc.RendersServicer):
                 return renders_pb2.SubmitRenderResponse(render=await self._render(made.ref), fresh=made.fresh)
         self._desk.look_for_renders()
         plan = plan_of(planned.job.request, planned.job.model.name, planned.digest, planned.job.fps)
-        render = queued_render(made.ref, made.created_ms, planned.submission.priority, plan)
+        render = queued_render(made.ref, made.created_ms, planned.submission, plan)
         return renders_pb2.SubmitRenderResponse(render=render, fresh=True)
 
     async def _render(self, ref: JobRef) -> renders_pb2.Render:
@@ -229,6 +244,12 @@ def _count_fitting(renders: list[renders_pb2.Render]) -> int:
         if size > LARGEST_PAGE_BYTES and count:
             return count
     return len(renders)
+
+
+def _checked_webhook(archive: Archive, url: str) -> str:
+    if url:
+        archive.reach.webhooks.check(url)
+    return url
 
 
 def _unknown_media(media: int) -> InputError:

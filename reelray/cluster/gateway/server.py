@@ -7,18 +7,24 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from reelray.cluster.assets.room import AssetRoom
+from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.coordinator.local_line import coordinate_alone
 from reelray.cluster.gateway.archive import Archive
+from reelray.cluster.gateway.assets_service import Assets
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.message_guard import MessageGuard
 from reelray.cluster.gateway.renders_service import Renders
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import Cluster, Videos
 from reelray.cluster.gateway.token_guard import TokenGuard
+from reelray.cluster.outbound.allow_list import AllowList
 from reelray.cluster.wire import KEEPALIVE, LARGEST_MESSAGE
 from reelray.proto.errors import ResourceError
 from reelray.proto.v1 import (
+    assets_pb2,
+    assets_pb2_grpc,
     cluster_pb2,
     cluster_pb2_grpc,
     renders_pb2,
@@ -31,7 +37,11 @@ SERVICES = (
     videos_pb2.DESCRIPTOR.services_by_name["Videos"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,
 )
-RENDERS = renders_pb2.DESCRIPTOR.services_by_name["Renders"].full_name
+KEPT = (
+    renders_pb2.DESCRIPTOR.services_by_name["Renders"].full_name,
+    assets_pb2.DESCRIPTOR.services_by_name["Assets"].full_name,
+)
+"""Those of a server that keeps something."""
 MOST_CALLS = 4000
 """At a time; further ones are RESOURCE_EXHAUSTED at once."""
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -62,7 +72,7 @@ class GatewayServer:
         models: What is served; the caller closes it.
         address: Such as ``127.0.0.1:50051``; port 0 takes a free one.
         guard: Who may come in.
-        archive: Where renders are kept, of the same event loop; without one there is no such service.
+        archive: Where renders and assets are kept, of the same event loop; without one there are no such services.
         desk: Gives places on engines; without one the server decides for its own engines alone.
         shares_port: Whether others of the same user may listen on the same address, each to be given some of the calls.
     """
@@ -85,13 +95,17 @@ class GatewayServer:
         options = (*OPTIONS, ("grpc.so_reuseport", int(shares_port)))
         self._server: Any = grpc.aio.server(options=options, interceptors=guards, maximum_concurrent_rpcs=MOST_CALLS)
         self._credentials = guard.credentials
-        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers, desk), self._server)  # type: ignore[no-untyped-call]
+        room = None if archive is None else AssetRoom(archive)
+        sources = Sources(room, AllowList() if archive is None else archive.reach.urls)
+        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers, sources, desk), self._server)  # type: ignore[no-untyped-call]
         cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models, desk), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._services = SERVICES if archive is None else (*SERVICES, RENDERS)
-        if archive is not None:
-            renders = Renders(models, archive, guard.callers, desk)
+        self._services = SERVICES if archive is None else (*SERVICES, *KEPT)
+        if archive is not None and room is not None:
+            renders = Renders(models, archive, guard.callers, sources, desk=desk)
             renders_pb2_grpc.add_RendersServicer_to_server(renders, self._server)  # type: ignore[no-untyped-call]
+            assets = Assets(room, guard.callers)
+            assets_pb2_grpc.add_AssetsServicer_to_server(assets, self._server)  # type: ignore[no-untyped-call]
         reflection.enable_server_reflection(
             (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )

@@ -1,12 +1,13 @@
 """The services of `reelray.v1` over the models of one server."""
 
-import asyncio
 import threading
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import reelray
+from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.coordinator.messages import Clip, Wish
 from reelray.cluster.gateway.boundary import Context, or_status, send
@@ -50,21 +51,37 @@ class Planned:
             threading.Thread(target=self.model.look_after, name=name, daemon=True).start()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Urgency:
+    """Who wants a video, and how soon.
+
+    Args:
+        tenant: Whose.
+        priority: Of the tenant's own.
+        within_s: Until its deadline; None without one.
+    """
+
+    tenant: str
+    priority: int = 0
+    within_s: float | None = None
+
+
 class Videos(videos_pb2_grpc.VideosServicer):
     """Makes videos while the client waits.
 
     Args:
         models: What is served.
         callers: Who may call.
+        sources: Where conditions are found that do not come with the request.
         desk: Gives places on engines.
     """
 
-    def __init__(self, models: ServedModels, callers: Callers, desk: Desk) -> None:
-        self._models, self._callers, self._desk = models, callers, desk
+    def __init__(self, models: ServedModels, callers: Callers, sources: Sources, desk: Desk) -> None:
+        self._models, self._callers, self._sources, self._desk = models, callers, sources, desk
 
     async def Generate(self, request: videos_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """See `videos.proto`."""
-        planned = await or_status(context, lambda: asyncio.to_thread(self._plan, request, context))
+        planned = await or_status(context, lambda: self._plan(request, context))
         with planned.model.counted():
             await or_status(context, lambda: self._make(planned, context), planned.ids, planned.listen)
 
@@ -81,23 +98,28 @@ class Videos(videos_pb2_grpc.VideosServicer):
                     await relay.pass_on(event)
             relay.finish()
 
-    def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
+    async def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
         options = request.options
         ids = check_options(options, ("deadline", "priority"), "Videos.Generate")
         tenant = self._callers.tenant_of(context, options.tenant)
         within_s = seconds_until(options.deadline, time.time()) if options.HasField("deadline") else None
-        model, job = plan_request(self._models, request.video)
+        urgency = Urgency(tenant=tenant, priority=options.priority, within_s=within_s)
+        entry = self._models.find(request.video.model).entry
+        return await self._sources.plan(request.video, entry, tenant, partial(self._begin, request.media, ids, urgency))
+
+    def _begin(self, media: wire.Media, ids: dict[str, str], urgency: Urgency, video: wire.VideoSpec) -> Planned:
+        model, job = plan_request(self._models, video)
         wanted = job.request
         plan = plan_of(wanted, job.model.name, model.description.digest, job.fps)
         first = videos_pb2.GenerateEvent(accepted={"request_id": wanted.request_id, "plan": plan})
-        making = Making(model.engine, job, request.media)
+        making = Making(model.engine, job, media)
         wish = Wish(
             request_id=wanted.request_id,
             model=model.entry.name,
             clip=Clip(width=wanted.width, height=wanted.height, frames=wanted.frames, recipe=wanted.recipe),
-            tenant=tenant,
-            priority=options.priority,
-            within_s=within_s,
+            tenant=urgency.tenant,
+            priority=urgency.priority,
+            within_s=urgency.within_s,
         )
         return Planned(model=model, making=making, wish=wish, first=first, ids={"request": wanted.request_id, **ids})
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
+from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.render_house import RenderHouse, check_place, open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
@@ -54,6 +55,8 @@ class ServeOptions:
         data: Folder of the store and of renders' files; the setting's `serve` folder otherwise.
         keep: How long ended renders are kept.
         http_port: Port of HTTP on the address's host; 0 takes a free one, None means that there is no HTTP.
+        allow_urls: Beginnings of addresses from which pictures may be fetched.
+        allow_webhooks: Beginnings of addresses that may be told of ends of renders.
     """
 
     models: Sequence[str] = ()
@@ -67,6 +70,8 @@ class ServeOptions:
     data: Path | None = None
     keep: RetentionRule = field(default_factory=RetentionRule)
     http_port: int | None = None
+    allow_urls: Sequence[str] = ()
+    allow_webhooks: Sequence[str] = ()
 
 
 def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]) -> None:
@@ -81,13 +86,14 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
         ReelrayError: Something cannot be served so; nothing listens.
     """
     guard = make_guard(options)
+    reach = read_reach(options.allow_urls, options.allow_webhooks, services.load_settings())
     logging.getLogger("reelray.gateway").addHandler(logging.StreamHandler())
     with ExitStack() as opened:
         data = choose_data(options, services)
         address, embedded = start_store(services.load_settings(), data / "store", opened)
         asyncio.run(check_place(address, data / "renders"))
         models = ServedModels(_open_models(options, services, tell, opened))
-        house = partial(open_house, address, embedded, data / "renders", options.keep)
+        house = partial(open_house, address, embedded, data / "renders", options.keep, reach=reach)
         asyncio.run(_serve(models, options, guard, house, tell))
 
 

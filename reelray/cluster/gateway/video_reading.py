@@ -4,17 +4,15 @@ import io
 
 from PIL import Image
 
+from reelray.cluster.assets.media import open_picture
 from reelray.cluster.decoder_choice import DECODERS as DECODERS_BY_WORD
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.prompt_changes import Times
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.wire import LARGEST_PICTURE
-from reelray.proto.errors import InputError, SizeError, UnsupportedError
+from reelray.proto.errors import InputError, MediaError, SizeError, UnsupportedError
 from reelray.proto.v1 import video_spec_pb2 as wire
 
-PICTURES = ("PNG", "JPEG", "WEBP")
-"""What a caller's picture may be; other decoders of Pillow start programs, or are seldom tested."""
-MOST_PICTURE_PIXELS = 33_000_000
 LONGEST_SIDE = 8192
 MOST_PIXELS = 17_000_000
 """Of a frame; H.264 and the memory of a server end about there."""
@@ -55,7 +53,7 @@ def read_video(video: wire.VideoSpec, model: ModelEntry) -> RenderOptions:
         fps=video.fps if video.HasField("fps") else None,
         at=read_changes(video),
         decoder=DECODERS[video.decoder],
-        image=read_first_frame(video, model),
+        image=read_first_frame(video),
     )
 
 
@@ -76,11 +74,11 @@ def read_changes(video: wire.VideoSpec) -> Times | None:
     return changes or None
 
 
-def read_first_frame(video: wire.VideoSpec, model: ModelEntry) -> Image.Image | None:
-    """The picture with which the video begins.
+def check_conditions(video: wire.VideoSpec, model: ModelEntry) -> None:
+    """Refuse conditions that the model does not take, before their bytes are looked for.
 
     Raises:
-        InputError: Two of them, none inside, or not a picture.
+        InputError: Two pictures to begin with, or one that is too large for a request.
         UnsupportedError: A condition of another kind.
     """
     taken = {wire.Condition.FIRST_FRAME} if model.recipe.task == "i2v" else set()
@@ -90,30 +88,31 @@ def read_first_frame(video: wire.VideoSpec, model: ModelEntry) -> Image.Image | 
             raise UnsupportedError(
                 f"model '{model.name}' takes no condition {_name_of(condition.kind)}; it takes {told}"
             )
+        if len(condition.inline) > LARGEST_PICTURE:
+            raise InputError(
+                f"condition FIRST_FRAME holds {len(condition.inline)} bytes; at most {LARGEST_PICTURE} are taken with "
+                "a request: upload it as an asset"
+            )
     if len(video.conditions) > 1:
         raise InputError(f"{len(video.conditions)} conditions are FIRST_FRAME; a video begins with one picture")
-    return read_picture(video.conditions[0].inline) if video.conditions else None
 
 
-def read_picture(data: bytes) -> Image.Image:
-    """Decode a picture that came over the network.
+def read_first_frame(video: wire.VideoSpec) -> Image.Image | None:
+    """The picture with which the video begins, of conditions that are checked.
 
     Raises:
-        InputError: It is none, or absurdly large.
+        InputError: None inside, or not a picture.
+        UnsupportedError: It lies elsewhere, and this call does not bring it.
     """
-    if len(data) > LARGEST_PICTURE:
-        raise InputError(f"condition FIRST_FRAME holds {len(data)} bytes; at most {LARGEST_PICTURE} are taken")
+    if not video.conditions:
+        return None
+    condition = video.conditions[0]
+    if condition.WhichOneof("source") in {"asset_id", "url"}:
+        raise UnsupportedError("this call takes conditions with their bytes inside only")
     try:
-        image = Image.open(io.BytesIO(data), formats=PICTURES)
-        width, height = image.size
-        if width * height <= MOST_PICTURE_PIXELS:
-            image.load()
-            return image
-    except Exception:  # noqa: BLE001  whatever a decoder makes of strangers' bytes
-        raise InputError(
-            f"condition FIRST_FRAME holds {len(data)} bytes that are no picture (PNG, JPEG or WebP)"
-        ) from None
-    raise InputError(f"the picture has {width}x{height} pixels; at most {MOST_PICTURE_PIXELS} are read")
+        return open_picture(io.BytesIO(condition.inline))
+    except MediaError as error:
+        raise InputError(f"condition FIRST_FRAME, of {len(condition.inline)} bytes: {error.message}") from None
 
 
 def _name_of(kind: int) -> str:

@@ -15,8 +15,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reelray.cluster.assets.room import AssetRoom
+from reelray.cluster.assets.sources import Sources
 from reelray.cluster.gateway.boundary import UNREAD_S
 from reelray.cluster.gateway.callers import Callers
+from reelray.cluster.http_api.asset_pages import AssetPages
 from reelray.cluster.http_api.callers import tenant_of
 from reelray.cluster.http_api.metrics import Metrics
 from reelray.cluster.http_api.problems import answer_error, answer_refusal, answer_unexpected
@@ -49,7 +52,8 @@ def make_app(house: House, callers: Callers, *, on_loopback: bool) -> ASGIApp:
 
 
 def _routes(house: House, metrics: Metrics) -> list[Route]:
-    videos = Videos(house)
+    room = AssetRoom(house.archive)
+    videos, assets = Videos(house, Sources(room, house.archive.reach.urls)), AssetPages(room)
 
     async def healthz(_request: Request) -> Response:
         is_well = not house.closing.is_set() and any(model.is_ready for model in house.models)
@@ -75,6 +79,10 @@ def _routes(house: House, metrics: Metrics) -> list[Route]:
         ("GET", "/v1/videos/{id}/content", videos.content),
         ("POST", "/v1/videos/{id}/remix", videos.remix),
         ("GET", "/v1/videos/{id}/events", videos.events),
+        ("POST", "/v1/assets", assets.upload),
+        ("GET", "/v1/assets", assets.list),
+        ("GET", "/v1/assets/{id}", assets.retrieve),
+        ("DELETE", "/v1/assets/{id}", assets.delete),
     ]
     by_path: dict[str, dict[str, Answerer]] = {}
     for method, path, answer in paths:

@@ -63,16 +63,31 @@ def read_form(content_type: str, body: bytes) -> list[Part]:
     Raises:
         InputError: It is none.
     """
-    boundary = _header("content-type", content_type).get_param("boundary")
-    if not isinstance(boundary, str) or not _BOUNDARY.fullmatch(boundary):
-        raise InputError("the body is said to be multipart/form-data, and its header names no boundary")
+    boundary = read_boundary(content_type)
     first, *sections = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("ascii"), MOST_PARTS + 1)
     if first or not sections or not sections[-1].startswith(b"--"):
         raise InputError(f"the body is no multipart/form-data of at most {MOST_PARTS} fields that ends as it should")
-    return [_part(section) for section in sections[:-1]]
+    return [read_part(section) for section in sections[:-1]]
 
 
-def _part(section: bytes) -> Part:
+def read_boundary(content_type: str) -> str:
+    """What parts the fields of a form.
+
+    Raises:
+        InputError: The header names nothing.
+    """
+    boundary = _header("content-type", content_type).get_param("boundary")
+    if not isinstance(boundary, str) or not _BOUNDARY.fullmatch(boundary):
+        raise InputError("the body is said to be multipart/form-data, and its header names no boundary")
+    return boundary
+
+
+def read_part(section: bytes) -> Part:
+    """Read a field of a form: its head, an empty line, its bytes.
+
+    Raises:
+        InputError: It is none.
+    """
     head, gap, data = section.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
     if not gap or len(head) > LARGEST_HEAD:
         raise InputError("a field of the multipart/form-data has no head, or too long a one")

@@ -9,17 +9,23 @@ from starlette.responses import JSONResponse
 
 from reelray.proto.errors import (
     ArtifactError,
+    CancelledError,
     ConflictError,
     EngineError,
     FencedError,
+    FetchError,
+    ForbiddenUrlError,
     GoneError,
     InputError,
+    MediaError,
     NeverError,
     QuotaError,
     RangeError,
     ReelrayError,
     ResourceError,
     StoreError,
+    TooLargeError,
+    UnknownAssetError,
     UnknownJobError,
     UnknownModelError,
 )
@@ -30,6 +36,11 @@ INTERNAL = "an unexpected error; the server's log says more"
 STATUSES: tuple[tuple[type[ReelrayError], HTTPStatus], ...] = (
     (UnknownModelError, HTTPStatus.NOT_FOUND),
     (UnknownJobError, HTTPStatus.NOT_FOUND),
+    (UnknownAssetError, HTTPStatus.NOT_FOUND),
+    (MediaError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+    (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (ForbiddenUrlError, HTTPStatus.FORBIDDEN),
+    (FetchError, HTTPStatus.FAILED_DEPENDENCY),
     (GoneError, HTTPStatus.GONE),
     (NeverError, HTTPStatus.GONE),
     (RangeError, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
@@ -41,6 +52,7 @@ STATUSES: tuple[tuple[type[ReelrayError], HTTPStatus], ...] = (
     (StoreError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ArtifactError, HTTPStatus.SERVICE_UNAVAILABLE),
     (FencedError, HTTPStatus.CONFLICT),
+    (CancelledError, HTTPStatus.REQUEST_TIMEOUT),
 )
 """The first that fits counts."""
 TYPES = {

@@ -43,8 +43,9 @@ def video_of(job: Job, progress: int = 0) -> dict[str, Any]:
         "completed_at": ended_s if done else None,
         "expires_at": ended_s + int(RetentionRule().ttl_s) if done and ended_s is not None else None,
         "error": {"code": CODES[job.state], "message": job.error[:LONGEST_ERROR]} if job.state in CODES else None,
-        "remixed_from_video_id": None,
+        "remixed_from_video_id": job.remixed_from or None,
         **_wish(job),
+        **_webhook(job),
     }
 
 
@@ -62,6 +63,15 @@ def _wish(job: Job) -> dict[str, Any]:
             "frames": request.frames,
         }
     return {"model": "", "prompt": None, "seconds": "0", "size": "", "seed": None, "frames": None}
+
+
+def _webhook(job: Job) -> dict[str, Any]:
+    """How far the word of its end has come, where somebody wants to be told."""
+    webhook = job.webhook
+    if webhook is None:
+        return {}
+    state = webhook.end or ("sending" if job.state.ended else "waiting")
+    return {"webhook": {"url": webhook.url, "state": state, "tries": webhook.tries, "error": webhook.error or None}}
 
 
 def in_seconds(frames: int, fps: Fraction) -> str:

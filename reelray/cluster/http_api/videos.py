@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.messages import Load
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.option_check import LONGEST_KEY
@@ -19,7 +21,7 @@ from reelray.cluster.http_api.bodies import read_body
 from reelray.cluster.http_api.content import answer_content
 from reelray.cluster.http_api.event_stream import follow
 from reelray.cluster.http_api.video_objects import percent, video_of
-from reelray.cluster.http_api.wishes import Wish, read_json, read_wish
+from reelray.cluster.http_api.wishes import read_json, read_wish
 from reelray.cluster.render import RenderJob, check_text, new_request_id
 from reelray.cluster.renders.artifact import folder_of
 from reelray.cluster.renders.spec import RenderSpec, seed_for_key
@@ -28,6 +30,7 @@ from reelray.cluster.store.job import Job, JobState
 from reelray.cluster.store.limits import NO_LIMITS, SubmitLimits
 from reelray.cluster.store.names import JobRef
 from reelray.proto.errors import InputError, PromptError, ResourceError, UnknownJobError, UnsupportedError
+from reelray.proto.v1.video_spec_pb2 import VideoSpec
 
 PAGE, LONGEST_PAGE = 20, 100
 NEWEST_EVENTS = 32
@@ -59,21 +62,27 @@ class Videos:
 
     Args:
         house: What to work on.
+        sources: Where pictures are found that do not come with the request.
     """
 
-    def __init__(self, house: House) -> None:
-        self._house, self._archive, self._following = house, house.archive, 0
+    def __init__(self, house: House, sources: Sources) -> None:
+        self._house, self._archive, self._sources, self._following = house, house.archive, sources, 0
 
     async def create(self, request: Request) -> Response:
         """Take on a video: a wish as JSON or as a form."""
         wish, tenant = await read_wish(request), request.state.tenant
         key = _key_of(request)
         seed = None if key is None else seed_for_key(tenant, key)
-        if wish.input_reference is None:
-            job, digest = self._plan(wish, seed)
+        video = wish.video()
+        if not video.conditions:
+            job, digest = self._plan(seed, video)
         else:  # pictures take time
-            job, digest = await asyncio.to_thread(self._plan, wish, seed)
-        return await self._submit(job, digest, Submission(tenant=tenant, key=key, priority=wish.priority))
+            entry = self._house.models.find(video.model).entry
+            job, digest = await self._sources.plan(video, entry, tenant, partial(self._plan, seed))
+        if wish.webhook:
+            self._archive.reach.webhooks.check(wish.webhook)
+        submission = Submission(tenant=tenant, key=key, priority=wish.priority, webhook=wish.webhook)
+        return await self._submit(job, digest, submission)
 
     async def retrieve(self, request: Request) -> Response:
         """How a video is."""
@@ -112,7 +121,9 @@ class Videos:
         if said.keys() != {"prompt"}:
             raise InputError("a remix takes the field prompt, and no other")
         job, digest = await self._replan(await self._job(request), said["prompt"])
-        return await self._submit(job, digest, Submission(tenant=request.state.tenant, key=_key_of(request)))
+        source = _ref(request)
+        submission = Submission(tenant=source.tenant, key=_key_of(request), remixed_from=source.id)
+        return await self._submit(job, digest, submission)
 
     async def events(self, request: Request) -> Response:
         """What happens to a video, until it has ended."""
@@ -136,8 +147,8 @@ class Videos:
         finally:
             self._following -= 1
 
-    def _plan(self, wish: Wish, seed: int | None) -> tuple[RenderJob, str]:
-        model, job = plan_request(self._house.models, wish.video(), seed=seed)
+    def _plan(self, seed: int | None, video: VideoSpec) -> tuple[RenderJob, str]:
+        model, job = plan_request(self._house.models, video, seed=seed)
         return job, model.description.digest
 
     async def _replan(self, job: Job, prompt: object) -> tuple[RenderJob, str]:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from reelray.cluster.http_api.bodies import read_body, read_form
 from reelray.cluster.render import parse_size
-from reelray.proto.errors import InputError, UnsupportedError
+from reelray.proto.errors import InputError
 from reelray.proto.v1 import video_spec_pb2 as wire
 
 DECODERS = {None: wire.DECODER_UNSPECIFIED, "full": wire.DECODER_FULL, "preview": wire.DECODER_PREVIEW}
@@ -55,6 +55,7 @@ class Wish(BaseModel):
     decoder: Text | None = None
     changes: list[Change] = Field(default=[], max_length=1000)
     priority: int = Field(default=0, ge=-100, le=100)
+    webhook: Text = ""
 
     def video(self) -> wire.VideoSpec:
         """The same as gRPC says it.
@@ -67,7 +68,7 @@ class Wish(BaseModel):
         if self.decoder not in DECODERS:
             raise InputError("decoder must be full or preview")
         width, height = parse_size(self.size) if self.size is not None else (0, 0)
-        picture = _bytes_of(self.input_reference)
+        picture = _condition_of(self.input_reference)
         said = self.model_dump(include={"model", "prompt", "seconds", "frames", "seed", "steps", "guidance", "fps"})
         try:
             return wire.VideoSpec(
@@ -76,7 +77,7 @@ class Wish(BaseModel):
                 size=None if self.size is None else wire.Size(width=width, height=height),
                 changes=[wire.PromptChange(**change.model_dump()) for change in self.changes],
                 decoder=DECODERS[self.decoder],
-                conditions=[] if picture is None else [wire.Condition(kind=wire.Condition.FIRST_FRAME, inline=picture)],
+                conditions=[] if picture is None else [picture],
             )
         except ValueError:  # such as halves of letters
             raise InputError("a value of the request is out of range, or no valid text") from None
@@ -156,15 +157,26 @@ def _checked(values: dict[str, Any]) -> Wish:
         raise InputError(f"{place}: {first['msg'][:200]}") from None
 
 
-def _bytes_of(reference: bytes | Reference | None) -> bytes | None:
-    if not isinstance(reference, Reference):
-        return reference
-    if reference.file_id is not None or reference.image_url is None:
-        raise UnsupportedError(f"{PICTURE} by file_id is not taken here; send a file in a form, or a data: URL")
-    head, comma, data = reference.image_url.partition(",")
-    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
-        raise UnsupportedError(f"{PICTURE} is fetched from nowhere; send a file in a form, or data:image/png;base64,…")
+def _condition_of(reference: bytes | Reference | None) -> wire.Condition | None:
+    if reference is None:
+        return None
+    said = {"inline": reference} if isinstance(reference, bytes) else _source_of(reference)
+    return wire.Condition(kind=wire.Condition.FIRST_FRAME, **said)
+
+
+def _source_of(reference: Reference) -> dict[str, Any]:
+    """Where a picture is: the id of an asset, its bytes, or an address."""
+    url = reference.image_url
+    if reference.file_id is not None and url is None:
+        return {"asset_id": reference.file_id}
+    if reference.file_id is not None or url is None:
+        raise InputError(f"{PICTURE} is one of image_url and file_id")
+    head, comma, data = url.partition(",")
+    if not url.startswith("data:"):
+        return {"url": url}
+    if not comma or not head.endswith(";base64"):
+        raise InputError(f"{PICTURE} is a data: URL of another kind; send data:image/png;base64,…")
     try:
-        return base64.b64decode(data, validate=True)
+        return {"inline": base64.b64decode(data, validate=True)}
     except binascii.Error:
         raise InputError(f"{PICTURE} is no base64") from None

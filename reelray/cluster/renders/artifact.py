@@ -11,7 +11,7 @@ class Artifact:
 
     Args:
         tenant: Whose.
-        folder: The job's id, or `INPUTS`.
+        folder: The job's id, `INPUTS` or `ASSETS`.
         name: Within the folder; the store of files chooses it.
         size_bytes: Its length.
         sha256: Hex digest of its bytes.
@@ -51,7 +51,9 @@ class StoredFile:
 
 
 INPUTS = "inputs"
-"""Folder of what tenants bring along; no job's id is as short."""
+"""Folder of pictures that jobs begin with; no job's id is as short."""
+ASSETS = "assets"
+"""Folder of what tenants have uploaded."""
 
 
 def folder_of(ref: JobRef) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from reelray.cluster.renders.artifact import INPUTS, Artifact, StoredFile, folder_of
+from reelray.cluster.renders.artifact import ASSETS, INPUTS, Artifact, StoredFile, folder_of
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.renders.growing_media import result_video
 from reelray.cluster.renders.spec import RenderSpec
@@ -158,7 +158,7 @@ def _picture_of(job: Job) -> str | None:
 
 
 def _job_refs(tenant: str, folders: Iterable[str]) -> list[JobRef]:
-    return [JobRef(tenant=tenant, id=folder) for folder in folders if folder != INPUTS]
+    return [JobRef(tenant=tenant, id=folder) for folder in folders if folder not in {ASSETS, INPUTS}]
 
 
 def _delete(artifacts: Artifacts, files: Collection[StoredFile]) -> int:

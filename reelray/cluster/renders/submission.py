@@ -23,6 +23,8 @@ class Submission:
         priority: -100 to 100.
         limits: Of the tenant.
         retention_s: How long the job is known after its end.
+        webhook: Who is told of its end; empty for nobody.
+        remixed_from: Id of the render whose wish it repeats with a change; empty for none.
     """
 
     tenant: str
@@ -30,6 +32,8 @@ class Submission:
     priority: int = 0
     limits: SubmitLimits = NO_LIMITS
     retention_s: float = 7 * 86_400.0
+    webhook: str = ""
+    remixed_from: str = ""
 
 
 async def submit_render(
@@ -62,6 +66,8 @@ async def submit_render(
         queue=queue_of(job.model.name),
         priority=submission.priority,
         retention_s=submission.retention_s,
+        webhook=submission.webhook,
+        remixed_from=submission.remixed_from,
     )
     return await store.jobs.submit(new, submission.limits)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reelray.cluster.gateway.serving import GRACE_S, is_loopback
+from reelray.cluster.outbound.allow_list import AllowList
 from reelray.cluster.render_plan import Place
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
@@ -89,13 +90,27 @@ class GatewayArguments(BaseModel):
     keep_gb: float | None = Field(
         default=None, ge=0, le=1_000_000, description="Most GB for files of each tenant's ended renders."
     )
+    allow_urls: tuple[str, ...] = Field(
+        default=(), description="Beginnings of addresses from which conditions may be fetched."
+    )
+    allow_webhooks: tuple[str, ...] = Field(
+        default=(), description="Beginnings of addresses that ends of renders may be told to; needs the key's variable."
+    )
     tls_certificate: Path | None = Field(default=None, description="Certificate chain (PEM), on each machine.")
     tls_key: Path | None = Field(default=None, description="Its private key (PEM).")
+
+    @field_validator("allow_urls", "allow_webhooks")
+    @classmethod
+    def _check_addresses(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        _as_value_error(AllowList.of, texts)
+        return texts
 
     @model_validator(mode="after")
     def _check_guard(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key belong together; give both or none")
+        if self.files is None and (self.allow_urls or self.allow_webhooks):
+            raise ValueError("allow_urls and allow_webhooks are for gateways that keep something; give files")
         if not _as_value_error(is_loopback, self.address) and self.token_file is None and self.tls_certificate is None:
             raise ValueError(
                 f"{self.address} can be reached from other machines; give token_file, or tls_certificate and tls_key"
@@ -122,7 +137,7 @@ class AppArguments(BaseModel):
         return models
 
 
-def _as_value_error(check: Any, text: str) -> Any:
+def _as_value_error(check: Any, text: str | tuple[str, ...]) -> Any:
     """Pydantic reports `ValueError` with the place of the value."""
     try:
         return check(text)

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.render_house import open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer
@@ -50,9 +51,11 @@ class GatewayReplica:
         self._doors, self._models = await asyncio.to_thread(find_models, engines, f"gateway-{uuid.uuid4().hex}")
         self._house, self._kept = None, contextlib.AsyncExitStack()
         if arguments.files is not None:
-            address = store_address(default_services().load_settings())
+            settings = default_services().load_settings()
+            address = store_address(settings)
+            reach = read_reach(arguments.allow_urls, arguments.allow_webhooks, settings)
             rule = RetentionRule.of(days=arguments.keep_days, gigabytes=arguments.keep_gb)
-            house = open_house(address, None, arguments.files, rule, self._models)
+            house = open_house(address, None, arguments.files, rule, self._models, reach=reach)
             self._house = await self._kept.enter_async_context(house)
         archive = None if self._house is None else self._house.archive
         desk = None if self._house is None else self._house.desk

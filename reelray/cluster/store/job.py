@@ -40,6 +40,8 @@ class NewJob:
         priority: -100 to 100; higher ones are claimed first.
         max_attempts: How often it may be claimed in a row without a commit.
         retention_s: How long it is kept after its end.
+        webhook: Who is told of its end; empty for nobody. It is part of the wish.
+        remixed_from: Id of the job whose wish it repeats with a change; empty for none. It is part of the wish.
     """
 
     tenant: str
@@ -49,6 +51,8 @@ class NewJob:
     priority: int = 0
     max_attempts: int = 5
     retention_s: float = 7 * 86_400.0
+    webhook: str = ""
+    remixed_from: str = ""
 
     def __post_init__(self) -> None:
         check_name("tenant", self.tenant)
@@ -63,6 +67,31 @@ class NewJob:
         """Hash that stands for the client's key; empty where there is none."""
         return "" if self.key is None else digest_of(self.key)
 
+    @property
+    def beside(self) -> bytes:
+        """What is part of the wish and not of the spec; nothing for most."""
+        said = {"webhook": self.webhook, "remixed_from": self.remixed_from}
+        return json_bytes("the job", said) if any(said.values()) else b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobWebhook:
+    """How far the word of a job's end has come.
+
+    Args:
+        url: Where it goes.
+        tries: So far.
+        next_ms: When it is tried again, at the soonest; None where it is not.
+        end: `delivered` or `given_up`; empty before.
+        error: Why the last try failed; else empty.
+    """
+
+    url: str
+    tries: int = 0
+    next_ms: int | None = None
+    end: str = ""
+    error: str = ""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -72,7 +101,7 @@ class Job:
         ref: Which job.
         state: Where it is.
         spec: What to do.
-        digest: Hash of the spec's JSON.
+        digest: Hash of the spec's JSON, and of what else belongs to the wish.
         queue: Which workers may claim it.
         priority: Higher ones are claimed first.
         fence: How often it was claimed; the number of the newest lease.
@@ -85,6 +114,8 @@ class Job:
         events: Number of its newest event.
         result: What came out, where it is done.
         error: Why it failed, was cancelled, or was given back the last time; else empty.
+        webhook: Who is told of its end; None for nobody.
+        remixed_from: As submitted.
     """
 
     ref: JobRef
@@ -103,6 +134,8 @@ class Job:
     events: int
     result: dict[str, Any] | None
     error: str
+    webhook: JobWebhook | None = None
+    remixed_from: str = ""
 
 
 def json_bytes(what: str, value: Mapping[str, Any], *, largest: int = _LARGEST_BYTES) -> bytes:
@@ -150,4 +183,16 @@ def job_from(ref: JobRef, pairs: Sequence[bytes]) -> Job:
         events=int(row["events"]),
         result=json.loads(row["result"]) if "result" in row else None,
         error=row.get("error", b"").decode(),
+        webhook=_webhook_from(row) if "webhook" in row else None,
+        remixed_from=row.get("remixed_from", b"").decode(),
+    )
+
+
+def _webhook_from(row: Mapping[str, bytes]) -> JobWebhook:
+    return JobWebhook(
+        url=row["webhook"].decode(),
+        tries=int(row.get("hook_tries", 0)),
+        next_ms=int(row["hook_next_ms"]) if row.get("hook_next_ms") else None,
+        end=row.get("hook_end", b"").decode(),
+        error=row.get("hook_error", b"").decode(),
     )

@@ -11,7 +11,8 @@ from reelray.proto.errors import ConflictError, InputError, UnknownJobError
 
 _LONGEST_PAGE, _LARGEST_PAGE_BYTES = 200, 4 << 20
 
-# tenant, id, key hash, spec, digest, queue, priority, max attempts, retention; then the limits as `SubmitLimits.words`.
+# tenant, id, key hash, spec, digest, queue, priority, max attempts, retention; then the limits as `SubmitLimits.words`;
+# then webhook and what it is a remix of.
 _SUBMIT = Script(
     JOBS
     + LIMITS
@@ -52,6 +53,8 @@ local seq = redis.call('INCR', P .. ':seq')
 redis.call('HSET', job_key(ref), 'spec', spec, 'digest', digest, 'queue', ARGV[6], 'priority', ARGV[7],
   'max_attempts', ARGV[8], 'retention_ms', ARGV[9], 'key', key_hash, 'seq', seq, 'fence', 0, 'attempts', 0,
   'order', whole((100 - tonumber(ARGV[7])) * 17592186044416 + seq), 'created_ms', whole(now), 'state', 'queued')
+if ARGV[18] ~= '' then redis.call('HSET', job_key(ref), 'webhook', ARGV[18]) end
+if ARGV[19] ~= '' then redis.call('HSET', job_key(ref), 'remixed_from', ARGV[19]) end
 if key_hash ~= '' then redis.call('SET', keyed, id) end
 redis.call('ZADD', index(tenant, 'all'), seq, id)
 redis.call('ZADD', index(tenant, 'queued'), seq, id)
@@ -111,6 +114,7 @@ if job[1] ~= '' then redis.call('DEL', P .. ':key:' .. tenant .. ':' .. job[1]) 
 redis.call('SET', P .. ':place:' .. ref, job[2], 'PX', ARGV[3])
 redis.call('DEL', job_key(ref), P .. ':led:' .. ref, P .. ':ev:' .. ref)
 redis.call('ZREM', P .. ':ends', ref)
+redis.call('ZREM', P .. ':hooks', ref)
 for _, name in ipairs({'all', 'done', 'failed', 'cancelled'}) do redis.call('ZREM', index(tenant, name), id) end
 return 1
 """
@@ -167,8 +171,18 @@ class Jobs:
         """
         ref, spec = JobRef.fresh(new.tenant), json_bytes("the job", new.spec)
         retention_ms = max(1, round(new.retention_s * 1000))
-        wish = (new.key_hash, spec, digest_of(spec), new.queue, new.priority, new.max_attempts, retention_ms)
-        said = await self._connection.run(_SUBMIT, ref.tenant, ref.id, *wish, *limits.words)
+        wish = (
+            new.key_hash,
+            spec,
+            digest_of(spec + new.beside),
+            new.queue,
+            new.priority,
+            new.max_attempts,
+            retention_ms,
+        )
+        said = await self._connection.run(
+            _SUBMIT, ref.tenant, ref.id, *wish, *limits.words, new.webhook, new.remixed_from
+        )
         if said[0] == b"refused":
             raise refused(new.tenant, said[1].decode(), int(said[2]))
         found = JobRef(tenant=new.tenant, id=said[1].decode())

@@ -10,6 +10,7 @@ Keys, all below the prefix:
     idx:<tenant>:<state|all>  sorted set: job ids by submission
     ready:<queue>             sorted set: refs by priority, then submission
     leases, delayed, ends     sorted sets: refs by when the lease, the pause, the retention is over
+    hooks                     sorted set: refs of ended jobs whose end is still to be told, by when to try (again)
 
 A ref is `<tenant>:<id>`. Only the server's clock counts; times are in milliseconds since 1970.
 """
@@ -67,13 +68,14 @@ local function settle(ref, state, name, text)
   withdraw(ref)
   redis.call('HSET', job_key(ref), 'ended_ms', whole(now), 'owner', '', name, text)
   move(ref, state)
-  local job = redis.call('HMGET', job_key(ref), 'retention_ms', 'key')
+  local job = redis.call('HMGET', job_key(ref), 'retention_ms', 'key', 'webhook')
   local tenant = split(ref)
   for _, key in ipairs({job_key(ref), P .. ':led:' .. ref, P .. ':ev:' .. ref}) do
     redis.call('PEXPIRE', key, job[1])
   end
   if job[2] ~= '' then redis.call('PEXPIRE', P .. ':key:' .. tenant .. ':' .. job[2], job[1]) end
   redis.call('ZADD', P .. ':ends', whole(now + tonumber(job[1])), ref)
+  if job[3] then redis.call('ZADD', P .. ':hooks', whole(now), ref) end
 end
 
 -- Back to the queue, or failed if it was taken too often since it last got on.
@@ -106,6 +108,7 @@ local function catch_up(most)
   for _, ref in ipairs(due('ends')) do
     local tenant, id = split(ref)
     redis.call('ZREM', P .. ':ends', ref)
+    redis.call('ZREM', P .. ':hooks', ref)
     redis.call('ZREM', index(tenant, 'all'), id)
     for state in pairs(ENDED) do redis.call('ZREM', index(tenant, state), id) end
   end

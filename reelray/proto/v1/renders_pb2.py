@@ -17,37 +17,41 @@ from reelray.proto.v1 import request_options_pb2 as reelray_dot_proto_dot_v1_dot
 from reelray.proto.v1 import video_spec_pb2 as reelray_dot_proto_dot_v1_dot_video__spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ereelray/proto/v1/renders.proto\x12\nreelray.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&reelray/proto/v1/request_options.proto\x1a!reelray/proto/v1/video_spec.proto\"\x8a\x01\n\x13SubmitRenderRequest\x12$\n\x05video\x18\x01 \x01(\x0b\x32\x15.reelray.v1.VideoSpec\x12 \n\x05media\x18\x02 \x01(\x0e\x32\x11.reelray.v1.Media\x12+\n\x07options\x18\x03 \x01(\x0b\x32\x1a.reelray.v1.RequestOptions\"I\n\x14SubmitRenderResponse\x12\"\n\x06render\x18\x01 \x01(\x0b\x32\x12.reelray.v1.Render\x12\r\n\x05\x66resh\x18\x02 \x01(\x08\".\n\x10GetRenderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"s\n\x12ListRendersRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.reelray.v1.RenderState\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"S\n\x13ListRendersResponse\x12#\n\x07renders\x18\x01 \x03(\x0b\x32\x12.reelray.v1.Render\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x13\x43\x61ncelRenderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"?\n\x12WatchRenderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\"c\n\x15\x44ownloadRenderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\"\xa4\x03\n\x06Render\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.reelray.v1.RenderState\x12#\n\x04plan\x18\x04 \x01(\x0b\x32\x15.reelray.v1.VideoPlan\x12 \n\x05media\x18\x05 \x01(\x0e\x32\x11.reelray.v1.Media\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12+\n\x07\x63reated\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07started\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\n \x01(\r\x12\x0e\n\x06\x65vents\x18\x0b \x01(\x04\x12\x12\n\x05\x62ytes\x18\x0c \x01(\x04H\x00\x88\x01\x01\x12)\n\x07summary\x18\r \x01(\x0b\x32\x18.reelray.v1.VideoSummary\x12\r\n\x05\x65rror\x18\x0e \x01(\tB\x08\n\x06_bytes\"\x91\x02\n\x10WatchRenderEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x17.reelray.v1.RenderStateH\x00\x12\x13\n\tcommitted\x18\x04 \x01(\x04H\x00\x12-\n\x08progress\x18\x05 \x01(\x0b\x32\x19.reelray.v1.StageProgressH\x00\x12(\n\nskipped_to\x18\x06 \x01(\x0b\x32\x12.reelray.v1.RenderH\x00\x12$\n\x06queued\x18\x07 \x01(\x0b\x32\x12.reelray.v1.QueuedH\x00\x42\x07\n\x05\x65vent\"U\n\x0bRenderChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x18\n\x0btotal_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_total_bytes*\xaa\x01\n\x0bRenderState\x12\x1c\n\x18RENDER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13RENDER_STATE_QUEUED\x10\x01\x12\x18\n\x14RENDER_STATE_RUNNING\x10\x02\x12\x15\n\x11RENDER_STATE_DONE\x10\x03\x12\x17\n\x13RENDER_STATE_FAILED\x10\x04\x12\x1a\n\x16RENDER_STATE_CANCELLED\x10\x05\x32\xaa\x03\n\x07Renders\x12K\n\x06Submit\x12\x1f.reelray.v1.SubmitRenderRequest\x1a .reelray.v1.SubmitRenderResponse\x12\x37\n\x03Get\x12\x1c.reelray.v1.GetRenderRequest\x1a\x12.reelray.v1.Render\x12G\n\x04List\x12\x1e.reelray.v1.ListRendersRequest\x1a\x1f.reelray.v1.ListRendersResponse\x12=\n\x06\x43\x61ncel\x12\x1f.reelray.v1.CancelRenderRequest\x1a\x12.reelray.v1.Render\x12G\n\x05Watch\x12\x1e.reelray.v1.WatchRenderRequest\x1a\x1c.reelray.v1.WatchRenderEvent0\x01\x12H\n\x08\x44ownload\x12!.reelray.v1.DownloadRenderRequest\x1a\x17.reelray.v1.RenderChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ereelray/proto/v1/renders.proto\x12\nreelray.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&reelray/proto/v1/request_options.proto\x1a!reelray/proto/v1/video_spec.proto\"\x9b\x01\n\x13SubmitRenderRequest\x12$\n\x05video\x18\x01 \x01(\x0b\x32\x15.reelray.v1.VideoSpec\x12 \n\x05media\x18\x02 \x01(\x0e\x32\x11.reelray.v1.Media\x12+\n\x07options\x18\x03 \x01(\x0b\x32\x1a.reelray.v1.RequestOptions\x12\x0f\n\x07webhook\x18\x04 \x01(\t\"I\n\x14SubmitRenderResponse\x12\"\n\x06render\x18\x01 \x01(\x0b\x32\x12.reelray.v1.Render\x12\r\n\x05\x66resh\x18\x02 \x01(\x08\".\n\x10GetRenderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"s\n\x12ListRendersRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.reelray.v1.RenderState\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"S\n\x13ListRendersResponse\x12#\n\x07renders\x18\x01 \x03(\x0b\x32\x12.reelray.v1.Render\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x13\x43\x61ncelRenderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"?\n\x12WatchRenderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\"c\n\x15\x44ownloadRenderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\"\xe0\x03\n\x06Render\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.reelray.v1.RenderState\x12#\n\x04plan\x18\x04 \x01(\x0b\x32\x15.reelray.v1.VideoPlan\x12 \n\x05media\x18\x05 \x01(\x0e\x32\x11.reelray.v1.Media\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12+\n\x07\x63reated\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07started\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\n \x01(\r\x12\x0e\n\x06\x65vents\x18\x0b \x01(\x04\x12\x12\n\x05\x62ytes\x18\x0c \x01(\x04H\x00\x88\x01\x01\x12)\n\x07summary\x18\r \x01(\x0b\x32\x18.reelray.v1.VideoSummary\x12\r\n\x05\x65rror\x18\x0e \x01(\t\x12$\n\x07webhook\x18\x0f \x01(\x0b\x32\x13.reelray.v1.Webhook\x12\x14\n\x0cremixed_from\x18\x10 \x01(\tB\x08\n\x06_bytes\"\xdf\x01\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.reelray.v1.Webhook.State\x12\r\n\x05tries\x18\x03 \x01(\r\x12(\n\x04next\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0b\n\x07SENDING\x10\x02\x12\r\n\tDELIVERED\x10\x03\x12\x0c\n\x08GIVEN_UP\x10\x04\"\x91\x02\n\x10WatchRenderEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x17.reelray.v1.RenderStateH\x00\x12\x13\n\tcommitted\x18\x04 \x01(\x04H\x00\x12-\n\x08progress\x18\x05 \x01(\x0b\x32\x19.reelray.v1.StageProgressH\x00\x12(\n\nskipped_to\x18\x06 \x01(\x0b\x32\x12.reelray.v1.RenderH\x00\x12$\n\x06queued\x18\x07 \x01(\x0b\x32\x12.reelray.v1.QueuedH\x00\x42\x07\n\x05\x65vent\"U\n\x0bRenderChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x18\n\x0btotal_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_total_bytes*\xaa\x01\n\x0bRenderState\x12\x1c\n\x18RENDER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13RENDER_STATE_QUEUED\x10\x01\x12\x18\n\x14RENDER_STATE_RUNNING\x10\x02\x12\x15\n\x11RENDER_STATE_DONE\x10\x03\x12\x17\n\x13RENDER_STATE_FAILED\x10\x04\x12\x1a\n\x16RENDER_STATE_CANCELLED\x10\x05\x32\xaa\x03\n\x07Renders\x12K\n\x06Submit\x12\x1f.reelray.v1.SubmitRenderRequest\x1a .reelray.v1.SubmitRenderResponse\x12\x37\n\x03Get\x12\x1c.reelray.v1.GetRenderRequest\x1a\x12.reelray.v1.Render\x12G\n\x04List\x12\x1e.reelray.v1.ListRendersRequest\x1a\x1f.reelray.v1.ListRendersResponse\x12=\n\x06\x43\x61ncel\x12\x1f.reelray.v1.CancelRenderRequest\x1a\x12.reelray.v1.Render\x12G\n\x05Watch\x12\x1e.reelray.v1.WatchRenderRequest\x1a\x1c.reelray.v1.WatchRenderEvent0\x01\x12H\n\x08\x44ownload\x12!.reelray.v1.DownloadRenderRequest\x1a\x17.reelray.v1.RenderChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'reelray.proto.v1.renders_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_RENDERSTATE']._serialized_start=1624
-  _globals['_RENDERSTATE']._serialized_end=1794
+  _globals['_RENDERSTATE']._serialized_start=1927
+  _globals['_RENDERSTATE']._serialized_end=2097
   _globals['_SUBMITRENDERREQUEST']._serialized_start=155
-  _globals['_SUBMITRENDERREQUEST']._serialized_end=293
-  _globals['_SUBMITRENDERRESPONSE']._serialized_start=295
-  _globals['_SUBMITRENDERRESPONSE']._serialized_end=368
-  _globals['_GETRENDERREQUEST']._serialized_start=370
-  _globals['_GETRENDERREQUEST']._serialized_end=416
-  _globals['_LISTRENDERSREQUEST']._serialized_start=418
-  _globals['_LISTRENDERSREQUEST']._serialized_end=533
-  _globals['_LISTRENDERSRESPONSE']._serialized_start=535
-  _globals['_LISTRENDERSRESPONSE']._serialized_end=618
-  _globals['_CANCELRENDERREQUEST']._serialized_start=620
-  _globals['_CANCELRENDERREQUEST']._serialized_end=669
-  _globals['_WATCHRENDERREQUEST']._serialized_start=671
-  _globals['_WATCHRENDERREQUEST']._serialized_end=734
-  _globals['_DOWNLOADRENDERREQUEST']._serialized_start=736
-  _globals['_DOWNLOADRENDERREQUEST']._serialized_end=835
-  _globals['_RENDER']._serialized_start=838
-  _globals['_RENDER']._serialized_end=1258
-  _globals['_WATCHRENDEREVENT']._serialized_start=1261
-  _globals['_WATCHRENDEREVENT']._serialized_end=1534
-  _globals['_RENDERCHUNK']._serialized_start=1536
-  _globals['_RENDERCHUNK']._serialized_end=1621
-  _globals['_RENDERS']._serialized_start=1797
-  _globals['_RENDERS']._serialized_end=2223
+  _globals['_SUBMITRENDERREQUEST']._serialized_end=310
+  _globals['_SUBMITRENDERRESPONSE']._serialized_start=312
+  _globals['_SUBMITRENDERRESPONSE']._serialized_end=385
+  _globals['_GETRENDERREQUEST']._serialized_start=387
+  _globals['_GETRENDERREQUEST']._serialized_end=433
+  _globals['_LISTRENDERSREQUEST']._serialized_start=435
+  _globals['_LISTRENDERSREQUEST']._serialized_end=550
+  _globals['_LISTRENDERSRESPONSE']._serialized_start=552
+  _globals['_LISTRENDERSRESPONSE']._serialized_end=635
+  _globals['_CANCELRENDERREQUEST']._serialized_start=637
+  _globals['_CANCELRENDERREQUEST']._serialized_end=686
+  _globals['_WATCHRENDERREQUEST']._serialized_start=688
+  _globals['_WATCHRENDERREQUEST']._serialized_end=751
+  _globals['_DOWNLOADRENDERREQUEST']._serialized_start=753
+  _globals['_DOWNLOADRENDERREQUEST']._serialized_end=852
+  _globals['_RENDER']._serialized_start=855
+  _globals['_RENDER']._serialized_end=1335
+  _globals['_WEBHOOK']._serialized_start=1338
+  _globals['_WEBHOOK']._serialized_end=1561
+  _globals['_WEBHOOK_STATE']._serialized_start=1476
+  _globals['_WEBHOOK_STATE']._serialized_end=1561
+  _globals['_WATCHRENDEREVENT']._serialized_start=1564
+  _globals['_WATCHRENDEREVENT']._serialized_end=1837
+  _globals['_RENDERCHUNK']._serialized_start=1839
+  _globals['_RENDERCHUNK']._serialized_end=1924
+  _globals['_RENDERS']._serialized_start=2100
+  _globals['_RENDERS']._serialized_end=2526
 # @@protoc_insertion_point(module_scope)

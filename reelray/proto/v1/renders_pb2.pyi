@@ -25,14 +25,16 @@ RENDER_STATE_FAILED: RenderState
 RENDER_STATE_CANCELLED: RenderState
 
 class SubmitRenderRequest(_message.Message):
-    __slots__ = ("video", "media", "options")
+    __slots__ = ("video", "media", "options", "webhook")
     VIDEO_FIELD_NUMBER: _ClassVar[int]
     MEDIA_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     video: _video_spec_pb2.VideoSpec
     media: _video_spec_pb2.Media
     options: _request_options_pb2.RequestOptions
-    def __init__(self, video: _Optional[_Union[_video_spec_pb2.VideoSpec, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., options: _Optional[_Union[_request_options_pb2.RequestOptions, _Mapping]] = ...) -> None: ...
+    webhook: str
+    def __init__(self, video: _Optional[_Union[_video_spec_pb2.VideoSpec, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., options: _Optional[_Union[_request_options_pb2.RequestOptions, _Mapping]] = ..., webhook: _Optional[str] = ...) -> None: ...
 
 class SubmitRenderResponse(_message.Message):
     __slots__ = ("render", "fresh")
@@ -103,7 +105,7 @@ class DownloadRenderRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., follow: bool = ...) -> None: ...
 
 class Render(_message.Message):
-    __slots__ = ("id", "tenant", "state", "plan", "media", "priority", "created", "started", "ended", "attempts", "events", "bytes", "summary", "error")
+    __slots__ = ("id", "tenant", "state", "plan", "media", "priority", "created", "started", "ended", "attempts", "events", "bytes", "summary", "error", "webhook", "remixed_from")
     ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +120,8 @@ class Render(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
+    REMIXED_FROM_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
     state: RenderState
@@ -132,7 +136,35 @@ class Render(_message.Message):
     bytes: int
     summary: _video_spec_pb2.VideoSummary
     error: str
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., state: _Optional[_Union[RenderState, str]] = ..., plan: _Optional[_Union[_video_spec_pb2.VideoPlan, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., priority: _Optional[int] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., events: _Optional[int] = ..., bytes: _Optional[int] = ..., summary: _Optional[_Union[_video_spec_pb2.VideoSummary, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
+    webhook: Webhook
+    remixed_from: str
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., state: _Optional[_Union[RenderState, str]] = ..., plan: _Optional[_Union[_video_spec_pb2.VideoPlan, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., priority: _Optional[int] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., events: _Optional[int] = ..., bytes: _Optional[int] = ..., summary: _Optional[_Union[_video_spec_pb2.VideoSummary, _Mapping]] = ..., error: _Optional[str] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., remixed_from: _Optional[str] = ...) -> None: ...
+
+class Webhook(_message.Message):
+    __slots__ = ("url", "state", "tries", "next", "error")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[Webhook.State]
+        WAITING: _ClassVar[Webhook.State]
+        SENDING: _ClassVar[Webhook.State]
+        DELIVERED: _ClassVar[Webhook.State]
+        GIVEN_UP: _ClassVar[Webhook.State]
+    STATE_UNSPECIFIED: Webhook.State
+    WAITING: Webhook.State
+    SENDING: Webhook.State
+    DELIVERED: Webhook.State
+    GIVEN_UP: Webhook.State
+    URL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    state: Webhook.State
+    tries: int
+    next: _timestamp_pb2.Timestamp
+    error: str
+    def __init__(self, url: _Optional[str] = ..., state: _Optional[_Union[Webhook.State, str]] = ..., tries: _Optional[int] = ..., next: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
 
 class WatchRenderEvent(_message.Message):
     __slots__ = ("number", "at", "state", "committed", "progress", "skipped_to", "queued")

@@ -74,7 +74,7 @@ class PromptChange(_message.Message):
     def __init__(self, seconds: _Optional[float] = ..., prompt: _Optional[str] = ..., cut: bool = ...) -> None: ...
 
 class Condition(_message.Message):
-    __slots__ = ("kind", "inline")
+    __slots__ = ("kind", "inline", "asset_id", "url")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Condition.Kind]
@@ -95,9 +95,13 @@ class Condition(_message.Message):
     CONTROL: Condition.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
+    ASSET_ID_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
     kind: Condition.Kind
     inline: bytes
-    def __init__(self, kind: _Optional[_Union[Condition.Kind, str]] = ..., inline: _Optional[bytes] = ...) -> None: ...
+    asset_id: str
+    url: str
+    def __init__(self, kind: _Optional[_Union[Condition.Kind, str]] = ..., inline: _Optional[bytes] = ..., asset_id: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
 
 class VideoPlan(_message.Message):
     __slots__ = ("model", "model_digest", "prompt", "negative_prompt", "size", "frames", "fps", "seed", "steps", "guidance", "later_prompts", "decoder")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from reelray.proto.errors import UnsupportedError
 from reelray.proto.request import RenderRequest
-from reelray.workers.models.upload import upload
 from reelray.workers.samplers.api import build_sampler
 from reelray.workers.samplers.guidance import plan_weights
 from reelray.workers.samplers.noise import INITIAL_STEP, draw_noise, given_step
@@ -61,7 +60,7 @@ class ChunkInWork:
     def advance(self, step: int, prediction_1CTHW: Tensor) -> None:
         """Move the latents by one step; they stay float32."""
         wants_noise = self._sampler.needs_noise and step < len(self._weights) - 1
-        noise = upload(self._draw(step), self.latents_1CTHW.device) if wants_noise else None
+        noise = self._draw(step).to(self.latents_1CTHW.device) if wants_noise else None
         self.latents_1CTHW = self._sampler.step(prediction_1CTHW, self.latents_1CTHW, step, noise)
 
     def noised(self, timestep: float, turn: int) -> Tensor:
@@ -73,7 +72,7 @@ class ChunkInWork:
         """
         if timestep == 0:
             return self.latents_1CTHW
-        noise_1CTHW = upload(self._draw(given_step(turn)), self.latents_1CTHW.device)
+        noise_1CTHW = self._draw(given_step(turn)).to(self.latents_1CTHW.device)
         return torch.lerp(self.latents_1CTHW, noise_1CTHW, timestep / TRAIN_STEPS)
 
     def state(self) -> dict[str, Any]:

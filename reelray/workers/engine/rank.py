@@ -37,7 +37,6 @@ from reelray.workers.engine.regroup import Regrouper
 from reelray.workers.engine.resting import list_rests, noting_lack
 from reelray.workers.engine.station import Station
 from reelray.workers.engine.step_record import StepRecord
-from reelray.workers.engine.steps_ahead import End, StepsAhead, steps_ahead
 from reelray.workers.engine.window_line import WindowLine
 from reelray.workers.models.api import VideoModel
 
@@ -53,7 +52,6 @@ class Rank:
         sharer: Brings chunks in work to ranks that only decode and are lent; where none are, there is none.
         on_progress: Called whenever work has moved.
         load_s: Seconds it took to load the checkpoint.
-        ahead: What is reported before the device is done; by the model's device.
     """
 
     def __init__(
@@ -66,10 +64,8 @@ class Rank:
         sharer: ChunkSharer | None = None,
         on_progress: Callable[[], None] = lambda: None,
         load_s: float = 0.0,
-        ahead: StepsAhead | None = None,
     ) -> None:
         self._model = model
-        self._ahead = ahead or steps_ahead(model.device)
         self._stations = stations or {Layout(): Station()}
         self._regrouper = regrouper
         self._sharer = sharer
@@ -94,9 +90,7 @@ class Rank:
         return keep_frames(self.execute(self._issued.popleft())) if self._issued else None
 
     def execute(self, plan: StepPlan) -> StepReport:
-        """Carry out one plan: what it says of all requests, and the work of this rank's lane.
-
-        The data of frames are views, of memory that the next plan but one may use again.
+        """Carry out one plan: what it says of all requests, and of this rank's lane; for frames see `Channel`.
 
         Raises:
             EngineError: The plan is of another generation, or one before it is missing, or its layout is unknown.
@@ -113,7 +107,7 @@ class Rank:
             if plan.layout is not None:
                 self._change_station(plan.layout, settles=plan.crew is not None)
             for held, act in list_rests(plan, self._held, self._station, record.waiting):
-                self._attempt(record, held.request, Stage.REMEMBER, act, told=False, end=End.GOES_ON)
+                self._attempt(record, held.request, Stage.REMEMBER, act, told=False, waits=False)
             for move in plan.moves:
                 self._regroup(record, move)
             for admit in plan.admits:
@@ -142,7 +136,7 @@ class Rank:
     def _work(self, record: StepRecord, plan: StepPlan) -> None:
         role, lane = self._station.role, self._station.lane
         if role.denoises:
-            self._move_windows(record, plan, [window for window in plan.windows if window.lane == lane])
+            self._move_windows(record, [window for window in plan.windows if window.lane == lane], in_step=plan.in_step)
         for decode in plan.decodes if role.decodes else ():
             if decode.lane == lane:
                 self._on_held(record, decode, Stage.DECODE, partial(self._decode, record, decode))
@@ -203,18 +197,14 @@ class Rank:
         if here and admit.resume is not None:
             restore(held, self._station.role, admit.resume)
 
-    def _move_windows(self, record: StepRecord, plan: StepPlan, windows: Sequence[WindowStep]) -> None:
+    def _move_windows(self, record: StepRecord, windows: Sequence[WindowStep], *, in_step: bool) -> None:
         """Let the forwards of several follow each other through the ranks of the lane, or be one."""
-        pipeline = self._station.pipeline
         if len(windows) == 1:
-            end = End.OPEN if pipeline is None and self._ahead.takes(plan) else End.WAITS
-            self._on_held(
-                record, windows[0], _stage_of(windows[0]), partial(HeldRequest.move, window=windows[0]), end=end
-            )
+            self._on_held(record, windows[0], _stage_of(windows[0]), partial(HeldRequest.move, window=windows[0]))
         if len(windows) <= 1:
             return
-        self._ahead.settle(record)
-        together = JointStep(self._model, in_step=plan.in_step) if pipeline is None else WindowLine(pipeline)
+        pipeline = self._station.pipeline
+        together = JointStep(self._model, in_step=in_step) if pipeline is None else WindowLine(pipeline)
         started = time.perf_counter()
         for window in windows:
             self._on_held(record, window, _stage_of(window), partial(together.add, window), silent=True)
@@ -245,7 +235,7 @@ class Rank:
                 make: Callable[[], None] = partial(self._split, fork)
                 if fork.rests:
                     make = noting_lack(fork.request.request_id, record.refused)(make)
-                self._attempt(record, fork.request, Stage.REMEMBER, make, told=False, end=End.GOES_ON)
+                self._attempt(record, fork.request, Stage.REMEMBER, make, told=False, waits=False)
 
     def _split(self, fork: ForkStep) -> None:
         held = self._held[fork.source].fork(fork.request, self._station, rests=fork.rests)
@@ -260,13 +250,12 @@ class Rank:
         *,
         silent: bool = False,
         spent_s: float = 0.0,
-        end: End = End.WAITS,
     ) -> None:
         held, role = self._held.get(step.request_id), self._station.role
         tells = role.tells_decode if stage is Stage.DECODE else role.tells_denoise
         if held is not None and step.request_id not in record.waiting:  # else it failed earlier in this very plan
             told, act = tells and held.here and not silent, partial(action, held)
-            self._attempt(record, held.request, stage, act, told=told, spent_s=spent_s, end=end)
+            self._attempt(record, held.request, stage, act, told=told, spent_s=spent_s)
 
     def _attempt(
         self,
@@ -277,25 +266,20 @@ class Rank:
         *,
         told: bool,
         spent_s: float = 0.0,
-        end: End = End.WAITS,
+        waits: bool = True,
     ) -> None:
-        begun = self._ahead.begin(leaves_open=end is End.OPEN)
+        started = time.perf_counter() - spent_s
         try:
             forwards = action() or 0
             # A report means done: stage times are honest and an error is blamed on its own request.
-            if end is End.WAITS:
+            if waits:
                 synchronize(self._model.device)
         except Exception as error:  # noqa: BLE001  the request boundary
             record.add_failure(request.request_id, as_reelray_error(error, request))
         else:
             self._on_progress()
-            if end is End.OPEN:
-                self._ahead.leave(begun, request.request_id, forwards, told=told, record=record)
-            elif end is End.WAITS:
-                spent_s += self._ahead.close(begun, record)
-                self._ahead.note(stage, spent_s)
-                if told:
-                    record.add_cost(request.request_id, stage, spent_s, forwards)
+            if told:
+                record.add_cost(request.request_id, stage, time.perf_counter() - started, forwards)
             return
         # Only here: up there the traceback still holds the tensors of the frames that failed.
         self._forget(request.request_id)

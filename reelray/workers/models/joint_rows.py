@@ -14,7 +14,6 @@ from torch import Tensor
 from reelray.kernels.norm_rope.api import rotate
 from reelray.workers.models.attention_op import AttentionOp, View
 from reelray.workers.models.sharding import TokenShard
-from reelray.workers.models.upload import upload
 
 if TYPE_CHECKING:
     from reelray.workers.models.api import VideoModel
@@ -44,9 +43,9 @@ class Row:
         """The prediction of this window alone."""
         return model.denoise(
             self.latents_1CTHW,
-            upload(torch.tensor([self.timesteps], dtype=torch.float32), model.device),
+            torch.tensor([self.timesteps], dtype=torch.float32, device=model.device),
             [self.text],
-            positions_BT=upload(torch.tensor([self.positions]), model.device),
+            positions_BT=torch.tensor([self.positions], device=model.device),
             image=None if self.image is None else [self.image],
             view=self.view,
         )

@@ -28,6 +28,7 @@ COMMANDS = (
     "watch",
     "cancel",
     "fetch",
+    "upload",
     "plan",
     "simulate",
     "bench",

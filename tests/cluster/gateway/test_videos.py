@@ -194,7 +194,12 @@ def test_a_first_frame_reaches_models_that_take_one():
     assert len(engine.requests) == 1
     assert found[0] is grpc.StatusCode.INVALID_ARGUMENT
     assert {code for code, *_ in refusals} == {grpc.StatusCode.INVALID_ARGUMENT}
-    texts = ["10 bytes that are no picture", "no picture (PNG", "7000x7000 pixels", "1600000 bytes"]
+    texts = [
+        "of 10 bytes: the file is no picture",
+        "no picture that can be decoded (PNG",
+        "7000x7000 pixels",
+        "1600000 bytes",
+    ]
     assert all(text in found[1] for text, found in zip(texts, refusals, strict=True))
 
 

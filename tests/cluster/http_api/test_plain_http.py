@@ -137,7 +137,7 @@ WRONG = [
     ({"prompt": "x", "decoder": "fast"}, 400, "invalid_input", "full or preview"),
     ({"prompt": "x", "priority": 101}, 400, "invalid_input", "priority"),
     ({"prompt": "x", "input_reference": "a picture"}, 400, "invalid_input", "image_url"),
-    ({"prompt": "x", "input_reference": {"file_id": "f"}}, 400, "unsupported", "file_id"),
+    ({"prompt": "x", "input_reference": {"file_id": "f"}}, 400, "unsupported", "FIRST_FRAME"),
     ({"prompt": "x", "input_reference": {"image_url": "data:;base64,AA=="}}, 400, "unsupported", "FIRST_FRAME"),
     ([], 400, "invalid_input", "object"),
 ]

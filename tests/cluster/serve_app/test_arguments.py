@@ -47,6 +47,8 @@ def test_the_name_is_the_last_part_of_a_folder():
         ({"gateway": {"address": "here"}}, "write HOST:PORT"),
         ({"gateway": {"tls_key": "key.pem"}}, "belong together"),
         ({"gateway": {"token": "a-token-of-length"}}, "Extra inputs are not permitted"),
+        ({"gateway": {"files": "x", "allow_urls": ["cdn.example"]}}, "no address"),
+        ({"gateway": {"allow_webhooks": ["https://cdn.example/"]}}, "give files"),
         ({"grace_s": -1}, "greater than or equal to 0"),
     ],
 )

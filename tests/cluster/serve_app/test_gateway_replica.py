@@ -17,6 +17,8 @@ from tests.support.archive import start_store
 from tests.support.fake_engine import DESCRIPTION, FakeEngine, fake_entry
 from tests.support.gateway import connect
 from tests.support.render_calls import Caller
+from tests.support.waiting import wait_until
+from tests.support.web import start_web
 
 
 class Door:
@@ -119,6 +121,25 @@ def test_renders_are_kept_for_all_gateways(monkeypatch, tmp_path):
                 return Caller(channel).download(render_id)
 
         assert asyncio.run(with_replica(arguments, fetch)) == data
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_ends_are_told_where_that_is_allowed_and_can_be_signed(monkeypatch, tmp_path):
+    with start_web() as web, start_store() as store:
+        web.page("/hooks/end")
+        monkeypatch.setenv("REELRAY_REDIS_URL", store.url)
+        where = {"address": "127.0.0.1:0", "files": str(tmp_path / "files"), "allow_webhooks": (f"{web.url}/hooks",)}
+
+        def make(address):
+            with reelray.Client(address) as client:
+                client.submit("a disc", webhook=f"{web.url}/hooks/end")
+                wait_until(lambda: web.asked)
+
+        with pytest.raises(InputError, match="REELRAY_WEBHOOK_SECRET"):
+            asyncio.run(with_replica(GatewayArguments(**where), make))
+        monkeypatch.setenv("REELRAY_WEBHOOK_SECRET", "whsec_" + "A" * 32)
+        asyncio.run(with_replica(GatewayArguments(**where), make))
+    assert web.asked == ["/hooks/end"]
 
 
 @pytest.mark.usefixtures("no_cluster")

@@ -1,0 +1,97 @@
+"""Ends of jobs that somebody wants to be told of: who tells it now, and what became of it.
+
+An end waits here from the change by which its job ended on, so no crash loses it; it is told at least once.
+"""
+
+from dataclasses import dataclass
+
+from reelray.cluster.store.connection import Connection, Script
+from reelray.cluster.store.job import Job, job_from
+from reelray.cluster.store.lua import JOBS
+from reelray.cluster.store.names import JobRef
+
+# most, how long they are held in ms
+_CLAIM = Script(
+    JOBS
+    + """
+even_when_full()
+local due, hold = {}, whole(now + tonumber(ARGV[2]))
+for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. ':hooks', '-inf', whole(now), 'LIMIT', 0, ARGV[1])) do
+  if is_gone(ref) then
+    redis.call('ZREM', P .. ':hooks', ref)
+  else
+    redis.call('HINCRBY', job_key(ref), 'hook_tries', 1)
+    redis.call('HSET', job_key(ref), 'hook_next_ms', hold)
+    redis.call('ZADD', P .. ':hooks', hold, ref)
+    table.insert(due, {ref, redis.call('HGETALL', job_key(ref))})
+  end
+end
+return due
+"""
+)
+
+# ref, number of the try, how it ended or empty, why it failed, pause in ms
+_SETTLE = Script(
+    JOBS
+    + """
+local ref = ARGV[1]
+if is_gone(ref) or field(ref, 'hook_tries') ~= ARGV[2] or field(ref, 'hook_end') then return 0 end
+even_when_full()
+local next_ms = ''
+if ARGV[3] == '' then
+  next_ms = whole(now + tonumber(ARGV[5]))
+  redis.call('ZADD', P .. ':hooks', next_ms, ref)
+else
+  redis.call('ZREM', P .. ':hooks', ref)
+  redis.call('HSET', job_key(ref), 'hook_end', ARGV[3])
+end
+redis.call('HSET', job_key(ref), 'hook_next_ms', next_ms, 'hook_error', ARGV[4])
+return 1
+"""
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DueWebhook:
+    """An end that is to be told now.
+
+    Args:
+        job: It has ended, and has a webhook.
+        number: Of this try, from 1.
+    """
+
+    job: Job
+    number: int
+
+
+class Webhooks:
+    """Who is told of ends. Methods raise `StoreError`.
+
+    Args:
+        connection: The store.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def claim(self, most: int, *, hold_s: float) -> list[DueWebhook]:
+        """Take what is due; where nothing is said of it within `hold_s`, somebody else gets it."""
+        rows = await self._connection.run(_CLAIM, most, round(hold_s * 1000))
+        jobs = [job_from(JobRef.parse(ref), row) for ref, row in rows]
+        return [DueWebhook(job=job, number=job.webhook.tries) for job in jobs if job.webhook is not None]
+
+    async def delivered(self, due: DueWebhook) -> None:
+        """It was told."""
+        await self._settle(due, "delivered", "", 0.0)
+
+    async def failed(self, due: DueWebhook, why: str, *, pause_s: float) -> None:
+        """It was not told; it is due again after a pause."""
+        await self._settle(due, "", why, pause_s)
+
+    async def give_up(self, due: DueWebhook, why: str) -> None:
+        """It was not told and never will be."""
+        await self._settle(due, "given_up", why, 0.0)
+
+    async def _settle(self, due: DueWebhook, end: str, why: str, pause_s: float) -> None:
+        said = end, why[:500], round(pause_s * 1000)
+        await self._connection.run(_SETTLE, str(due.job.ref), due.number, *said)
