@@ -72,6 +72,7 @@ class EngineOffers:
             on_gpus=on_gpus,
             memory_bytes=_gpu_bytes() if on_gpus else 0,
             pace=self._paces.get(name, 1.0),
+            together=model.together,
         )
 
 

@@ -38,8 +38,8 @@ class EngineRoll:
         return EngineFacts(
             engine_id=offer.engine_id,
             model=offer.model,
-            gpus=offer.layout.ranks,
-            memory_bytes=self._costs.memory_bytes(offer),
+            gpus=offer.layout.ranks * offer.together,
+            memory_bytes=self._costs.memory_bytes(offer) * offer.together,
         )
 
     def remove(self, engine_id: EngineId) -> EngineOffer:

@@ -49,6 +49,7 @@ class EngineOffer:
         on_gpus: Whether it computes on GPUs.
         memory_bytes: Of each rank; 0 where nobody counts.
         pace: Seconds that its work takes for each predicted one, as measured; 1 where nothing was.
+        together: Requests that each lane takes at once, because they share forwards.
     """
 
     engine_id: EngineId
@@ -62,6 +63,7 @@ class EngineOffer:
     on_gpus: bool
     memory_bytes: int = 0
     pace: float = 1.0
+    together: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

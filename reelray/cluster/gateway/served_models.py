@@ -24,13 +24,14 @@ class ServedModel:
     Args:
         entry: What it is called and what it can do.
         open_engine: Loads it; called at once, and again after every loss.
+        together: Requests that each lane of it takes at once, because they share forwards.
 
     Raises:
         ReelrayError: It cannot be loaded.
     """
 
-    def __init__(self, entry: ModelEntry, open_engine: Callable[[], Engine]) -> None:
-        self.entry = entry
+    def __init__(self, entry: ModelEntry, open_engine: Callable[[], Engine], *, together: int = 1) -> None:
+        self.entry, self.together = entry, together
         self._open = open_engine
         self._engine: Engine | None = open_engine()
         self.description = self._engine.description

@@ -14,12 +14,14 @@ from pathlib import Path
 import grpc
 from PIL import Image
 
+from reelray.cluster.batching_choice import choose_batching
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
 from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.render_house import RenderHouse, check_place, open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
+from reelray.cluster.gpu_count import runs_on_gpus
 from reelray.cluster.http_api.server import HttpPlace, HttpServer
 from reelray.cluster.http_api.videos import House
 from reelray.cluster.model_catalog import ModelEntry
@@ -32,6 +34,7 @@ from reelray.cluster.store.connection import StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
 from reelray.cluster.store.open import address_of
 from reelray.proto.errors import InputError, OutputError, ReelrayError
+from reelray.scheduler.limits import EngineLimits
 
 GRACE_S = 30.0
 IDLE_LOOK_S = 0.05
@@ -202,7 +205,9 @@ def _open_models(
     for entry in entries.values():
         target = place_model(entry, settings, options.place)
         tell(f"loading {entry.name}")
-        model = ServedModel(entry, partial(_open_engine, services, entry, target))
+        model = ServedModel(
+            entry, partial(_open_engine, services, entry, target), together=count_together(settings, target)
+        )
         opened.callback(model.close)
         models.append(model)
     return models
@@ -216,6 +221,12 @@ def place_model(entry: ModelEntry, settings: Settings, place: Place) -> Target:
     """
     job = plan_job(RenderOptions(prompt="any", image=_stand_in(entry)), entry)
     return place_job(job, settings, place)[1]
+
+
+def count_together(settings: Settings, target: Target) -> int:
+    """How many requests each lane of an engine takes at once: as many as may share a forward."""
+    most = choose_batching(settings, on_gpus=runs_on_gpus(target.device)).most
+    return min(most, EngineLimits().requests)
 
 
 def _open_engine(services: Services, entry: ModelEntry, target: Target) -> Engine:

@@ -1,5 +1,7 @@
 """Houses come and go, ask and report; the coordinator decides."""
 
+from dataclasses import replace
+
 import pytest
 
 from reelray.cluster.coordinator.messages import (
@@ -177,3 +179,11 @@ def test_houses_hear_how_much_there_is_to_do():
     clock.go_to(3.0)
     load = [word for word in house.words if isinstance(word, Load)][-1]
     assert load == Load(model="m", queue_s=4 * 10.0 / 2, busy=1.0, waiting=4, gpus=2)
+
+
+def test_a_lane_whose_requests_share_forwards_takes_several():
+    coordinator, _ = a_coordinator()
+    house = FakeHouse("h", coordinator, replace(offer("h/m"), together=2))
+    for name in ("a", "b", "c"):
+        house.say(Asked(wish=wish(name)))
+    assert house.told() == [("Begin", "a"), ("Begin", "b")]
