@@ -83,20 +83,26 @@ class Videos(videos_pb2_grpc.VideosServicer):
         """See `videos.proto`."""
         planned = await or_status(context, lambda: self._plan(request, context))
         with planned.model.counted():
-            await or_status(context, lambda: self._make(planned, context), planned.ids, planned.listen)
+            await or_status(context, lambda: self._make(planned, context), planned.ids)
 
     async def _make(self, planned: Planned, context: Context) -> None:
-        making = planned.making
         async with self._desk.ask(planned.wish) as visit:
             await send(context, planned.first)
             async for waits in visit.standings():
                 await send(context, queued(waits))
-            pump = EventPump(making, leave=making.leave, name=planned.ids["request"])
-            relay = PlacedRelay(visit, self._desk, lambda event: send(context, event))
-            async with aclosing(pump.items()) as events:
-                async for event in events:
-                    await relay.pass_on(event)
-            relay.finish()
+            try:
+                await self._relay(planned, PlacedRelay(visit, self._desk, lambda event: send(context, event)))
+            except ReelrayError as error:
+                planned.listen(error)
+                raise
+
+    async def _relay(self, planned: Planned, relay: PlacedRelay) -> None:
+        making = planned.making
+        pump = EventPump(making, leave=making.leave, name=planned.ids["request"])
+        async with aclosing(pump.items()) as events:
+            async for event in events:
+                await relay.pass_on(event)
+        relay.finish()
 
     async def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
         options = request.options
