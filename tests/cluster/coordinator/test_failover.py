@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reelray.cluster.coordinator import keeper
 from reelray.cluster.coordinator.office import OfficeHours
 from reelray.cluster.gateway.served_models import ServedModel
 from reelray.proto.v1 import renders_pb2, videos_pb2, videos_pb2_grpc
@@ -49,7 +50,8 @@ def leader_of(house):
     return house.do(house.house.archive.store.leaders.observe("coordinator"))
 
 
-def test_a_killed_coordinator_disturbs_nothing_and_is_followed(shelf):
+def test_a_killed_coordinator_disturbs_nothing_and_is_followed(shelf, monkeypatch):
+    monkeypatch.setattr(keeper, "listen_address", lambda *_: "127.0.0.1:0")  # as over a network
     entry, engine = fake_model_entry(steps=80), CountingEngine(frame_delay_s=0.4)
     calls = ServedModel(fake_entry(path=Path("/models/calls")), lambda: engine)
     with (
