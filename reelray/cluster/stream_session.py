@@ -6,14 +6,15 @@ Shape legend: F pixel frames, H/W pixel height/width.
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.prompt_changes import read_seconds
-from reelray.cluster.render import RenderJob, new_request_id
+from reelray.cluster.render import RenderJob, choose_pace, new_request_id
 from reelray.cluster.render_session import check_order, frames_array
 from reelray.cluster.snapshot_file import SnapshotFile, write_snapshot
 from reelray.cluster.stream_job import (
@@ -28,11 +29,24 @@ from reelray.cluster.stream_job import (
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import CancelledError, EndedError, InputError, ReelrayError
 from reelray.proto.events import Event, Frames, Progress
-from reelray.proto.session import Fork, Order, Pause, Resume, Standing, Stop
+from reelray.proto.session import Fork, Order, Pace, Pause, Resume, Standing, Stop
 from reelray.proto.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from reelray.proto.request import RenderRequest, RenderSummary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """Frames, and where they belong.
+
+    Args:
+        frames: As the engine made them.
+        seeks: How often the stream had been sought in.
+    """
+
+    frames: Frames
+    seeks: int
 
 
 class StreamSession(Iterator[FramesArray]):
@@ -69,10 +83,11 @@ class StreamSession(Iterator[FramesArray]):
         begun: tuple[Iterator[Event], int] | None = None,
     ) -> None:
         self.summary: RenderSummary | None = None
-        self._engine, self._job, self._on_progress = engine, job, on_progress
+        self._engine, self._job, self.on_progress = engine, job, on_progress
         self._closes, self._closed = weakref.finalize(self, closes), False
         self._over: str | None = None
         self._turn = threading.Lock()  # held while the stream is exchanged for another
+        self._seeks = 0
         self._paused = False
         first = 0 if snapshot is None else snapshot.frame
         self._events, self._made = begun or (engine.render(job.request, snapshot), first)
@@ -102,6 +117,11 @@ class StreamSession(Iterator[FramesArray]):
         """The pixel frame that comes next."""
         return self._made
 
+    @property
+    def seeks(self) -> int:
+        """How often it was sought in."""
+        return self._seeks
+
     def __next__(self) -> FramesArray:
         """The next frames, RGB uint8, shape F, H, W, 3; waits for them, also while the stream is paused.
 
@@ -109,15 +129,25 @@ class StreamSession(Iterator[FramesArray]):
             StopIteration: The video is complete; `summary` says what it took.
             ReelrayError: The stream failed.
         """
-        while (event := self._next_event()) is not None:
+        if (taken := self.take()) is None:
+            raise StopIteration
+        return frames_array(taken.frames).copy()  # the engine's own bytes are read-only
+
+    def take(self) -> Taken | None:
+        """The next frames for whoever sends them on; None at the end.
+
+        Raises:
+            ReelrayError: The stream failed.
+        """
+        while (told := self._next_event()) is not None:
+            event, seeks = told
             if isinstance(event, Progress):
-                self._on_progress(event)
+                self.on_progress(event)
             elif isinstance(event, Frames):
-                return frames_array(event).copy()  # the engine's own bytes are read-only
+                return Taken(frames=event, seeks=seeks)
             else:
                 self.summary = event.summary
-        self._over = self._over or "the stream has ended"
-        raise StopIteration
+        return None
 
     def say(self, prompt: str, at: str | float | None = None, *, cut: bool = False) -> float:
         """Go by another prompt.
@@ -157,6 +187,22 @@ class StreamSession(Iterator[FramesArray]):
     def resume(self) -> None:
         """Go on after `pause`, as soon as there is room: others may have it."""
         self._paused = self._tell(Resume()).paused
+
+    def pace(self, fps: float | None) -> None:
+        """Be made for another speed of playback: among others on the engine, its turns come when its frames are due.
+
+        Args:
+            fps: Frames per second; None takes what others leave, in turn.
+
+        Raises:
+            InputError: It is no such speed, or the stream has ended.
+        """
+        if isinstance(fps, bool) or not isinstance(fps, Real | None):
+            raise InputError(f"pace is {fps!r}; it must be a number, or None")
+        chosen = choose_pace(None if fps is None else float(fps))
+        self._tell(Pace(fps=chosen))
+        with self._turn:
+            self._job = replace(self._job, request=replace(self._job.request, pace_fps=chosen))
 
     def stop(self) -> float:
         """End with the chunks that have begun: their frames still come, and the video is then complete.
@@ -212,7 +258,7 @@ class StreamSession(Iterator[FramesArray]):
         with speaking_of(self):
             forked, events = self._engine.fork(self._job.request.request_id, wish)
         job = replace(self._job, request=forked.request)
-        other = StreamSession(self._engine, job, on_progress=self._on_progress, begun=(events, forked.frame))
+        other = StreamSession(self._engine, job, on_progress=self.on_progress, begun=(events, forked.frame))
         other._paused = self._paused
         return other
 
@@ -227,14 +273,14 @@ class StreamSession(Iterator[FramesArray]):
         Raises:
             InputError: The stream has ended, or has not come so far.
         """
-        self._check_open()
-        request, snapshot = rewind_request(
-            self._job, read_seconds(seconds, "the time to go back to", zero=True), before=self._made
-        )
-        request = replace(request, request_id=new_request_id())
+        back_s = read_seconds(seconds, "the time to go back to", zero=True)
         with self._turn:
+            self._check_open()
+            request, snapshot = rewind_request(self._job, back_s, before=self._made)
+            request = replace(request, request_id=new_request_id())
             old, self._events = self._events, _go_back(self._engine, self._job, request, snapshot)
             self._job, self._made = replace(self._job, request=request), snapshot.frame
+            self._seeks += 1
         _close(old)
         if self._paused:
             self._tell(Pause())
@@ -254,8 +300,11 @@ class StreamSession(Iterator[FramesArray]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _next_event(self) -> Event | None:
-        """The next event of the stream, which may be another one once it was sought in; None at the end."""
+    def _next_event(self) -> tuple[Event, int] | None:
+        """The next event of the stream, which may be another one once it was sought in; None at the end.
+
+        With it goes how often it was sought in.
+        """
         while True:
             events = self._events
             try:
@@ -270,7 +319,10 @@ class StreamSession(Iterator[FramesArray]):
                     if isinstance(event, Frames):
                         check_order(event, self._made, self._job.request)
                         self._made += event.count
-                    return event
+                    if event is None:
+                        self._over = self._over or "the stream has ended"
+                        return None
+                    return event, self._seeks
 
     def _check_open(self) -> None:
         if self._over is not None:

@@ -9,6 +9,7 @@ ReelrayError
 │   ├── LateError             a prompt for what has begun, or for after the end
 │   ├── SnapshotError         a snapshot is damaged, or of another model or version
 │   ├── UnknownJobError       no job of this tenant has this id, or it is past its time
+│   ├── UnknownSessionError   no session of this tenant has this id, or it was not taken up in time
 │   ├── ConflictError         the key of an earlier job, with another wish
 │   ├── GoneError             a job's files were kept as long as was asked
 │   ├── UnknownAssetError     no asset of this tenant has this id, or it has expired
@@ -124,6 +125,12 @@ class UnknownJobError(InputError):
     """No job of this tenant has this id, or it has ended and was kept as long as was asked."""
 
     code = "unknown_job"
+
+
+class UnknownSessionError(InputError):
+    """No session of this tenant has this id here: it has ended, or its client was away for too long."""
+
+    code = "unknown_session"
 
 
 class ConflictError(InputError):

@@ -53,6 +53,21 @@ class Resume:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """Be made for another speed of playback.
+
+    Args:
+        fps: Frames per second; None lets it have what others leave, in turn.
+    """
+
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}; it must be greater than 0, or None")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
     """End with the chunks that have begun, the first one at least; the stream is then complete."""
 
@@ -89,7 +104,7 @@ class Forked:
     error: ReelrayError | None = None
 
 
-Order: TypeAlias = Say | Extend | Pause | Resume | Stop
+Order: TypeAlias = Say | Extend | Pause | Resume | Pace | Stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,9 @@
 """What a running request makes of what is said to it."""
 
+from dataclasses import replace
 from typing import assert_never
 
-from reelray.proto.session import Extend, Order, Pause, Resume, Say, Standing, Stop
+from reelray.proto.session import Extend, Order, Pace, Pause, Resume, Say, Standing, Stop
 from reelray.proto.step_plan import Amend
 from reelray.scheduler.amendments import extend, say, stop
 from reelray.scheduler.rollout import Phase, Rollout
@@ -32,6 +33,9 @@ def carry_out(rollout: Rollout, order: Order) -> tuple[Standing, Amend | None]:
             request = extend(request, order, facts, chunks, begun)
         case Stop():
             request = stop(request, facts, chunks, begun)
+        case Pace():
+            rollout.follow(replace(request, pace_fps=order.fps))  # the ranks need not know
+            request = before = rollout.request
         case Pause() | Resume():
             pass
         case _:

@@ -24,6 +24,7 @@ class Paces:
     def __init__(self) -> None:
         self._since: dict[RequestId, float] = {}  # of playbacks that have begun, or will
         self._plays: set[RequestId] = set()
+        self._known: dict[RequestId, float] = {}  # the paces by which `_since` was found
         self._choices: Counter[int] = Counter()  # by lane
 
     def follow(self, rollouts: Mapping[RequestId, Rollout], now_s: float) -> None:
@@ -37,7 +38,8 @@ class Paces:
         for name in (name for name, one in paced.items() if name not in self._since and one.frames_sent):
             self._plays.add(name)  # it goes on from another: what that one has shown counts as shown
             self._since[name] = now_s - paced[name].frames_sent / _pace(paced[name])
-        self._since = {name: self._since.get(name, now_s) for name in paced}
+        self._since = {name: self._since.get(name, now_s) + self._shift_s(one) for name, one in paced.items()}
+        self._known = {name: _pace(one) for name, one in paced.items()}
         begun = {name for name, one in paced.items() if one.frames_sent}
         self._since |= dict.fromkeys(begun - self._plays, now_s)
         self._plays = begun
@@ -45,6 +47,11 @@ class Paces:
             late_s = now_s - self.due_s(paced[name])
             if late_s > LATE_S:
                 self._since[name] += late_s
+
+    def _shift_s(self, rollout: Rollout) -> float:
+        """By how much a playback has begun later now that its pace is another: its next frame is due when it was."""
+        sent, pace = rollout.frames_sent, _pace(rollout)
+        return sent / self._known.get(rollout.request.request_id, pace) - sent / pace
 
     def due_s(self, rollout: Rollout) -> float:
         """When the next frame of a session with a pace is to be shown, on the caller's clock."""

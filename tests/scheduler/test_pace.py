@@ -124,3 +124,13 @@ def test_what_a_stream_goes_on_from_counts_as_shown():
     paces, stream_of = Paces(), stream("a", pace=2.0)
     paces.follow({"a": SimpleNamespace(request=stream_of, frames_sent=100)}, 50.0)
     assert paces.due_s(SimpleNamespace(request=stream_of, frames_sent=104)) == 52.0
+
+
+def test_another_pace_holds_from_the_next_frame_on():
+    """What was shown is shown: neither late nor ahead by what another pace would have shown."""
+    paces, due = Paces(), []
+    for pace, sent, now_s in ((2.0, 0, 10.0), (2.0, 20, 12.0), (10.0, 20, 12.5), (10.0, 30, 12.6), (1.0, 30, 12.7)):
+        playback = SimpleNamespace(request=stream("a", pace=pace), frames_sent=sent)
+        paces.follow({"a": playback}, now_s)
+        due.append(paces.due_s(playback))
+    assert due == pytest.approx([10.0, 22.0, 22.0, 23.0, 23.0])

@@ -28,27 +28,36 @@ class MediaEncoder:
         media: What the client asked for.
         job: The video.
         digest: Of the model.
+        first_frame: Where it begins that goes on from another.
 
     Raises:
         InputError: `media` is none that this version knows.
     """
 
-    def __init__(self, media: wire.Media, job: RenderJob, digest: str) -> None:
+    def __init__(self, media: wire.Media, job: RenderJob, digest: str, *, first_frame: int = 0) -> None:
         if media not in FORMATS:
             raise InputError(f"media is {media}; it must be one of {', '.join(wire.Media.keys())}")
         self._bytes = bytearray()
         self._sent = 0
         facts = facts_of(job)
-        spec = spec_of(facts, file_metadata(facts, digest))
+        spec = spec_of(facts, file_metadata(facts, digest, first_frame=first_frame), first_frame=first_frame)
         self._writer = load_pipe_writer(FORMATS[media])(_Sink(self._bytes), spec)
 
     def write(self, frames: Frames) -> list[videos_pb2.GenerateEvent]:
         """Encode some frames; returns what there is to send."""
-        self._writer.write(frames_array(frames))
-        return list(self._take())
+        return [_event(*part) for part in self.write_parts(frames)]
 
     def finish(self) -> list[videos_pb2.GenerateEvent]:
         """Encode what was held back; returns the last there is to send."""
+        return [_event(*part) for part in self.finish_parts()]
+
+    def write_parts(self, frames: Frames) -> list[tuple[int, bytes]]:
+        """Encode some frames; returns bytes to send, each with its place in all that was sent."""
+        self._writer.write(frames_array(frames))
+        return list(self._take())
+
+    def finish_parts(self) -> list[tuple[int, bytes]]:
+        """Encode what was held back; returns the last bytes as `write_parts` does."""
         self._writer.close()
         return list(self._take())
 
@@ -56,13 +65,17 @@ class MediaEncoder:
         """Let go of the encoder; harmless at any time."""
         self._writer.abandon()
 
-    def _take(self) -> Iterator[videos_pb2.GenerateEvent]:
+    def _take(self) -> Iterator[tuple[int, bytes]]:
         taken = bytes(self._bytes)
         self._bytes.clear()
         for begin in range(0, len(taken), LARGEST_BYTES):
             part = taken[begin : begin + LARGEST_BYTES]
-            yield videos_pb2.GenerateEvent(media={"offset": self._sent, "data": part})
+            yield self._sent, part
             self._sent += len(part)
+
+
+def _event(offset: int, data: bytes) -> videos_pb2.GenerateEvent:
+    return videos_pb2.GenerateEvent(media={"offset": offset, "data": data})
 
 
 class _Sink:

@@ -15,15 +15,17 @@ UNREADABLE = object()
 
 
 class MessageGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
-    """Looks at the requests of our services, which are single messages."""
+    """Looks at the requests of our services; a call that takes many messages finds `UNREADABLE` among them."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[grpc.RpcMethodHandler]], details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
         """Pass a call on, with its request read or refused."""
         handler = await continuation(details)
-        if handler is None or not details.method.startswith(OURS) or handler.request_streaming:
+        if handler is None or not details.method.startswith(OURS):
             return handler
+        if handler.request_streaming:
+            return handler._replace(request_deserializer=_reading(handler.request_deserializer))
         name = "unary_stream" if handler.response_streaming else "unary_unary"
         answer = _refusing_unreadable(getattr(handler, name))
         return handler._replace(request_deserializer=_reading(handler.request_deserializer), **{name: answer})

@@ -44,6 +44,8 @@ KEPT = (
 """Those of a server that keeps something."""
 MOST_CALLS = 4000
 """At a time; further ones are RESOURCE_EXHAUSTED at once."""
+LAST_WORD_S = 1.0
+"""Before everything is cut off, in which sessions end with a word."""
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
@@ -97,7 +99,9 @@ class GatewayServer:
         self._credentials = guard.credentials
         room = None if archive is None else AssetRoom(archive)
         sources = Sources(room, AllowList() if archive is None else archive.reach.urls)
-        videos_pb2_grpc.add_VideosServicer_to_server(Videos(models, guard.callers, sources, desk), self._server)  # type: ignore[no-untyped-call]
+        videos = Videos(models, guard.callers, sources, desk)
+        self._conversations = videos.conversations
+        videos_pb2_grpc.add_VideosServicer_to_server(videos, self._server)  # type: ignore[no-untyped-call]
         cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models, desk), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = SERVICES if archive is None else (*SERVICES, *KEPT)
@@ -137,4 +141,5 @@ class GatewayServer:
         """Take nothing new, wait for what runs, and end what is left after `grace_s`."""
         self.is_serving = False
         await self._health.enter_graceful_shutdown()
+        self._conversations.end(max(0.0, grace_s - LAST_WORD_S))
         await self._server.stop(grace_s)

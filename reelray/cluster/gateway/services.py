@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,8 @@ from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.coordinator.messages import Clip, Wish
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
+from reelray.cluster.gateway.conversations import Conversations, ConverseLimits
+from reelray.cluster.gateway.converse_call import converse
 from reelray.cluster.gateway.event_pump import EventPump
 from reelray.cluster.gateway.making import Making
 from reelray.cluster.gateway.option_check import check_options, seconds_until
@@ -22,7 +25,7 @@ from reelray.cluster.gateway.video_answers import queued
 from reelray.cluster.gateway.video_reading import read_video
 from reelray.cluster.render import RenderJob, plan_job
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
-from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, videos_pb2, videos_pb2_grpc
+from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, converse_pb2, videos_pb2, videos_pb2_grpc
 from reelray.proto.v1 import video_spec_pb2 as wire
 
 
@@ -74,10 +77,19 @@ class Videos(videos_pb2_grpc.VideosServicer):
         callers: Who may call.
         sources: Where conditions are found that do not come with the request.
         desk: Gives places on engines.
+        limits: Of sessions.
     """
 
-    def __init__(self, models: ServedModels, callers: Callers, sources: Sources, desk: Desk) -> None:
+    def __init__(
+        self,
+        models: ServedModels,
+        callers: Callers,
+        sources: Sources,
+        desk: Desk,
+        limits: ConverseLimits | None = None,
+    ) -> None:
         self._models, self._callers, self._sources, self._desk = models, callers, sources, desk
+        self.conversations = Conversations(models, sources, limits or ConverseLimits())
 
     async def Generate(self, request: videos_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """See `videos.proto`."""
@@ -103,6 +115,12 @@ class Videos(videos_pb2_grpc.VideosServicer):
             async for event in events:
                 await relay.pass_on(event)
         relay.finish()
+
+    async def Converse(  # noqa: N802  named by the service
+        self, requests: AsyncIterator[converse_pb2.ConverseRequest], context: Context
+    ) -> None:
+        """See `videos.proto`."""
+        await converse(self.conversations, self._callers, requests, context)
 
     async def _plan(self, request: videos_pb2.GenerateRequest, context: Context) -> Planned:
         options = request.options

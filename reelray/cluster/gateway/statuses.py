@@ -26,6 +26,7 @@ from reelray.proto.errors import (
     UnknownAssetError,
     UnknownJobError,
     UnknownModelError,
+    UnknownSessionError,
     UnsupportedError,
 )
 
@@ -41,6 +42,7 @@ CODES: tuple[tuple[type[ReelrayError], int], ...] = (
     (ForbiddenUrlError, code_pb2.PERMISSION_DENIED),
     (FetchError, code_pb2.FAILED_PRECONDITION),
     (GoneError, code_pb2.NOT_FOUND),
+    (UnknownSessionError, code_pb2.NOT_FOUND),
     (RangeError, code_pb2.OUT_OF_RANGE),
     (NeverError, code_pb2.FAILED_PRECONDITION),
     (ConflictError, code_pb2.ALREADY_EXISTS),

@@ -12,25 +12,26 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from reelray.proto.v1 import converse_pb2 as reelray_dot_proto_dot_v1_dot_converse__pb2
 from reelray.proto.v1 import request_options_pb2 as reelray_dot_proto_dot_v1_dot_request__options__pb2
 from reelray.proto.v1 import video_spec_pb2 as reelray_dot_proto_dot_v1_dot_video__spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dreelray/proto/v1/videos.proto\x12\nreelray.v1\x1a&reelray/proto/v1/request_options.proto\x1a!reelray/proto/v1/video_spec.proto\"\x86\x01\n\x0fGenerateRequest\x12$\n\x05video\x18\x01 \x01(\x0b\x32\x15.reelray.v1.VideoSpec\x12 \n\x05media\x18\x02 \x01(\x0e\x32\x11.reelray.v1.Media\x12+\n\x07options\x18\x03 \x01(\x0b\x32\x1a.reelray.v1.RequestOptions\"\xf7\x02\n\rGenerateEvent\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".reelray.v1.GenerateEvent.AcceptedH\x00\x12-\n\x08progress\x18\x02 \x01(\x0b\x32\x19.reelray.v1.StageProgressH\x00\x12\x35\n\x05media\x18\x03 \x01(\x0b\x32$.reelray.v1.GenerateEvent.MediaChunkH\x00\x12(\n\x04\x64one\x18\x04 \x01(\x0b\x32\x18.reelray.v1.VideoSummaryH\x00\x12$\n\x06queued\x18\x05 \x01(\x0b\x32\x12.reelray.v1.QueuedH\x00\x1a\x43\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x04plan\x18\x02 \x01(\x0b\x32\x15.reelray.v1.VideoPlan\x1a*\n\nMediaChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x07\n\x05\x65vent2N\n\x06Videos\x12\x44\n\x08Generate\x12\x1b.reelray.v1.GenerateRequest\x1a\x19.reelray.v1.GenerateEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dreelray/proto/v1/videos.proto\x12\nreelray.v1\x1a\x1freelray/proto/v1/converse.proto\x1a&reelray/proto/v1/request_options.proto\x1a!reelray/proto/v1/video_spec.proto\"\x86\x01\n\x0fGenerateRequest\x12$\n\x05video\x18\x01 \x01(\x0b\x32\x15.reelray.v1.VideoSpec\x12 \n\x05media\x18\x02 \x01(\x0e\x32\x11.reelray.v1.Media\x12+\n\x07options\x18\x03 \x01(\x0b\x32\x1a.reelray.v1.RequestOptions\"\xf7\x02\n\rGenerateEvent\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".reelray.v1.GenerateEvent.AcceptedH\x00\x12-\n\x08progress\x18\x02 \x01(\x0b\x32\x19.reelray.v1.StageProgressH\x00\x12\x35\n\x05media\x18\x03 \x01(\x0b\x32$.reelray.v1.GenerateEvent.MediaChunkH\x00\x12(\n\x04\x64one\x18\x04 \x01(\x0b\x32\x18.reelray.v1.VideoSummaryH\x00\x12$\n\x06queued\x18\x05 \x01(\x0b\x32\x12.reelray.v1.QueuedH\x00\x1a\x43\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x04plan\x18\x02 \x01(\x0b\x32\x15.reelray.v1.VideoPlan\x1a*\n\nMediaChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x07\n\x05\x65vent2\x96\x01\n\x06Videos\x12\x44\n\x08Generate\x12\x1b.reelray.v1.GenerateRequest\x1a\x19.reelray.v1.GenerateEvent0\x01\x12\x46\n\x08\x43onverse\x12\x1b.reelray.v1.ConverseRequest\x1a\x19.reelray.v1.ConverseEvent(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'reelray.proto.v1.videos_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_GENERATEREQUEST']._serialized_start=121
-  _globals['_GENERATEREQUEST']._serialized_end=255
-  _globals['_GENERATEEVENT']._serialized_start=258
-  _globals['_GENERATEEVENT']._serialized_end=633
-  _globals['_GENERATEEVENT_ACCEPTED']._serialized_start=513
-  _globals['_GENERATEEVENT_ACCEPTED']._serialized_end=580
-  _globals['_GENERATEEVENT_MEDIACHUNK']._serialized_start=582
-  _globals['_GENERATEEVENT_MEDIACHUNK']._serialized_end=624
-  _globals['_VIDEOS']._serialized_start=635
-  _globals['_VIDEOS']._serialized_end=713
+  _globals['_GENERATEREQUEST']._serialized_start=154
+  _globals['_GENERATEREQUEST']._serialized_end=288
+  _globals['_GENERATEEVENT']._serialized_start=291
+  _globals['_GENERATEEVENT']._serialized_end=666
+  _globals['_GENERATEEVENT_ACCEPTED']._serialized_start=546
+  _globals['_GENERATEEVENT_ACCEPTED']._serialized_end=613
+  _globals['_GENERATEEVENT_MEDIACHUNK']._serialized_start=615
+  _globals['_GENERATEEVENT_MEDIACHUNK']._serialized_end=657
+  _globals['_VIDEOS']._serialized_start=669
+  _globals['_VIDEOS']._serialized_end=819
 # @@protoc_insertion_point(module_scope)

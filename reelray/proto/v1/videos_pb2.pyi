@@ -1,3 +1,4 @@
+from reelray.proto.v1 import converse_pb2 as _converse_pb2
 from reelray.proto.v1 import request_options_pb2 as _request_options_pb2
 from reelray.proto.v1 import video_spec_pb2 as _video_spec_pb2
 from google.protobuf import descriptor as _descriptor

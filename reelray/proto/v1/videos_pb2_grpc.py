@@ -2,6 +2,7 @@
 """Client and server classes corresponding to protobuf-defined services."""
 import grpc
 
+from reelray.proto.v1 import converse_pb2 as reelray_dot_proto_dot_v1_dot_converse__pb2
 from reelray.proto.v1 import videos_pb2 as reelray_dot_proto_dot_v1_dot_videos__pb2
 
 
@@ -19,6 +20,11 @@ class VideosStub(object):
                 '/reelray.v1.Videos/Generate',
                 request_serializer=reelray_dot_proto_dot_v1_dot_videos__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=reelray_dot_proto_dot_v1_dot_videos__pb2.GenerateEvent.FromString,
+                )
+        self.Converse = channel.stream_stream(
+                '/reelray.v1.Videos/Converse',
+                request_serializer=reelray_dot_proto_dot_v1_dot_converse__pb2.ConverseRequest.SerializeToString,
+                response_deserializer=reelray_dot_proto_dot_v1_dot_converse__pb2.ConverseEvent.FromString,
                 )
 
 
@@ -44,6 +50,21 @@ class VideosServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Converse(self, request_iterator, context):
+        """Make one video, chunk by chunk, that is talked about while it is made.
+
+        A call is a session, or goes on with one. Commands are answered in order, beside the media; one that cannot be carried
+        out is refused, and the session goes on as it was. A session without `keep_s` ends with its call; others wait for so
+        long to be taken up by another call to this server, from the event behind the last one that arrived.
+
+        Errors: those of Generate; besides, NOT_FOUND (no such session of this tenant here: it has ended, was not taken up in
+        time, or its server was lost), ABORTED (another call took it up), CANCELLED (nothing was said, read or received for
+        too long), RESOURCE_EXHAUSTED (as many sessions as are taken; with a retry hint).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VideosServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -51,6 +72,11 @@ def add_VideosServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=reelray_dot_proto_dot_v1_dot_videos__pb2.GenerateRequest.FromString,
                     response_serializer=reelray_dot_proto_dot_v1_dot_videos__pb2.GenerateEvent.SerializeToString,
+            ),
+            'Converse': grpc.stream_stream_rpc_method_handler(
+                    servicer.Converse,
+                    request_deserializer=reelray_dot_proto_dot_v1_dot_converse__pb2.ConverseRequest.FromString,
+                    response_serializer=reelray_dot_proto_dot_v1_dot_converse__pb2.ConverseEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -77,5 +103,22 @@ class Videos(object):
         return grpc.experimental.unary_stream(request, target, '/reelray.v1.Videos/Generate',
             reelray_dot_proto_dot_v1_dot_videos__pb2.GenerateRequest.SerializeToString,
             reelray_dot_proto_dot_v1_dot_videos__pb2.GenerateEvent.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Converse(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(request_iterator, target, '/reelray.v1.Videos/Converse',
+            reelray_dot_proto_dot_v1_dot_converse__pb2.ConverseRequest.SerializeToString,
+            reelray_dot_proto_dot_v1_dot_converse__pb2.ConverseEvent.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reelray.proto.v1 import assets_pb2, cluster_pb2, renders_pb2, request_options_pb2, video_spec_pb2, videos_pb2
+from reelray.proto.v1 import assets_pb2, cluster_pb2, converse_pb2, renders_pb2, request_options_pb2, video_spec_pb2, videos_pb2
 
 FOLDER = Path(videos_pb2.__file__).parent
 
@@ -20,7 +20,7 @@ def numbered(message):
             yield from numbered(inner)
 
 
-MODULES = [assets_pb2, cluster_pb2, renders_pb2, request_options_pb2, video_spec_pb2, videos_pb2]
+MODULES = [assets_pb2, cluster_pb2, converse_pb2, renders_pb2, request_options_pb2, video_spec_pb2, videos_pb2]
 
 
 def test_no_file_is_left_out():

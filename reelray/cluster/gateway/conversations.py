@@ -1,0 +1,314 @@
+"""The sessions of one server: who has them, how long they wait, and how they end."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+from reelray.cluster.assets.sources import Sources
+from reelray.cluster.gateway.conversation import Conversation, Terms
+from reelray.cluster.gateway.media import FORMATS
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.video_reading import read_video
+from reelray.cluster.render import plan_job
+from reelray.cluster.stream_job import as_live
+from reelray.cluster.stream_session import StreamSession
+from reelray.proto.errors import (
+    CancelledError,
+    EngineError,
+    InputError,
+    ReelrayError,
+    ResourceError,
+    UnknownSessionError,
+)
+from reelray.proto.v1 import converse_pb2 as wire
+from reelray.proto.v1 import video_spec_pb2
+
+THREADS = 64
+"""For orders that wait for an engine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConverseLimits:
+    """What one server gives to sessions.
+
+    Args:
+        most: Sessions at a time.
+        most_of_tenant: Those of one tenant.
+        longest_keep_s: Longest that one waits for its client.
+        fork_s: How long a fork is waited for at least.
+        idle_s: How long a session that is paused, or whose client receives nothing, goes on without a word.
+        first_s: How long the first message of a call is waited for.
+        end_s: How long a client has to say that it has received the end.
+        window_bytes: Most that is on the way to a client.
+        open_commands: Commands that wait to be carried out, or answers to be received.
+    """
+
+    most: int = 256
+    most_of_tenant: int = 64
+    longest_keep_s: float = 300.0
+    fork_s: float = 30.0
+    idle_s: float = 600.0
+    first_s: float = 30.0
+    end_s: float = 5.0
+    window_bytes: int = 4_000_000
+    open_commands: int = 64
+
+
+class Line(Protocol):
+    """A call that a session is on."""
+
+    def take_away(self) -> None:
+        """Another call has the session now."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Seat:
+    """A session and who is on the line.
+
+    Args:
+        conversation: The session.
+        waits_s: How long it waits for a call.
+        heard_s: When its client was heard last, on the loop's clock.
+        line: The call that it is on; None while it waits.
+        parked: Whether its engine begins nothing, as nobody is there.
+        open: What is to be done and is not, commands above all.
+    """
+
+    conversation: Conversation
+    waits_s: float
+    heard_s: float
+    line: Line | None = None
+    parked: bool = False
+    open: int = 0
+    timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    left: ExitStack = field(default_factory=ExitStack)
+
+
+class Conversations:
+    """Keeps sessions; all methods but `begin` are for the event loop's thread.
+
+    Args:
+        models: What is served.
+        sources: Where conditions are found that do not come with the request.
+        limits: What is given to sessions.
+    """
+
+    def __init__(self, models: ServedModels, sources: Sources, limits: ConverseLimits) -> None:
+        self.limits = limits
+        self._models, self._sources = models, sources
+        self._seats: dict[str, Seat] = {}
+        self._tenants: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="converse")
+        self._ending = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def begin(self, start: wire.ConverseRequest.Start, tenant: str, ids: dict[str, str]) -> Seat:
+        """Begin a session.
+
+        Raises:
+            InputError: It cannot be made here.
+            ResourceError: There are as many as are taken.
+            EngineError: The engine is lost, or the server is about to end.
+        """
+        self.check_room(tenant)
+        self._loop = asyncio.get_running_loop()
+        entry = self._models.find(start.video.model).entry
+        self._tenants[tenant] += 1
+        opening = asyncio.ensure_future(
+            self._sources.plan(start.video, entry, tenant, partial(self._open, start, tenant, ids))
+        )
+        try:
+            conversation = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)
+            raise
+        finally:
+            self._tenants[tenant] -= 1
+        return self._take_in(conversation)
+
+    def adopt(self, conversation: Conversation) -> None:
+        """See `Home`."""
+        assert self._loop is not None, "what was forked was begun"
+        self._loop.call_soon_threadsafe(self._take_in, conversation)
+
+    def check_room(self, tenant: str) -> None:
+        """See `Home`.
+
+        Raises:
+            ResourceError: There are as many as are taken.
+            EngineError: The server is about to end.
+        """
+        if self._ending:
+            raise EngineError("the server is about to end and takes nothing new; try again soon")
+        if len(self._seats) >= self.limits.most:
+            raise ResourceError(f"this server has {self.limits.most} sessions, and takes no more; try again later")
+        if self._tenants[tenant] >= self.limits.most_of_tenant:
+            raise ResourceError(f"'{tenant}' has {self._tenants[tenant]} sessions already; end one, and try again")
+
+    def find(self, said: wire.ConverseRequest.Continue, tenant: str) -> Seat:
+        """The session that a call goes on with.
+
+        Raises:
+            UnknownSessionError: There is none of this tenant.
+        """
+        seat = self._seats.get(said.session_id)
+        if seat is None or seat.conversation.terms.tenant != tenant:
+            raise UnknownSessionError(
+                "there is no such session here: it has ended, was not taken up in time, or its server was lost; begin "
+                "another"
+            )
+        return seat
+
+    def attach(self, seat: Seat, line: Line) -> None:
+        """Put a session on a call; one that it was on loses it."""
+        if seat.line is not None:
+            seat.line.take_away()
+        seat.line, seat.heard_s = line, _now()
+        _stop_timer(seat, "keep")
+        if seat.parked:
+            seat.parked = False
+            self.in_order(seat, seat.conversation.unpark)
+
+    def detach(self, seat: Seat, line: Line, *, ends: bool) -> None:
+        """A call is over; its session waits for another one, or ends."""
+        if seat.line is not line:
+            return
+        seat.line = None
+        keep_s = seat.conversation.terms.keep_s
+        if ends or self._ending or not keep_s:
+            self.drop(seat)
+            return
+        self._wait_for_call(seat, keep_s)
+        seat.parked = True
+        self.in_order(seat, seat.conversation.park)
+
+    def heard(self, seat: Seat) -> None:
+        """A client gave a sign of life."""
+        seat.heard_s = _now()
+
+    def in_order(self, seat: Seat, act: Callable[[], None]) -> None:
+        """Do something that may take time, behind what was asked for before."""
+        seat.open += 1
+
+        async def run() -> None:
+            try:
+                async with seat.turn:
+                    await asyncio.get_running_loop().run_in_executor(self._pool, act)
+            finally:
+                seat.open -= 1
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def drop(self, seat: Seat, error: ReelrayError | None = None) -> None:
+        """End a session; harmless when called twice."""
+        if self._seats.pop(seat.conversation.id, None) is None:
+            return
+        for name in [*seat.timers]:
+            _stop_timer(seat, name)
+        seat.left.close()
+        self._tenants[seat.conversation.terms.tenant] -= 1
+        _close(seat.conversation, error)
+
+    def end(self, grace_s: float) -> None:
+        """Take nothing new; sessions that nobody is on end now, the others after so long."""
+        self._ending = True
+        error = EngineError("the server ends; begin another session, here soon or on another server")
+        for seat in [*self._seats.values()]:
+            if seat.line is None:
+                self.drop(seat)
+            else:
+                loop = asyncio.get_running_loop()
+                _stop_timer(seat, "end")
+                seat.timers["end"] = loop.call_later(grace_s, _close, seat.conversation, error)
+
+    def _open(
+        self, start: wire.ConverseRequest.Start, tenant: str, ids: dict[str, str], video: video_spec_pb2.VideoSpec
+    ) -> Conversation:
+        if start.keep_s > self.limits.longest_keep_s:
+            raise InputError(
+                f"keep_s is {start.keep_s}; a session is kept for at most {self.limits.longest_keep_s:g} s"
+            )
+        if start.media not in FORMATS:
+            raise InputError(f"media is {start.media}; it must be one of {', '.join(video_spec_pb2.Media.keys())}")
+        model = self._models.find(start.video.model)
+        terms = Terms(
+            model=model,
+            tenant=tenant,
+            media=start.media,
+            keep_s=start.keep_s,
+            window_bytes=self.limits.window_bytes,
+            ids=ids,
+        )
+        return Conversation(_open_stream(start, video, model), terms, self)
+
+    def _take_in(self, conversation: Conversation) -> Seat:
+        terms = conversation.terms
+        seat = Seat(conversation=conversation, waits_s=max(terms.keep_s, self.limits.fork_s), heard_s=_now())
+        self._seats[conversation.id] = seat
+        self._tenants[terms.tenant] += 1
+        seat.left.enter_context(terms.model.counted())
+        self._wait_for_call(seat, seat.waits_s)
+        self._watch(seat)
+        conversation.start()
+        return seat
+
+    def _wait_for_call(self, seat: Seat, wait_s: float) -> None:
+        _stop_timer(seat, "keep")
+        seat.timers["keep"] = asyncio.get_running_loop().call_later(wait_s, self.drop, seat)
+
+    def _watch(self, seat: Seat) -> None:
+        """End a session that only holds room, and look again when the next one could be that."""
+        left_s = seat.heard_s + self.limits.idle_s - _now()
+        conversation = seat.conversation
+        waits = conversation.is_paused or not conversation.log.is_empty
+        if left_s <= 0 and waits and not conversation.log.ended:
+            error = CancelledError(f"nothing was said or received for {self.limits.idle_s:g} s; the session was ended")
+            _close(conversation, error)
+            return
+        wait_s = left_s if left_s > 0 else self.limits.idle_s
+        seat.timers["idle"] = asyncio.get_running_loop().call_later(wait_s, self._watch, seat)
+
+
+def _open_stream(
+    start: wire.ConverseRequest.Start, video: video_spec_pb2.VideoSpec, model: ServedModel
+) -> StreamSession:
+    pace = start.pace_fps if start.HasField("pace_fps") else None
+    job = plan_job(replace(read_video(video, model.entry), stream=True, pace=pace), model.entry)
+    if not start.settled:
+        job = as_live(job, rounds=start.video.WhichOneof("length") != "frames")
+    try:
+        return StreamSession(model.engine, job)
+    except (EngineError, ResourceError):
+        threading.Thread(target=model.look_after, name=f"look after {model.entry.name}", daemon=True).start()
+        raise
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _stop_timer(seat: Seat, name: str) -> None:
+    if (timer := seat.timers.pop(name, None)) is not None:
+        timer.cancel()
+
+
+def _close(conversation: Conversation, error: ReelrayError | None) -> None:
+    """In a thread of its own: an engine may take its time."""
+    threading.Thread(target=conversation.close, args=(error,), name="leave a session", daemon=True).start()
+
+
+def _close_unwanted(opened: "asyncio.Future[Conversation]") -> None:
+    """Whoever wanted it has left meanwhile."""
+    if not opened.cancelled() and opened.exception() is None:
+        _close(opened.result(), None)
