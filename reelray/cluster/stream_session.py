@@ -3,11 +3,11 @@
 Shape legend: F pixel frames, H/W pixel height/width.
 """
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.prompt_changes import read_seconds
 from reelray.cluster.render import RenderJob, choose_pace, new_request_id
-from reelray.cluster.render_session import check_order, frames_array
+from reelray.cluster.render_session import frames_array
 from reelray.cluster.snapshot_file import SnapshotFile, write_snapshot
+from reelray.cluster.stream_flow import StreamFlow, Taken
 from reelray.cluster.stream_job import (
     read_extension,
     read_kind,
@@ -27,26 +28,13 @@ from reelray.cluster.stream_job import (
     speaking_of,
 )
 from reelray.cluster.video_writer import FramesArray
-from reelray.proto.errors import CancelledError, EndedError, InputError, ReelrayError
-from reelray.proto.events import Event, Frames, Progress
+from reelray.proto.errors import InputError
+from reelray.proto.events import Event, Progress
 from reelray.proto.session import Fork, Order, Pace, Pause, Resume, Standing, Stop
 from reelray.proto.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from reelray.proto.request import RenderRequest, RenderSummary
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
-    """Frames, and where they belong.
-
-    Args:
-        frames: As the engine made them.
-        seeks: How often the stream had been sought in.
-    """
-
-    frames: Frames
-    seeks: int
 
 
 class StreamSession(Iterator[FramesArray]):
@@ -82,45 +70,46 @@ class StreamSession(Iterator[FramesArray]):
         snapshot: Snapshot | None = None,
         begun: tuple[Iterator[Event], int] | None = None,
     ) -> None:
-        self.summary: RenderSummary | None = None
-        self._engine, self._job, self.on_progress = engine, job, on_progress
-        self._closes, self._closed = weakref.finalize(self, closes), False
-        self._over: str | None = None
-        self._turn = threading.Lock()  # held while the stream is exchanged for another
-        self._seeks = 0
+        self._engine, self.on_progress = engine, on_progress
+        self._closes = weakref.finalize(self, closes)
         self._paused = False
         first = 0 if snapshot is None else snapshot.frame
-        self._events, self._made = begun or (engine.render(job.request, snapshot), first)
+        self._flow = StreamFlow(job, *(begun or (engine.render(job.request, snapshot), first)))
+
+    @property
+    def summary(self) -> "RenderSummary | None":
+        """What it took; None before the end."""
+        return self._flow.summary
 
     @property
     def fps(self) -> Fraction:
         """Frames per second that the video is meant for."""
-        return self._job.fps
+        return self.job.fps
 
     @property
     def seed(self) -> int:
         """The seed that makes it again."""
-        return self._job.request.seed
+        return self.job.request.seed
 
     @property
     def job(self) -> RenderJob:
         """What is made, by what was said until now."""
-        return self._job
+        return self._flow.job
 
     @property
     def frames(self) -> int:
         """Pixel frames of the whole video by now."""
-        return self._job.request.frames
+        return self.job.request.frames
 
     @property
     def position(self) -> int:
         """The pixel frame that comes next."""
-        return self._made
+        return self._flow.position
 
     @property
     def seeks(self) -> int:
         """How often it was sought in."""
-        return self._seeks
+        return self._flow.seeks
 
     def __next__(self) -> FramesArray:
         """The next frames, RGB uint8, shape F, H, W, 3; waits for them, also while the stream is paused.
@@ -139,15 +128,7 @@ class StreamSession(Iterator[FramesArray]):
         Raises:
             ReelrayError: The stream failed.
         """
-        while (told := self._next_event()) is not None:
-            event, seeks = told
-            if isinstance(event, Progress):
-                self.on_progress(event)
-            elif isinstance(event, Frames):
-                return Taken(frames=event, seeks=seeks)
-            else:
-                self.summary = event.summary
-        return None
+        return self._flow.take(self.on_progress)
 
     def say(self, prompt: str, at: str | float | None = None, *, cut: bool = False) -> float:
         """Go by another prompt.
@@ -167,7 +148,7 @@ class StreamSession(Iterator[FramesArray]):
             LateError: It comes too late, or after the end; the stream goes on as it was.
             InputError: `at` is no time, or the stream has ended.
         """
-        return float(self._tell(read_saying(self._job, prompt, at, cut=cut)).frame / self.fps)
+        return float(self._tell(read_saying(self.job, prompt, at, cut=cut)).frame / self.fps)
 
     def extend(self, seconds: float | str) -> float:
         """Make the video longer, by whole chunks.
@@ -178,7 +159,7 @@ class StreamSession(Iterator[FramesArray]):
         Raises:
             InputError: It comes too late, or no such length can be made; the stream goes on as it was.
         """
-        return float(self._tell(read_extension(self._job, seconds)).frames / self.fps)
+        return float(self._tell(read_extension(self.job, seconds)).frames / self.fps)
 
     def pause(self) -> None:
         """Have the engine begin nothing until `resume`; others have its room, and frames that are made can be taken."""
@@ -201,8 +182,7 @@ class StreamSession(Iterator[FramesArray]):
             raise InputError(f"pace is {fps!r}; it must be a number, or None")
         chosen = choose_pace(None if fps is None else float(fps))
         self._tell(Pace(fps=chosen))
-        with self._turn:
-            self._job = replace(self._job, request=replace(self._job.request, pace_fps=chosen))
+        self._flow.amend(self.job.request.request_id, pace_fps=chosen)
 
     def stop(self) -> float:
         """End with the chunks that have begun: their frames still come, and the video is then complete.
@@ -211,7 +191,7 @@ class StreamSession(Iterator[FramesArray]):
             Seconds of the whole video.
         """
         standing = self._tell(Stop())
-        self._over = self._over or "the stream was stopped"
+        self._flow.end("the stream was stopped")
         return float(standing.frames / self.fps)
 
     def snapshot(self, path: str | Path, kind: str = "exact") -> float:
@@ -231,10 +211,10 @@ class StreamSession(Iterator[FramesArray]):
             OutputError: The file cannot be written.
         """
         file, wanted = read_path(path), read_kind(kind)
-        self._check_open()
+        self._flow.check_open()
         with speaking_of(self):
-            snapshot = self._engine.snapshot(self._job.request.request_id, wanted)
-        write_snapshot(file, SnapshotFile(snapshot=snapshot, model=str(self._job.model.path.absolute()), fps=self.fps))
+            snapshot = self._engine.snapshot(self.job.request.request_id, wanted)
+        write_snapshot(file, SnapshotFile(snapshot=snapshot, model=str(self.job.model.path.absolute()), fps=self.fps))
         return float(snapshot.frame / self.fps)
 
     def fork(self, prompt: str | None = None) -> "StreamSession":
@@ -252,12 +232,12 @@ class StreamSession(Iterator[FramesArray]):
             PromptError: The prompt is empty or too long.
             ResourceError: There is no room for two; this one goes on.
         """
-        self._check_open()
-        text = None if prompt is None else read_prompt(self._job, prompt)
+        self._flow.check_open()
+        text = None if prompt is None else read_prompt(self.job, prompt)
         wish = Fork(request_id=new_request_id(), prompt=text)
         with speaking_of(self):
-            forked, events = self._engine.fork(self._job.request.request_id, wish)
-        job = replace(self._job, request=forked.request)
+            forked, events = self._engine.fork(self.job.request.request_id, wish)
+        job = replace(self.job, request=forked.request)
         other = StreamSession(self._engine, job, on_progress=self.on_progress, begun=(events, forked.frame))
         other._paused = self._paused
         return other
@@ -274,23 +254,15 @@ class StreamSession(Iterator[FramesArray]):
             InputError: The stream has ended, or has not come so far.
         """
         back_s = read_seconds(seconds, "the time to go back to", zero=True)
-        with self._turn:
-            self._check_open()
-            request, snapshot = rewind_request(self._job, back_s, before=self._made)
-            request = replace(request, request_id=new_request_id())
-            old, self._events = self._events, _go_back(self._engine, self._job, request, snapshot)
-            self._job, self._made = replace(self._job, request=request), snapshot.frame
-            self._seeks += 1
-        _close(old)
+        frame = self._flow.exchange(partial(_go_back, self._engine, back_s))
         if self._paused:
             self._tell(Pause())
-        return float(snapshot.frame / self.fps)
+        return float(frame / self.fps)
 
     def close(self) -> None:
         """End the stream where it is; may be called twice."""
-        self._over, self._closed = self._over or "the stream was closed", True
         try:
-            _close(self._events)
+            self._flow.close()
         finally:
             self._closes()
 
@@ -300,55 +272,24 @@ class StreamSession(Iterator[FramesArray]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _next_event(self) -> tuple[Event, int] | None:
-        """The next event of the stream, which may be another one once it was sought in; None at the end.
-
-        With it goes how often it was sought in.
-        """
-        while True:
-            events = self._events
-            try:
-                event = next(events, None)
-            except ReelrayError as error:
-                event = None
-                left = isinstance(error, CancelledError) and events is not self._events
-                if not self._closed and not left:
-                    raise
-            with self._turn:
-                if events is self._events:
-                    if isinstance(event, Frames):
-                        check_order(event, self._made, self._job.request)
-                        self._made += event.count
-                    if event is None:
-                        self._over = self._over or "the stream has ended"
-                        return None
-                    return event, self._seeks
-
-    def _check_open(self) -> None:
-        if self._over is not None:
-            raise EndedError(f"{self._over}; nothing can be said to it any more")
-
     def _tell(self, order: Order) -> Standing:
-        self._check_open()
-        request_id = self._job.request.request_id
+        self._flow.check_open()
+        request_id = self.job.request.request_id
         with speaking_of(self):
             standing = self._engine.tell(request_id, order)
         said: dict[str, Any] = {"prompt": standing.prompt, "changes": standing.changes, "frames": standing.frames}
-        with self._turn:
-            if self._job.request.request_id == request_id:  # else the stream was exchanged meanwhile
-                self._job = replace(self._job, request=replace(self._job.request, **said))
+        self._flow.amend(request_id, **said)
         return standing
 
 
-def _go_back(engine: Engine, job: RenderJob, request: "RenderRequest", snapshot: Snapshot) -> Iterator[Event]:
+def _go_back(
+    engine: Engine, seconds: float, job: RenderJob, before: int
+) -> "tuple[RenderRequest, Iterator[Event], int]":
+    request, snapshot = rewind_request(job, seconds, before=before)
+    request = replace(request, request_id=new_request_id())
     wish = Fork(request_id=request.request_id, back_to=snapshot.chunks_begun)
     try:
-        return engine.fork(job.request.request_id, wish)[1]
+        events: Iterator[Event] = engine.fork(job.request.request_id, wish)[1]
     except InputError:  # all of it is made, and the engine has forgotten it
-        return engine.render(request, replace(snapshot, request=request, digest=engine.description.digest))
-
-
-def _close(events: Iterator[Event]) -> None:
-    close = getattr(events, "close", None)
-    if close is not None:
-        close()
+        events = engine.render(request, replace(snapshot, request=request, digest=engine.description.digest))
+    return request, events, snapshot.frame

@@ -13,6 +13,7 @@ from reelray.proto.v1 import video_spec_pb2, videos_pb2_grpc
 from tests.support.gateway import connect, serve
 
 FRAME_BYTES = 32 * 48 * 3
+SILENCE = object()
 Say, Request = wire.ConverseRequest.Command, wire.ConverseRequest
 
 
@@ -53,8 +54,10 @@ class Talk:
 
     def __init__(self, channel, first, **how):
         self._said = queue.SimpleQueue()
-        self._said.put(first)
+        if first is not SILENCE:
+            self._said.put(first)
         self.call = videos_pb2_grpc.VideosStub(channel).Converse(iter(self._said.get, None), **how)
+        self.call.add_callback(self.finish)  # else gRPC's thread waits for ever for the next word
         self.last, self.media, self.begins, self.answers, self.done = 0, bytearray(), [], {}, None
 
     def say(self, **message):
@@ -104,4 +107,4 @@ class Talk:
         return np.frombuffer(bytes(self.media), np.uint8).reshape(-1, 32, 48, 3)
 
 
-__all__ = ["FRAME_BYTES", "Request", "Say", "Talk", "connect", "open_tiny", "serve_tiny", "start_of"]
+__all__ = ["FRAME_BYTES", "SILENCE", "Request", "Say", "Talk", "connect", "open_tiny", "serve_tiny", "start_of"]

@@ -14,7 +14,8 @@ from reelray.cluster.gateway.media import MediaEncoder
 from reelray.cluster.gateway.served_models import ServedModel
 from reelray.cluster.gateway.video_answers import done, moved_on
 from reelray.cluster.gateway.video_answers import planned as plan_of
-from reelray.cluster.stream_session import StreamSession, Taken
+from reelray.cluster.stream_flow import Taken
+from reelray.cluster.stream_session import StreamSession
 from reelray.proto.errors import EngineError, InputError, ReelrayError, ResourceError
 from reelray.proto.events import Progress
 from reelray.proto.v1 import converse_pb2 as wire

@@ -14,6 +14,9 @@ from reelray.cluster.gateway.option_check import check_options
 from reelray.proto.errors import CancelledError, FencedError, InputError, ReelrayError, ResourceError, UnsupportedError
 from reelray.proto.v1 import converse_pb2 as wire
 
+CLOCKS_S = 1.0
+"""By which the clocks of a deadline differ: the client may end a call before the server knows that it is time."""
+
 
 async def converse(
     conversations: Conversations, callers: Callers, requests: AsyncIterator[wire.ConverseRequest], context: Context
@@ -79,6 +82,7 @@ class ConverseCall:
         self._is_kept = bool(self._conversation.terms.keep_s)
         self.ids = self._conversation.ids
         self._news, self._taken_away = asyncio.Event(), asyncio.Event()
+        self._said_all = False
         self._loop = asyncio.get_running_loop()
         conversations.attach(seat, self)
         self._log.listen = self._wake
@@ -98,7 +102,7 @@ class ConverseCall:
             ends = await self._relay(requests) or self._log.is_empty
         except asyncio.CancelledError:  # a deadline was meant to be the end; a line that broke was not
             left_s = self._context.time_remaining()
-            ends = left_s is not None and left_s <= 0
+            ends = left_s is not None and left_s < CLOCKS_S
             raise
         except ReelrayError as error:
             ends = error is self._log.error
@@ -116,7 +120,9 @@ class ConverseCall:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             left = reading.done() and await reading
-            if reading.done() and not left:  # it has nothing more to say
+            if reading.done() and not left:
+                self._said_all = True
+                self._news.set()
                 await asyncio.wait({writing, lost}, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
                 raise FencedError("another call has taken this session up")
@@ -151,7 +157,7 @@ class ConverseCall:
         seat, conversation, most = self._seat, self._conversation, self._conversations.limits.open_commands
         if not check_command(command, conversation.commands):
             return
-        if seat.open >= most or self._log.answers >= most:
+        if seat.open + self._log.answers >= most:
             raise ResourceError(f"{most} commands have no answer, or none that was received; wait for some")
         conversation.commands = command.number
         self._conversations.in_order(seat, partial(conversation.carry_out, command))
@@ -180,7 +186,7 @@ class ConverseCall:
             raise self._log.error
         with suppress(TimeoutError):  # it has been sent, and may be asked for again
             async with asyncio.timeout(self._conversations.limits.end_s):
-                while not self._log.is_empty:
+                while not (self._log.is_empty or self._said_all):
                     self._news.clear()
                     await self._news.wait()
 

@@ -27,7 +27,9 @@ def test_a_stream_of_which_nothing_is_said(channel, known):
     talk.finish()
     talk.rest()
     assert np.array_equal(talk.frames, known(frames=61))
-    assert [(offset % FRAME_BYTES, offset // FRAME_BYTES) for offset, _ in talk.begins] == [(0, f) for _, f in talk.begins]
+    assert [(offset % FRAME_BYTES, offset // FRAME_BYTES) for offset, _ in talk.begins] == [
+        (0, f) for _, f in talk.begins
+    ]
     assert (talk.done.summary.frames, talk.done.plan.prompt) == (61, "a red circle")
 
 
