@@ -85,7 +85,7 @@ def error_of(failed: grpc.RpcError) -> ReelrayError:
         for detail in status.details:
             info = error_details_pb2.ErrorInfo()
             if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == "reelray":
-                return _kind_of(info.reason)(status.message, ids=dict(info.metadata))
+                return error_for(info.reason, status.message, dict(info.metadata))
     code, text = failed.code(), failed.details() or "the server gave no reason"
     kinds: dict[grpc.StatusCode, type[ReelrayError]] = {
         grpc.StatusCode.UNAVAILABLE: EngineError,
@@ -101,6 +101,11 @@ def error_of(failed: grpc.RpcError) -> ReelrayError:
     if code is grpc.StatusCode.UNIMPLEMENTED:  # of the server itself: what our services say comes with details
         text = f"this server does not have the call: it keeps no renders, or is of another version ({text})"
     return kinds.get(code, ReelrayError)(text)
+
+
+def error_for(reason: str, message: str, ids: dict[str, str]) -> ReelrayError:
+    """An error as the server told it: the kind of its code, or the base where only newer servers know it."""
+    return _kind_of(reason)(message, ids=ids)
 
 
 def _kind_of(code: str) -> type[ReelrayError]:

@@ -32,12 +32,16 @@ class Patience:
         self._until_s, self._pause_s = self._clock() + self._limit_s, FIRST_PAUSE_S
 
     def wait(self, error: ReelrayError) -> None:
-        """Pause before the next try.
+        """Pause before the next try; raises as `pause_s` does."""
+        self._sleep(self.pause_s(error))
+
+    def pause_s(self, error: ReelrayError) -> float:
+        """Seconds before the next try.
 
         Raises:
             ReelrayError: The error itself, where trying again cannot help or the time is up.
         """
         if not (isinstance(error, AWAY) and error.retryable) or self._clock() + self._pause_s > self._until_s:
             raise error
-        self._sleep(self._pause_s)
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return pause_s

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -11,10 +11,12 @@ import grpc
 import numpy as np
 
 from reelray.cluster.client.connection import ServerAddress, error_of, open_channel
+from reelray.cluster.client.dialogue import Dialogue
 from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_state
 from reelray.cluster.client.kept_renders import KeptRenders, Wanted
+from reelray.cluster.client.remote_session import RemoteSession
 from reelray.cluster.client.remote_video import RemoteVideo
-from reelray.cluster.client.requests import write_request
+from reelray.cluster.client.requests import KEEP_S, SessionWish, write_request, write_start
 from reelray.cluster.client.uploads import UploadedAsset, upload
 from reelray.cluster.python_api import Rendered, Wishes
 from reelray.cluster.render import RenderOptions
@@ -131,6 +133,39 @@ class Client:
             ReelrayError: An option is wrong, or the server failed or was lost.
         """
         return self._frames(self._begin(prompt, arguments))
+
+    def converse(
+        self,
+        prompt: str,
+        *,
+        pace: float | None = None,
+        keep_s: int = KEEP_S,
+        **arguments: Unpack[VideoArguments],
+    ) -> RemoteSession:
+        """Begin a stream that is talked to while it is made; see `reelray.stream`.
+
+            with client.converse("a cat sleeps", seconds=60) as session:
+                for frames in session:  # uint8, (F, H, W, 3)
+                    if session.position > 200:
+                        session.say("the cat wakes up")
+
+        Args:
+            prompt: What it shows at first.
+            pace: Frames per second at which it is played while it is made.
+            keep_s: Seconds, 1 to 300, for which the server keeps the session when the line breaks; for as long it is
+                taken up again.
+            **arguments: As for `render`. Without `frames` the length is rounded up to whole chunks.
+
+        Raises:
+            ReelrayError: An option is wrong, the server has no room, or was lost.
+        """
+        wish, model, on_progress = _read_arguments(prompt, arguments)
+        wish = replace(wish, stream=True, pace=pace)
+        first = write_start(wish, SessionWish(model=model, keep_s=keep_s))
+        dialogue = Dialogue(first, grows=True)
+        return RemoteSession(
+            self._open_channel(), self._server, dialogue, on_progress=on_progress, patience_s=float(keep_s)
+        )
 
     def submit(
         self,

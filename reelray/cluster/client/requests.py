@@ -1,6 +1,7 @@
 """From the options of a render to a request on the wire."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 from reelray.cluster.decoder_choice import DECODERS
@@ -9,16 +10,50 @@ from reelray.cluster.prompt_changes import read_cut, read_seconds
 from reelray.cluster.render import RenderOptions, parse_size
 from reelray.cluster.wire import LARGEST_MESSAGE, LARGEST_PICTURE
 from reelray.proto.errors import InputError, PromptError
+from reelray.proto.v1 import converse_pb2, videos_pb2
 from reelray.proto.v1 import video_spec_pb2 as wire
-from reelray.proto.v1 import videos_pb2
 
 ASSET = "asset:"
+KEEP_S, LONGEST_KEEP_S = 30, 300
 WIRE_DECODERS = {None: wire.DECODER_UNSPECIFIED, "full": wire.DECODER_FULL, "preview": wire.DECODER_PREVIEW}
 
 
 def write_request(options: RenderOptions, model: str | None, media: wire.Media) -> videos_pb2.GenerateRequest:
     """Put a wish for a video that the caller waits for on the wire; raises as `write_video` does."""
     request = videos_pb2.GenerateRequest(video=write_video(options, model), media=media)
+    check_bytes(request.ByteSize())
+    return request
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionWish:
+    """How a session is held, besides what it shows.
+
+    Args:
+        model: Name of a served model; None takes the server's first.
+        settled: Its length is final, and not rounded.
+        keep_s: Seconds for which the server keeps it when the line breaks.
+    """
+
+    model: str | None = None
+    settled: bool = False
+    keep_s: int = KEEP_S
+
+    def __post_init__(self) -> None:
+        if type(self.keep_s) is not int or not 1 <= self.keep_s <= LONGEST_KEEP_S:
+            raise InputError(
+                f"keep_s is {self.keep_s!r}; it must be a whole number of seconds from 1 to {LONGEST_KEEP_S}"
+            )
+
+
+def write_start(options: RenderOptions, wish: SessionWish) -> converse_pb2.ConverseRequest:
+    """Put a wish for a session on the wire, whose frames come as they are; raises as `write_video` does."""
+    start = converse_pb2.ConverseRequest.Start(
+        video=write_video(options, wish.model), media=wire.MEDIA_RGB24, settled=wish.settled, keep_s=wish.keep_s
+    )
+    if options.pace is not None:
+        start.pace_fps = float(options.pace)
+    request = converse_pb2.ConverseRequest(start=start)
     check_bytes(request.ByteSize())
     return request
 

@@ -127,7 +127,7 @@ def test_what_was_not_received_is_sent_again(served, known):
     assert np.array_equal(other.frames, known(frames=29))
 
 
-def test_the_end_waits_for_a_client_whose_line_broke(served, known):
+def test_the_end_waits_for_a_client_whose_line_broke(served):
     with served() as (channel, _):
         talk = begin(channel, frames=29, keep_s=60)
         while len(talk.frames) < 29:
