@@ -2,27 +2,23 @@
 
 import sys
 import time
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from reelray.cluster.background_writer import BackgroundWriter
-from reelray.cluster.output_choice import Output, choose_format, open_output
-from reelray.cluster.progress import ProgressView, create_view
+from reelray.cluster.output_choice import choose_format, open_output
+from reelray.cluster.progress import create_view
 from reelray.cluster.render import RenderJob, RenderOptions
 from reelray.cluster.render_file import FileOptions, print_summary
 from reelray.cluster.render_plan import Target, open_engine, plan_on, plan_resumed
-from reelray.cluster.render_report import describe_job, describe_result, file_metadata, summary_json
+from reelray.cluster.render_report import describe_job, describe_result, summary_json
 from reelray.cluster.services import Services
 from reelray.cluster.snapshot_file import read_snapshot
-from reelray.cluster.spoken_lines import SpokenLines
-from reelray.cluster.stream_commands import HELP, StreamCommands
 from reelray.cluster.stream_job import as_live, read_saying
+from reelray.cluster.stream_play import play
 from reelray.cluster.stream_session import StreamSession
-from reelray.cluster.video_facts import facts_of, spec_of
+from reelray.cluster.video_facts import facts_of
 from reelray.cluster.video_format import VideoFormat, name_for
-from reelray.proto.errors import ReelrayError
-from reelray.proto.request import RenderSummary
 from reelray.proto.snapshot import Snapshot
 
 
@@ -82,43 +78,16 @@ def _stream(
             with StreamSession(engine, job, on_progress=view.update, snapshot=snapshot) as session:
                 if prompt is not None:
                     session.say(prompt)
-                facts = facts_of(session.job)
-                metadata = file_metadata(facts, engine.description.digest, first_frame=first)
-                video.start(spec_of(facts, metadata, first_frame=first))
-                job, summary = _play(session, video, view, listens=listens, first_frame=first)
+                facts, summary = play(
+                    session, video, view, engine.description.digest, listens=listens, first_frame=first
+                )
     summary = replace(summary, frames=summary.frames - first)
     seconds = {"start": start_s, **summary.stage_s, "total": time.monotonic() - started}
-    view.say(describe_result(facts_of(job), summary, output, seconds=seconds, replaced=video.replaces))
+    view.say(describe_result(facts, summary, output, seconds=seconds, replaced=video.replaces))
     if file_options.json:
         print_summary(
-            summary_json(facts_of(job), summary, output, video_format, seconds=seconds) | {"first_frame": first}, output
+            summary_json(facts, summary, output, video_format, seconds=seconds) | {"first_frame": first}, output
         )
-
-
-def _play(
-    session: StreamSession, video: Output, view: ProgressView, *, listens: bool, first_frame: int
-) -> tuple[RenderJob, RenderSummary]:
-    """Write frames while lines are heard; returns what was made in the end, and what it took."""
-
-    def ended() -> None:
-        with suppress(ReelrayError):  # it may be over by now
-            session.resume()  # else nobody could
-
-    commands = StreamCommands(session, create_view(sys.stderr, quiet=False, shared=True).say)  # answers are no progress
-    if listens:
-        view.say(HELP)
-    with (
-        closing(BackgroundWriter(video, failed=session.close)) as writer,
-        closing(SpokenLines(_standard_input(), commands.hear, ended)) if listens else nullcontext(),
-    ):
-        for frames_FHWC in session:
-            writer.write(frames_FHWC)
-        writer.check()
-        summary = session.summary
-        assert summary is not None, "a session ends with a summary or an error"
-        job = replace(session.job, request=replace(session.job.request, frames=summary.frames))
-        writer.finish(file_metadata(facts_of(job), summary.model_digest, first_frame=first_frame))
-    return job, summary
 
 
 def _name(job: RenderJob, prompt: str | None, video_format: VideoFormat, snapshot: Snapshot | None) -> str:
@@ -128,9 +97,3 @@ def _name(job: RenderJob, prompt: str | None, video_format: VideoFormat, snapsho
         return name
     stem, dot, ending = name.partition(".")
     return f"{stem}-from-{snapshot.frame}{dot}{ending}"
-
-
-def _standard_input() -> int | None:
-    with suppress(AttributeError, OSError, ValueError):  # closed, or none
-        return sys.stdin.fileno()
-    return None

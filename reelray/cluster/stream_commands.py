@@ -2,8 +2,8 @@
 
 import shlex
 from collections.abc import Callable
+from typing import Protocol
 
-from reelray.cluster.stream_session import StreamSession
 from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.snapshot import SnapshotKind
 
@@ -11,6 +11,34 @@ HELP = (
     "a line is the next prompt; /at TIME PROMPT, /cut PROMPT, /pause, /resume, /extend TIME, "
     "/snapshot FILE [exact|replay|quick], /stop and /help are orders; times are such as 10, 10s or 1:30"
 )
+
+
+class Spoken(Protocol):
+    """A stream that is talked to, here or on a server; see `StreamSession`."""
+
+    def say(self, prompt: str, at: str | float | None = None, *, cut: bool = False) -> float:
+        """Go by another prompt; returns seconds of video after which it holds."""
+        ...
+
+    def extend(self, seconds: float | str) -> float:
+        """Make it longer; returns seconds of the whole."""
+        ...
+
+    def pause(self) -> None:
+        """Begin nothing until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+    def snapshot(self, path: str, kind: str = "exact") -> float:
+        """Put it down into a file; returns seconds of video after which that goes on."""
+        ...
+
+    def stop(self) -> float:
+        """End with what has begun; returns seconds of the whole."""
+        ...
 
 
 class StreamCommands:
@@ -21,7 +49,7 @@ class StreamCommands:
         say: Shows a line.
     """
 
-    def __init__(self, session: StreamSession, say: Callable[[str], None]) -> None:
+    def __init__(self, session: Spoken, say: Callable[[str], None]) -> None:
         self._session, self._say = session, say
         self._orders: dict[str, Callable[[str], str]] = {
             "/at": self._at,

@@ -27,6 +27,7 @@ from reelray.cluster.stream_job import (
     rewind_request,
     speaking_of,
 )
+from reelray.cluster.video_facts import VideoFacts, facts_of
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import InputError
 from reelray.proto.events import Event, Progress
@@ -95,6 +96,11 @@ class StreamSession(Iterator[FramesArray]):
     def job(self) -> RenderJob:
         """What is made, by what was said until now."""
         return self._flow.job
+
+    @property
+    def facts(self) -> VideoFacts:
+        """What is made, for whoever writes it."""
+        return facts_of(self.job)
 
     @property
     def frames(self) -> int:

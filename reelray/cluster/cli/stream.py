@@ -8,9 +8,12 @@ import typer
 from typer.core import TyperCommand
 
 from reelray.cluster.cli import render_options as take
+from reelray.cluster.cli.server_options import address_of
 from reelray.cluster.cli.session import Session, session_of
 
 if TYPE_CHECKING:
+    from reelray.cluster.client.connection import ServerAddress
+    from reelray.cluster.render import RenderOptions
     from reelray.cluster.render_file import FileOptions
 
 # Typer keeps a paragraph's lines apart only after \b.
@@ -22,6 +25,7 @@ Examples:
   reelray stream "rain on a window" -m MODEL --seconds 120 --gpus 4 --json
   reelray stream "waves at a pier" -m MODEL --steps 20 --guidance 5 --negative "blurred, text"
   reelray stream "a cat sleeps" -m MODEL --interactive -o cat.mp4
+  reelray stream "a cat sleeps" --server gpu-7 --interactive -o - | ffplay -
   reelray stream --from cat.snap "the cat wakes up" -o rest.mp4
   reelray stream "a busy street" -m infinity-rope-1.3b --at 8s,cut "an empty beach at dawn"
 """
@@ -74,6 +78,9 @@ def stream(
     encoder: take.EncoderPlace = None,
     decoder: take.DecoderChoice = None,
     preview_decoder: take.PreviewDecoder = None,
+    server: take.Server = None,
+    token: take.Token = None,
+    tls_ca: take.ServerCertificate = None,
     json: take.JsonSummary = False,
     quiet: take.Quiet = False,
     debug: take.Debug = False,
@@ -101,7 +108,10 @@ def stream(
     changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
     wish = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed, "fps": fps}
     wish |= {"steps": steps, "guidance": guidance, "negative": negative, "decoder": decoder}
-    if snapshot is None:
+    if server is not None:
+        address = address_of(server, token, tls_ca)
+        _there(way, {"prompt": prompt, **wish}, snapshot, address, interactive=interactive)
+    elif snapshot is None:
         _begin(session, way, {"prompt": prompt, **wish}, interactive=interactive)
     else:
         _go_on(session, way, wish, snapshot, prompt, interactive=interactive)
@@ -109,8 +119,25 @@ def stream(
 
 def _begin(session: Session, way: "FileOptions", wish: Mapping[str, Any], *, interactive: bool) -> None:
     from reelray.cluster.interactive import stream_interactively  # noqa: PLC0415
-    from reelray.cluster.render import RenderOptions  # noqa: PLC0415
     from reelray.cluster.render_file import render_file  # noqa: PLC0415
+
+    run = stream_interactively if interactive else render_file
+    run(_read_wish(wish), way, session.services)
+
+
+def _there(
+    way: "FileOptions", wish: Mapping[str, Any], snapshot: str | None, server: "ServerAddress", *, interactive: bool
+) -> None:
+    from reelray.cluster.client.stream_there import stream_there  # noqa: PLC0415
+    from reelray.proto.errors import InputError  # noqa: PLC0415
+
+    if snapshot is not None:
+        raise InputError("--from cannot be given with --server; a snapshot is gone on from where its file is")
+    stream_there(_read_wish(wish), way, server, listens=interactive)
+
+
+def _read_wish(wish: Mapping[str, Any]) -> "RenderOptions":
+    from reelray.cluster.render import RenderOptions  # noqa: PLC0415
     from reelray.proto.errors import PromptError  # noqa: PLC0415
 
     if wish["prompt"] is None:
@@ -118,8 +145,7 @@ def _begin(session: Session, way: "FileOptions", wish: Mapping[str, Any], *, int
             'no prompt was given; say what the video shows, such as: reelray stream "a cat sleeps", or go on from a '
             "snapshot (--from FILE)"
         )
-    run = stream_interactively if interactive else render_file
-    run(RenderOptions(**wish, stream=True), way, session.services)
+    return RenderOptions(**wish, stream=True)
 
 
 def _go_on(

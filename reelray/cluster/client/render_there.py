@@ -28,7 +28,7 @@ def render_there(options: RenderOptions, file_options: FileOptions, server: Serv
         ReelrayError: Anything failed; no file has appeared or changed.
     """
     started = time.monotonic()
-    _check_place(file_options.place)
+    check_place(file_options.place)
     model = None if file_options.place.model is None else str(file_options.place.model)
     request = write_request(options, model, wire.MEDIA_RGB24)
     video_format = choose_format(file_options.output, file_options.video_format)
@@ -53,8 +53,12 @@ def render_there(options: RenderOptions, file_options: FileOptions, server: Serv
         print_summary(summary_json(facts, remote.summary, output, video_format, seconds=seconds), output)
 
 
-def _check_place(place: Place) -> None:
-    """What is the server's to decide cannot be said with a render."""
+def check_place(place: Place) -> None:
+    """Refuse what is the server's to decide.
+
+    Raises:
+        InputError: It was said beside the server.
+    """
     said = [field.name for field in fields(place) if field.name != "model" and getattr(place, field.name) is not None]
     if said:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in said)
