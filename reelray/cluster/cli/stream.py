@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
 from reelray.cluster.cli import render_options as take
 from reelray.cluster.cli.server_options import address_of
-from reelray.cluster.cli.session import Session, session_of
+from reelray.cluster.cli.session import session_of
 
 if TYPE_CHECKING:
     from reelray.cluster.client.connection import ServerAddress
     from reelray.cluster.render import RenderOptions
     from reelray.cluster.render_file import FileOptions
+    from reelray.cluster.services import Services
 
 # Typer keeps a paragraph's lines apart only after \b.
 STREAM_EPILOG = """\b
@@ -105,35 +106,57 @@ def stream(
     way = FileOptions(
         output=output, video_format=video_format, replace=not no_clobber, place=place, json=json, quiet=quiet
     )
-    changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
-    wish = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed, "fps": fps}
+    wish = {"at": _split(at), "seconds": seconds, "frames": frames, "size": size, "seed": seed, "fps": fps}
     wish |= {"steps": steps, "guidance": guidance, "negative": negative, "decoder": decoder}
-    if server is not None:
-        address = address_of(server, token, tls_ca)
-        _there(way, {"prompt": prompt, **wish}, snapshot, address, interactive=interactive)
-    elif snapshot is None:
-        _begin(session, way, {"prompt": prompt, **wish}, interactive=interactive)
+    address = None if server is None else address_of(server, token, tls_ca)
+    _run(prompt, wish, way, Source(session.services, address, snapshot, interactive))
+
+
+class Source(NamedTuple):
+    """Where a stream comes from.
+
+    Args:
+        services: Of this machine.
+        server: What makes it instead.
+        snapshot: File that it goes on from.
+        interactive: Whether lines of standard input are prompts and orders.
+    """
+
+    services: "Services"
+    server: "ServerAddress | None"
+    snapshot: str | None
+    interactive: bool
+
+
+def _split(at: list[str] | None) -> list[tuple[str, str]] | None:
+    return [(time, text) for time, _, text in (change.partition("\n") for change in at)] if at else None
+
+
+def _run(prompt: str | None, wish: Mapping[str, Any], way: "FileOptions", source: Source) -> None:
+    if source.server is not None:
+        _there(prompt, wish, way, source)
+    elif source.snapshot is None:
+        _begin(_read_wish({"prompt": prompt, **wish}), way, source)
     else:
-        _go_on(session, way, wish, snapshot, prompt, interactive=interactive)
+        _go_on(prompt, wish, way, source)
 
 
-def _begin(session: Session, way: "FileOptions", wish: Mapping[str, Any], *, interactive: bool) -> None:
+def _begin(wish: "RenderOptions", way: "FileOptions", source: Source) -> None:
     from reelray.cluster.interactive import stream_interactively  # noqa: PLC0415
     from reelray.cluster.render_file import render_file  # noqa: PLC0415
 
-    run = stream_interactively if interactive else render_file
-    run(_read_wish(wish), way, session.services)
+    run = stream_interactively if source.interactive else render_file
+    run(wish, way, source.services)
 
 
-def _there(
-    way: "FileOptions", wish: Mapping[str, Any], snapshot: str | None, server: "ServerAddress", *, interactive: bool
-) -> None:
+def _there(prompt: str | None, wish: Mapping[str, Any], way: "FileOptions", source: Source) -> None:
     from reelray.cluster.client.stream_there import stream_there  # noqa: PLC0415
     from reelray.proto.errors import InputError  # noqa: PLC0415
 
-    if snapshot is not None:
+    if source.snapshot is not None:
         raise InputError("--from cannot be given with --server; a snapshot is gone on from where its file is")
-    stream_there(_read_wish(wish), way, server, listens=interactive)
+    assert source.server is not None, "there is somewhere"
+    stream_there(_read_wish({"prompt": prompt, **wish}), way, source.server, listens=source.interactive)
 
 
 def _read_wish(wish: Mapping[str, Any]) -> "RenderOptions":
@@ -148,13 +171,12 @@ def _read_wish(wish: Mapping[str, Any]) -> "RenderOptions":
     return RenderOptions(**wish, stream=True)
 
 
-def _go_on(
-    session: Session, way: "FileOptions", wish: Mapping[str, Any], path: str, prompt: str | None, *, interactive: bool
-) -> None:
+def _go_on(prompt: str | None, wish: Mapping[str, Any], way: "FileOptions", source: Source) -> None:
     from reelray.cluster.interactive import stream_from  # noqa: PLC0415
     from reelray.proto.errors import InputError  # noqa: PLC0415
 
     settled = [name for name, value in wish.items() if value is not None]
     if settled:
         raise InputError(f"--{settled[0]} was given with --from; the snapshot has settled it")
-    stream_from(path, prompt, way, session.services, listens=interactive)
+    assert source.snapshot is not None, "there is something to go on from"
+    stream_from(source.snapshot, prompt, way, source.services, listens=source.interactive)

@@ -11,7 +11,7 @@ from reelray.cluster.cli.session import session_of
 
 if TYPE_CHECKING:
     from reelray.cluster.client.connection import ServerAddress
-    from reelray.cluster.client.kept_renders import Wanted
+    from reelray.cluster.client.kept_reading import Wanted
 
 SUBMIT_EPILOG = """\b
 Examples:
@@ -78,7 +78,7 @@ def submit(
     """
     session_of(context).set_debug(wanted=debug)
     address = there.address_of(server, token, tls_ca)
-    from reelray.cluster.client.kept_renders import Wanted  # noqa: PLC0415  `--help` needs none of this
+    from reelray.cluster.client.kept_reading import Wanted  # noqa: PLC0415  `--help` needs none of this
 
     changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
     said: dict[str, Any] = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed}

@@ -10,8 +10,9 @@ from typing import Any
 
 from reelray.cluster.client.connection import ServerAddress
 from reelray.cluster.client.kept_commands import follow, print_fact, say
+from reelray.cluster.client.kept_reading import Wanted
 from reelray.cluster.client.kept_render import KeptRender
-from reelray.cluster.client.kept_renders import KeptRenders, Wanted, connect_renders
+from reelray.cluster.client.kept_renders import KeptRenders, connect_renders
 from reelray.cluster.client.patience import AWAY
 from reelray.cluster.progress import QuietView
 from reelray.cluster.render import RenderOptions

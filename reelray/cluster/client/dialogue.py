@@ -57,6 +57,7 @@ class Dialogue:
         self.frames = self.position = 0
         self.answers: dict[int, Answer | ReelrayError] = {}
         self.progress: dict[Stage, Progress] = {}
+        self._over: str | None = None
         self._open: dict[int, wire.ConverseRequest] = {}
         self._last = self._commands = self._acknowledged = self._offset = 0
         self._pixels, self._pixels_begin = bytearray(), (0, 0)
@@ -81,8 +82,8 @@ class Dialogue:
             EndedError: The video is complete.
             InputError: It is too long to be sent.
         """
-        if self.summary is not None:
-            raise EndedError("the stream has ended; nothing can be said to it any more")
+        if self._over is not None:
+            raise EndedError(f"{self._over}; nothing can be said to it any more")
         said = wire.ConverseRequest(command={"number": self._commands + 1, **order})
         check_bytes(said.ByteSize())
         self._commands += 1
@@ -172,6 +173,8 @@ class Dialogue:
         self.frames = answer.frames
         if not answer.HasField("refusal"):
             self.answers[answer.number] = answer
+            if said.command.HasField("stop"):
+                self._over = "the stream was stopped"
             if said.command.HasField("seek"):
                 self._batches.clear()
                 self.position = answer.frame
@@ -181,6 +184,7 @@ class Dialogue:
 
     def _take_done(self, done: wire.ConverseEvent.Done) -> None:
         self._know(done.plan)
+        self._over = self._over or "the stream has ended"
         if self._pixels:
             raise EngineError("the server ended the video within a frame")
         self.summary = read_summary(done.summary, done.plan, self.request_id)

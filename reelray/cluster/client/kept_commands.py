@@ -7,8 +7,9 @@ from contextlib import suppress
 from itertools import islice
 
 from reelray.cluster.client.connection import ServerAddress
+from reelray.cluster.client.kept_reading import Wanted
 from reelray.cluster.client.kept_render import KeptEvent, KeptRender, Standing, read_state
-from reelray.cluster.client.kept_renders import KeptRenders, Wanted, connect_renders
+from reelray.cluster.client.kept_renders import KeptRenders, connect_renders
 from reelray.cluster.progress import STAGE_TITLES, ProgressView, create_view
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.render_report import describe_job

@@ -12,8 +12,9 @@ import numpy as np
 
 from reelray.cluster.client.connection import ServerAddress, error_of, open_channel
 from reelray.cluster.client.dialogue import Dialogue
+from reelray.cluster.client.kept_reading import Wanted
 from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_state
-from reelray.cluster.client.kept_renders import KeptRenders, Wanted
+from reelray.cluster.client.kept_renders import KeptRenders
 from reelray.cluster.client.remote_session import RemoteSession
 from reelray.cluster.client.remote_video import RemoteVideo
 from reelray.cluster.client.requests import KEEP_S, SessionWish, write_request, write_start

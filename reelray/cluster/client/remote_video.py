@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
-import numpy as np
 
-from reelray.cluster.client.answers import read_plan, read_progress, read_summary
 from reelray.cluster.client.connection import ServerAddress, error_of
+from reelray.cluster.client.video_reader import VideoReader
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import EngineError
 from reelray.proto.events import Progress
-from reelray.proto.request import RenderSummary, RequestId
-from reelray.proto.v1 import video_spec_pb2 as wire
+from reelray.proto.request import RenderSummary
 from reelray.proto.v1 import videos_pb2, videos_pb2_grpc
 
 
@@ -39,16 +37,17 @@ class RemoteVideo:
         stub = videos_pb2_grpc.VideosStub(channel)  # type: ignore[no-untyped-call]
         self._call: Any = stub.Generate(request, metadata=server.metadata)
         self._on_progress = on_progress
-        self.summary: RenderSummary | None = None
-        first = self._next()
-        accepted = videos_pb2.GenerateEvent.Accepted() if first is None else first.accepted
-        self._request_id, self._plan = RequestId(accepted.request_id), accepted.plan
         try:
-            self.facts = read_plan(self._plan)
+            self._reader = VideoReader(self._next())
         except EngineError:
             self._call.cancel()
             raise
-        self.digest = self._plan.model_digest
+        self.facts, self.digest = self._reader.facts, self._reader.digest
+
+    @property
+    def summary(self) -> RenderSummary | None:
+        """What it took; None before the end."""
+        return self._reader.summary
 
     def __iter__(self) -> Iterator[FramesArray]:
         """Yield batches of RGB frames, uint8, shape F, H, W, 3.
@@ -56,24 +55,13 @@ class RemoteVideo:
         Raises:
             ReelrayError: The server failed or was lost, or sent something else.
         """
-        pixels, expected = bytearray(), 0
-        size = self.facts.width * self.facts.height * 3
         while (event := self._next()) is not None:
-            kind = event.WhichOneof("event")
-            if kind == "progress":
-                self._tell(event.progress)
-            elif kind == "media":
-                if event.media.offset != expected:
-                    raise EngineError(f"the server sent byte {event.media.offset}; byte {expected} was due")
-                expected += len(event.media.data)
-                pixels += event.media.data
-                if count := len(pixels) // size:
-                    yield self._frames(bytes(pixels[: count * size]), count)
-                    del pixels[: count * size]
-            elif kind == "done":
-                self._finish(event.done, expected // size if not pixels else -1)
-        if self.summary is None:
-            raise EngineError("the server ended the video before it was complete")
+            came = self._reader.take(event)
+            if isinstance(came, Progress):
+                self._on_progress(came)
+            elif came is not None:
+                yield came
+        self._reader.check_end()
 
     def close(self) -> None:
         """Stop the server if it still works on this; harmless otherwise."""
@@ -85,16 +73,3 @@ class RemoteVideo:
         except grpc.RpcError as error:
             raise error_of(error) from None
         return event
-
-    def _frames(self, data: bytes, count: int) -> FramesArray:
-        return np.frombuffer(data, np.uint8).reshape(count, self.facts.height, self.facts.width, 3)
-
-    def _tell(self, said: wire.StageProgress) -> None:
-        progress = read_progress(said, self._request_id)
-        if progress is not None:
-            self._on_progress(progress)
-
-    def _finish(self, done: wire.VideoSummary, frames: int) -> None:
-        if frames != self.facts.frames:
-            raise EngineError(f"the server sent {max(frames, 0)} whole frames of {self.facts.frames}")
-        self.summary = read_summary(done, self._plan, self._request_id)

@@ -7,9 +7,10 @@ import grpc
 import pytest
 
 import reelray
-from reelray.cluster.client import kept_renders
+from reelray.cluster.client import kept_reading
 from reelray.cluster.client.connection import ServerAddress
-from reelray.cluster.client.kept_renders import Wanted, connect_renders
+from reelray.cluster.client.kept_reading import Wanted
+from reelray.cluster.client.kept_renders import connect_renders
 from reelray.cluster.client.patience import Patience
 from reelray.cluster.render import RenderOptions
 from reelray.proto.errors import (
@@ -61,7 +62,7 @@ def test_a_render_as_python_sees_it(client, hands):
 
 
 def test_lists_go_over_pages(client, monkeypatch):
-    monkeypatch.setattr(kept_renders, "PAGE", 2)
+    monkeypatch.setattr(kept_reading, "PAGE", 2)
     ids = [client.submit("a disc").id for _ in range(5)]
     assert [render.id for render in client.list()] == ids[::-1]
     assert client.cancel(ids[1]).state == "cancelled"
