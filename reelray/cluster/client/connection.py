@@ -1,5 +1,6 @@
 """A channel to a server, and the server's statuses as our errors."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from reelray.proto.errors import CancelledError, EngineError, InputError, Reelra
 
 DEFAULT_PORT = 50051
 CONNECT_S = 5.0
+OPTIONS = (("grpc.max_receive_message_length", LARGEST_MESSAGE), *KEEPALIVE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,20 +62,31 @@ def open_channel(server: ServerAddress) -> Iterator[grpc.Channel]:
         EngineError: Nobody answers there in time.
         InputError: The certificate cannot be read.
     """
-    options = [("grpc.max_receive_message_length", LARGEST_MESSAGE), *KEEPALIVE]
     if server.certificate is None:
-        channel = grpc.insecure_channel(server.target, options=options)
+        channel = grpc.insecure_channel(server.target, options=OPTIONS)
     else:
-        channel = grpc.secure_channel(server.target, _credentials(server.certificate), options=options)
+        channel = grpc.secure_channel(server.target, _credentials(server.certificate), options=OPTIONS)
     with channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
         except grpc.FutureTimeoutError:
-            raise EngineError(
-                f"no server answers at {server.target}; start one with reelray serve, or look at the address, and "
-                "whether it wants TLS (--tls-ca)"
-            ) from None
+            raise _nobody_at(server) from None
         yield channel
+
+
+async def open_async_channel(server: ServerAddress) -> grpc.aio.Channel:
+    """The same in asyncio; whoever gets it closes it."""
+    if server.certificate is None:
+        channel = grpc.aio.insecure_channel(server.target, options=OPTIONS)
+    else:
+        channel = grpc.aio.secure_channel(server.target, _credentials(server.certificate), options=OPTIONS)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await channel.channel_ready()
+    except TimeoutError:
+        await channel.close()
+        raise _nobody_at(server) from None
+    return channel
 
 
 def error_of(failed: grpc.RpcError) -> ReelrayError:
@@ -111,6 +124,13 @@ def error_for(reason: str, message: str, ids: dict[str, str]) -> ReelrayError:
 def _kind_of(code: str) -> type[ReelrayError]:
     known = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ReelrayError))
     return next((kind for kind in known if kind.code == code), ReelrayError)
+
+
+def _nobody_at(server: ServerAddress) -> EngineError:
+    return EngineError(
+        f"no server answers at {server.target}; start one with reelray serve, or look at the address, and whether it "
+        "wants TLS (--tls-ca)"
+    )
 
 
 def _credentials(certificate: Path) -> grpc.ChannelCredentials:

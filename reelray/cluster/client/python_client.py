@@ -1,64 +1,37 @@
 """`reelray.Client`: videos from a server, as Python sees them."""
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
-import numpy as np
 
+from reelray.cluster.client.arguments import (
+    DESCRIBE_S,
+    FrameStack,
+    ServedEngine,
+    VideoArguments,
+    begin_dialogue,
+    read_arguments,
+    read_engines,
+    read_waiting_arguments,
+)
 from reelray.cluster.client.connection import ServerAddress, error_of, open_channel
-from reelray.cluster.client.dialogue import Dialogue
 from reelray.cluster.client.kept_reading import Wanted
 from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_state
 from reelray.cluster.client.kept_renders import KeptRenders
 from reelray.cluster.client.remote_session import RemoteSession
 from reelray.cluster.client.remote_video import RemoteVideo
-from reelray.cluster.client.requests import KEEP_S, SessionWish, write_request, write_start
+from reelray.cluster.client.requests import KEEP_S, write_request
 from reelray.cluster.client.uploads import UploadedAsset, upload
-from reelray.cluster.python_api import Rendered, Wishes
-from reelray.cluster.render import RenderOptions
+from reelray.cluster.python_api import Rendered
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import InputError
-from reelray.proto.events import Progress
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc
 from reelray.proto.v1 import video_spec_pb2 as wire
-
-DESCRIBE_S = 10.0
-
-
-class VideoArguments(Wishes, total=False):
-    """Options of a video; what is missing comes from the server's model. `model` is the name of one that is served."""
-
-    model: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServedEngine:
-    """A model on a server.
-
-    Args:
-        model: Its name.
-        model_digest: Hex digest over the checkpoint's files.
-        device: Such as ``cpu`` or ``NVIDIA H200``.
-        dtype: Such as ``bfloat16``.
-        layout: How its ranks share a video.
-        ranks: How many there are.
-        requests: What it has to do now.
-        ready: False while it starts again after it was lost.
-    """
-
-    model: str
-    model_digest: str
-    device: str
-    dtype: str
-    layout: str
-    ranks: int
-    requests: int
-    ready: bool
 
 
 class Client:
@@ -80,6 +53,7 @@ class Client:
     def __init__(self, address: str, *, token: str | None = None, certificate: str | Path | None = None) -> None:
         file = None if certificate is None else Path(certificate).expanduser()
         self._server = ServerAddress(address=address, token=token, certificate=file)
+        self._sessions: weakref.WeakSet[RemoteSession] = weakref.WeakSet()
         self._opened = open_channel(self._server)
         self._channel: grpc.Channel | None = self._opened.__enter__()
 
@@ -94,19 +68,7 @@ class Client:
             answer = stub.Describe(cluster_pb2.DescribeRequest(), metadata=self._server.metadata, timeout=DESCRIBE_S)
         except grpc.RpcError as error:
             raise error_of(error) from None
-        return [
-            ServedEngine(
-                model=engine.model,
-                model_digest=engine.model_digest,
-                device=engine.device,
-                dtype=engine.dtype,
-                layout=engine.layout,
-                ranks=engine.ranks,
-                requests=engine.requests,
-                ready=engine.ready,
-            )
-            for engine in answer.engines
-        ]
+        return read_engines(answer)
 
     def render(self, prompt: str, **arguments: Unpack[VideoArguments]) -> Rendered:
         """Have a video made and return its frames.
@@ -115,14 +77,10 @@ class Client:
             ReelrayError: An option is wrong, or the server failed or was lost.
         """
         with closing(self._begin(prompt, arguments)) as video:
-            facts = video.facts
-            frames_FHWC = np.empty((facts.frames, facts.height, facts.width, 3), np.uint8)
-            made = 0
+            stack = FrameStack(video.facts)
             for batch_FHWC in video:
-                frames_FHWC[made : made + len(batch_FHWC)] = batch_FHWC
-                made += len(batch_FHWC)
-        assert video.summary is not None, "it ends with a summary or an error"
-        return Rendered(frames=frames_FHWC, fps=float(facts.fps), summary=video.summary)
+                stack.add(batch_FHWC)
+        return stack.rendered(video.summary)
 
     def render_stream(self, prompt: str, **arguments: Unpack[VideoArguments]) -> Iterator[FramesArray]:
         """Have a video made and yield its frames, RGB uint8 of shape H, W, 3, as they come.
@@ -160,12 +118,14 @@ class Client:
         Raises:
             ReelrayError: An option is wrong, the server has no room, or was lost.
         """
-        wish, model, on_progress = _read_arguments(prompt, arguments)
-        wish = replace(wish, stream=True, pace=pace)
-        first = write_start(wish, SessionWish(model=model, keep_s=keep_s))
-        dialogue = Dialogue(first, grows=True)
+        dialogue, on_progress = begin_dialogue(prompt, arguments, pace=pace, keep_s=keep_s)
         return RemoteSession(
-            self._open_channel(), self._server, dialogue, on_progress=on_progress, patience_s=float(keep_s)
+            self._open_channel(),
+            self._server,
+            dialogue,
+            on_progress=on_progress,
+            patience_s=float(keep_s),
+            beside=self._sessions,
         )
 
     def submit(
@@ -189,9 +149,7 @@ class Client:
         Raises:
             ReelrayError: An option is wrong, a quota is reached, or the server was lost.
         """
-        if "on_progress" in arguments:
-            raise InputError("on_progress is for videos that are waited for; see watch")
-        wish, model, _ = _read_arguments(prompt, arguments)
+        wish, model = read_waiting_arguments(prompt, arguments)
         wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook)
         return self._renders().submit(wish, wanted)[0]
 
@@ -227,6 +185,8 @@ class Client:
 
     def close(self) -> None:
         """End the connection and what runs over it; harmless when called twice."""
+        for session in [*self._sessions]:
+            session.close()
         if self._channel is not None:
             self._channel = None
             self._opened.__exit__(None, None, None)
@@ -240,7 +200,7 @@ class Client:
         self.close()
 
     def _begin(self, prompt: str, arguments: VideoArguments) -> RemoteVideo:
-        wish, model, on_progress = _read_arguments(prompt, arguments)
+        wish, model, on_progress = read_arguments(prompt, arguments)
         request = write_request(wish, model, wire.MEDIA_RGB24)
         return RemoteVideo(self._open_channel(), self._server, request, on_progress)
 
@@ -257,21 +217,3 @@ class Client:
         with closing(video):
             for batch_FHWC in video:
                 yield from batch_FHWC.copy()
-
-
-def _read_arguments(
-    prompt: str, arguments: VideoArguments
-) -> tuple[RenderOptions, str | None, Callable[[Progress], None]]:
-    options = dict(arguments)
-    on_progress = options.pop("on_progress", _ignore)
-    if not callable(on_progress):
-        raise InputError(f"on_progress is {on_progress!r}; it must be a function")
-    if unknown := sorted(set(options) - set(VideoArguments.__annotations__)):
-        raise InputError(f"unknown option {', '.join(unknown)}; there are {', '.join(VideoArguments.__annotations__)}")
-    model = options.pop("model", None)
-    wish = RenderOptions(prompt=prompt, **options)  # type: ignore[arg-type]  # checked there
-    return wish, None if model is None else str(model), on_progress
-
-
-def _ignore(_progress: Progress) -> None:
-    """Nobody listens."""

@@ -97,6 +97,7 @@ class RemoteSession(SessionFacts, Iterator[FramesArray]):
         dialogue: The session.
         on_progress: Told whenever a stage moves on, while frames are waited for.
         patience_s: How long a broken line is tried again.
+        beside: The sessions that are closed with the client; this one and its forks join them.
 
     Raises:
         ReelrayError: The server refused, or was lost.
@@ -110,11 +111,14 @@ class RemoteSession(SessionFacts, Iterator[FramesArray]):
         *,
         on_progress: Callable[[Progress], None],
         patience_s: float,
+        beside: "weakref.WeakSet[RemoteSession] | None" = None,
     ) -> None:
         super().__init__(dialogue)
+        self._beside = weakref.WeakSet() if beside is None else beside
         self._channel, self._server, self._on_progress = channel, server, on_progress
         self._line = ConverseLine(channel, server, dialogue, patience_s)
         self._close = weakref.finalize(self, self._line.close)
+        self._beside.add(self)
 
     def __next__(self) -> FramesArray:
         """The next frames; see `reelray.StreamSession`."""
@@ -160,6 +164,7 @@ class RemoteSession(SessionFacts, Iterator[FramesArray]):
             self.fork_of(answer),
             on_progress=self._on_progress,
             patience_s=self._line.patience_s,
+            beside=self._beside,
         )
 
     def snapshot(self, path: str | Path, kind: str = "exact") -> NoReturn:  # noqa: ARG002  that of a local session
