@@ -18,12 +18,17 @@ def start(tiny_stream):
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def known(tiny_stream):
-    """Frames of a stream of which everything is known in advance."""
+    """Frames of a stream of which everything is known in advance; each is made once."""
+    made = {}
 
     def known(*at, prompt="a red circle", **wish):
-        return reelray.render(prompt, at=at, **({"model": tiny_stream} | WISH | wish)).frames
+        key = (at, prompt, *sorted(wish.items()))
+        if key not in made:
+            made[key] = reelray.render(prompt, at=at, **({"model": tiny_stream} | WISH | wish)).frames
+            made[key].flags.writeable = False
+        return made[key]
 
     return known
 

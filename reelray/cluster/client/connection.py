@@ -16,6 +16,8 @@ from reelray.proto.errors import CancelledError, EngineError, InputError, Reelra
 
 DEFAULT_PORT = 50051
 CONNECT_S = 5.0
+WRITE_FAILED = "Internal error from Core"
+"""What gRPC's asyncio says where the line broke while it wrote; nothing came of a server."""
 OPTIONS = (("grpc.max_receive_message_length", LARGEST_MESSAGE), *KEEPALIVE)
 
 
@@ -109,6 +111,8 @@ def error_of(failed: grpc.RpcError) -> ReelrayError:
         grpc.StatusCode.INVALID_ARGUMENT: InputError,
         grpc.StatusCode.DEADLINE_EXCEEDED: EngineError,
     }
+    if code is grpc.StatusCode.INTERNAL and text == WRITE_FAILED:
+        code = grpc.StatusCode.UNAVAILABLE
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         text = f"the server was lost: {text}"
     if code is grpc.StatusCode.UNIMPLEMENTED:  # of the server itself: what our services say comes with details
