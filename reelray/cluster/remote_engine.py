@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import ray
 
@@ -38,6 +39,7 @@ class EngineView:
         self._actor = actor
         self._description = description
         self._client = client
+        self._streams: WeakValueDictionary[RequestId, RemoteStream] = WeakValueDictionary()
 
     @property
     def description(self) -> EngineDescription:
@@ -62,29 +64,39 @@ class EngineView:
         """
         actor = self._actor
         _fetch(actor.submit.remote(request, snapshot, self._client))
-        return RemoteStream(actor, request.request_id)
+        return self._begin(actor, request.request_id)
 
     def cancel(self, request_id: RequestId) -> bool:
         """Stop a request at the next step; returns whether it was still going on."""
-        return bool(_fetch(self._actor.cancel.remote(request_id)))
+        return bool(_fetch(self._actor_of(request_id).cancel.remote(request_id)))
 
     def tell(self, request_id: RequestId, order: Order) -> Standing:
         """See `Engine`."""
-        standing: Standing = _fetch(self._actor.tell.remote(request_id, order))
+        standing: Standing = _fetch(self._actor_of(request_id).tell.remote(request_id, order))
         return standing
 
     def snapshot(self, request_id: RequestId, kind: SnapshotKind) -> Snapshot:
         """See `Engine`."""
-        snapshot: Snapshot = _fetch(self._actor.snapshot.remote(request_id, kind))
+        snapshot: Snapshot = _fetch(self._actor_of(request_id).snapshot.remote(request_id, kind))
         return snapshot
 
     def fork(self, request_id: RequestId, fork: Fork) -> "tuple[Forked, RemoteStream]":
         """See `Engine`."""
-        forked: Forked = _fetch(self._actor.fork.remote(request_id, fork))
-        return forked, RemoteStream(self._actor, fork.request_id)
+        actor = self._actor_of(request_id)
+        forked: Forked = _fetch(actor.fork.remote(request_id, fork, self._client))
+        return forked, self._begin(actor, fork.request_id)
 
     def close(self) -> None:
         """Leave it as it is."""
+
+    def _begin(self, actor: Any, request_id: RequestId) -> "RemoteStream":
+        self._streams[request_id] = stream = RemoteStream(actor, request_id)
+        return stream
+
+    def _actor_of(self, request_id: RequestId) -> Any:
+        """Where a request is: what runs stays where it began."""
+        stream = self._streams.get(request_id)
+        return self._actor if stream is None else stream.actor
 
 
 class RemoteEngine(EngineView):
@@ -170,8 +182,7 @@ class RemoteStream(Iterator[Event]):
     """
 
     def __init__(self, actor: Any, request_id: RequestId) -> None:
-        self.request_id = request_id
-        self._actor = actor
+        self.request_id, self.actor = request_id, actor
         self._items: deque[Event | ReelrayError] = deque()
         self._ended = False
 
@@ -182,7 +193,7 @@ class RemoteStream(Iterator[Event]):
             self._items.clear()
             # A stream may outlive the cluster, up to the end of the interpreter; asking then would start another one.
             if ray.is_initialized():
-                _fetch(self._actor.cancel.remote(self.request_id))
+                _fetch(self.actor.cancel.remote(self.request_id))
 
     def __next__(self) -> Event:
         while not self._ended:
@@ -215,7 +226,7 @@ class RemoteStream(Iterator[Event]):
                 raise
 
     def _pull(self) -> list[Event | ReelrayError]:
-        take = self._actor.take.options(concurrency_group=TAKE)
+        take = self.actor.take.options(concurrency_group=TAKE)
         items: list[Event | ReelrayError] = _fetch(take.remote(self.request_id, _PULL_S))
         return items
 

@@ -141,9 +141,12 @@ class EngineActor:
         """See `EngineHost.snapshot`."""
         return _value_or_error(lambda: self._running().snapshot(request_id, kind))
 
-    def fork(self, request_id: RequestId, fork: Fork) -> Forked | ReelrayError:
-        """See `EngineHost.fork`."""
-        return _value_or_error(lambda: self._running().fork(request_id, fork))
+    def fork(self, request_id: RequestId, fork: Fork, client: str | None = None) -> Forked | ReelrayError:
+        """See `EngineHost.fork`; the other stream is the client's as one that it submits."""
+        forked = _value_or_error(lambda: self._running().fork(request_id, fork))
+        if client is not None and isinstance(forked, Forked):
+            self._clients.begin(client, fork.request_id)
+        return forked
 
     def close(self) -> None:
         """Stop after the step in flight, end the ranks and give back their places."""

@@ -5,10 +5,13 @@ import threading
 import pytest
 
 from reelray.cluster import remote_engine
-from reelray.cluster.remote_engine import RemoteStream
+from reelray.cluster.remote_engine import EngineView, RemoteStream
 from reelray.proto.errors import EndedError, EngineError
 from reelray.proto.events import Progress, Stage
 from reelray.proto.request import RequestId
+from reelray.proto.session import Fork, Pause
+from tests.support.fake_engine import DESCRIPTION
+from tests.support.requests import make_request
 
 NAME = RequestId("r-1")
 STEP = Progress(request_id=NAME, stage=Stage.DENOISE, done=1, total=2)
@@ -84,3 +87,32 @@ def test_a_lost_engine_is_told_once_and_not_asked_any_more():
     assert list(stream) == []
     stream.close()
     assert actor.cancelled == 0
+
+
+class Orders:
+    """An actor that notes what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getattr__(self, name):
+        return type("Method", (), {"remote": lambda _, *said: self.asked.append((name, *said))})()
+
+
+def test_what_runs_is_spoken_to_where_it_began_and_forks_have_its_client():
+    """Also once the model has moved to another actor."""
+    old, new = Orders(), Orders()
+    view = EngineView(old, DESCRIPTION, client="gateway-1")
+    request, fork = make_request("r-1"), Fork(request_id=RequestId("r-2"))
+    stream = view.render(request)
+    view.move(new, DESCRIPTION)
+    _, other = view.fork(NAME, fork)
+    view.tell(other.request_id, Pause())
+    view.tell(RequestId("r-3"), Pause())
+    assert old.asked == [
+        ("submit", request, None, "gateway-1"),
+        ("fork", "r-1", fork, "gateway-1"),
+        ("tell", "r-2", Pause()),
+    ]
+    assert new.asked == [("tell", "r-3", Pause())]
+    assert stream.actor is other.actor is old
