@@ -266,3 +266,11 @@ def test_models_of_whole_clips_are_refused_before_they_are_loaded(tiny_t2v):
 def test_a_stream_and_its_fork_keep_the_pace_that_was_asked_for(start):
     with start(frames=61, pace=16) as session, session.fork() as other:
         assert [one.job.request.pace_fps for one in (session, other)] == [16.0, 16.0]
+        session.pace(8)
+        other.pace(None)
+        assert [one.job.request.pace_fps for one in (session, other)] == [8.0, None]
+        told = [other._engine._leader._core._rollouts[one.job.request.request_id] for one in (session, other)]
+        assert [rollout.request.pace_fps for rollout in told] == [8.0, None]
+        for wrong in ("x", 0, -1, True, 1000):
+            with pytest.raises(InputError, match="pace is"):
+                session.pace(wrong)

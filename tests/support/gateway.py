@@ -22,8 +22,12 @@ def serve(
     entries=None,
     shelf: Shelf | None = None,
     address: str = "127.0.0.1:0",
+    grace_s: float = 0,
 ) -> Iterator[str]:
-    """Serve `fake`, `fake-1`, … and give the address; with a shelf it keeps renders there."""
+    """Serve `fake`, `fake-1`, … and give the address; with a shelf it keeps renders there.
+
+    In the end calls that run have `grace_s`.
+    """
     names = ["fake", *(f"fake-{n}" for n in range(1, len(engines)))]
     entries = entries or [fake_entry(path=Path("/models") / name) for name in names]
     models = ServedModels(
@@ -43,15 +47,15 @@ def serve(
     try:
         yield f"127.0.0.1:{server.port}"
     finally:
-        asyncio.run_coroutine_threadsafe(_end(server, connection), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_end(server, connection, grace_s), loop).result(10 + grace_s)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
 
 
-async def _end(server: GatewayServer, connection: Connection | None) -> None:
+async def _end(server: GatewayServer, connection: Connection | None, grace_s: float) -> None:
     """Stop, and wait for what ends with it, as `asyncio.run` does."""
-    await server.stop(0)
+    await server.stop(grace_s)
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

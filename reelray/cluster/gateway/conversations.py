@@ -12,6 +12,7 @@ from typing import Protocol
 
 from reelray.cluster.assets.sources import Sources
 from reelray.cluster.gateway.conversation import Conversation, Terms
+from reelray.cluster.gateway.converse_orders import check_prompts
 from reelray.cluster.gateway.media import FORMATS
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.video_reading import read_video
@@ -232,6 +233,10 @@ class Conversations:
                 _stop_timer(seat, "end")
                 seat.timers["end"] = loop.call_later(grace_s, _close, seat.conversation, error)
 
+    def close(self) -> None:
+        """All calls are over; free the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def _open(
         self, start: wire.ConverseRequest.Start, tenant: str, ids: dict[str, str], video: video_spec_pb2.VideoSpec
     ) -> Conversation:
@@ -285,6 +290,7 @@ def _open_stream(
 ) -> StreamSession:
     pace = start.pace_fps if start.HasField("pace_fps") else None
     job = plan_job(replace(read_video(video, model.entry), stream=True, pace=pace), model.entry)
+    check_prompts(job.request)
     if not start.settled:
         job = as_live(job, rounds=start.video.WhichOneof("length") != "frames")
     try:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from reelray.cluster.gateway.statuses import RETRY_MS
+from reelray.cluster.gateway.statuses import LONGEST_ID, LONGEST_MESSAGE, RETRY_MS
 from reelray.cluster.stream_session import StreamSession
 from reelray.proto.errors import InputError, ReelrayError, UnsupportedError
+from reelray.proto.request import RenderRequest
 from reelray.proto.v1 import converse_pb2 as wire
 
 LARGEST_PROMPTS = 1_000_000
@@ -40,17 +41,29 @@ def carry_out(
 
 def refusal_of(error: ReelrayError) -> wire.ConverseEvent.Refusal:
     """Why a command was not carried out."""
-    refusal = wire.ConverseEvent.Refusal(reason=error.code, message=error.message[:1000], metadata=error.ids)
+    ids = {name: value[:LONGEST_ID] for name, value in error.ids.items()}
+    refusal = wire.ConverseEvent.Refusal(reason=error.code, message=error.message[:LONGEST_MESSAGE], metadata=ids)
     if error.retryable:
         refusal.retry_after_ms = RETRY_MS
     return refusal
 
 
+def check_prompts(request: RenderRequest, further: str = "") -> None:
+    """Refuse prompts that would not fit into one message together.
+
+    Raises:
+        InputError: There are too many.
+    """
+    prompts = [request.negative_prompt, request.prompt, further, *(change.prompt for change in request.changes)]
+    if sum(len(prompt.encode()) + 16 for prompt in prompts) > LARGEST_PROMPTS:
+        raise InputError(
+            f"a session has at most {LARGEST_PROMPTS} bytes of prompts; these {len(prompts)} have more"
+        )
+
+
 def _say(stream: StreamSession, command: wire.ConverseRequest.Command) -> float:
-    said, request = command.say, stream.job.request
-    known = len(request.prompt.encode()) + sum(len(change.prompt.encode()) + 16 for change in request.changes)
-    if known + len(said.prompt.encode()) > LARGEST_PROMPTS:
-        raise InputError(f"the session has {len(request.changes)} prompts by now, and no room for more; begin another")
+    said = command.say
+    check_prompts(stream.job.request, said.prompt)
     return stream.say(said.prompt, said.seconds if said.HasField("seconds") else None, cut=said.cut)
 
 

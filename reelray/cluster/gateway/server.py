@@ -143,3 +143,4 @@ class GatewayServer:
         await self._health.enter_graceful_shutdown()
         self._conversations.end(max(0.0, grace_s - LAST_WORD_S))
         await self._server.stop(grace_s)
+        self._conversations.close()

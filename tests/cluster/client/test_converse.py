@@ -182,6 +182,15 @@ def test_a_session_that_is_left_leaves_nothing_behind(talk, served, left_by):
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "conversation"])
 
 
+def test_sessions_end_with_their_client(served):
+    with reelray.Client(served[0]) as client:
+        session = client.converse("a red circle", frames=253, **WISH)
+        forks = [session.fork(), session.fork("a blue star spins")]
+        assert [next(one).dtype for one in (session, *forks)] == [np.uint8] * 3
+    assert list(session) == []
+    wait_until(lambda: not running(served[1]))
+
+
 def test_whoever_takes_no_frames_holds_the_engine_back(served, monkeypatch):
     monkeypatch.setattr(services, "ConverseLimits", lambda: ConverseLimits(window_bytes=8 * FRAME_BYTES))
     entry, engine = served[2], served[1]
