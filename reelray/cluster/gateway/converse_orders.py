@@ -56,9 +56,7 @@ def check_prompts(request: RenderRequest, further: str = "") -> None:
     """
     prompts = [request.negative_prompt, request.prompt, further, *(change.prompt for change in request.changes)]
     if sum(len(prompt.encode()) + 16 for prompt in prompts) > LARGEST_PROMPTS:
-        raise InputError(
-            f"a session has at most {LARGEST_PROMPTS} bytes of prompts; these {len(prompts)} have more"
-        )
+        raise InputError(f"a session has at most {LARGEST_PROMPTS} bytes of prompts; these {len(prompts)} have more")
 
 
 def _say(stream: StreamSession, command: wire.ConverseRequest.Command) -> float:

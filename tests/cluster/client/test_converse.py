@@ -248,3 +248,15 @@ def test_a_session_of_a_server_that_was_restarted_is_lost(served):
         list(session)
     assert raised.value.retryable
     session.close()
+
+
+def test_going_back_when_all_is_made_and_has_arrived(talk, served, known):
+    """Until the last frame is taken; what had arrived and was not taken is not shown."""
+    with talk(frames=29) as session:
+        first = next(session)
+        wait_until(lambda: not running(served[1]))
+        wait_until(lambda: sum(len(batch.data) for batch in session._dialogue._batches) == (29 - 5) * FRAME_BYTES)
+        assert session.seek(0) == 0.0
+        assert session.position == 0
+        assert np.array_equal(rest_of(session), known(frames=29))
+        assert np.array_equal(first, known(frames=29)[:5])
