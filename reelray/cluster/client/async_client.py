@@ -126,11 +126,18 @@ class AsyncClient:
         )
 
     async def submit(
-        self, prompt: str, *, key: str | None = None, priority: int = 0, **arguments: Unpack[VideoArguments]
+        self,
+        prompt: str,
+        *,
+        key: str | None = None,
+        priority: int = 0,
+        webhook: str | None = None,
+        **arguments: Unpack[VideoArguments],
     ) -> KeptRender:
         """Have a video made by the server, whether or not anybody waits; see `reelray.Client.submit`."""
         wish, model = read_waiting_arguments(prompt, arguments)
-        return (await (await self._renders()).submit(wish, Wanted(model=model, key=key, priority=priority)))[0]
+        wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook)
+        return (await (await self._renders()).submit(wish, wanted))[0]
 
     async def get(self, render_id: str) -> KeptRender:
         """How a render is; see `KeptRenders`."""

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from reelray.proto.v1 import assets_pb2, cluster_pb2, converse_pb2, renders_pb2, request_options_pb2, video_spec_pb2, videos_pb2
+from reelray.proto.v1 import (
+    assets_pb2,
+    cluster_pb2,
+    converse_pb2,
+    renders_pb2,
+    request_options_pb2,
+    video_spec_pb2,
+    videos_pb2,
+)
 
 FOLDER = Path(videos_pb2.__file__).parent
 
