@@ -21,10 +21,12 @@ from reelray.cluster.client.arguments import (
 )
 from reelray.cluster.client.async_renders import AsyncRenders
 from reelray.cluster.client.async_session import AsyncSession
+from reelray.cluster.client.async_uploads import async_upload
 from reelray.cluster.client.connection import ServerAddress, error_of, open_async_channel
 from reelray.cluster.client.kept_reading import Wanted
 from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_state
 from reelray.cluster.client.requests import KEEP_S, write_request
+from reelray.cluster.client.uploads import UploadedAsset
 from reelray.cluster.client.video_reader import VideoReader
 from reelray.cluster.python_api import Rendered
 from reelray.cluster.video_writer import FramesArray
@@ -138,6 +140,10 @@ class AsyncClient:
         wish, model = read_waiting_arguments(prompt, arguments)
         wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook)
         return (await (await self._renders()).submit(wish, wanted))[0]
+
+    async def upload(self, file: str | Path, *, keep_s: int = 0) -> UploadedAsset:
+        """Have the server keep a file; name it in a video as ``image="asset:" + id``; see `client.uploads.upload`."""
+        return await async_upload(await self._connect(), self._server, Path(file), keep_s=keep_s)
 
     async def get(self, render_id: str) -> KeptRender:
         """How a render is; see `KeptRenders`."""

@@ -66,15 +66,20 @@ def upload(
     """
     stub: Any = assets_pb2_grpc.AssetsStub(channel)  # type: ignore[no-untyped-call]
     path, patience = path.expanduser(), Patience(patience_s)
-    begin = _look_at(path, keep_s)
+    begin = look_at(path, keep_s)
     while True:
         try:
-            return _read(stub.Upload(_parts(begin, path), metadata=server.metadata))
+            return read_upload(stub.Upload(parts_of(begin, path), metadata=server.metadata))
         except grpc.RpcError as failed:
             patience.wait(error_of(failed))
 
 
-def _look_at(path: Path, keep_s: int) -> assets_pb2.UploadAssetRequest.Begin:
+def look_at(path: Path, keep_s: int) -> assets_pb2.UploadAssetRequest.Begin:
+    """What is said of a file at first.
+
+    Raises:
+        InputError: It cannot be read, or is empty.
+    """
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -89,14 +94,16 @@ def _look_at(path: Path, keep_s: int) -> assets_pb2.UploadAssetRequest.Begin:
         raise InputError(f"keep_s is {keep_s}; it must be a whole number of seconds, 0 or more") from None
 
 
-def _parts(begin: assets_pb2.UploadAssetRequest.Begin, path: Path) -> Iterator[assets_pb2.UploadAssetRequest]:
+def parts_of(begin: assets_pb2.UploadAssetRequest.Begin, path: Path) -> Iterator[assets_pb2.UploadAssetRequest]:
+    """The messages of a file."""
     yield assets_pb2.UploadAssetRequest(begin=begin)
     with path.open("rb") as file:  # of its own: one that is not needed any more may go on reading for a while
         while piece := file.read(PIECE_BYTES):
             yield assets_pb2.UploadAssetRequest(data=piece)
 
 
-def _read(answer: assets_pb2.UploadAssetResponse) -> UploadedAsset:
+def read_upload(answer: assets_pb2.UploadAssetResponse) -> UploadedAsset:
+    """A file as the server keeps it."""
     asset = answer.asset
     return UploadedAsset(
         id=asset.id,

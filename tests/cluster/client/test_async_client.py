@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import hashlib
 from contextlib import aclosing
 
 import numpy as np
@@ -21,6 +22,7 @@ from reelray.proto.errors import (
     UnknownModelError,
 )
 from reelray.proto.events import Stage
+from tests.support.asset_calls import png
 from tests.support.conversing import open_tiny
 from tests.support.cut_line import cut_line
 from tests.support.fake_engine import FakeEngine, draw_frames
@@ -152,6 +154,20 @@ def test_events_and_bytes_go_on_where_the_line_was_cut(shelf_address, hands):
             assert b"".join(data) == b"first second"
 
         with_client(line.address, use)
+
+
+def test_files_that_are_kept(shelf_address, tmp_path):
+    (tmp_path / "boat.png").write_bytes(png())
+
+    async def use(client):
+        assets = [await client.upload(tmp_path / "boat.png") for _ in range(2)]
+        with pytest.raises(InputError, match="cannot be read"):
+            await client.upload(tmp_path / "none.png")
+        return assets
+
+    first, again = with_client(shelf_address, use)
+    assert (first.media_type, first.bytes, first.fresh, again.fresh) == ("image/png", len(png()), True, False)
+    assert first.id == again.id == hashlib.sha256(png()).hexdigest()
 
 
 @pytest.fixture(scope="module")
