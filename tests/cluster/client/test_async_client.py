@@ -65,7 +65,8 @@ def test_many_at_once_and_leaving_early():
         shapes = await asyncio.gather(*(left() for _ in range(3)))
         cancelled.cancel()
         engines = await client.describe()
-        await asyncio.to_thread(wait_until, lambda: engine.cancelled == 4)
+        # The other one may have waited for a place, and never have begun.
+        await asyncio.to_thread(wait_until, lambda: engine.cancelled >= 3)
         whole = [frame async for frame in client.render_stream("a disc", frames=5)]
         return shapes, [one.model for one in engines], len(whole)
 
