@@ -40,6 +40,8 @@ STREAM_SECONDS = 60
 """How long a stream is of which no length was said, where the model can make so much."""
 RANDOM_SEED_BITS = 32
 """Short enough to type again."""
+MOST_DIGITS = 18
+"""Of a side; Python reads no number of thousands of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -289,8 +291,8 @@ def parse_size(text: str) -> tuple[int, int]:
         SizeError: The text is something else.
     """
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise SizeError(f"size is '{text}'; write WIDTHxHEIGHT in pixels, such as 832x480")
+    if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) <= MOST_DIGITS for part in parts):
+        raise SizeError(f"size is {text[:40]!r}; write WIDTHxHEIGHT in pixels, such as 832x480")
     return int(parts[0]), int(parts[1])
 
 

@@ -42,6 +42,9 @@ ReelrayError
 
 from collections.abc import Mapping
 
+RETRY_MS = 1000
+"""When to try again after an error that may pass and does not say when."""
+
 
 class ReelrayError(Exception):
     """Base of every error this package raises on purpose.
@@ -59,6 +62,14 @@ class ReelrayError(Exception):
         super().__init__(message)
         self.message = message
         self.ids: dict[str, str] = dict(ids or {})
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """When trying again can help, in milliseconds from now: `ids` may say it. None where it cannot."""
+        if not self.retryable:
+            return None
+        said = self.ids.get("retry_after_ms", "")
+        return int(said) if said.isdecimal() else RETRY_MS
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep ids when the error crosses a process border."""

@@ -11,9 +11,12 @@ from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.http_api.server import HttpPlace, HttpServer
 from reelray.cluster.http_api.videos import House
+from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.store.connection import Connection
 from tests.support.archive import Shelf
 from tests.support.fake_engine import FACTS, RECIPE, FakeEngine, fake_entry
+
+RULE = RetentionRule()
 
 
 def picture_entry():
@@ -24,12 +27,12 @@ def picture_entry():
 class Served:
     """A server that a test may stop itself."""
 
-    def __init__(self, shelf: Shelf, callers: Callers | None, entry) -> None:
+    def __init__(self, shelf: Shelf, callers: Callers | None, entry, rule: RetentionRule) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._connection = Connection(shelf.address)
-        archive = shelf.archive(self._connection)
+        archive = replace(shelf.archive(self._connection), rule=rule)
         models = ServedModels([ServedModel(entry or fake_entry(path=Path("/models/fake")), FakeEngine)])
         self.server = self.run(self._start(models, archive, callers))
         self.url = f"http://127.0.0.1:{self.server.port}"
@@ -57,8 +60,8 @@ class Served:
 
 
 @contextmanager
-def serve_http(shelf: Shelf, *, callers: Callers | None = None, entry=None) -> Iterator[Served]:
-    served = Served(shelf, callers, entry)
+def serve_http(shelf: Shelf, *, callers: Callers | None = None, entry=None, rule=RULE) -> Iterator[Served]:
+    served = Served(shelf, callers, entry, rule)
     try:
         yield served
     finally:

@@ -31,7 +31,6 @@ from reelray.proto.errors import (
 )
 
 DOMAIN = "reelray"
-RETRY_MS = 1000
 LONGEST_MESSAGE = 1000
 LONGEST_ID = 200
 """Characters: of what does not fit into gRPC's trailers, code and kind would be lost too."""
@@ -67,10 +66,9 @@ def status_of(error: ReelrayError) -> grpc.Status:
     ids = {name: value[:LONGEST_ID] for name, value in error.ids.items()}
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=ids)
     details = [_packed(info)]
-    if error.retryable:
+    if error.retry_after_ms is not None:
         delay = duration_pb2.Duration()
-        said = error.ids.get("retry_after_ms", "")
-        delay.FromMilliseconds(int(said) if said.isdecimal() else RETRY_MS)
+        delay.FromMilliseconds(error.retry_after_ms)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return rpc_status.to_status(status_pb2.Status(code=code, message=error.message[:LONGEST_MESSAGE], details=details))
 

@@ -1,7 +1,5 @@
 """The paths of the HTTP side, who may call them, and what becomes of errors."""
 
-import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -17,7 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reelray.cluster.assets.room import AssetRoom
 from reelray.cluster.assets.sources import Sources
-from reelray.cluster.gateway.boundary import UNREAD_S
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.http_api.asset_pages import AssetPages
 from reelray.cluster.http_api.callers import tenant_of
@@ -26,7 +23,6 @@ from reelray.cluster.http_api.problems import answer_error, answer_refusal, answ
 from reelray.cluster.http_api.videos import House, Videos
 from reelray.proto.errors import ReelrayError
 
-LOG = logging.getLogger("reelray.gateway")
 OPEN = ("/healthz",)
 Answerer = Callable[[Request], Awaitable[Response]]
 
@@ -48,6 +44,7 @@ def make_app(house: House, callers: Callers, *, on_loopback: bool) -> ASGIApp:
             Exception: answer_unexpected,
         },
     )
+    app.router.redirect_slashes = False  # to where a caller's own `Host` says, and in the clear behind a proxy of TLS
     return _Doorkeeper(app, callers, metrics, on_loopback=on_loopback)
 
 
@@ -100,7 +97,7 @@ def _choose(answers: dict[str, Answerer]) -> Answerer:
 
 
 class _Doorkeeper:
-    """Around the application: lets callers in, counts what they were told, and waits for no reader for ever."""
+    """Around the application: lets callers in, and counts what they were told."""
 
     def __init__(self, app: ASGIApp, callers: Callers, metrics: Metrics, *, on_loopback: bool) -> None:
         self._app, self._callers, self._metrics, self._on_loopback = app, callers, metrics, on_loopback
@@ -113,14 +110,10 @@ class _Doorkeeper:
         async def pass_on(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
-            async with asyncio.timeout(UNREAD_S):
-                await send(message)
+            await send(message)
 
         try:
             await self._answer(scope, receive, pass_on)
-        except TimeoutError:
-            LOG.warning("nothing was read for %g s; the answer was cut off", UNREAD_S)
-            raise
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.count(route, _known(scope["method"]), status, time.monotonic() - began_s)

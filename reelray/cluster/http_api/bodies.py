@@ -7,7 +7,7 @@ from email.message import Message
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from reelray.proto.errors import InputError
 
@@ -16,6 +16,8 @@ LARGEST_BODY = 3_000_000
 SLOWEST_BODY_S = 30.0
 MOST_PARTS = 100
 LARGEST_HEAD = 4096
+LONGEST_TYPE = 1024
+"""Characters of a `Content-Type`; taking longer ones apart takes the square of their length."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
@@ -38,7 +40,7 @@ async def read_body(request: Request) -> bytes:
     """All bytes of a request's body.
 
     Raises:
-        HTTPException: It is too large, or comes too slowly.
+        HTTPException: It is too large, comes too slowly, or is not sent to its end.
     """
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced[:19]) > LARGEST_BODY:
@@ -54,6 +56,8 @@ async def read_body(request: Request) -> bytes:
         raise HTTPException(
             HTTPStatus.REQUEST_TIMEOUT, f"the body took longer than {SLOWEST_BODY_S:g} s", {"connection": "close"}
         ) from None
+    except ClientDisconnect:  # nobody hears it; it is counted
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the body was not sent to its end") from None
     return bytes(body)
 
 
@@ -76,7 +80,7 @@ def read_boundary(content_type: str) -> str:
     Raises:
         InputError: The header names nothing.
     """
-    boundary = _header("content-type", content_type).get_param("boundary")
+    boundary = _header("content-type", content_type[:LONGEST_TYPE]).get_param("boundary")
     if not isinstance(boundary, str) or not _BOUNDARY.fullmatch(boundary):
         raise InputError("the body is said to be multipart/form-data, and its header names no boundary")
     return boundary

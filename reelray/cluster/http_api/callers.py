@@ -38,9 +38,14 @@ def tenant_of(callers: Callers, headers: Headers, *, on_loopback: bool) -> str:
 def _refuse_pages(headers: Headers, *, on_loopback: bool) -> None:
     """Any page may send its reader's browser here, also under a name of its own that leads to this machine."""
     host, origin = headers.get("host", ""), headers.get("origin")
-    is_elsewhere = origin is not None and urlsplit(origin).netloc != host
-    if is_elsewhere or (on_loopback and not _is_here(host)):
+    if (origin is not None and not _is_of(origin, host)) or (on_loopback and not _is_here(host)):
         raise HTTPException(HTTPStatus.FORBIDDEN, "a server without tokens takes no calls from pages of other places")
+
+
+def _is_of(origin: str, host: str) -> bool:
+    with suppress(ValueError):
+        return urlsplit(origin).netloc == host
+    return False
 
 
 def _is_here(host: str) -> bool:

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.http_api.video_objects import STATUSES
 from reelray.cluster.renders.attempt import PROGRESS
@@ -18,6 +21,37 @@ from reelray.proto.errors import ReelrayError
 STILL_HERE = b": still here\n\n"
 """So that what lies between does not take the line for dead."""
 FIELDS = ("stage", "done", "total", "frames")
+EVENT_STREAM = "text/event-stream"
+EVENT_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+"""So that nothing on the way collects events before it passes them on."""
+
+
+class Following:
+    """How many follow events now."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class EventStream(StreamingResponse):
+    """Events for one reader, who counts from when it is answered until it leaves.
+
+    Args:
+        told: The events.
+        following: Where the reader is counted.
+    """
+
+    def __init__(self, told: AsyncIterator[bytes], following: Following) -> None:
+        super().__init__(told, headers=EVENT_HEADERS, media_type=EVENT_STREAM)
+        self._following = following
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        self._following.count += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._following.count -= 1
 
 
 async def follow(archive: Archive, ref: JobRef, after: int, closing: asyncio.Event) -> AsyncIterator[bytes]:

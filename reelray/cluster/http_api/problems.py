@@ -30,7 +30,6 @@ from reelray.proto.errors import (
     UnknownModelError,
 )
 
-RETRY_MS = 1000
 LONGEST_MESSAGE = 1000
 INTERNAL = "an unexpected error; the server's log says more"
 STATUSES: tuple[tuple[type[ReelrayError], HTTPStatus], ...] = (
@@ -66,10 +65,8 @@ async def answer_error(_request: Request, error: Exception) -> JSONResponse:
     """The answer to a call that raised an error of ours."""
     assert isinstance(error, ReelrayError)
     status = next((status for kind, status in STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
-    headers = {"x-should-retry": "true" if error.retryable else "false"}
-    if error.retryable:
-        said = error.ids.get("retry_after_ms", "")
-        wait_ms = int(said) if said.isdecimal() else RETRY_MS
+    headers, wait_ms = {"x-should-retry": "true" if error.retryable else "false"}, error.retry_after_ms
+    if wait_ms is not None:
         headers |= {"retry-after": str(math.ceil(wait_ms / 1000)), "retry-after-ms": str(wait_ms)}
     return problem(status, error.code, error.message, headers)
 
@@ -90,5 +87,6 @@ async def answer_unexpected(_request: Request, _error: Exception) -> JSONRespons
 def problem(status: HTTPStatus, code: str, message: str, headers: dict[str, str]) -> JSONResponse:
     """An error in OpenAI's form."""
     other = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-    told = {"message": message[:LONGEST_MESSAGE], "type": TYPES.get(status, other), "param": None, "code": code}
+    told_message = message[:LONGEST_MESSAGE].encode(errors="backslashreplace").decode()  # JSON has halves of letters
+    told = {"message": told_message, "type": TYPES.get(status, other), "param": None, "code": code}
     return JSONResponse({"error": told}, status, headers)

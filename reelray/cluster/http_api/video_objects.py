@@ -5,7 +5,6 @@ from fractions import Fraction
 from typing import Any
 
 from reelray.cluster.renders.attempt import PROGRESS
-from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.renders.spec import RenderSpec
 from reelray.cluster.store.events import Event
 from reelray.cluster.store.job import Job, JobState
@@ -25,11 +24,12 @@ DENOISING_PERCENT = 90
 """Of the work of a clip; the rest decodes it."""
 
 
-def video_of(job: Job, progress: int = 0) -> dict[str, Any]:
+def video_of(job: Job, kept_s: float, progress: int = 0) -> dict[str, Any]:
     """Say how a video is.
 
     Args:
         job: From the store.
+        kept_s: How long it is kept after its end.
         progress: Percent, where it is being made.
     """
     done = job.state is JobState.DONE
@@ -41,7 +41,7 @@ def video_of(job: Job, progress: int = 0) -> dict[str, Any]:
         "progress": 100 if done else progress,
         "created_at": job.created_ms // 1000,
         "completed_at": ended_s if done else None,
-        "expires_at": ended_s + int(RetentionRule().ttl_s) if done and ended_s is not None else None,
+        "expires_at": ended_s + int(kept_s) if done and ended_s is not None else None,
         "error": {"code": CODES[job.state], "message": job.error[:LONGEST_ERROR]} if job.state in CODES else None,
         "remixed_from_video_id": job.remixed_from or None,
         **_wish(job),

@@ -1,7 +1,8 @@
 """`/v1/videos` over the renders of the gateway."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
@@ -9,7 +10,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.messages import Load
@@ -19,7 +20,7 @@ from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import plan_request
 from reelray.cluster.http_api.bodies import read_body
 from reelray.cluster.http_api.content import answer_content
-from reelray.cluster.http_api.event_stream import follow
+from reelray.cluster.http_api.event_stream import EVENT_HEADERS, EVENT_STREAM, EventStream, Following, follow
 from reelray.cluster.http_api.video_objects import percent, video_of
 from reelray.cluster.http_api.wishes import read_json, read_wish
 from reelray.cluster.render import RenderJob, check_text, new_request_id
@@ -29,9 +30,17 @@ from reelray.cluster.renders.submission import Submission, submit_render
 from reelray.cluster.store.job import Job, JobState
 from reelray.cluster.store.limits import NO_LIMITS, SubmitLimits
 from reelray.cluster.store.names import JobRef
-from reelray.proto.errors import InputError, PromptError, ResourceError, UnknownJobError, UnsupportedError
+from reelray.proto.errors import (
+    ArtifactError,
+    InputError,
+    PromptError,
+    ResourceError,
+    UnknownJobError,
+    UnsupportedError,
+)
 from reelray.proto.v1.video_spec_pb2 import VideoSpec
 
+LOG = logging.getLogger("reelray.gateway")
 PAGE, LONGEST_PAGE = 20, 100
 NEWEST_EVENTS = 32
 MOST_FOLLOWING = 500
@@ -66,7 +75,7 @@ class Videos:
     """
 
     def __init__(self, house: House, sources: Sources) -> None:
-        self._house, self._archive, self._sources, self._following = house, house.archive, sources, 0
+        self._house, self._archive, self._sources, self._following = house, house.archive, sources, Following()
 
     async def create(self, request: Request) -> Response:
         """Take on a video: a wish as JSON or as a form."""
@@ -105,7 +114,10 @@ class Videos:
         ref, archive = _ref(request), self._archive
         with in_plain_words():
             await archive.store.jobs.forget(ref)
-            await asyncio.to_thread(archive.artifacts.delete_folder, ref.tenant, folder_of(ref))
+            try:
+                await asyncio.to_thread(archive.artifacts.delete_folder, ref.tenant, folder_of(ref))
+            except ArtifactError as error:  # whoever tidies up finds them; to ask again would find no such video
+                LOG.warning("files of a deleted video are left for now: %s", error.message)
         return JSONResponse({"id": ref.id, "object": "video.deleted", "deleted": True})
 
     async def content(self, request: Request) -> Response:
@@ -133,19 +145,12 @@ class Videos:
             raise InputError(f"after is {said[:40]!r}; it must be the number of an event, 0 to {job.events}")
         if job.state.ended and int(said) == job.events:
             return Response(None, HTTPStatus.NO_CONTENT)  # by which browsers know that there is no more
-        if self._following >= MOST_FOLLOWING:
+        if self._following.count >= MOST_FOLLOWING:
             raise ResourceError(f"{MOST_FOLLOWING} callers follow events here already; try again later")
-        return StreamingResponse(
-            self._counted(job.ref, int(said)), headers={"cache-control": "no-store"}, media_type="text/event-stream"
-        )
-
-    async def _counted(self, ref: JobRef, after: int) -> AsyncIterator[bytes]:
-        self._following += 1
-        try:
-            async for told in follow(self._archive, ref, after, self._house.closing):
-                yield told
-        finally:
-            self._following -= 1
+        if request.method == "HEAD":
+            return Response(None, headers=EVENT_HEADERS, media_type=EVENT_STREAM)
+        told = follow(self._archive, job.ref, int(said), self._house.closing)
+        return EventStream(told, self._following)
 
     def _plan(self, seed: int | None, video: VideoSpec) -> tuple[RenderJob, str]:
         model, job = plan_request(self._house.models, video, seed=seed)
@@ -178,13 +183,14 @@ class Videos:
             return await self._archive.store.jobs.get(_ref(request))
 
     async def _told(self, job: Job) -> dict[str, Any]:
+        kept_s = self._archive.rule.ttl_s
         if job.state is not JobState.RUNNING:
-            return video_of(job)
+            return video_of(job, kept_s)
         with in_plain_words():
             events, _ = await self._archive.store.events.read(
                 job.ref, after=max(0, job.events - NEWEST_EVENTS), limit=2 * NEWEST_EVENTS
             )
-        return video_of(job, percent(job, events))
+        return video_of(job, kept_s, percent(job, events))
 
 
 def _ref(request: Request, video_id: str | None = None) -> JobRef:

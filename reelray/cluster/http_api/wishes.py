@@ -1,7 +1,6 @@
 """From the body of a request to the wish that gRPC's callers would send; all checks beyond its form are the same."""
 
 import base64
-import binascii
 import json
 from typing import Annotated, Any
 
@@ -123,7 +122,9 @@ def _form_values(content_type: str, body: bytes) -> dict[str, Any]:
                 raise InputError(f"field {part.name[:LONGEST_PLACE]!r} is a file; the only one taken is {PICTURE}")
             values[PICTURE] = part.data
         elif bracket and name == PICTURE and isinstance(values.setdefault(name, {}), dict):
-            values[name][inner.removesuffix("]")] = _text(part.data, part.name)
+            if (field := inner.removesuffix("]")) in values[name]:
+                raise InputError(f"field {part.name[:LONGEST_PLACE]!r} was given twice")
+            values[name][field] = _text(part.data, part.name)
         else:
             values[part.name] = _field(part.name, _text(part.data, part.name))
     return values
@@ -178,5 +179,5 @@ def _source_of(reference: Reference) -> dict[str, Any]:
         raise InputError(f"{PICTURE} is a data: URL of another kind; send data:image/png;base64,…")
     try:
         return {"inline": base64.b64decode(data, validate=True)}
-    except binascii.Error:
+    except ValueError:  # of base64, or for letters beyond ASCII
         raise InputError(f"{PICTURE} is no base64") from None

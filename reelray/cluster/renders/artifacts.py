@@ -79,13 +79,16 @@ class Artifacts:
 
         Raises:
             GoneError: It is not there.
-            ArtifactError: It cannot be read.
+            ArtifactError: It cannot be read, or is shorter than it was.
         """
         end = artifact.size_bytes if end is None else min(end, artifact.size_bytes)
         if begin >= end:
             return b""
         with _speaking_of(artifact.name):
-            return bytes(self._files.cat_file(self._path_of(artifact), start=begin, end=end))
+            data = bytes(self._files.cat_file(self._path_of(artifact), start=begin, end=end))
+        if len(data) != end - begin:
+            raise ArtifactError(f"file '{artifact.name}' is damaged: it ends before its {artifact.size_bytes} bytes")
+        return data
 
     def pieces(self, artifact: Artifact, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The same, at most 1 MiB at a time."""

@@ -13,6 +13,19 @@ from reelray.proto.errors import InputError, LeaseLostError
 # Most changes by time that one claim makes up for.
 _CATCH_UP = 64
 
+
+def _closing(step: str) -> str:
+    """How a script begins that ends a lease, given as ref and fence: a repetition is only told what came of it."""
+    return f"""
+local ref, fence = ARGV[1], ARGV[2]
+if closed(ref, '{step}', fence) then return {{1, field(ref, 'state')}} end
+local why = refusal(ref, fence)
+if why then return {{0, why}} end
+even_when_full()
+close(ref, '{step}', fence)
+"""
+
+
 # owner, lease in ms, ref or empty, queues...
 _CLAIM = Script(
     JOBS
@@ -65,14 +78,9 @@ return {1, whole(now + tonumber(ARGV[3]))}
 # ref, fence
 _RELEASE = Script(
     JOBS
+    + _closing("release")
     + """
-local ref, fence = ARGV[1], ARGV[2]
-if closed(ref, 'release', fence) then return {1, field(ref, 'state')} end
-local why = refusal(ref, fence)
-if why then return {0, why} end
-even_when_full()
 if tonumber(field(ref, 'attempts')) > 0 then redis.call('HINCRBY', job_key(ref), 'attempts', -1) end
-close(ref, 'release', fence)
 return {1, give_up(ref, '', 0)}
 """
 )
@@ -80,13 +88,8 @@ return {1, give_up(ref, '', 0)}
 # ref, fence, result
 _FINISH = Script(
     JOBS
+    + _closing("finish")
     + """
-local ref, fence = ARGV[1], ARGV[2]
-if closed(ref, 'finish', fence) then return {1, field(ref, 'state')} end
-local why = refusal(ref, fence)
-if why then return {0, why} end
-even_when_full()
-close(ref, 'finish', fence)
 redis.call('HDEL', job_key(ref), 'error')
 settle(ref, 'done', 'result', ARGV[3])
 return {1, 'done'}
@@ -96,13 +99,8 @@ return {1, 'done'}
 # ref, fence, why, 1 to try again, pause in ms
 _FAIL = Script(
     JOBS
+    + _closing("fail")
     + """
-local ref, fence = ARGV[1], ARGV[2]
-if closed(ref, 'fail', fence) then return {1, field(ref, 'state')} end
-local why = refusal(ref, fence)
-if why then return {0, why} end
-even_when_full()
-close(ref, 'fail', fence)
 if ARGV[4] == '1' then return {1, give_up(ref, ARGV[3], tonumber(ARGV[5]))} end
 settle(ref, 'failed', 'error', ARGV[3])
 return {1, 'failed'}
