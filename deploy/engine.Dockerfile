@@ -20,11 +20,13 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 reelray \
-    && useradd --uid 1000 --gid 1000 --create-home reelray
+    && useradd --uid 1000 --gid 1000 --create-home reelray \
+    && install --directory --owner 1000 --group 1000 /data
 COPY --from=build /opt/reelray /opt/reelray
 ENV PATH=/opt/reelray/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
+    REELRAY_DATA_DIR=/data \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000:1000

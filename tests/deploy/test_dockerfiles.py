@@ -81,6 +81,16 @@ def test_the_health_check_asks_the_port_that_is_open(file):
     assert ("EXPOSE", address.rpartition(":")[2]) in stages(text)[-1]
 
 
+def test_what_outlives_a_container_lies_where_a_volume_can_be():
+    """A new volume takes its owner from the folder that it is mounted over."""
+    last = stages((ROOT / "deploy" / "engine.Dockerfile").read_text())[-1]
+    (environment,) = (text for word, text in last if word == "ENV")
+    folder = re.search(r"REELRAY_DATA_DIR=(\S+)", environment)[1]
+    (run,) = (text for word, text in last if word == "RUN")
+    assert f"install --directory --owner 1000 --group 1000 {folder}" in run
+    assert f"-v reelray-data:{folder} " in (ROOT / "docs" / "deploy.md").read_text()
+
+
 def test_gateways_need_what_the_project_needs_but_for_models():
     named = {name_of(line) for line in (*project()["dependencies"], *project()["optional-dependencies"]["serve"])}
     assert named >= OF_MODELS

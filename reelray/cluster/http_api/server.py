@@ -33,6 +33,7 @@ class HttpPlace:
         on_loopback: Whether only this machine can reach that.
         certificate: PEM file of the certificate chain, for TLS.
         key: PEM file of its private key.
+        shares_port: Whether others of the same user may listen there, too, each to be given some of the connections.
     """
 
     host: str
@@ -40,6 +41,7 @@ class HttpPlace:
     on_loopback: bool
     certificate: Path | None = None
     key: Path | None = None
+    shares_port: bool = False
 
 
 class HttpServer:
@@ -70,7 +72,7 @@ class HttpServer:
             config.load()
         except (OSError, ValueError):  # of ssl
             raise InputError("the certificate and its key cannot be used for HTTP; they must be PEM files") from None
-        listening = _listen(self._place.host, self._place.port)
+        listening = _listen(self._place)
         self.port = listening.getsockname()[1]
         self._server = _Server(config)
         self._running = asyncio.create_task(self._server.serve([listening]), name="http")
@@ -133,12 +135,14 @@ class _Server(uvicorn.Server):
                 connection.transport.abort()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(place: HttpPlace) -> socket.socket:
     try:
-        family, kind, number, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(place.host.strip("[]"), place.port, type=socket.SOCK_STREAM)
+        family, kind, number, _, address = found[0]
         listening = socket.socket(family, kind, number)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(place.shares_port))
             listening.bind(address)
             listening.listen(BACKLOG)
             listening.setblocking(False)
@@ -147,7 +151,7 @@ def _listen(host: str, port: int) -> socket.socket:
             raise
     except OSError:
         raise ResourceError(
-            f"cannot listen for HTTP on {host}:{port}: it is in use, or no address of this machine; choose another "
-            "(--http-port), or none (--http-port off)"
+            f"cannot listen for HTTP on {place.host}:{place.port}: it is in use, or no address of this machine; "
+            "choose another (--http-port), or none (--http-port off)"
         ) from None
     return listening

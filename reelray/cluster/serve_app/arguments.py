@@ -81,6 +81,13 @@ class GatewayArguments(BaseModel):
     resources: Resources = Field(default={}, description="Ray's custom resources that each books.")
     spare: bool = Field(default=False, description="There is room for one more of each while they are replaced.")
     token_file: Path | None = Field(default=None, description="File that holds what callers must say, of a secret.")
+    tokens_file: Path | None = Field(default=None, description="File of lines of TENANT TOKEN, of a secret.")
+    http_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Where each listens for OpenAI's clients, on the same host; needs files.",
+    )
     files: str | None = Field(
         default=None,
         min_length=1,
@@ -111,10 +118,14 @@ class GatewayArguments(BaseModel):
             raise ValueError("tls_certificate and tls_key belong together; give both or none")
         if self.files is None and (self.allow_urls or self.allow_webhooks):
             raise ValueError("allow_urls and allow_webhooks are for gateways that keep something; give files")
-        if not _as_value_error(is_loopback, self.address) and self.token_file is None and self.tls_certificate is None:
+        guards = (self.token_file, self.tokens_file, self.tls_certificate)
+        if not _as_value_error(is_loopback, self.address) and not any(guards):
             raise ValueError(
-                f"{self.address} can be reached from other machines; give token_file, or tls_certificate and tls_key"
+                f"{self.address} can be reached from other machines; give token_file or tokens_file, or "
+                "tls_certificate and tls_key"
             )
+        if self.http_port is not None and self.files is None:
+            raise ValueError("http_port answers for renders that are kept; give files, too")
         return self
 
 

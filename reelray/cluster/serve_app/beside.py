@@ -23,12 +23,12 @@ def read_arguments(file: Path) -> AppArguments:
     """
     try:
         return AppArguments.model_validate(yaml.safe_load(file.read_text()))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"'{file}' cannot be read: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"'{file}': {where}: {first['msg']}") from None
+        raise InputError(": ".join(filter(None, (f"'{file}'", where, first["msg"])))) from None
 
 
 def run_beside(arguments: AppArguments, command: Sequence[str], *, name: str = "reelray") -> int:

@@ -11,10 +11,12 @@ from typing import Any
 import ray
 
 from reelray.cluster.gateway.reach import read_reach
-from reelray.cluster.gateway.render_house import open_house
+from reelray.cluster.gateway.render_house import RenderHouse, open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
-from reelray.cluster.gateway.server import GatewayServer
-from reelray.cluster.gateway.serving import ServeOptions, end_in_order, make_guard
+from reelray.cluster.gateway.server import GatewayServer, Guard
+from reelray.cluster.gateway.serving import ServeOptions, end_in_order, is_loopback, make_guard
+from reelray.cluster.http_api.server import HttpPlace, HttpServer
+from reelray.cluster.http_api.videos import House
 from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.serve_app.arguments import GatewayArguments
 from reelray.cluster.serve_app.engine_door import EngineDoor
@@ -61,6 +63,7 @@ class GatewayReplica:
         desk = None if self._house is None else self._house.desk
         server = GatewayServer(self._models, arguments.address, guard, archive, desk=desk, shares_port=True)
         self._server = await server.start()
+        self._http = await start_http(arguments, guard, self._models, self._house)
         self._greeting = [
             asyncio.create_task(keep_greeting(*pair)) for pair in zip(self._doors, self._models, strict=True)
         ]
@@ -68,6 +71,10 @@ class GatewayReplica:
     def port(self) -> int:
         """Where it listens."""
         return self._server.port
+
+    def http_port(self) -> int | None:
+        """Where it listens for HTTP; None where it does not."""
+        return None if self._http is None else self._http.port
 
     def check_health(self) -> None:
         """Raise unless it takes calls; Serve asks again and again.
@@ -82,7 +89,8 @@ class GatewayReplica:
         """Take nothing new, let running videos end; Serve awaits it."""
         if self._house is not None:
             await self._house.leave_work()
-        await end_in_order(self._server, self._models, self._grace_s, asyncio.Event())
+        leaving = () if self._http is None else (self._http.stop(self._grace_s),)
+        await asyncio.gather(end_in_order(self._server, self._models, self._grace_s, asyncio.Event()), *leaving)
         await self._kept.aclose()
         for task in self._greeting:
             task.cancel()
@@ -93,6 +101,29 @@ class GatewayReplica:
     def _close(self) -> None:
         for model in self._models:
             model.close()
+
+
+async def start_http(
+    arguments: GatewayArguments, guard: Guard, models: ServedModels, house: RenderHouse | None
+) -> HttpServer | None:
+    """Listen for OpenAI's clients, where that is asked for.
+
+    Raises:
+        InputError: The certificate cannot be used.
+        ResourceError: The port is not to be had.
+    """
+    if arguments.http_port is None or house is None:
+        return None
+    place = HttpPlace(
+        host=arguments.address.rpartition(":")[0],
+        port=arguments.http_port,
+        on_loopback=is_loopback(arguments.address),
+        certificate=arguments.tls_certificate,
+        key=arguments.tls_key,
+        shares_port=True,
+    )
+    found = House(models=models, archive=house.archive, loads=house.desk.loads)
+    return await HttpServer(found, place, guard.callers).start()
 
 
 async def keep_greeting(door: EngineDoor, model: ServedModel) -> None:
@@ -126,6 +157,7 @@ def serve_options(arguments: GatewayArguments) -> ServeOptions:
     return ServeOptions(
         address=arguments.address,
         token=None if arguments.token_file is None else read_token(arguments.token_file),
+        tokens=arguments.tokens_file,
         certificate=arguments.tls_certificate,
         key=arguments.tls_key,
     )

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from reelray.cluster.gateway.serving import make_guard
 from reelray.cluster.serve_app.arguments import AppArguments, GatewayArguments, ModelArguments
 from reelray.cluster.serve_app.beside import read_arguments
 from reelray.cluster.serve_app.gateway_replica import read_token, serve_options
@@ -46,6 +47,8 @@ def test_the_name_is_the_last_part_of_a_folder():
         ({"gateway": {"address": "0.0.0.0:50051"}}, "can be reached from other machines; give token_file"),
         ({"gateway": {"address": "here"}}, "write HOST:PORT"),
         ({"gateway": {"tls_key": "key.pem"}}, "belong together"),
+        ({"gateway": {"http_port": 8000}}, "give files, too"),
+        ({"gateway": {"http_port": 70000, "files": "f"}}, "less than or equal to 65535"),
         ({"gateway": {"token": "a-token-of-length"}}, "Extra inputs are not permitted"),
         ({"gateway": {"files": "x", "allow_urls": ["cdn.example"]}}, "no address"),
         ({"gateway": {"allow_webhooks": ["https://cdn.example/"]}}, "give files"),
@@ -67,16 +70,25 @@ def test_a_token_is_read_from_its_file_and_checked(tmp_path):
         read_token(tmp_path / "nowhere")
 
 
+def test_tenants_come_from_a_file_of_their_own(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("ann a-token-of-ann-here\nbob a-token-of-bob-here\n")
+    guard = make_guard(serve_options(GatewayArguments(address="0.0.0.0:1", tokens_file=file)))
+    assert guard.callers.knows([("authorization", "Bearer a-token-of-bob-here")]) == "bob"
+    assert guard.callers.knows([("authorization", "Bearer a-token-of-eve-here")]) is None
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("models: [", "cannot be read"),
         ("models: [{model: a, gpus: two}]", "models.0.gpus: Input should be a valid integer"),
-        ("", "valid dictionary"),
+        ("", "app.yaml': Input should be a valid dictionary"),
+        ("\udcff", "cannot be read"),
     ],
 )
 def test_a_file_of_arguments_that_is_none_is_one_clear_error(tmp_path, text, fault):
     file = tmp_path / "app.yaml"
-    file.write_text(text)
+    file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=fault):
         read_arguments(file)

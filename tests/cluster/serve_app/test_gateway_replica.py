@@ -4,6 +4,7 @@ import asyncio
 import threading
 from dataclasses import replace
 
+import httpx2
 import pytest
 import ray
 
@@ -81,11 +82,12 @@ def test_who_is_about_to_go_is_left_for_a_replacement_if_there_is_one(replacemen
 
 
 async def with_replica(arguments, use):
-    """Begin, use and end a gateway as Serve does it; `use` blocks and is given its address."""
+    """Begin, use and end a gateway as Serve does it; `use` blocks and is given its address, and where it has HTTP."""
     replica = gateway_replica.GatewayReplica.__new__(gateway_replica.GatewayReplica)
     try:
         await replica.__init__(arguments, 0.0, [])
-        return await asyncio.to_thread(use, f"127.0.0.1:{replica.port()}")
+        http = [] if replica.http_port() is None else [f"http://127.0.0.1:{replica.http_port()}"]
+        return await asyncio.to_thread(use, f"127.0.0.1:{replica.port()}", *http)
     finally:
         if hasattr(replica, "_server"):
             await replica.__del__()
@@ -151,3 +153,26 @@ def test_without_files_there_are_no_renders_and_without_a_store_no_files(tmp_pat
     asyncio.run(with_replica(GatewayArguments(address="127.0.0.1:0"), ask))
     with pytest.raises(InputError, match="REELRAY_REDIS_URL"):
         asyncio.run(with_replica(GatewayArguments(address="127.0.0.1:0", files=str(tmp_path)), ask))
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_openai_s_clients_find_the_same_renders_at_every_gateway(monkeypatch, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("ann a-token-of-ann-here\n")
+    common = {"files": str(tmp_path / "files"), "tokens_file": tokens, "http_port": 0}
+    arguments = GatewayArguments(address="127.0.0.1:0", **common)
+    heads = {"authorization": "Bearer a-token-of-ann-here"}
+
+    def make(_address, url):
+        assert httpx2.get(f"{url}/v1/videos").status_code == 401
+        return url, httpx2.post(f"{url}/v1/videos", headers=heads, json={"prompt": "a disc"}).json()["id"]
+
+    def find(_address, url):
+        return httpx2.get(f"{url}/v1/videos", headers=heads).json()["data"][0]["id"]
+
+    with start_store() as store:
+        monkeypatch.setenv("REELRAY_REDIS_URL", store.url)
+        url, video_id = asyncio.run(with_replica(arguments, make))
+        with pytest.raises(httpx2.ConnectError):  # it ended with its gateway
+            httpx2.get(f"{url}/healthz")
+        assert asyncio.run(with_replica(arguments, find)) == video_id
