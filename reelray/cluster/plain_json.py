@@ -5,15 +5,21 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_PLAIN = {str, int, float, bool, type(None)}
 
 
 def to_plain(value: Any) -> Any:
     """What JSON can hold: dataclasses by the names of their fields, bytes as base64."""
-    if is_dataclass(value):
-        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    names = _names_of(kind)  # type: ignore[arg-type]  # types are hashable
+    if names is not None:
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Enum):
@@ -69,7 +75,18 @@ def _read_tuple(kinds: Sequence[Any], value: Any, name: str) -> tuple[Any, ...]:
 def _read_object(kind: Any, value: Any, name: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} is {value!r}, which is no {kind.__name__}")  # noqa: TRY004  as above
-    hints = get_type_hints(kind)
+    hints = _hints_of(kind)
     if value.keys() != hints.keys():
         raise ValueError(f"{name} has the fields {sorted(value)}; {sorted(hints)} were expected")
     return kind(**{field: _read(hints[field], one, f"{name}.{field}") for field, one in value.items()})
+
+
+@cache
+def _names_of(kind: type[Any]) -> tuple[str, ...] | None:
+    """Fields of a dataclass; None for what is none."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
+
+
+@cache
+def _hints_of(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
+import grpc
+
 from reelray.cluster.gateway.statuses import status_of
 from reelray.proto.errors import CancelledError, ReelrayError
 
@@ -54,10 +56,12 @@ async def send(context: Context, message: object) -> None:
     """Send the next message of a stream; waits while the caller does not read.
 
     Raises:
-        CancelledError: The caller reads nothing any more.
+        CancelledError: The caller reads nothing any more, or has left.
     """
     try:
         async with asyncio.timeout(UNREAD_S):  # `wait_for` forgets a cancellation that comes with the answer
             await context.write(message)
     except TimeoutError:
         raise CancelledError(f"nothing was read for {UNREAD_S:g} s; the call was ended") from None
+    except grpc.aio.InternalError:  # gRPC has no better word for it
+        raise CancelledError("the caller has left") from None

@@ -37,19 +37,21 @@ class MediaEncoder:
     def __init__(self, media: wire.Media, job: RenderJob, digest: str, *, first_frame: int = 0) -> None:
         if media not in FORMATS:
             raise InputError(f"media is {media}; it must be one of {', '.join(wire.Media.keys())}")
-        self._bytes = bytearray()
+        self._pieces: list[bytes | memoryview] = []
         self._sent = 0
         facts = facts_of(job)
         spec = spec_of(facts, file_metadata(facts, digest, first_frame=first_frame), first_frame=first_frame)
-        self._writer = load_pipe_writer(FORMATS[media])(_Sink(self._bytes), spec)
+        self._writer = load_pipe_writer(FORMATS[media])(_Sink(self._pieces), spec)
 
     def write(self, frames: Frames) -> list[videos_pb2.GenerateEvent]:
         """Encode some frames; returns what there is to send."""
-        return [_event(*part) for part in self.write_parts(frames)]
+        self._writer.write(frames_array(frames))
+        return [_event(*part) for part in self._take()]
 
     def finish(self) -> list[videos_pb2.GenerateEvent]:
         """Encode what was held back; returns the last there is to send."""
-        return [_event(*part) for part in self.finish_parts()]
+        self._writer.close()
+        return [_event(*part) for part in self._take()]
 
     def write_parts(self, frames: Frames) -> list[tuple[int, bytes]]:
         """Encode some frames; returns bytes to send, each with its place in all that was sent."""
@@ -66,10 +68,10 @@ class MediaEncoder:
         self._writer.abandon()
 
     def _take(self) -> Iterator[tuple[int, bytes]]:
-        taken = bytes(self._bytes)
-        self._bytes.clear()
+        taken = memoryview(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        self._pieces.clear()
         for begin in range(0, len(taken), LARGEST_BYTES):
-            part = taken[begin : begin + LARGEST_BYTES]
+            part = bytes(taken[begin : begin + LARGEST_BYTES])
             yield self._sent, part
             self._sent += len(part)
 
@@ -79,12 +81,13 @@ def _event(offset: int, data: bytes) -> videos_pb2.GenerateEvent:
 
 
 class _Sink:
-    """Collects what the writer gives away."""
+    """Collects what the writer gives away; frames of the engine, which nobody changes, are not copied for that."""
 
-    def __init__(self, into: bytearray) -> None:
+    def __init__(self, into: list[bytes | memoryview]) -> None:
         self._into = into
 
     def write(self, data: bytes | memoryview, /) -> int:
         """See `ByteSink`."""
-        self._into += data
-        return len(data)
+        view = memoryview(data)
+        self._into.append(view.cast("B") if view.readonly else bytes(view))
+        return view.nbytes

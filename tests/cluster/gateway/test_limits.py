@@ -1,5 +1,7 @@
 """What one caller can hold of a server, and who may call at all."""
 
+import asyncio
+
 import grpc
 import pytest
 
@@ -30,6 +32,23 @@ def test_who_reads_nothing_for_long_is_given_up_and_the_engine_goes_on(monkeypat
         with pytest.raises(grpc.RpcError) as raised:
             list(call)
         assert raised.value.code() is grpc.StatusCode.CANCELLED
+
+
+class LeftContext:
+    """Of a call whose caller has gone while a message was on its way."""
+
+    async def write(self, _message):
+        raise grpc.aio.InternalError('Failed "execute_batch"')
+
+    async def abort_with_status(self, status):
+        raise grpc.aio.AbortError(status.details)
+
+
+def test_who_leaves_in_the_middle_alarms_nobody(caplog):
+    context = LeftContext()
+    with pytest.raises(grpc.aio.AbortError, match="has left"):
+        asyncio.run(boundary.or_status(context, lambda: boundary.send(context, "frames")))
+    assert not caplog.records
 
 
 def test_a_download_that_nobody_reads_holds_its_place_for_a_while_only(caller, hands, monkeypatch):
