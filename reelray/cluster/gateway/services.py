@@ -110,7 +110,7 @@ class Videos(videos_pb2_grpc.VideosServicer):
 
     async def _relay(self, planned: Planned, relay: PlacedRelay) -> None:
         making = planned.making
-        pump = EventPump(making, leave=making.leave, name=planned.ids["request"])
+        pump = EventPump(making, leave=making.leave, name=planned.ids["request"], ahead=1)
         async with aclosing(pump.items()) as events:
             async for event in events:
                 await relay.pass_on(event)
