@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from reelray.cluster.store.names import check_name
+from reelray.cluster.store.trips import Trips
 from reelray.proto.errors import InputError, ResourceError, StoreError
 
 # How long one blocking read waits at the server before it is asked again.
@@ -87,8 +88,9 @@ class Connection:
         self.prefix = f"{{{address.prefix}}}"
         self._calls = _client(address, address.connections, address.answer_s)
         self._waits = _client(address, address.watchers, address.answer_s + BLOCK_S)
+        self._trips = Trips(self._calls)
+        self._call: Callable[..., Awaitable[Any]] = self._trips.call
         # The client's own method has no types.
-        self._call: Callable[..., Awaitable[Any]] = self._calls.execute_command
         self._wait: Callable[..., Awaitable[Any]] = self._waits.execute_command
 
     def key(self, *parts: object) -> str:
@@ -114,6 +116,7 @@ class Connection:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._trips.close()
         await self._calls.aclose()
         await self._waits.aclose()
 
