@@ -1,11 +1,12 @@
 """The bytes of a render's file, also while it grows."""
 
-import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from reelray.cluster.gateway.archive import Archive, in_plain_words
-from reelray.cluster.gateway.media import LARGEST_BYTES
+from reelray.cluster.gateway.read_ahead import read_ahead
 from reelray.cluster.renders.growing_media import Media, find_media
 from reelray.cluster.store.connection import BLOCK_S
 from reelray.cluster.store.job import Job, JobState
@@ -48,10 +49,10 @@ async def download(archive: Archive, ref: JobRef, wanted: ByteRange) -> AsyncGen
         _check_begin(wanted.begin, media)
         end = media.size_bytes if wanted.end is None else min(wanted.end, media.size_bytes)
         try:
-            while at < end:
-                chunk = await _chunk(archive, media, at, min(end, at + LARGEST_BYTES))
-                yield chunk
-                at += len(chunk.data)
+            async with aclosing(_chunks(archive, media, at, end)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+                    at += len(chunk.data)
         except GoneError:
             if before == media.parts:
                 raise
@@ -76,10 +77,13 @@ def _check_end(media: Media) -> None:
         raise NeverError(f"the render {ENDED[job.state]} after {media.size_bytes} bytes: {job.error}")
 
 
-async def _chunk(archive: Archive, media: Media, begin: int, end: int) -> renders_pb2.RenderChunk:
+async def _chunks(archive: Archive, media: Media, at: int, end: int) -> AsyncGenerator[renders_pb2.RenderChunk, None]:
+    total = media.size_bytes if media.complete else None
     with in_plain_words():
-        data = await asyncio.to_thread(_read, archive, media, begin, end)
-    return renders_pb2.RenderChunk(offset=begin, data=data, total_bytes=media.size_bytes if media.complete else None)
+        async with aclosing(read_ahead(partial(_read, archive, media), at, end)) as pieces:
+            async for data in pieces:
+                yield renders_pb2.RenderChunk(offset=at, data=data, total_bytes=total)
+                at += len(data)
 
 
 def _read(archive: Archive, media: Media, begin: int, end: int) -> bytes:

@@ -1,9 +1,10 @@
 """The bytes of a finished video, or a range of them."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -11,12 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from reelray.cluster.gateway.archive import Archive, in_plain_words
-from reelray.cluster.renders.artifact import Artifact
+from reelray.cluster.gateway.read_ahead import read_ahead
 from reelray.cluster.renders.growing_media import result_video
 from reelray.cluster.store.job import Job
 from reelray.proto.errors import NeverError
 
-PIECE_BYTES = 1 << 20
 NOT_READY_S = 1
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
@@ -55,8 +55,10 @@ async def answer_content(request: Request, archive: Archive, job: Job) -> Respon
     headers["content-length"] = str(span.end - span.begin)
     if request.method == "HEAD":
         return Response(None, status, headers, "video/mp4")
-    first = await _read(archive, video, span, span.begin)  # what cannot be read is said before anything else
-    return StreamingResponse(_pieces(archive, video, span, first), status, headers, "video/mp4")
+    pieces = read_ahead(partial(archive.artifacts.read, video), span.begin, span.end)
+    with in_plain_words():
+        first = await anext(pieces, b"")  # what cannot be read is said before anything else
+    return StreamingResponse(_pieces(first, pieces), status, headers, "video/mp4")
 
 
 def read_range(header: str, size_bytes: int) -> Span | None:
@@ -98,15 +100,9 @@ def _missing(job: Job) -> Exception:
     return HTTPException(HTTPStatus.CONFLICT, "the video is not finished; ask for its status", headers)
 
 
-async def _pieces(archive: Archive, video: Artifact, span: Span, first: bytes) -> AsyncIterator[bytes]:
+async def _pieces(first: bytes, others: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
     yield first
-    at = span.begin + len(first)
-    while at < span.end:
-        piece = await _read(archive, video, span, at)
-        yield piece
-        at += len(piece)
-
-
-async def _read(archive: Archive, video: Artifact, span: Span, at: int) -> bytes:
     with in_plain_words():
-        return await asyncio.to_thread(archive.artifacts.read, video, at, min(span.end, at + PIECE_BYTES))
+        async with aclosing(others):
+            async for piece in others:
+                yield piece
