@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-PIECE_BYTES = 1_000_000
-"""What fits into a message."""
+from reelray.cluster.gateway.media import LARGEST_BYTES
+
+PIECE_BYTES = LARGEST_BYTES
 
 
 async def read_ahead(read: Callable[[int, int], bytes], begin: int, end: int) -> AsyncGenerator[bytes, None]:
