@@ -2,10 +2,11 @@
 
     python -m benchmarks.service --out benchmarks/results/service.json
     python -m benchmarks.service --seconds 0.5 --runs 1     # to see that it runs
-    python -m benchmarks.service --cases submit relay
+    python -m benchmarks.service --cases submit relay       # the others keep their rows in FILE
+    python -m benchmarks.service --patience 60              # begin each run in a quiet moment, if one comes in time
 
 Store, gateway and callers are processes of their own; callers have tokens. Each case is run several times and the
-median of the runs counts; all runs are in the file, with the load average before each, as other work shows there.
+median of the runs counts; all runs are in the file, with how busy the machine was before each, as other work shows.
 
 submit    `Renders.Submit` with a client's key, a rate, a quota of units and a limit of open jobs; on disk when answered
 relay     bytes per second of one video of raw frames (`Videos.Generate`), and of one file (`Renders.Download`)
@@ -31,6 +32,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks import service_callers as callers
 from benchmarks.harness import describe_machine
 from benchmarks.service_gateway import Gateway, Pace, start_gateway
@@ -40,6 +43,7 @@ from reelray.proto.errors import ReelrayError
 MANY = 500
 CHANNELS = 8
 UNREAD = 8
+QUIET_PERCENT = 15.0
 FILE_BYTES = 256 << 20
 Row = dict[str, Any]
 
@@ -193,15 +197,23 @@ def watching_memory(gateway: Gateway) -> Iterator[list[int]]:
         thread.join()
 
 
-def run_case(name: str, seconds: float, runs: int) -> list[Row]:
+def wait_for_quiet(patience_s: float) -> Row:
+    """Wait until nothing else runs, or for so long; says how busy the machine is then."""
+    until = time.monotonic() + patience_s
+    while (busy := psutil.cpu_percent(1.0)) > QUIET_PERCENT and time.monotonic() < until:
+        pass
+    return {"busy_percent_before": busy, "load_average_before": round(os.getloadavg()[0], 2)}
+
+
+def run_case(name: str, options: argparse.Namespace) -> list[Row]:
     """The rows of a case, each with the medians of its runs and the runs themselves."""
     measured: list[list[Row]] = []
-    for _ in range(runs):
-        load = round(os.getloadavg()[0], 2)
-        measured.append([row | {"load_average_before": load} for row in CASES[name](seconds)])
-    rows = []
+    for _ in range(options.runs):
+        before = wait_for_quiet(options.patience)
+        measured.append([row | before for row in CASES[name](options.seconds)])
+    rows, date = [], f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}"
     for same in zip(*measured, strict=True):
-        row = {"case": name} | {key: statistics.median(run[key] for run in same) for key in same[0]}
+        row = {"case": name, "date": date} | {key: statistics.median(run[key] for run in same) for key in same[0]}
         print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
         rows.append(row | {"runs": list(same)})
     return rows
@@ -224,16 +236,19 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where the raw JSON goes")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--runs", type=int, default=5, help="of each case; their medians count")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for a quiet moment before a run")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which; all if left out")
     options = parser.parse_args(args)
     try:
-        rows = [row for name in options.cases for row in run_case(name, options.seconds, options.runs)]
+        rows = [row for name in options.cases for row in run_case(name, options)]
     except ReelrayError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    if options.out is not None and options.out.exists():
+        kept = json.loads(options.out.read_text())["rows"]
+        rows = [row for row in kept if row["case"] not in options.cases] + rows
     report = {
         "case": "service",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": describe_machine() | {"cores": os.cpu_count()},
         "targets": judge(rows),
         "load_average_after": os.getloadavg(),
