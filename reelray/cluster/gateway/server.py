@@ -109,7 +109,7 @@ class GatewayServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = SERVICES if archive is None else (*SERVICES, *KEPT)
         if archive is not None and room is not None:
-            renders = Renders(models, archive, guard.callers, sources, guard.limits, desk=desk)
+            renders = Renders(models, archive, guard.callers, sources, desk=desk, limits=guard.limits)
             renders_pb2_grpc.add_RendersServicer_to_server(renders, self._server)  # type: ignore[no-untyped-call]
             assets = Assets(room, guard.callers)
             assets_pb2_grpc.add_AssetsServicer_to_server(assets, self._server)  # type: ignore[no-untyped-call]
