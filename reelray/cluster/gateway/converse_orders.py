@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from reelray.cluster.gateway.statuses import LONGEST_ID, LONGEST_MESSAGE, RETRY_MS
+from reelray.cluster.gateway.statuses import LONGEST_ID, LONGEST_MESSAGE
 from reelray.cluster.stream_session import StreamSession
 from reelray.proto.errors import InputError, ReelrayError, UnsupportedError
 from reelray.proto.request import RenderRequest
@@ -43,8 +43,8 @@ def refusal_of(error: ReelrayError) -> wire.ConverseEvent.Refusal:
     """Why a command was not carried out."""
     ids = {name: value[:LONGEST_ID] for name, value in error.ids.items()}
     refusal = wire.ConverseEvent.Refusal(reason=error.code, message=error.message[:LONGEST_MESSAGE], metadata=ids)
-    if error.retryable:
-        refusal.retry_after_ms = RETRY_MS
+    if error.retry_after_ms is not None:
+        refusal.retry_after_ms = error.retry_after_ms
     return refusal
 
 
