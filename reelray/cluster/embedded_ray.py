@@ -13,21 +13,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from reelray.cluster.ray_head import end_leftovers, head_is_lost, head_processes, workers_of
 from reelray.cluster.ray_surroundings import few_processes, loopback_only, quiet, ray_environment, reread_environment
 from reelray.proto.errors import EngineError
 
 MIB = 1 << 20
 # A Unix socket path holds 107 bytes, and Ray appends up to 80 to its folder.
 _LONGEST_FOLDER = 24
-# Reads its standard input, which ends with this process however it ends, and removes what is left then.
-_WATCHDOG = 'cat >/dev/null; sleep 2; rm -rf -- "$1"'
+_LOOK_S = 0.1
+# Reads its standard input, which ends with this process however it ends, and removes what is left then: of actors,
+# which would keep their GPUs for as long as they look for their cluster, and of files. The input is the cluster's
+# secret, which is in the environment of each of its processes.
+_WATCHDOG = """
+token=$(cat); sleep 1
+for file in $(grep -alsF "RAY_AUTH_TOKEN=$token" /proc/[0-9]*/environ); do
+    pid=${file#/proc/}; kill -9 "${pid%/environ}" 2>/dev/null
+done
+sleep 1; rm -rf -- "$1"
+"""
 
 
 class EmbeddedRay:
     """One Ray node for the time of a `with` block.
 
     Ray lives in a thread of its own until `stop`: the kernel ends Ray's processes together with the thread that started
-    them, so neither a short-lived caller thread nor a killed process leaves anything wrong behind.
+    them, so neither a short-lived caller thread nor a killed process leaves anything wrong behind. Where a process of
+    Ray's head node is lost, the rest of the cluster is ended at once; then this is good for `stop` alone.
 
     Args:
         gpus: GPUs that Ray may hand out.
@@ -43,6 +54,7 @@ class EmbeddedRay:
         self._cpus = cpus
         self._object_store_bytes = object_store_bytes
         self._preload = tuple(preload)
+        self._token = secrets.token_hex(32)
         self._folder: Path | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
@@ -57,7 +69,7 @@ class EmbeddedRay:
             EngineError: Ray does not start, or this process uses another Ray already.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="rr-", dir=_short_root()))
-        self._watchdog = _start_watchdog(self._folder)
+        self._watchdog = _start_watchdog(self._folder, self._token)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -106,7 +118,7 @@ class EmbeddedRay:
             self._ready.set()
 
     def _run(self) -> None:
-        with ray_environment(secrets.token_hex(32), self._preload):
+        with ray_environment(self._token, self._preload):
             import ray  # noqa: PLC0415  Ray reads some of the variables when it is imported
 
             if ray.is_initialized():
@@ -116,8 +128,13 @@ class EmbeddedRay:
             except BaseException:
                 ray.shutdown()
                 raise
+        known = workers_of(head_processes())
         self._ready.set()
-        self._leave.wait()
+        while not self._leave.wait(_LOOK_S) and not head_is_lost():
+            pass
+        if head_is_lost():
+            end_leftovers(self._token, known)
+            self._leave.wait()
         ray.shutdown()
 
     def _init(self, ray: Any) -> None:
@@ -153,6 +170,10 @@ def _short_root() -> str:
     return root if len(root) + len("/rr-12345678") <= _LONGEST_FOLDER else "/tmp"  # noqa: S108  mkdtemp makes it private
 
 
-def _start_watchdog(folder: Path) -> "subprocess.Popen[bytes]":
+def _start_watchdog(folder: Path, token: str) -> "subprocess.Popen[bytes]":
     command = ["/bin/sh", "-c", _WATCHDOG, "reelray-watchdog", str(folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603  the folder is ours
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603  the folder is ours
+    assert process.stdin is not None, "a pipe was asked for"
+    process.stdin.write(token.encode())
+    process.stdin.flush()
+    return process

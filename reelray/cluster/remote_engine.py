@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 import ray
 
 from reelray.cluster.lane_choice import Others, find_layouts, limits_for
+from reelray.cluster.ray_head import head_is_lost
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, ReelrayError, ResourceError
 from reelray.proto.events import Done, Event
@@ -23,6 +24,7 @@ from reelray.scheduler.limits import EngineLimits
 from reelray.workers.actor import TAKE, start_engine_actor
 
 _PULL_S = 2.0  # longest wait inside one actor call, so that waiting calls do not pile up in the actor
+_LOOK_S = 0.25  # how often a call that waits looks whether Ray is there; Ray itself would wait for a minute
 _CLOSE_S = 10.0  # longest wait for a step in flight and for the ranks to end
 
 
@@ -162,7 +164,7 @@ class RemoteEngine(EngineView):
         self.close()
 
     def _end(self, actor: Any) -> None:
-        if not ray.is_initialized():
+        if not ray.is_initialized() or head_is_lost():
             return
         if self._has_gang:
             with suppress(ray.exceptions.RayError):  # it is killed anyway, and its ranks end with it
@@ -192,7 +194,7 @@ class RemoteStream(Iterator[Event]):
             self._ended = True
             self._items.clear()
             # A stream may outlive the cluster, up to the end of the interpreter; asking then would start another one.
-            if ray.is_initialized():
+            if ray.is_initialized() and not head_is_lost():
                 _fetch(self.actor.cancel.remote(self.request_id))
 
     def __next__(self) -> Event:
@@ -234,7 +236,7 @@ class RemoteStream(Iterator[Event]):
 def _fetch(reference: Any) -> Any:
     """Wait for an actor call, in the errors of this package."""
     try:
-        value = ray.get(reference)
+        value = _wait_for(reference)
     except ray.exceptions.OutOfMemoryError:
         raise ResourceError(
             "the machine ran out of memory and the engine was stopped; use a smaller model or picture"
@@ -248,3 +250,12 @@ def _fetch(reference: Any) -> Any:
     if isinstance(value, ReelrayError):
         raise value
     return value
+
+
+def _wait_for(reference: Any) -> Any:
+    while True:
+        try:
+            return ray.get(reference, timeout=_LOOK_S)
+        except ray.exceptions.GetTimeoutError:
+            if head_is_lost():
+                raise EngineError("the engine was lost: a process of Ray's head node ended unexpectedly") from None

@@ -52,6 +52,13 @@ KeepGb = Annotated[
         help="Most GB (10^9 bytes) for files of each tenant's ended renders; the oldest go first. Default: any.",
     ),
 ]
+Supervised = Annotated[
+    bool,
+    typer.Option(
+        "--supervise/--no-supervise",
+        help="Start the server again whenever its process is lost; not needed where something else does that.",
+    ),
+]
 HttpPort = Annotated[
     str,
     typer.Option(
@@ -85,6 +92,7 @@ def serve(
     grace: Grace = 30.0,
     allow_url: AllowUrl = None,
     allow_webhook: AllowWebhook = None,
+    supervised: Supervised = True,
     device: take.Device = None,
     engine: take.EngineChoice = None,
     gpus: take.Gpus = None,
@@ -102,6 +110,10 @@ def serve(
     """
     session = session_of(context)
     session.set_debug(wanted=debug)
+    from reelray.cluster.supervisor.seat import Seat  # noqa: PLC0415  `--help` needs none of this
+    from reelray.cluster.supervisor.supervise import supervise  # noqa: PLC0415
+
+    seat = supervise(_tell) if supervised else Seat()
     from reelray.cluster.serve_extra import needs_serve_extra  # noqa: PLC0415  `--help` needs none of this
 
     with needs_serve_extra():
@@ -120,4 +132,8 @@ def serve(
         grace_s=grace, data=data, keep=keep, http_port=read_http_port(http_port),
         allow_urls=allow_url or (), allow_webhooks=allow_webhook or (),
     )  # fmt: skip
-    run(options, session.services, lambda line: typer.echo(line, err=True))
+    run(options, session.services, _tell, seat)
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

@@ -5,9 +5,10 @@ import contextlib
 import ipaddress
 import logging
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from reelray.cluster.engine_api import Engine
 from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
 from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.render_house import RenderHouse, check_place, open_house
-from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.served_models import ANSWER_S, ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
 from reelray.cluster.gpu_count import runs_on_gpus
 from reelray.cluster.http_api.server import HttpPlace, HttpServer
 from reelray.cluster.http_api.videos import House
 from reelray.cluster.model_catalog import ModelEntry
+from reelray.cluster.ray_head import head_is_lost
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.render_plan import Place, Target, place_job
 from reelray.cluster.renders.retention import RetentionRule
@@ -33,10 +35,12 @@ from reelray.cluster.settings import Settings
 from reelray.cluster.store.connection import StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
 from reelray.cluster.store.open import address_of
+from reelray.cluster.supervisor.seat import Ports, Seat
 from reelray.proto.errors import InputError, OutputError, ReelrayError
 from reelray.scheduler.limits import EngineLimits
 
 GRACE_S = 30.0
+RAY_LOOK_S = 0.5
 IDLE_LOOK_S = 0.05
 LAST_WORDS_S = 0.5
 """For what is on its way to clients whose video is complete."""
@@ -77,17 +81,28 @@ class ServeOptions:
     allow_webhooks: Sequence[str] = ()
 
 
-def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """Who hears of a server: whoever started it, and whoever keeps it going."""
+
+    tell: Callable[[str], None]
+    seat: Seat
+
+
+def serve(options: ServeOptions, services: Services, tell: Callable[[str], None], seat: Seat | None = None) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
         options: What and where.
         services: Knows settings and checkpoints.
         tell: Takes lines for whoever started it.
+        seat: Is told when it listens; after a loss it knows where that was.
 
     Raises:
         ReelrayError: Something cannot be served so; nothing listens.
     """
+    seat = seat or Seat()
+    options = _as_before(options, seat.before)
     guard = make_guard(options)
     reach = read_reach(options.allow_urls, options.allow_webhooks, services.load_settings())
     logging.getLogger("reelray.gateway").addHandler(logging.StreamHandler())
@@ -97,7 +112,15 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
         asyncio.run(check_place(address, data / "renders"))
         models = ServedModels(_open_models(options, services, tell, opened))
         house = partial(open_house, address, embedded, data / "renders", options.keep, reach=reach)
-        asyncio.run(_serve(models, options, guard, house, tell))
+        asyncio.run(_serve(models, options, guard, house, _Listener(tell, seat)))
+
+
+def _as_before(options: ServeOptions, ports: Ports | None) -> ServeOptions:
+    """Listen where the server that was lost did, also where any port was free to be taken."""
+    if ports is None:
+        return options
+    host = options.address.rpartition(":")[0]
+    return replace(options, address=f"{host}:{ports.grpc}", http_port=ports.http)
 
 
 def choose_data(options: ServeOptions, services: Services) -> Path:
@@ -244,9 +267,10 @@ async def _serve(
     options: ServeOptions,
     guard: Guard,
     keep: Callable[[ServedModels], AbstractAsyncContextManager[RenderHouse]],
-    tell: Callable[[str], None],
+    listener: "_Listener",
 ) -> None:
-    async with keep(models) as house:
+    tell = listener.tell
+    async with keep(models) as house, _watching_ray(models):
         server = await GatewayServer(models, options.address, guard, house.archive, desk=house.desk).start()
         asked = _listen_for_signals(models)
         try:
@@ -256,8 +280,10 @@ async def _serve(
         except ReelrayError:
             await server.stop(0)
             raise
-        for line in describe_server(models, options, server.port, None if http is None else http.port):
+        ports = Ports(grpc=server.port, http=None if http is None else http.port)
+        for line in describe_server(models, options, ports.grpc, ports.http):
             tell(line)
+        listener.seat.is_ready(ports)
         await asked.wait()
         asked.clear()
         leaving = asyncio.create_task(house.leave_work())
@@ -268,6 +294,25 @@ async def _serve(
         if leaving_http is not None:
             await leaving_http
         await leaving
+
+
+@contextlib.asynccontextmanager
+async def _watching_ray(models: ServedModels) -> AsyncIterator[None]:
+    """Open engines again whose Ray was lost, also where nobody asks them for anything."""
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(RAY_LOOK_S)
+            if head_is_lost():
+                for model in models:
+                    threading.Thread(target=model.look_after, name="look after Ray", daemon=True).start()
+                await asyncio.sleep(ANSWER_S)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 async def _start_http(house: House, options: ServeOptions, guard: Guard) -> HttpServer | None:

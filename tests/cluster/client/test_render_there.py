@@ -113,7 +113,9 @@ def test_a_picture_travels(cli):
     assert engine.requests[0].image == bytes((9, 200, 30)) * (96 * 64)
 
 
-@pytest.mark.parametrize("command", [("render", "a disc", "--server", "localhost"), ("serve",)], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "command", [("render", "a disc", "--server", "localhost"), ("serve", "--no-supervise")], ids=lambda c: c[0]
+)
 def test_without_grpc_the_error_says_what_to_install(cli, monkeypatch, command):
     import sys
 

@@ -1,0 +1,1 @@
+"""A small process that starts the server anew whenever it is lost."""
