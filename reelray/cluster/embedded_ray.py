@@ -136,6 +136,7 @@ class EmbeddedRay:
             end_leftovers(self._token, known)
             self._leave.wait()
         ray.shutdown()
+        end_leftovers(self._token, known)  # an actor that is frozen does not end with its cluster
 
     def _init(self, ray: Any) -> None:
         reread_environment()

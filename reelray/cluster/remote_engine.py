@@ -1,5 +1,7 @@
 """A client's view of an engine actor on the Ray cluster this process is connected to."""
 
+import math
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +27,7 @@ from reelray.workers.actor import TAKE, start_engine_actor
 
 _PULL_S = 2.0  # longest wait inside one actor call, so that waiting calls do not pile up in the actor
 _LOOK_S = 0.25  # how often a call that waits looks whether Ray is there; Ray itself would wait for a minute
+_SILENCE_S = 20.0  # how much longer an answer may take that is due: an engine that is frozen gives none
 _CLOSE_S = 10.0  # longest wait for a step in flight and for the ranks to end
 
 
@@ -229,14 +232,14 @@ class RemoteStream(Iterator[Event]):
 
     def _pull(self) -> list[Event | ReelrayError]:
         take = self.actor.take.options(concurrency_group=TAKE)
-        items: list[Event | ReelrayError] = _fetch(take.remote(self.request_id, _PULL_S))
+        items: list[Event | ReelrayError] = _fetch(take.remote(self.request_id, _PULL_S), _PULL_S + _SILENCE_S)
         return items
 
 
-def _fetch(reference: Any) -> Any:
+def _fetch(reference: Any, limit_s: float = math.inf) -> Any:
     """Wait for an actor call, in the errors of this package."""
     try:
-        value = _wait_for(reference)
+        value = _wait_for(reference, limit_s)
     except ray.exceptions.OutOfMemoryError:
         raise ResourceError(
             "the machine ran out of memory and the engine was stopped; use a smaller model or picture"
@@ -252,10 +255,13 @@ def _fetch(reference: Any) -> Any:
     return value
 
 
-def _wait_for(reference: Any) -> Any:
+def _wait_for(reference: Any, limit_s: float) -> Any:
+    until_s = time.monotonic() + limit_s
     while True:
         try:
             return ray.get(reference, timeout=_LOOK_S)
         except ray.exceptions.GetTimeoutError:
             if head_is_lost():
                 raise EngineError("the engine was lost: a process of Ray's head node ended unexpectedly") from None
+            if time.monotonic() > until_s:
+                raise EngineError(f"the engine did not answer for {limit_s:g} s; it may be frozen") from None

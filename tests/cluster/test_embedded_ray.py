@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 
 from reelray.cluster.embedded_ray import EmbeddedRay
 from reelray.proto.errors import EngineError
+from tests.support.shared_memory import left_in_memory
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -20,21 +20,6 @@ ROOT = Path(__file__).parents[2]
 
 def tree(folder):
     return sorted(str(path) for path in folder.rglob("*"))
-
-
-def left_in_memory(before):
-    """Files that have come since and that nobody uses; other tests run beside these.
-
-    Python's own semaphores are not Ray's: processes that tests kill leave them behind.
-    """
-    maps = []
-    for path in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError):
-            maps.append(path.read_text())
-    used = "".join(maps)
-    files = (path for path in Path("/dev/shm").iterdir() if path.is_file())  # stores of other tests are folders
-    now = {path for path in files if not path.name.startswith("sem.mp-")}
-    return [path for path in now - before if str(path) not in used]
 
 
 def is_alive(pid):

@@ -1,0 +1,74 @@
+"""Store, server and supervisor are killed, and the disk is full, at half of two renders that clients follow.
+
+Nobody starts anything anew by hand but the supervisor, whom nobody supervises.
+"""
+
+import resource
+
+import pytest
+
+from tests.support.fault_house import Following, House
+from tests.support.tiny_stream import write_tiny_stream
+from tests.support.waiting import wait_until
+
+CLIP = {"frames": 9, "size": (32, 32), "steps": 24, "seed": 5}
+STREAM = {"frames": 65, "size": (32, 32), "seed": 6}
+FORWARDS_AT_RISK = 2 * (2 + 2 + 1)
+"""Two for each step: of the unit that was not durable, of what the engine is ahead, and of the one in flight."""
+
+
+@pytest.fixture(scope="module")
+def house(tiny_t2v, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    stream = write_tiny_stream(tiny_t2v, folder / "tiny-stream")
+    house = House(folder, "--engine", "local", "--model", tiny_t2v, "--model", stream)
+    yield house
+    house.end()
+
+
+def both(house):
+    return Following(house, "tiny-t2v", **CLIP), Following(house, "tiny-stream", **STREAM)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(house):
+    renders = both(house)
+    return [(render.finish(), render.forwards) for render in renders]
+
+
+def kill_store(house, _renders):
+    house.store().kill()
+
+
+def kill_server(house, _renders):
+    times = house.times("starting it again")
+    house.server().kill()
+    house.wait_for("starting it again", times + 1)
+
+
+def kill_serve(house, _renders):
+    house.server()
+    house.process.kill()
+    house.process.wait()
+    house.check_empty()
+    house.start()
+
+
+def fill_disk(house, renders):
+    server = house.server()
+    unlimited = server.rlimit(resource.RLIMIT_FSIZE)
+    server.rlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+    wait_until(lambda: all(render.states.count("running") > 1 for render in renders))  # they failed, and try again
+    server.rlimit(resource.RLIMIT_FSIZE, unlimited)
+
+
+@pytest.mark.parametrize("fault", [kill_store, kill_server, fill_disk, kill_serve], ids=lambda fault: fault.__name__)
+def test_renders_go_on_and_their_followers_too(house, undisturbed, fault):
+    renders = [render.wait_until_half() for render in both(house)]
+    fault(house, renders)
+    for render, (wanted, forwards) in zip(renders, undisturbed, strict=True):
+        assert render.finish() == wanted
+        assert render.units == list(range(len(render.units)))  # each was committed once
+        lost = render.states.count("running") - 1
+        assert lost >= 1 if fault is fill_disk else lost == (fault is not kill_store)
+        assert 0 <= render.forwards - forwards <= lost * FORWARDS_AT_RISK, lost

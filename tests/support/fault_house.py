@@ -1,0 +1,185 @@
+"""A real server that tests do harm to, and clients that follow their renders whatever happens."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+import reelray
+from reelray.cluster.store.embedded import EmbeddedStore
+from tests.support.commands import ROOT, is_there
+from tests.support.shared_memory import left_in_memory
+from tests.support.waiting import wait_until
+
+
+def free_port() -> int:
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return int(line.getsockname()[1])
+
+
+class House:
+    """`reelray serve` in a folder, at one address however often it is started."""
+
+    def __init__(self, folder: Path, *options: object, **variables: str) -> None:
+        self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
+        self._options = [str(option) for option in options]
+        self._variables, self.said = variables, []
+        self.family: set[psutil.Process] = set()
+        self._shared_memory = set(Path("/dev/shm").iterdir())
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it serves."""
+        words = ["--data", "data", "--address", self.address, "--http-port", "off", "--device", "cpu", *self._options]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.fault_server", *words],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self._variables},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._listener = threading.Thread(target=self._listen, args=(self.process.stderr,), daemon=True)
+        self._listener.start()
+        self.wait_for(r"serving .* \(gRPC\)", self.times(r"serving .* \(gRPC\)") + 1)
+        self.server()
+
+    def _listen(self, lines) -> None:
+        with lines:
+            self.said.extend(lines)
+
+    def times(self, pattern: str) -> int:
+        """How often it has said this."""
+        return sum(bool(re.search(pattern, line)) for line in list(self.said))
+
+    def wait_for(self, pattern: str, times: int = 1) -> None:
+        """Wait until it has said this so often."""
+
+        def look() -> bool:
+            assert self.process.poll() is None or self.times(pattern) >= times, "".join(self.said)
+            return self.times(pattern) >= times
+
+        wait_until(look)
+
+    def server(self) -> psutil.Process:
+        """The process that serves; remembers everybody."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.family |= set(children)
+        (found,) = (
+            child for child in children if os.getpgid(child.pid) == child.pid and child.ppid() == self.process.pid
+        )
+        return found
+
+    def processes(self, *names: str) -> list[psutil.Process]:
+        """Those whose command has one of these words, by their age."""
+        found = [child for child in self.server().children(recursive=True) if is_there(child)]
+        named = [child for child in found if any(name in " ".join(child.cmdline()) for name in names)]
+        return sorted(named, key=lambda child: child.create_time())
+
+    def who_does(self, kind: str) -> list[psutil.Process]:
+        """Processes that do this now, or have done it and are there; see `Slowly`."""
+        pids = [int(trace.name.removeprefix(f"{kind}-")) for trace in self.folder.glob(f"{kind}-*")]
+        found = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+        return [process for process in found if is_there(process)]
+
+    def store(self) -> psutil.Process:
+        """The process of its store."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(EmbeddedStore(self.folder / "data" / "store").socket))
+            line.sendall(b"INFO server\r\n")
+            return psutil.Process(int(re.search(rb"process_id:(\d+)", line.recv(8192))[1]))
+
+    def forwards(self, model: str) -> int:
+        """How many there were of a model, in all processes."""
+        return (self.folder / f"forwards-{model}").stat().st_size
+
+    def end(self) -> None:
+        """Stop it in good order; every render of it is done, and nothing is left."""
+        with reelray.Client(self.address) as client:
+            assert {render.state for render in client.list()} == {"done"}
+            assert sum(engine.requests for engine in client.describe()) == 0
+        with suppress(psutil.NoSuchProcess):
+            self.server()
+        self.process.terminate()
+        assert self.process.wait(60) == 0, "".join(self.said)
+        self._listener.join()
+        self.check_empty()
+
+    def check_empty(self) -> None:
+        """Nobody of it is left, and nothing in shared memory."""
+        wait_until(lambda: not any(map(is_there, self.family)))
+        wait_until(lambda: not left_in_memory(self._shared_memory))
+
+
+class Following:
+    """A render whose events and bytes a client takes as they come."""
+
+    def __init__(self, house: House, model: str, *, prompt: str = "a red circle", **wish: object) -> None:
+        self._client = reelray.Client(house.address)
+        self.before = house.forwards(model) if (house.folder / f"forwards-{model}").exists() else 0
+        self._house, self._model = house, model
+        self.id = self._client.submit(prompt, model=model, **wish).id
+        self.events, self.data, self._errors = [], [], []
+        self._threads = [threading.Thread(target=self._take, args=way, daemon=True) for way in self._ways()]
+        for thread in self._threads:
+            thread.start()
+
+    def _ways(self):
+        return [
+            (self.events, self._client.watch(self.id)),
+            (self.data, self._client.download(self.id, follow=True)),
+        ]
+
+    def _take(self, into, items) -> None:
+        try:
+            into.extend(items)
+        except Exception as error:  # noqa: BLE001  raised again where it is waited for
+            self._errors.append(error)
+
+    def wait_until_half(self) -> "Following":
+        """Until half of its steps are done, and a unit is durable."""
+
+        def look() -> bool:
+            assert not self._errors, self._errors
+            steps = [event.progress for event in list(self.events) if event.progress]
+            half = any(step.stage == "denoise" and 2 * step.done >= step.total for step in steps)
+            return half and any(event.committed is not None for event in list(self.events))
+
+        wait_until(look)
+        assert not self.ended
+        return self
+
+    @property
+    def ended(self) -> bool:
+        return any(event.state in {"done", "failed", "cancelled"} for event in list(self.events))
+
+    @property
+    def states(self) -> list[str]:
+        return [event.state for event in list(self.events) if event.state]
+
+    @property
+    def units(self) -> list[int]:
+        """The numbers of durable units, in the order of their commits."""
+        return [event.committed for event in self.events if event.committed is not None]
+
+    @property
+    def forwards(self) -> int:
+        """How many it took, if it is the only one of its model."""
+        return self._house.forwards(self._model) - self.before
+
+    def finish(self) -> bytes:
+        """Wait for its end; gives its bytes."""
+        for thread in self._threads:
+            thread.join(90)
+            assert not thread.is_alive(), (self.states, self._house.said)
+        assert not self._errors, self._errors
+        assert self.states[-1] == "done", (self.events, self._house.said)
+        assert [event.number for event in self.events] == sorted({event.number for event in self.events})
+        self._client.close()
+        return b"".join(self.data)

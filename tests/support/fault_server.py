@@ -1,0 +1,55 @@
+"""`reelray serve` whose models take their time and count their forwards: `python -m tests.support.fault_server ...`.
+
+Renders are committed by the unit, leases are short, and whoever is lost is missed soon. Nothing heavy is imported
+before the server is a process of its own, as in the real command.
+"""
+
+import os
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from reelray.cluster.cli import main
+from reelray.cluster.services import default_services, plan_loading
+from tests.support.slowly import Slowly
+
+
+def open_engine(kind, model, device, placement, residency):
+    from reelray.cluster.local_engine import LocalEngine
+    from reelray.workers.engine.gang import GangSpec
+
+    loader, limits = plan_loading(model, device, placement, residency)
+    slowly = Slowly(loader, Path(f"forwards-{model.name}").absolute(), float(os.environ.get("TEXT_S", "0")))
+    if kind == "ray":
+        from reelray.cluster.embedded_engine import EmbeddedEngine
+
+        return EmbeddedEngine(slowly, limits=limits)
+    if placement.ranks == 1:
+        return LocalEngine.open(slowly, limits=limits)
+    spec = GangSpec(load=slowly, layout=placement.layout, decode_ranks=placement.decode_ranks, threads=1, silence_s=1.5)
+    return LocalEngine.open_gang(spec, limits=replace(limits, commit_s=0.2))
+
+
+def load_settings():
+    """The first thing that a server does: change its habits."""
+    import torch
+
+    from reelray.cluster import remote_engine
+    from reelray.cluster.gateway import render_house, served_models
+    from reelray.cluster.renders.attempt import Surroundings
+    from reelray.cluster.renders.worker import RenderWorker, WorkerHabits
+    from tests.support.render_jobs import BY_UNIT
+
+    torch.set_num_threads(1)
+    habits = WorkerHabits(lease_s=1.5, idle_s=0.05, retry_after_s=0.3)
+    render_house.RenderWorker = lambda models, around: RenderWorker(models, around, habits)
+    render_house.Surroundings = partial(Surroundings, rule=BY_UNIT, tell_s=0.0)
+    render_house.STORE_LOOK_S = 0.05
+    remote_engine._SILENCE_S = served_models.ANSWER_S = 1.0
+    return default_services().load_settings()
+
+
+if __name__ == "__main__":
+    services = replace(default_services(), load_settings=load_settings, open_engine=open_engine)
+    sys.exit(main(["serve", *sys.argv[1:]], services))
