@@ -10,7 +10,7 @@ from grpc_status import rpc_status
 
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, video_spec_pb2, videos_pb2, videos_pb2_grpc
 from tests.support.commands import is_there
-from tests.support.fault_house import Following, House
+from tests.support.fault_house import Following, House, check_each_unit_once
 from tests.support.gateway import connect
 from tests.support.waiting import wait_until
 
@@ -76,7 +76,7 @@ def test_the_server_stays_and_the_render_goes_on(house, wanted, victim):
     found.send_signal(how)
     assert live.end() == (grpc.StatusCode.UNAVAILABLE, True)
     assert render.finish() == wanted
-    assert render.units == list(range(len(render.units)))
+    check_each_unit_once(render)
     tries = render.states.count("running")
     assert tries == 2 or (how is signal.SIGSTOP and tries == 3)  # begun once more before it is known to be frozen
     assert house.server() == server

@@ -17,6 +17,9 @@ from tests.support.commands import ROOT, is_there
 from tests.support.shared_memory import left_in_memory
 from tests.support.waiting import wait_until
 
+STEPS_OF_UNIT = 2
+"""At least; see `BY_UNIT`, and the steps of a tiny stream's chunk."""
+
 
 def free_port() -> int:
     with socket.socket() as line:
@@ -95,10 +98,6 @@ class House:
             line.sendall(b"INFO server\r\n")
             return psutil.Process(int(re.search(rb"process_id:(\d+)", line.recv(8192))[1]))
 
-    def forwards(self, model: str) -> int:
-        """How many there were of a model, in all processes."""
-        return (self.folder / f"forwards-{model}").stat().st_size
-
     def end(self) -> None:
         """Stop it in good order; every render of it is done, and nothing is left."""
         with reelray.Client(self.address) as client:
@@ -122,8 +121,7 @@ class Following:
 
     def __init__(self, house: House, model: str, *, prompt: str = "a red circle", **wish: object) -> None:
         self._client = reelray.Client(house.address)
-        self.before = house.forwards(model) if (house.folder / f"forwards-{model}").exists() else 0
-        self._house, self._model = house, model
+        self._house = house
         self.id = self._client.submit(prompt, model=model, **wish).id
         self.events, self.data, self._errors = [], [], []
         self._threads = [threading.Thread(target=self._take, args=way, daemon=True) for way in self._ways()]
@@ -163,16 +161,6 @@ class Following:
     def states(self) -> list[str]:
         return [event.state for event in list(self.events) if event.state]
 
-    @property
-    def units(self) -> list[int]:
-        """The numbers of durable units, in the order of their commits."""
-        return [event.committed for event in self.events if event.committed is not None]
-
-    @property
-    def forwards(self) -> int:
-        """How many it took, if it is the only one of its model."""
-        return self._house.forwards(self._model) - self.before
-
     def finish(self) -> bytes:
         """Wait for its end; gives its bytes."""
         for thread in self._threads:
@@ -183,3 +171,18 @@ class Following:
         assert [event.number for event in self.events] == sorted({event.number for event in self.events})
         self._client.close()
         return b"".join(self.data)
+
+
+def check_each_unit_once(render: Following) -> None:
+    """Each unit is committed once, in order, and every attempt begins behind the last one: what was durable is kept."""
+    units, begins = 0, False
+    for event in render.events:
+        if event.committed is not None:
+            assert event.committed == units
+            units += 1
+        elif event.state == "running":
+            begins = True
+        elif event.progress and event.progress.stage == "denoise":
+            assert event.progress.done > STEPS_OF_UNIT * units or not begins
+            begins = False
+    assert units > 1

@@ -1,4 +1,4 @@
-"""`reelray serve` whose models take their time and count their forwards: `python -m tests.support.fault_server ...`.
+"""`reelray serve` whose models take their time: `python -m tests.support.fault_server ...`.
 
 Renders are committed by the unit, leases are short, and whoever is lost is missed soon. Nothing heavy is imported
 before the server is a process of its own, as in the real command.
@@ -20,7 +20,7 @@ def open_engine(kind, model, device, placement, residency):
     from reelray.workers.engine.gang import GangSpec
 
     loader, limits = plan_loading(model, device, placement, residency)
-    slowly = Slowly(loader, Path(f"forwards-{model.name}").absolute(), float(os.environ.get("TEXT_S", "0")))
+    slowly = Slowly(loader, Path.cwd(), float(os.environ.get("TEXT_S", "0")))
     if kind == "ray":
         from reelray.cluster.embedded_engine import EmbeddedEngine
 
@@ -42,7 +42,7 @@ def load_settings():
     from tests.support.render_jobs import BY_UNIT
 
     torch.set_num_threads(1)
-    habits = WorkerHabits(lease_s=1.5, idle_s=0.05, retry_after_s=0.3)
+    habits = WorkerHabits(lease_s=2.0, idle_s=0.05, retry_after_s=0.3)
     render_house.RenderWorker = lambda models, around: RenderWorker(models, around, habits)
     render_house.Surroundings = partial(Surroundings, rule=BY_UNIT, tell_s=0.0)
     render_house.STORE_LOOK_S = 0.05

@@ -11,19 +11,18 @@ STEP_S = 0.03
 
 @dataclass(frozen=True)
 class Slowly:
-    """Opens a checkpoint that takes its time and leaves traces in the working folder.
+    """Opens a checkpoint that takes its time; each process leaves a file `KIND-PID` of what it does.
 
-    Each forward leaves a byte in `log`, and each process a file `KIND-PID` of what it does: ``denoise``, ``decode``,
-    and, while it lasts, ``text``.
+    The kinds are ``denoise``, ``decode``, and, while it lasts, ``text``.
 
     Args:
         load: Opens it.
-        log: A file.
+        folder: Where the files go.
         text_s: Seconds for each text.
     """
 
     load: object
-    log: Path
+    folder: Path
     text_s: float = 0.0
 
     def for_networks(self, networks):
@@ -38,14 +37,11 @@ class Slowly:
 
     def _traced(self, kind, work):
         def traced(*args, **kwargs):
-            trace = self.log.with_name(f"{kind}-{os.getpid()}")
+            trace = self.folder / f"{kind}-{os.getpid()}"
             trace.touch()
-            if kind == "denoise":
-                with self.log.open("ab") as log:
-                    log.write(b".")
             time.sleep({"denoise": STEP_S, "decode": 0.0, "text": self.text_s}[kind])
             if kind == "text":
-                trace.unlink()
+                trace.unlink(missing_ok=True)
             return work(*args, **kwargs)
 
         return traced
