@@ -17,6 +17,8 @@ Examples:
   reelray serve --data /srv/reelray --tokens tokens.txt --keep-days 30 --keep-gb 50
   reelray serve --http-port off
   reelray serve --allow-url https://cdn.example/in/ --allow-webhook https://shop.example/hooks/
+  reelray serve --config serve.yaml
+  reelray serve --config serve.yaml --check --json
   grpcurl -plaintext -d '{"video":{"prompt":"a star"}}' localhost:50051 reelray.v1.Videos/Generate
 """
 
@@ -52,6 +54,13 @@ KeepGb = Annotated[
         help="Most GB (10^9 bytes) for files of each tenant's ended renders; the oldest go first. Default: any.",
     ),
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="YAML that says what is served, and how; what is said here beside it counts more."
+    ),
+]
+Check = Annotated[bool, typer.Option("--check", help="Print what would be started, and start nothing.")]
 Supervised = Annotated[
     bool,
     typer.Option(
@@ -92,6 +101,9 @@ def serve(
     grace: Grace = 30.0,
     allow_url: AllowUrl = None,
     allow_webhook: AllowWebhook = None,
+    config: Config = None,
+    check: Check = False,
+    json: Annotated[bool, typer.Option("--json", help="With --check, print JSON.")] = False,
     supervised: Supervised = True,
     device: take.Device = None,
     engine: take.EngineChoice = None,
@@ -113,26 +125,32 @@ def serve(
     from reelray.cluster.supervisor.seat import Seat  # noqa: PLC0415  `--help` needs none of this
     from reelray.cluster.supervisor.supervise import supervise  # noqa: PLC0415
 
-    seat = supervise(_tell) if supervised else Seat()
-    from reelray.cluster.serve_extra import needs_serve_extra  # noqa: PLC0415  `--help` needs none of this
+    said = {
+        "model": model, "address": address, "http_port": http_port, "token": token, "tokens": tokens,
+        "tls_cert": tls_cert, "tls_key": tls_key, "data": data, "keep_days": keep_days, "keep_gb": keep_gb,
+        "grace": grace, "device": device, "engine": engine, "gpus": gpus, "layout": layout,
+        "decode_ranks": decode_ranks, "weights": weights, "encoder": encoder, "allow_url": allow_url,
+        "allow_webhook": allow_webhook,
+    }  # fmt: skip
+    seat = supervise(_tell) if supervised and not check else Seat()
+    from reelray.cluster.serve_extra import needs_serve_extra  # noqa: PLC0415
 
     with needs_serve_extra():
-        from reelray.cluster.gateway.serving import ServeOptions, read_http_port  # noqa: PLC0415
         from reelray.cluster.gateway.serving import serve as run  # noqa: PLC0415
-        from reelray.cluster.renders.retention import RetentionRule  # noqa: PLC0415
-    from reelray.cluster.render_plan import Place  # noqa: PLC0415
+        from reelray.cluster.serve_config.check import print_check  # noqa: PLC0415
+        from reelray.cluster.serve_config.merging import merge_options  # noqa: PLC0415
 
-    place = Place(
-        device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks, weights=weights,
-        encoder=encoder,
-    )  # fmt: skip
-    keep = RetentionRule.of(days=keep_days, gigabytes=keep_gb)
-    options = ServeOptions(
-        models=model or (), address=address, place=place, token=token, tokens=tokens, certificate=tls_cert, key=tls_key,
-        grace_s=grace, data=data, keep=keep, http_port=read_http_port(http_port),
-        allow_urls=allow_url or (), allow_webhooks=allow_webhook or (),
-    )  # fmt: skip
-    run(options, session.services, _tell, seat)
+    options = merge_options(said, _given(context), config)
+    if check:
+        print_check(options, session.services, typer.echo, as_json=json)
+    else:
+        run(options, session.services, _tell, seat)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Names of options that were not left to their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
 
 
 def _tell(line: str) -> None:

@@ -13,22 +13,18 @@ from functools import partial
 from pathlib import Path
 
 import grpc
-from PIL import Image
 
-from reelray.cluster.batching_choice import choose_batching
-from reelray.cluster.engine_api import Engine
+from reelray.cluster.engine_groups.opening import PlannedGroup, open_groups, plan_groups, shares_ray
+from reelray.cluster.engine_groups.options import GroupOptions
 from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
 from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.render_house import RenderHouse, check_place, open_house
-from reelray.cluster.gateway.served_models import ANSWER_S, ServedModel, ServedModels
+from reelray.cluster.gateway.served_models import ANSWER_S, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
-from reelray.cluster.gpu_count import runs_on_gpus
 from reelray.cluster.http_api.server import HttpPlace, HttpServer
 from reelray.cluster.http_api.videos import House
-from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.ray_head import head_is_lost
-from reelray.cluster.render import RenderOptions, plan_job
-from reelray.cluster.render_plan import Place, Target, place_job
+from reelray.cluster.render_plan import Place
 from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.services import Services
 from reelray.cluster.settings import Settings
@@ -36,8 +32,7 @@ from reelray.cluster.store.connection import StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
 from reelray.cluster.store.open import address_of
 from reelray.cluster.supervisor.seat import Ports, Seat
-from reelray.proto.errors import InputError, OutputError, ReelrayError
-from reelray.scheduler.limits import EngineLimits
+from reelray.proto.errors import EngineError, InputError, OutputError, ReelrayError
 
 GRACE_S = 30.0
 RAY_LOOK_S = 0.5
@@ -51,9 +46,9 @@ class ServeOptions:
     """What `reelray serve` is asked for.
 
     Args:
-        models: Names or folders; the setting's model if there are none.
+        groups: What is served; the setting's model if there is nothing.
+        place: Where that one runs.
         address: Where to listen.
-        place: Where the models run; its own model is not looked at.
         token: What callers must say; None lets everybody in, on loopback only.
         tokens: File of tenants and their tokens; see `callers.read_tokens`.
         certificate: PEM file of the server's certificate chain.
@@ -66,9 +61,9 @@ class ServeOptions:
         allow_webhooks: Beginnings of addresses that may be told of ends of renders.
     """
 
-    models: Sequence[str] = ()
-    address: str = "127.0.0.1:50051"
+    groups: Sequence[GroupOptions] = ()
     place: Place = field(default_factory=Place)
+    address: str = "127.0.0.1:50051"
     token: str | None = field(default=None, repr=False)
     tokens: Path | None = None
     certificate: Path | None = None
@@ -87,6 +82,7 @@ class _Listener:
 
     tell: Callable[[str], None]
     seat: Seat
+    shares_ray: bool
 
 
 def serve(options: ServeOptions, services: Services, tell: Callable[[str], None], seat: Seat | None = None) -> None:
@@ -110,9 +106,10 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
         data = choose_data(options, services)
         address, embedded = start_store(services.load_settings(), data / "store", opened)
         asyncio.run(check_place(address, data / "renders"))
-        models = ServedModels(_open_models(options, services, tell, opened))
+        planned = plan_models(options, services)
+        models = ServedModels(open_groups(planned, services, tell, opened))
         house = partial(open_house, address, embedded, data / "renders", options.keep, reach=reach)
-        asyncio.run(_serve(models, options, guard, house, _Listener(tell, seat)))
+        asyncio.run(_serve(models, options, guard, house, _Listener(tell, seat, shares_ray(planned))))
 
 
 def _as_before(options: ServeOptions, ports: Ports | None) -> ServeOptions:
@@ -210,56 +207,14 @@ def _read_credentials(certificate: Path | None, key: Path | None) -> grpc.Server
         raise InputError(f"'{error.filename}' cannot be read: {error.strerror}") from None
 
 
-def _open_models(
-    options: ServeOptions, services: Services, tell: Callable[[str], None], opened: ExitStack
-) -> list[ServedModel]:
-    settings = services.load_settings()
-    catalog = services.open_catalog(settings)
-    entries: dict[str, ModelEntry] = {}
-    for name in options.models or (settings.model,):
-        entry = catalog.find(name)
-        if entry.name in entries:
-            raise InputError(f"model '{entry.name}' was named twice; each is served once")
-        entries[entry.name] = entry
-    kind = options.place.engine or settings.engine
-    if kind == "ray" and len(entries) > 1:
-        raise InputError("one embedded Ray cluster holds one model; serve one of them, or all with --engine local")
-    models = []
-    for entry in entries.values():
-        target = place_model(entry, settings, options.place)
-        tell(f"loading {entry.name}")
-        model = ServedModel(
-            entry, partial(_open_engine, services, entry, target), together=count_together(settings, target)
-        )
-        opened.callback(model.close)
-        models.append(model)
-    return models
-
-
-def place_model(entry: ModelEntry, settings: Settings, place: Place) -> Target:
-    """Where a model runs that is to make what it makes by default.
+def plan_models(options: ServeOptions, services: Services) -> list[PlannedGroup]:
+    """Find the models that are to be served, and places for their engines; nothing is loaded.
 
     Raises:
-        ReelrayError: The layout is not legal, or the model cannot fit into memory.
+        ReelrayError: There is no such model, or no such place for it.
     """
-    job = plan_job(RenderOptions(prompt="any", image=_stand_in(entry)), entry)
-    return place_job(job, settings, place)[1]
-
-
-def count_together(settings: Settings, target: Target) -> int:
-    """How many requests each lane of an engine takes at once: as many as may share a forward."""
-    most = choose_batching(settings, on_gpus=runs_on_gpus(target.device)).most
-    return min(most, EngineLimits().requests)
-
-
-def _open_engine(services: Services, entry: ModelEntry, target: Target) -> Engine:
-    return services.open_engine(target.engine, entry, target.device, target.placement, target.residency)
-
-
-def _stand_in(entry: ModelEntry) -> Image.Image | None:
-    """The picture that the default request of a model needs besides a prompt."""
-    size = entry.recipe.defaults.width, entry.recipe.defaults.height
-    return Image.new("RGB", size) if entry.recipe.task == "i2v" else None
+    settings = services.load_settings()
+    return plan_groups(options.groups or (GroupOptions(model=settings.model, place=options.place),), services)
 
 
 async def _serve(
@@ -270,7 +225,7 @@ async def _serve(
     listener: "_Listener",
 ) -> None:
     tell = listener.tell
-    async with keep(models) as house, _watching_ray(models):
+    async with keep(models) as house, _watching_ray(models, listener.shares_ray) as ray_lost:
         server = await GatewayServer(models, options.address, guard, house.archive, desk=house.desk).start()
         asked = _listen_for_signals(models)
         try:
@@ -284,7 +239,11 @@ async def _serve(
         for line in describe_server(models, options, ports.grpc, ports.http):
             tell(line)
         listener.seat.is_ready(ports)
-        await asked.wait()
+        await _first_of(asked, ray_lost)
+        if ray_lost.is_set():
+            await asyncio.sleep(LAST_WORDS_S)
+            await asyncio.gather(server.stop(0), *([] if http is None else [http.stop(0, asked)]))
+            raise EngineError("the Ray that the engines share has lost a process of its head node")
         asked.clear()
         leaving = asyncio.create_task(house.leave_work())
         running = sum(model.running for model in models)
@@ -297,22 +256,37 @@ async def _serve(
 
 
 @contextlib.asynccontextmanager
-async def _watching_ray(models: ServedModels) -> AsyncIterator[None]:
-    """Open engines again whose Ray was lost, also where nobody asks them for anything."""
+async def _watching_ray(models: ServedModels, is_shared: bool) -> AsyncIterator[asyncio.Event]:
+    """Open an engine again whose Ray was lost, also where nobody asks it for anything.
+
+    Engines that share one cannot begin another one each; an event says that it is time for another server.
+    """
+    lost = asyncio.Event()
 
     async def watch() -> None:
         while True:
             await asyncio.sleep(RAY_LOOK_S)
-            if head_is_lost():
-                for model in models:
-                    threading.Thread(target=model.look_after, name="look after Ray", daemon=True).start()
-                await asyncio.sleep(ANSWER_S)
+            if not head_is_lost():
+                continue
+            if is_shared:
+                lost.set()
+                return
+            for model in models:
+                threading.Thread(target=model.look_after, name="look after Ray", daemon=True).start()
+            await asyncio.sleep(ANSWER_S)
 
     watching = asyncio.create_task(watch())
     try:
-        yield
+        yield lost
     finally:
         watching.cancel()
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 async def _start_http(house: House, options: ServeOptions, guard: Guard) -> HttpServer | None:

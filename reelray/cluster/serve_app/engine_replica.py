@@ -8,8 +8,8 @@ from typing import Any
 
 from ray.util.placement_group import get_current_placement_group
 
+from reelray.cluster.engine_groups.opening import place_default
 from reelray.cluster.gateway.served_models import is_lost
-from reelray.cluster.gateway.serving import place_model
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.cluster.remote_engine import RemoteEngine
 from reelray.cluster.serve_app.arguments import ModelArguments
@@ -105,7 +105,7 @@ def open_engine(model: ModelArguments, group: Any) -> tuple[ModelEntry, RemoteEn
     services = default_services()
     settings = services.load_settings()
     entry = services.open_catalog(settings).find(model.model)
-    target = place_model(entry, settings, model.place)
+    _, target = place_default(entry, settings, model.place)
     loader, limits = plan_loading(entry, target.device, target.placement, target.residency)
     engine = RemoteEngine(
         loader,
