@@ -51,9 +51,8 @@ class Live:
 
 @pytest.fixture(scope="module")
 def house(tiny_t2v, tmp_path_factory):
-    house = House(tmp_path_factory.mktemp("ray"), "--engine", "ray", "--model", tiny_t2v)
-    yield house
-    house.end()
+    with House(tmp_path_factory.mktemp("ray"), "--engine", "ray", "--model", tiny_t2v) as house:
+        yield house
 
 
 def is_ready(house):

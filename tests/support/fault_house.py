@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -36,7 +37,17 @@ class House:
         self._variables, self.said = variables, []
         self.family: set[psutil.Process] = set()
         self._shared_memory = set(Path("/dev/shm").iterdir())
+
+    def __enter__(self) -> Self:
         self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.end()
+        finally:
+            self.process.kill()
 
     def start(self) -> None:
         """Start it, and wait until it serves."""

@@ -120,13 +120,18 @@ def _as_before(options: ServeOptions, ports: Ports | None) -> ServeOptions:
     return replace(options, address=f"{host}:{ports.grpc}", http_port=ports.http)
 
 
+def data_folder(options: ServeOptions, services: Services) -> Path:
+    """The folder of what outlives a server."""
+    return (options.data or services.load_settings().data_dir / "serve").expanduser().absolute()
+
+
 def choose_data(options: ServeOptions, services: Services) -> Path:
-    """The folder of what outlives a server.
+    """The same, made where it is not there.
 
     Raises:
         OutputError: It cannot be made.
     """
-    folder = (options.data or services.load_settings().data_dir / "serve").expanduser().absolute()
+    folder = data_folder(options, services)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

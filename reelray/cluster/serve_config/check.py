@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from reelray.cluster.engine_groups.opening import PlannedGroup
-from reelray.cluster.gateway.serving import ServeOptions, choose_data, make_guard, plan_models
+from reelray.cluster.gateway.serving import ServeOptions, data_folder, make_guard, plan_models
 from reelray.cluster.services import Services
 
 
@@ -15,7 +15,7 @@ def print_check(options: ServeOptions, services: Services, tell: Callable[[str],
         ReelrayError: It cannot be started so.
     """
     make_guard(options)
-    planned, data = plan_models(options, services), str(choose_data(options, services))
+    planned, data = plan_models(options, services), str(data_folder(options, services))
     if as_json:
         tell(json.dumps(check_json(planned, options, data), indent=2))
         return

@@ -95,10 +95,12 @@ class ServeConfig(BaseModel):
             raise ValueError("write HOST:PORT, such as 127.0.0.1:50051") from None
         return address
 
-    @field_validator("http_port")
+    @field_validator("http_port", mode="before")
     @classmethod
-    def _check_port(cls, port: int | str) -> int | str:
-        if isinstance(port, int) and not 1 <= port <= 65535:
+    def _check_port(cls, port: object) -> object:
+        if port is False:  # what YAML makes of off
+            return "off"
+        if port not in ("free", "off") and not (type(port) is int and 1 <= port <= 65535):
             raise ValueError("it must be 1 to 65535, free or off")
         return port
 

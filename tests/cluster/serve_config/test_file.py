@@ -1,0 +1,160 @@
+"""A file for `reelray serve --config`: what it means, what is wrong with it, and who counts more."""
+
+import json
+
+import pytest
+
+from reelray.cluster.serve_config.file import read_config
+from reelray.cluster.serve_config.merging import merge_options
+from reelray.proto.errors import InputError
+from tests.support.commands import ROOT, CommandLine
+from tests.support.fake_engine import FakeEngine
+
+WHOLE = """
+models:
+  - model: ./fake
+    count: 2
+    device: cpu
+    gpus: 2
+    layout: cfg=2
+    decode_ranks: auto
+  - model: other
+    engine: local
+    preload: false
+    idle_s: 30
+default: other
+address: 127.0.0.1:50991
+http_port: off
+data: kept
+tokens: tokens.txt
+keep_days: 3
+keep_gb: 2
+grace_s: 5
+allow_urls: [https://cdn.example/in/]
+"""
+SAID = {
+    **dict.fromkeys(("model", "allow_url", "allow_webhook", "token", "tokens", "tls_cert", "tls_key", "data", "keep_gb")),
+    **dict.fromkeys(("device", "engine", "gpus", "layout", "decode_ranks", "weights", "encoder")),
+    "address": "127.0.0.1:50051",
+    "http_port": "8000",
+    "keep_days": 7.0,
+    "grace": 30.0,
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text(WHOLE)
+    return path
+
+
+def test_a_file_says_it_all(file):
+    options = merge_options(SAID, (), file)
+    other, fake = options.groups
+    assert (other.model, other.preload, other.idle_s, other.count, other.place.engine) == (
+        "other",
+        False,
+        30,
+        1,
+        "local",
+    )
+    assert (fake.model, fake.count, fake.place.gpus, fake.place.layout) == (str(file.parent / "./fake"), 2, 2, "cfg=2")
+    assert (options.address, options.http_port, options.grace_s) == ("127.0.0.1:50991", None, 5)
+    assert (options.allow_urls, options.allow_webhooks) == (("https://cdn.example/in/",), ())
+    assert (options.data, options.tokens) == (file.parent / "kept", file.parent / "tokens.txt")
+    assert (options.keep.ttl_s, options.keep.most_bytes) == (3 * 86400, 2 * 10**9)
+
+
+def test_the_command_line_counts_more(file, tmp_path):
+    said = {**SAID, "address": "127.0.0.1:1", "gpus": 4, "model": ["fake", "third"], "data": tmp_path / "x"}
+    options = merge_options(said, {"address", "gpus", "model", "data"}, file)
+    assert [(group.model, group.count, group.place.gpus) for group in options.groups] == [
+        (str(file.parent / "./fake"), 2, 4),
+        ("third", 1, 4),
+    ]
+    assert (options.address, options.data, options.http_port) == ("127.0.0.1:1", tmp_path / "x", None)
+
+
+def test_without_a_file_it_is_as_ever():
+    options = merge_options({**SAID, "model": ["a"], "device": "cpu"}, {"model", "device"}, None)
+    assert [(group.model, group.count, group.place.device) for group in options.groups] == [("a", 1, "cpu")]
+    assert (options.http_port, options.data, options.keep.most_bytes) == (8000, None, None)
+    assert merge_options(SAID, (), None).groups == []
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return CommandLine(tmp_path / "work", FakeEngine(), capsys)
+
+
+def test_the_example_is_one():
+    options = merge_options(SAID, (), ROOT / "deploy" / "serve.yaml")
+    assert [(group.model, group.count, group.preload) for group in options.groups] == [
+        ("sprites", 1, False),
+        ("sprites-causal", 4, True),
+    ]
+
+
+ONE = "models: [{model: sprites}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "models: [{model: sprites, gpu: 2}]",
+            r"models\[0\].gpu is no key; did you mean gpus\? keys here: model, count",
+        ),
+        ("models: [{model: a}, {model: b, count: 0}]", r"models\[1\].count is 0: .*greater than or equal to 1"),
+        ("models: [{count: 2}]", r"models\[0\].model is missing"),
+        ("models: []", r"models is \[\]: "),
+        ("adress: x\n" + ONE, r"adress is no key; did you mean address\?"),
+        (ONE + "default: other", "default is 'other'; it must be one of sprites"),
+        (ONE + "http_port: 99999", "http_port is 99999: it must be 1 to 65535, free or off"),
+        (ONE + "address: here", "address is 'here': write HOST:PORT"),
+        (
+            "models: [{model: a, layout: bla=2}]",
+            r"models\[0\].layout is 'bla=2': layout axis 'bla' is unknown; allowed are",
+        ),
+        ("models: [{model: a, decode_ranks: some}]", r"decode_ranks is 'some': .*integer.*; or: .*'auto'"),
+        ("- x", "must be a mapping that begins with 'models:'"),
+        ("a: [", "is no YAML: "),
+        ("", "must be a mapping"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(tmp_path, text, told):
+    path = tmp_path / "serve.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=told) as raised:
+        read_config(path)
+    assert raised.value.message.startswith(f"'{path}'")
+    assert "\n" not in raised.value.message
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_check_prints_what_would_be_started_and_starts_nothing(cli):
+    text = "models: [{model: fake, engine: local, count: 3, preload: false, idle_s: 9}]\ndata: d\nhttp_port: free\n"
+    (cli.cwd / "serve.yaml").write_text(text)
+    ran = cli.run("serve", "--config", "serve.yaml", "--check")
+    assert (ran.code, cli.engine.requests, cli.files()) == (0, [], ["serve.yaml"])
+    assert "fake: 3 engines (local)" in ran.out
+    assert "loaded when asked for, put away after 9 s" in ran.out
+    ran = cli.run("serve", "--config", "serve.yaml", "--check", "--json", "--address", "127.0.0.1:1")
+    said = json.loads(ran.out)
+    assert (said["grpc"], said["http_port"], said["default"]) == ("127.0.0.1:1", "free", "fake")
+    assert [(one["model"], one["count"], one["preload"], one["idle_s"]) for one in said["models"]] == [
+        ("fake", 3, False, 9)
+    ]
+    ran = cli.run("serve", "--config", "serve.yaml", "--check", "--address", "0.0.0.0:1")
+    assert ran.code == 2
+    assert "can be reached from other machines" in ran.err
+    (cli.cwd / "serve.yaml").write_text("models: [{model: fake, count: x}]")
+    ran = cli.run("serve", "--config", "serve.yaml", "--check")
+    assert (ran.code, len(ran.error_lines)) == (2, 1)
