@@ -111,7 +111,7 @@ ONE = "models: [{model: sprites}]\n"
         ("models: [{model: a}, {model: b, count: 0}]", r"models\[1\].count is 0: .*greater than or equal to 1"),
         ("models: [{count: 2}]", r"models\[0\].model is missing"),
         ("models: []", r"models is \[\]: "),
-        ("adress: x\n" + ONE, r"adress is no key; did you mean address\?"),
+        ("addr: x\n" + ONE, r"addr is no key; did you mean address\?"),
         (ONE + "default: other", "default is 'other'; it must be one of sprites"),
         (ONE + "http_port: 99999", "http_port is 99999: it must be 1 to 65535, free or off"),
         (ONE + "address: here", "address is 'here': write HOST:PORT"),
