@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from reelray.cluster.supervisor.restarts import RestartRule
-from reelray.cluster.supervisor.seat import Ports
+from reelray.cluster.supervisor.seat import News, Ports
 from reelray.cluster.supervisor.supervise import supervise
 from reelray.proto.errors import EngineError
 
@@ -24,7 +24,8 @@ def live(word, seat):
     if word == "fail":
         sys.exit(3)
     if word in {"ready", "bear", "leave"}:
-        seat.is_ready(Ports(grpc=50051 + (seat.before.grpc - 50000 if seat.before else 0)))
+        port = 50051 + (seat.before.ports.grpc - 50000 if seat.before else 0)
+        seat.is_ready(News(ports=Ports(grpc=port), engines={"model": "x" * (1 << 17 if word == "bear" else 1)}))
     child = subprocess.Popen(["sleep", "600"]).pid if word == "bear" else ""
     print("here", word, child, flush=True)
     while word != "leave":
@@ -38,7 +39,7 @@ def main():
         lives.write("x")
     words = sys.argv[1:]
     life = len(LIVES.read_text())
-    print("server", os.getpid(), None if seat.before is None else seat.before.grpc, flush=True)
+    print("server", os.getpid(), seat.before and seat.before.ports.grpc, flush=True)
     live(words[min(life, len(words)) - 1], seat)
 
 

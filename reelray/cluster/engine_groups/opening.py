@@ -1,6 +1,6 @@
 """Plans the engines that were asked for, and opens them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from reelray.cluster.render import RenderJob, RenderOptions, plan_job
 from reelray.cluster.render_plan import Place, Target, place_job
 from reelray.cluster.services import Services
 from reelray.cluster.settings import Settings
+from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import InputError
 from reelray.scheduler.limits import EngineLimits
 
@@ -78,15 +79,20 @@ def shares_ray(planned: Sequence[PlannedGroup]) -> bool:
 
 
 def open_groups(
-    planned: Sequence[PlannedGroup], services: Services, tell: Callable[[str], None], opened: ExitStack
+    planned: Sequence[PlannedGroup],
+    services: Services,
+    tell: Callable[[str], None],
+    opened: ExitStack,
+    known: Mapping[str, EngineDescription] | None = None,
 ) -> list[ServedModel]:
-    """Load what is planned; each engine has made a tiny video when this returns.
+    """Load what is planned; each engine has made a tiny video before it takes requests.
 
     Args:
         planned: What to open.
         services: Open engines.
         tell: Takes lines for whoever waits.
         opened: Closes them.
+        known: What engines said of themselves before a server was lost; those are not waited for.
 
     Raises:
         ReelrayError: An engine cannot be opened, or does not work.
@@ -100,8 +106,11 @@ def open_groups(
     for group in planned:
         tell(f"loading {_name(group)}")
         most = count_together(services.load_settings(), group.target) * group.options.count
-        model = ServedModel(group.entry, partial(_open_group, group, services), together=most)
+        before = (known or {}).get(group.entry.name)
+        model = ServedModel(group.entry, partial(_open_group, group, services), together=most, known=before)
         opened.callback(model.close)
+        if before is not None:
+            model.open_beside()
         models.append(model)
     return models
 

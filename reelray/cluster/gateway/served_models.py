@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.model_catalog import ModelEntry
+from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, InputError, UnknownModelError
 from reelray.proto.request import RequestId
 from reelray.proto.session import Stop
@@ -25,16 +26,26 @@ class ServedModel:
         entry: What it is called and what it can do.
         open_engine: Loads it; called at once, and again after every loss.
         together: Requests that each lane of it takes at once, because they share forwards.
+        known: What the engine says of itself where that is known from before; it is then loaded by `open_beside`.
 
     Raises:
         ReelrayError: It cannot be loaded.
     """
 
-    def __init__(self, entry: ModelEntry, open_engine: Callable[[], Engine], *, together: int = 1) -> None:
+    def __init__(
+        self,
+        entry: ModelEntry,
+        open_engine: Callable[[], Engine],
+        *,
+        together: int = 1,
+        known: EngineDescription | None = None,
+    ) -> None:
         self.entry, self.together = entry, together
         self._open = open_engine
-        self._engine: Engine | None = open_engine()
-        self.description = self._engine.description
+        self._engine: Engine | None = None
+        if known is None:
+            self._engine = open_engine()
+        self.description = known or self.engine.description
         self.running = 0
         self.when_tried_again: Callable[[], None] = lambda: None
         self.listeners: list[Callable[[], None]] = []
@@ -73,6 +84,10 @@ class ServedModel:
         with suppress(Exception):  # it is gone
             engine.close()
         self._open_again()
+
+    def open_beside(self) -> None:
+        """Begin to load a model that is not there, as often as it takes, and return."""
+        threading.Thread(target=self._open_again, name=f"open {self.entry.name}", daemon=True).start()
 
     @contextmanager
     def counted(self) -> Iterator[None]:

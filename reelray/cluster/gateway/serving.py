@@ -23,6 +23,7 @@ from reelray.cluster.gateway.served_models import ANSWER_S, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
 from reelray.cluster.http_api.server import HttpPlace, HttpServer
 from reelray.cluster.http_api.videos import House
+from reelray.cluster.plain_json import from_plain, to_plain
 from reelray.cluster.ray_head import head_is_lost
 from reelray.cluster.render_plan import Place
 from reelray.cluster.renders.retention import RetentionRule
@@ -31,7 +32,8 @@ from reelray.cluster.settings import Settings
 from reelray.cluster.store.connection import StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
 from reelray.cluster.store.open import address_of
-from reelray.cluster.supervisor.seat import Ports, Seat
+from reelray.cluster.supervisor.seat import News, Ports, Seat
+from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EngineError, InputError, OutputError, ReelrayError
 
 GRACE_S = 30.0
@@ -107,17 +109,22 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
         address, embedded = start_store(services.load_settings(), data / "store", opened)
         asyncio.run(check_place(address, data / "renders"))
         planned = plan_models(options, services)
-        models = ServedModels(open_groups(planned, services, tell, opened))
+        models = ServedModels(open_groups(planned, services, tell, opened, _engines_before(seat.before)))
         house = partial(open_house, address, embedded, data / "renders", options.keep, reach=reach)
         asyncio.run(_serve(models, options, guard, house, _Listener(tell, seat, shares_ray(planned))))
 
 
-def _as_before(options: ServeOptions, ports: Ports | None) -> ServeOptions:
+def _as_before(options: ServeOptions, news: News | None) -> ServeOptions:
     """Listen where the server that was lost did, also where any port was free to be taken."""
-    if ports is None:
+    if news is None:
         return options
     host = options.address.rpartition(":")[0]
-    return replace(options, address=f"{host}:{ports.grpc}", http_port=ports.http)
+    return replace(options, address=f"{host}:{news.ports.grpc}", http_port=news.ports.http)
+
+
+def _engines_before(news: News | None) -> dict[str, EngineDescription]:
+    """What engines said of themselves: so that callers are answered before they are loaded again."""
+    return {} if news is None else {name: from_plain(EngineDescription, said) for name, said in news.engines.items()}
 
 
 def data_folder(options: ServeOptions, services: Services) -> Path:
@@ -243,7 +250,8 @@ async def _serve(
         ports = Ports(grpc=server.port, http=None if http is None else http.port)
         for line in describe_server(models, options, ports.grpc, ports.http):
             tell(line)
-        listener.seat.is_ready(ports)
+        engines = {model.entry.name: to_plain(model.description) for model in models}
+        listener.seat.is_ready(News(ports=ports, engines=engines))
         await _first_of(asked, ray_lost)
         if ray_lost.is_set():
             await asyncio.sleep(LAST_WORDS_S)

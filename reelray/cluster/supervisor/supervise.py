@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from reelray.cluster.supervisor.kinship import adopt_orphans, end_orphans, end_with
 from reelray.cluster.supervisor.restarts import RestartRule, Restarts
-from reelray.cluster.supervisor.seat import News, Ports, Seat, read_news
+from reelray.cluster.supervisor.seat import News, Seat, read_news
 from reelray.proto.errors import EngineError
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,7 +45,7 @@ class _Supervisor:
 
     def run(self) -> Seat:
         adopt_orphans()
-        before: Ports | None = None
+        before: News | None = None
         while True:
             seat = self._start(before)
             if seat is not None:
@@ -56,10 +56,10 @@ class _Supervisor:
                 self._leave(code, "while it started")
             if code == 0 or self._asked is not None:
                 self._leave(code, "while it ended")
-            before = before if news is None else news.ports
+            before = news or before
             self._rest(code, news)
 
-    def _start(self, before: Ports | None) -> Seat | None:
+    def _start(self, before: News | None) -> Seat | None:
         """The seat in the server; None in the parent."""
         parent = os.getpid()
         for stream in (sys.stdout, sys.stderr):

@@ -1,5 +1,6 @@
 """Engines are opened as they were planned, and have made a tiny video before anybody else gets one."""
 
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from reelray.cluster.model_catalog import PACKAGED
 from reelray.cluster.render_plan import Place
 from reelray.cluster.settings import Settings
 from reelray.proto.errors import EngineError, InputError
-from tests.support.fake_engine import FakeEngine, fake_services, write_models
+from tests.support.fake_engine import DESCRIPTION, FakeEngine, fake_services, write_models
 from tests.support.requests import make_request
+from tests.support.waiting import wait_until
 
 LOCAL = Place(engine="local", device="cpu")
 
@@ -67,6 +69,28 @@ def test_on_demand_it_was_tried_once_and_is_not_there(services, made):
         list(model.engine.render(make_request("a")))
         assert len(made) == 2
     assert made[1].closed == 1
+
+
+def test_what_is_known_from_before_is_not_waited_for(services, made):
+    allowed, before = threading.Event(), replace(DESCRIPTION, digest="of before")
+
+    def open_engine(*_place):
+        assert allowed.wait(20)
+        made.append(FakeEngine())
+        return made[-1]
+
+    services = replace(services, open_engine=open_engine)
+    with ExitStack() as opened:
+        planned = plan_groups(groups(), services)
+        (model,) = open_groups(planned, services, lambda _line: None, opened, {"fake": before})
+        assert (model.is_ready, model.description) == (False, before)
+        with pytest.raises(EngineError) as raised:
+            _ = model.engine
+        assert raised.value.retryable
+        allowed.set()
+        wait_until(lambda: model.is_ready)
+        assert (model.description, len(made[0].requests)) == (DESCRIPTION, 1)
+    assert made[0].closed == 1
 
 
 def test_who_shares_a_ray(services):

@@ -33,7 +33,9 @@ grace_s: 5
 allow_urls: [https://cdn.example/in/]
 """
 SAID = {
-    **dict.fromkeys(("model", "allow_url", "allow_webhook", "token", "tokens", "tls_cert", "tls_key", "data", "keep_gb")),
+    **dict.fromkeys(
+        ("model", "allow_url", "allow_webhook", "token", "tokens", "tls_cert", "tls_key", "data", "keep_gb")
+    ),
     **dict.fromkeys(("device", "engine", "gpus", "layout", "decode_ranks", "weights", "encoder")),
     "address": "127.0.0.1:50051",
     "http_port": "8000",
