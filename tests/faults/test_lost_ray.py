@@ -80,3 +80,20 @@ def test_the_server_stays_and_the_render_goes_on(house, wanted, victim):
     assert tries == 2 or (how is signal.SIGSTOP and tries == 3)  # begun once more before it is known to be frozen
     assert house.server() == server
     wait_until(lambda: not is_there(found))
+
+
+@pytest.mark.slow
+def test_a_ray_that_engines_share_is_started_again_with_the_server(tiny_t2v, wanted, tmp_path):
+    (tmp_path / "serve.yaml").write_text(f"models: [{{model: {tiny_t2v}, count: 2, engine: ray}}]")
+    with House(tmp_path, "--config", "serve.yaml") as house:
+        live = Live(house)
+        render = Following(house, "tiny-t2v", **CLIP).wait_until_half()
+        server, raylet = house.server(), *house.processes("raylet/raylet")
+        assert len(house.processes("ray::EngineActor")) == 2
+        assert len(house.who_does("denoise")) == 2  # the two have one engine each
+        raylet.kill()
+        assert live.end() == (grpc.StatusCode.UNAVAILABLE, True)
+        assert render.finish() == wanted
+        check_each_unit_once(render)
+        assert not is_there(server)
+        assert house.times("starting it again") == 1

@@ -15,12 +15,16 @@ from reelray.cluster.services import default_services, plan_loading
 from tests.support.slowly import Slowly
 
 
+def plan_slowly(*model_and_place):
+    loader, limits = plan_loading(*model_and_place)
+    return Slowly(loader, Path.cwd(), float(os.environ.get("TEXT_S", "0"))), limits
+
+
 def open_engine(kind, model, device, placement, residency):
     from reelray.cluster.local_engine import LocalEngine
     from reelray.workers.engine.gang import GangSpec
 
-    loader, limits = plan_loading(model, device, placement, residency)
-    slowly = Slowly(loader, Path.cwd(), float(os.environ.get("TEXT_S", "0")))
+    slowly, limits = plan_slowly(model, device, placement, residency)
     if kind == "ray":
         from reelray.cluster.embedded_engine import EmbeddedEngine
 
@@ -36,6 +40,7 @@ def load_settings():
     import torch
 
     from reelray.cluster import remote_engine
+    from reelray.cluster.engine_groups import shared_ray
     from reelray.cluster.gateway import render_house, served_models
     from reelray.cluster.renders.attempt import Surroundings
     from reelray.cluster.renders.worker import RenderWorker, WorkerHabits
@@ -46,6 +51,7 @@ def load_settings():
     render_house.RenderWorker = lambda models, around: RenderWorker(models, around, habits)
     render_house.Surroundings = partial(Surroundings, rule=BY_UNIT, tell_s=0.0)
     render_house.STORE_LOOK_S = 0.05
+    shared_ray.plan_loading = plan_slowly
     remote_engine._SILENCE_S = served_models.ANSWER_S = 1.0
     return default_services().load_settings()
 
