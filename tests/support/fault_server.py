@@ -47,7 +47,7 @@ def load_settings():
     from tests.support.render_jobs import BY_UNIT
 
     torch.set_num_threads(1)
-    habits = WorkerHabits(lease_s=2.0, idle_s=0.05, retry_after_s=0.3)
+    habits = WorkerHabits(lease_s=2.0, retry_after_s=0.3)
     render_house.RenderWorker = lambda models, around: RenderWorker(models, around, habits)
     render_house.Surroundings = partial(Surroundings, rule=BY_UNIT, tell_s=0.0)
     render_house.STORE_LOOK_S = 0.05
