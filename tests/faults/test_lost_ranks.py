@@ -37,9 +37,10 @@ def finish_undisturbed_by_it(house, render, wanted, victim):
     ids=["a rank killed", "a decode rank killed", "a rank frozen"],
 )
 def test_a_lost_rank_costs_time_and_nothing_else(house, wanted, kind, how):
-    render = Following(house, "tiny-t2v", **CLIP).wait_until_half()
-    victim = house.who_does(kind)[-1]
-    victim.send_signal(how)
+    with house.gate(tiny_t2v=8):
+        render = Following(house, "tiny-t2v", **CLIP).wait_at_gate()
+        victim = house.who_does(kind)[-1]
+        victim.send_signal(how)
     finish_undisturbed_by_it(house, render, wanted, victim)
 
 

@@ -70,9 +70,10 @@ def test_the_server_stays_and_the_render_goes_on(house, wanted, victim):
     name, how = VICTIMS[victim]
     wait_until(lambda: is_ready(house))
     server, live = house.server(), Live(house)
-    render = Following(house, "tiny-t2v", **CLIP).wait_until_half()
-    (found,) = house.processes(name)
-    found.send_signal(how)
+    with house.gate(tiny_t2v=30):
+        render = Following(house, "tiny-t2v", **CLIP).wait_at_gate()
+        (found,) = house.processes(name)
+        found.send_signal(how)
     assert live.end() == (grpc.StatusCode.UNAVAILABLE, True)
     assert render.finish() == wanted
     check_each_unit_once(render)
@@ -87,11 +88,12 @@ def test_a_ray_that_engines_share_is_started_again_with_the_server(tiny_t2v, wan
     (tmp_path / "serve.yaml").write_text(f"models: [{{model: {tiny_t2v}, count: 2, engine: ray}}]")
     with House(tmp_path, "--config", "serve.yaml") as house:
         live = Live(house)
-        render = Following(house, "tiny-t2v", **CLIP).wait_until_half()
-        server, raylet = house.server(), *house.processes("raylet/raylet")
-        assert len(house.processes("ray::EngineActor")) == 2
-        assert len(house.who_does("denoise")) == 2  # the two have one engine each
-        raylet.kill()
+        with house.gate(tiny_t2v=18):
+            render = Following(house, "tiny-t2v", **CLIP).wait_at_gate()
+            server, raylet = house.server(), *house.processes("raylet/raylet")
+            assert len(house.processes("ray::EngineActor")) == 2
+            assert len(house.who_does("denoise")) == 2  # the two have one engine each
+            raylet.kill()
         assert live.end() == (grpc.StatusCode.UNAVAILABLE, True)
         assert render.finish() == wanted
         check_each_unit_once(render)

@@ -54,14 +54,16 @@ def fill_disk(house, renders):
     server = house.server()
     unlimited = server.rlimit(resource.RLIMIT_FSIZE)
     server.rlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+    house.open_gates()
     wait_until(lambda: all(render.states.count("running") > 1 for render in renders))  # they failed, and try again
     server.rlimit(resource.RLIMIT_FSIZE, unlimited)
 
 
 @pytest.mark.parametrize("fault", [kill_store, kill_server, fill_disk, kill_serve], ids=lambda fault: fault.__name__)
 def test_renders_go_on_and_their_followers_too(house, undisturbed, fault):
-    renders = [render.wait_until_half() for render in both(house)]
-    fault(house, renders)
+    with house.gate(tiny_t2v=18, tiny_stream=24):
+        renders = [render.wait_at_gate() for render in both(house)]
+        fault(house, renders)
     for render, wanted in zip(renders, undisturbed, strict=True):
         assert render.finish() == wanted
         check_each_unit_once(render)

@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -48,6 +49,7 @@ class House:
                 self.end()
         finally:
             self.process.kill()
+            self.process.wait()
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
@@ -109,6 +111,21 @@ class House:
             line.sendall(b"INFO server\r\n")
             return psutil.Process(int(re.search(rb"process_id:(\d+)", line.recv(8192))[1]))
 
+    @contextmanager
+    def gate(self, **forwards: int) -> Iterator[None]:
+        """Let each model make so many forwards in each process, then have it stand still until the end of the block."""
+        for model, most in forwards.items():
+            (self.folder / f"gate-{model.replace('_', '-')}").write_text(str(most))
+        try:
+            yield
+        finally:
+            self.open_gates()
+
+    def open_gates(self) -> None:
+        """Let everybody through."""
+        for file in (*self.folder.glob("gate-*"), *self.folder.glob("at-gate-*")):
+            file.unlink()
+
     def end(self) -> None:
         """Stop it in good order; every render of it is done, and nothing is left."""
         with reelray.Client(self.address) as client:
@@ -132,7 +149,7 @@ class Following:
 
     def __init__(self, house: House, model: str, *, prompt: str = "a red circle", **wish: object) -> None:
         self._client = reelray.Client(house.address)
-        self._house = house
+        self._house, self._model = house, model
         self.id = self._client.submit(prompt, model=model, **wish).id
         self.events, self.data, self._errors = [], [], []
         self._threads = [threading.Thread(target=self._take, args=way, daemon=True) for way in self._ways()]
@@ -151,14 +168,13 @@ class Following:
         except Exception as error:  # noqa: BLE001  raised again where it is waited for
             self._errors.append(error)
 
-    def wait_until_half(self) -> "Following":
-        """Until half of its steps are done, and a unit is durable."""
+    def wait_at_gate(self) -> "Following":
+        """Until its model stands still, and a unit is durable."""
 
         def look() -> bool:
             assert not self._errors, self._errors
-            steps = [event.progress for event in list(self.events) if event.progress]
-            half = any(step.stage == "denoise" and 2 * step.done >= step.total for step in steps)
-            return half and any(event.committed is not None for event in list(self.events))
+            stands = any(self._house.folder.glob(f"at-gate-{self._model}-*"))
+            return stands and any(event.committed is not None for event in list(self.events))
 
         wait_until(look)
         assert not self.ended

@@ -13,7 +13,8 @@ STEP_S = 0.03
 class Slowly:
     """Opens a checkpoint that takes its time; each process leaves a file `KIND-PID` of what it does.
 
-    The kinds are ``denoise``, ``decode``, and, while it lasts, ``text``.
+    The kinds are ``denoise``, ``decode``, and, while it lasts, ``text``. While there is a file `gate-MODEL`, each
+    process makes as many forwards as it says, leaves a file `at-gate-MODEL-PID`, and waits until the first is gone.
 
     Args:
         load: Opens it.
@@ -36,12 +37,41 @@ class Slowly:
         return model
 
     def _traced(self, kind, work):
+        gate = Gate(self.folder, f"gate-{self.load.path.name}")
+
         def traced(*args, **kwargs):
             trace = self.folder / f"{kind}-{os.getpid()}"
             trace.touch()
             time.sleep({"denoise": STEP_S, "decode": 0.0, "text": self.text_s}[kind])
+            if kind == "denoise":
+                gate.pass_through()
             if kind == "text":
                 trace.unlink(missing_ok=True)
             return work(*args, **kwargs)
 
         return traced
+
+
+class Gate:
+    """Lets so many through."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._file, self._here, self._passed = folder / name, folder / f"at-{name}-{os.getpid()}", 0
+
+    def pass_through(self) -> None:
+        if (most := self._most()) is None:
+            self._passed = 0
+            return
+        self._passed += 1
+        if self._passed <= most:
+            return
+        self._here.touch()
+        while self._most() is not None:
+            time.sleep(0.01)
+
+    def _most(self) -> int | None:
+        try:
+            said = self._file.read_text()
+        except FileNotFoundError:
+            return None
+        return int(said) if said else None  # it is being written
