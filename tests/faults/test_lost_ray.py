@@ -17,7 +17,6 @@ from tests.support.waiting import wait_until
 CLIP = {"frames": 9, "size": (32, 32), "steps": 24, "seed": 5}
 VICTIMS = {
     "control store killed": ("gcs_server", signal.SIGKILL),
-    "raylet killed": ("raylet/raylet", signal.SIGKILL),
     "leader killed": ("ray::EngineActor", signal.SIGKILL),
     "leader frozen": ("ray::EngineActor", signal.SIGSTOP),
 }
@@ -69,18 +68,26 @@ def wanted(house):
 def test_the_server_stays_and_the_render_goes_on(house, wanted, victim):
     name, how = VICTIMS[victim]
     wait_until(lambda: is_ready(house))
-    server, live = house.server(), Live(house)
-    with house.gate(tiny_t2v=30):
+    server = house.server()
+    with house.gate(tiny_t2v=18):
         render = Following(house, "tiny-t2v", **CLIP).wait_at_gate()
         (found,) = house.processes(name)
         found.send_signal(how)
-    assert live.end() == (grpc.StatusCode.UNAVAILABLE, True)
     assert render.finish() == wanted
     check_each_unit_once(render)
     tries = render.states.count("running")
     assert tries == 2 or (how is signal.SIGSTOP and tries == 3)  # begun once more before it is known to be frozen
     assert house.server() == server
     wait_until(lambda: not is_there(found))
+
+
+def test_a_live_video_ends_with_a_hint_when_to_come_back(house):
+    wait_until(lambda: is_ready(house))
+    live, server = Live(house), house.server()
+    house.processes("raylet/raylet")[0].kill()
+    assert live.end() == (grpc.StatusCode.UNAVAILABLE, True)
+    wait_until(lambda: is_ready(house))
+    assert house.server() == server
 
 
 @pytest.mark.slow
