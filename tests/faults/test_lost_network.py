@@ -8,8 +8,8 @@ import pytest
 import reelray
 from reelray.cluster.gateway import server
 from reelray.proto.v1 import videos_pb2, videos_pb2_grpc
-from tests.support.frail_line import FrailLine
 from tests.support.fake_engine import FakeEngine
+from tests.support.frail_line import FrailLine
 from tests.support.gateway import connect, serve
 from tests.support.render_calls import video
 from tests.support.waiting import wait_until
