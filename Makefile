@@ -42,6 +42,10 @@ check: $(VENV)/.installed-dev  ## format, lint, types, spelling
 	$(BIN)/mypy
 	$(BIN)/codespell
 
+bench: $(VENV)/.installed-dev  ## what needs no GPU of benchmarks/README.md: parity, the whole command
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.render_cpu
+
 format: $(VENV)/.installed-dev  ## rewrite to the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

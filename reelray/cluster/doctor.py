@@ -216,13 +216,15 @@ def _check_gpu_use(versions: dict[str, str | None], gpus: tuple[Gpu, ...]) -> li
 
 
 def _check_folder(data_dir: Path) -> list[Finding]:
-    folder = _existing_parent(data_dir)
+    folder, remedy = _existing_parent(data_dir), "set REELRAY_DATA_DIR to a folder of yours"
     findings = []
     try:
+        in_the_way = next((part for part in (data_dir, *data_dir.parents) if part.exists() and not part.is_dir()), None)
+        if in_the_way is not None:
+            findings.append(Finding(problem=f"data folder {data_dir}: {in_the_way} is a file", remedy=remedy))
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        remedy = "set REELRAY_DATA_DIR to a folder of yours"
         findings.append(Finding(problem=f"data folder {data_dir}: {error.strerror}", remedy=remedy))
     if _free_bytes(data_dir) < SCARCE_DISK_BYTES:
         findings.append(Finding(problem=f"the disk of {data_dir} is nearly full", remedy="free some space"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,29 @@ def read_video_info(path: Path) -> dict[str, object]:
     """Size and length of a video, and the facts that reelray put into it.
 
     Raises:
-        InputError: The file is missing or no video.
+        InputError: The file is missing, cannot be read, or is no video.
     """
-    if not path.exists():
+    kind = _kind_of(path)
+    if kind is None:
         raise InputError(f"'{path}' does not exist")
-    if path.is_dir():
+    if stat.S_ISDIR(kind):
         return _read_png_folder(path)
+    if not stat.S_ISREG(kind):  # a pipe would be waited for, for ever
+        raise InputError(f"'{path}' is not a file; a video that went through a pipe says nothing of itself afterwards")
     if path.suffix == ".npy":
         return _read_raw(path)
     return _read_container(path)
+
+
+def _kind_of(path: Path) -> int | None:
+    """Mode bits of what has this name; None where nothing has it."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"'{path}' cannot be read: {reason}") from None
 
 
 def _read_container(path: Path) -> dict[str, object]:
@@ -28,7 +43,8 @@ def _read_container(path: Path) -> dict[str, object]:
 
     try:
         with av.open(str(path.absolute())) as container:
-            stream = container.streams.video[0]
+            # A damaged header may tell of a codec that is none.
+            stream = next(stream for stream in container.streams.video if stream.codec_context is not None)
             frames = sum(packet.size > 0 for packet in container.demux(stream))
             facts: dict[str, object] = {
                 "format": stream.codec_context.name,
@@ -38,7 +54,7 @@ def _read_container(path: Path) -> dict[str, object]:
                 "fps": float(stream.average_rate or 0),
             }
             tags = {name.lower(): value for name, value in container.metadata.items()}
-    except (OSError, ValueError, IndexError):
+    except (av.error.FFmpegError, OSError, ValueError, StopIteration):
         raise InputError(f"'{path}' is not a video that can be read") from None
     return {**_made_by(tags.get("comment", "")), **facts}
 
@@ -48,14 +64,19 @@ def _read_png_folder(path: Path) -> dict[str, object]:
     if not frames:
         raise InputError(f"folder '{path}' holds no frame_*.png files")
     file = path / "reelray.json"
-    return {**_made_by(file.read_text() if file.exists() else ""), "format": "png", "frames": frames}
+    try:
+        comment = file.read_text() if file.exists() else ""
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"'{file}' cannot be read; without it the frames say nothing of themselves") from None
+    return {**_made_by(comment), "format": "png", "frames": frames}
 
 
 def _read_raw(path: Path) -> dict[str, object]:
     import numpy as np  # noqa: PLC0415  containers do not need it
 
     try:
-        frames, height, width, _ = np.load(path, mmap_mode="r").shape
+        # Not np.load, which also opens archives, and tells of an empty file by EOFError.
+        frames, height, width, _ = np.lib.format.open_memmap(path, mode="r").shape
     except (OSError, ValueError):
         raise InputError(f"'{path}' does not hold raw frames") from None
     return {"format": "raw", "width": width, "height": height, "frames": frames}

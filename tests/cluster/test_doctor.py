@@ -73,6 +73,15 @@ def test_no_model_and_wrong_settings_are(services, tmp_path):
     assert "REELRAY_DEVICE is 'tpu'" in describe_machine(report)
 
 
+@pytest.mark.parametrize("below", ["", "inside"])
+def test_a_file_in_place_of_the_data_folder_is_noticed(services, tmp_path, below):
+    (tmp_path / "file").touch()
+    settings = services.load_settings().model_copy(update={"data_dir": tmp_path / "file" / below})
+    told = describe_machine(inspect_machine(replace(services, load_settings=lambda: settings)))
+    assert f"{tmp_path / 'file'} is a file" in told
+    assert "set REELRAY_DATA_DIR" in told
+
+
 def test_gpu_list_is_parsed(monkeypatch):
     class Done:
         stdout = "NVIDIA H200, 143771, 9.0, 580.82.07\nNVIDIA GB10, [N/A], 12.1, 580.1\nbroken line\n"

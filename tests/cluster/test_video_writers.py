@@ -1,6 +1,7 @@
 """What the writers wrote, decoded again by another path."""
 
 import json
+import os
 from fractions import Fraction
 
 import av
@@ -171,6 +172,60 @@ def test_info_refuses_what_is_no_video(tmp_path, content):
         read_video_info(tmp_path / "y.mp4")
     with pytest.raises(InputError, match=r"no frame_\*\.png"):
         read_video_info(tmp_path)
+
+
+@pytest.mark.parametrize("video_format", [VideoFormat.MP4, VideoFormat.WEBM])
+def test_info_refuses_damaged_videos_or_reads_them(tmp_path, video_format):
+    path, chance = tmp_path / f"x.{video_format}", np.random.default_rng(0)
+    write(path, video_format, smooth_frames(7, 32, 32))
+    whole = path.read_bytes()
+    refused = 0
+    for trial in range(60):
+        damaged = bytearray(whole if trial % 2 else whole[: chance.integers(len(whole))])
+        for place in chance.integers(max(1, min(len(damaged), 2000)), size=8 * (trial % 2)):
+            damaged[place] = chance.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert read_video_info(path)["format"]
+        except InputError:
+            refused += 1
+    assert refused
+
+
+def test_info_refuses_damaged_raw_frames(tmp_path):
+    np.save(tmp_path / "whole.npy", np.zeros((5, 4, 4, 3), np.uint8))
+    whole = (tmp_path / "whole.npy").read_bytes()
+    np.savez(tmp_path / "archive", frames=np.zeros((5, 4, 4, 3), np.uint8))
+    archive = (tmp_path / "archive.npz").read_bytes()
+    for content in (b"", b"text", whole[:20], whole[:-1], archive):
+        (tmp_path / "x.npy").write_bytes(content)
+        with pytest.raises(InputError, match="does not hold raw frames"):
+            read_video_info(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("damage", ["bytes", "folder"])
+def test_info_names_the_file_of_a_png_folder_that_cannot_be_read(tmp_path, damage):
+    (tmp_path / "frame_000000.png").touch()
+    facts = tmp_path / "reelray.json"
+    facts.mkdir() if damage == "folder" else facts.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"reelray\.json' cannot be read"):
+        read_video_info(tmp_path)
+
+
+def test_info_does_not_wait_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "live.mp4")
+    with pytest.raises(InputError, match="is not a file"):
+        read_video_info(tmp_path / "live.mp4")
+
+
+def test_info_of_names_that_cannot_be(tmp_path):
+    with pytest.raises(InputError, match="too long"):
+        read_video_info(tmp_path / ("x" * 300))
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="symbolic links"):
+        read_video_info(tmp_path / "loop")
+    with pytest.raises(InputError, match="does not exist"):
+        read_video_info(tmp_path / "file.mp4" / "inside")
 
 
 def test_spec_names_the_bad_value():
