@@ -47,7 +47,7 @@ class FakeActor:
 
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch):
-    monkeypatch.setattr(remote_engine, "_fetch", lambda value: value)
+    monkeypatch.setattr(remote_engine, "_fetch", lambda value, _within_s=None: value)
     monkeypatch.setattr(remote_engine.ray, "is_initialized", lambda: True)
 
 
