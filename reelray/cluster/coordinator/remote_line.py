@@ -53,13 +53,11 @@ class RemoteLine:
         reports = asyncio.Queue[Report]()
         say = reports.put_nowait
         said = ((HOUSE, self._desk.house), (SECRET, str(leader.data.get(SECRET, ""))))
-        watching: asyncio.Task[None] | None = None
         try:
             self._desk.connect(leader.fence, say)
             async with grpc.aio.insecure_channel(str(leader.data.get(ADDRESS)), options=OPTIONS) as channel:
                 call = channel.stream_stream(METHOD)(_packed(reports), metadata=said)
-                watching = asyncio.create_task(self._watch(leader, call))
-                await self._listen(call)
+                await self._listen_while(call, leader)
         except (grpc.RpcError, TimeoutError) as error:
             LOG.info(
                 "the line to the coordinator broke: %s", error if isinstance(error, TimeoutError) else error.code()
@@ -67,9 +65,23 @@ class RemoteLine:
         except (FencedError, InputError) as error:
             LOG.warning("the line to the coordinator is cut: %s", error.message)
         finally:
-            if watching is not None:
-                watching.cancel()
             self._desk.disconnect(say)
+
+    async def _listen_while(self, call: Any, leader: Leadership) -> None:
+        """Listen until the line ends, or another one leads.
+
+        The call is not cancelled under whoever reads from it: that would look as if this task itself were.
+        """
+        listening, watching = asyncio.create_task(self._listen(call)), asyncio.create_task(self._watch(leader))
+        try:
+            done, _ = await asyncio.wait({listening, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if listening in done:
+                listening.result()
+        finally:
+            for task in (listening, watching):
+                task.cancel()
+            await asyncio.gather(listening, watching, return_exceptions=True)
+            call.cancel()
 
     async def _listen(self, call: Any) -> None:
         while True:
@@ -81,14 +93,11 @@ class RemoteLine:
             if data != BEAT:
                 self._desk.hear(read_word(data))
 
-    async def _watch(self, leader: Leadership, call: Any) -> None:
-        """Hang up on one that leads no more, however lively it is."""
-        while True:
+    async def _watch(self, leader: Leadership) -> None:
+        """Wait until another one leads, however lively this one is."""
+        while self._leader is None or self._leader.fence <= leader.fence:
             await asyncio.sleep(LOOK_S)
             await self._look()
-            if self._leader is not None and self._leader.fence > leader.fence:
-                call.cancel()
-                return
 
 
 async def _packed(reports: "asyncio.Queue[Report]") -> AsyncIterator[bytes]:
