@@ -120,10 +120,10 @@ class RecordingModel:
             return prediction
         return prediction * (1 + self._jitter * torch.randn(prediction.shape, generator=self._generator))
 
-    def decode(self, latents_1CTHW: Tensor, state: Any) -> Tensor:
+    def decode(self, latents_1CTHW: Tensor, state: Any, *, waits: bool = True) -> Tensor:
         """Keep the latents and decode them."""
         self.pieces.append(latents_1CTHW.clone())
-        return self._model.decode(latents_1CTHW, state)
+        return self._model.decode(latents_1CTHW, state, waits=waits)
 
 
 def max_error(value: Tensor, reference: Tensor) -> float:

@@ -27,6 +27,7 @@ class ModelFacts:
         parameters: Transformer parameters.
         positions: Latent frames, token rows and token columns that the transformer can tell apart; None has no end.
         decode_pixels: Pixels, over all frames, that the device decodes well at once; larger clips decode in pieces.
+        decodes_beside: Whether the ranks decode while they move a window in the same step.
         decoders: Decoders that are there.
     """
 
@@ -42,6 +43,7 @@ class ModelFacts:
     parameters: int
     positions: int | None = None
     decode_pixels: int = 1_600_000
+    decodes_beside: bool = False
     decoders: tuple[Decoder, ...] = (Decoder.WAN_EXACT_STREAM,)
 
     def latent_frames(self, frames: int, *, endless: bool = False) -> int:

@@ -341,7 +341,10 @@ class StepReport:
         sequence: Of the plan it answers.
         generation: Of the plan it answers.
         crew: Of the plan it answers.
-        frames: Decoded frames, in the order of the plan's decodes.
+        frames: Decoded frames, in the order of the plan's decodes, behind those of earlier plans that came late.
+        late: Requests whose piece of this plan is still being decoded: its frames come with a later report, at the
+            latest with that of a plan that does more than move a window.
+        arrived: Requests whose late piece of an earlier plan is decoded now.
         costs: Time spent, per request and stage; those of different lanes passed at the same time.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
         waiting: Requests for whose memory there is no room at present, among those that came back or were moved: they
@@ -357,6 +360,8 @@ class StepReport:
     generation: int
     crew: Crew | None = None
     frames: tuple[Frames, ...] = ()
+    late: tuple[RequestId, ...] = ()
+    arrived: tuple[RequestId, ...] = ()
     costs: tuple[StageCost, ...] = ()
     failures: tuple[RequestFailure, ...] = ()
     waiting: tuple[RequestId, ...] = ()

@@ -222,14 +222,14 @@ class EngineCore:
         for request_id in failed:
             self._rollouts[request_id].phase = Phase.FAILED
         note_report([r for i, r in self._rollouts.items() if self._goes_on(i)], plan, report.waiting)
-        progress = self._advance(plan, report.waiting)
+        progress = self._advance(plan, report)
         for commit in report.commits:
             if self._goes_on(commit.request_id):
                 self._rollouts[commit.request_id].committed(commit.parts, line.issued_at_s, plan.crew)
         snapshots = self._copies.take_snapshots(report)
         self._dismiss(self._marks.note(plan, {*failures, *report.refused}, self._rollouts))
         forks = tuple(self._begin_fork(*made) for made in self._copies.take_forks(plan.forks, report))
-        finished = tuple(d.request_id for d in plan.decodes if self.phase(d.request_id) is Phase.FINISHED)
+        finished = _list_finished(self._rollouts, (*report.arrived, *(decode.request_id for decode in plan.decodes)))
         self._retire()
         return StepOutcome(progress=progress, finished=finished, failed=failed, snapshots=snapshots, forks=forks)
 
@@ -293,18 +293,32 @@ class EngineCore:
             for line in self._lines:
                 line.dismiss(name)
 
-    def _advance(self, plan: StepPlan, waiting: Collection[RequestId]) -> tuple[Progress, ...]:
+    def _advance(self, plan: StepPlan, report: StepReport) -> tuple[Progress, ...]:
         helps = plan.crew is Crew.DECODE  # what it does for the other crew is in the other one's plan
         admits, windows = ((), ()) if helps else (plan.admits, plan.windows)
         names = [admit.request.request_id for admit in admits]
         moved = [self._rollouts[name].admitted() for name in names if self.phase(name) is Phase.ADMITTED]
-        there = {i: rollout for i, rollout in self._rollouts.items() if self._goes_on(i) and i not in waiting}
+        there = {i: rollout for i, rollout in self._rollouts.items() if self._goes_on(i) and i not in report.waiting}
         moved += [there[w.request_id].window_moved() for w in windows if w.request_id in there]
-        moved += [there[d.request_id].piece_decoded() for d in plan.decodes if d.request_id in there]
-        return tuple(moved)
+        decoded = _find_decoded(there, plan, report)
+        return (*moved, *(rollout.piece_decoded() for rollout in decoded))
 
     def _goes_on(self, request_id: RequestId) -> bool:
         return self.phase(request_id) not in {None, *ENDED}
+
+
+def _list_finished(rollouts: Mapping[RequestId, Rollout], decoded: Iterable[RequestId]) -> tuple[RequestId, ...]:
+    names = dict.fromkeys(name for name in decoded if name in rollouts)
+    return tuple(name for name in names if rollouts[name].phase is Phase.FINISHED)
+
+
+def _find_decoded(there: Mapping[RequestId, Rollout], plan: StepPlan, report: StepReport) -> list[Rollout]:
+    """Whose pieces a report brings: those of its plan, and late ones of plans before it."""
+    late = {name for name in report.late if name in there}
+    for name in filter(there.__contains__, (*report.arrived, *late)):
+        there[name].is_late = name in late
+    names = (*report.arrived, *(decode.request_id for decode in plan.decodes if decode.request_id not in late))
+    return [there[name] for name in names if name in there]
 
 
 def _fit(limits: EngineLimits, layouts: Sequence[Layout], lending: Lending | None) -> EngineLimits:

@@ -67,6 +67,7 @@ def split(rollout: Rollout, request: RenderRequest) -> Rollout:
     other.follow(request)
     other.window_turn = other.decode_turn = -1
     other.put_down = other.fork = None
+    other.is_late = False
     other.phase, other.losses, other.suspect, other.cramped = Phase.RUNNING, 0, False, {*rollout.cramped}
     other.unacknowledged_frames = 0
     return other

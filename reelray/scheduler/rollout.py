@@ -69,6 +69,7 @@ class Rollout:
         self.pieces_sent = 0  # of them the client has the frames
         self.unacknowledged_frames = 0
         self.saved = Saved()
+        self.is_late = False  # the ranks decode a piece beside the windows that follow it
         self.losses = 0
         self.suspect = False  # in flight when a gang was lost, and not further than that since
 
@@ -93,8 +94,8 @@ class Rollout:
 
     @property
     def has_work(self) -> bool:
-        """Whether a window may be moved or a piece decoded now, or it is to be put down or forked."""
-        return bool(self.put_down or self.fork or self.next_window() or self.next_decode())
+        """Whether a window may be moved or a piece decoded or waited for now, or it is to be put down or forked."""
+        return bool(self.put_down or self.fork or self.is_late or self.next_window() or self.next_decode())
 
     @property
     def steps_left(self) -> int:
@@ -118,9 +119,7 @@ class Rollout:
     def next_window(self) -> WindowStep | None:
         """The window that may be moved now, or None."""
         step = self._steps.find(self.windows_done)
-        if not self._goes_on or step is None:
-            return None
-        if step.chunk - self._chunks_decoded() > self._limits.chunks_ahead:
+        if not self._goes_on or step is None or step.chunk - self._chunks_decoded() > self._limits.chunks_ahead:
             return None
         return WindowStep(
             request_id=self.request.request_id,
@@ -140,17 +139,18 @@ class Rollout:
         )
 
     def next_window_after_frames(self) -> WindowStep | None:
-        """The same, but what only remembers waits for frames that may leave: ranks report a step when all is done."""
-        window = self.next_window()
-        remembers = window is not None and (window.is_clean_pass or window.recaches)
-        return None if remembers and self.next_decode() is not None else window
+        """The same, but what only remembers waits for frames; where decodes go beside, all wait for the first ones."""
+        window, beside = self.next_window(), self.facts.decodes_beside
+        if window is None or self.next_decode() is None:
+            return window
+        return None if (self.pieces_sent == 0 if beside else window.is_clean_pass or window.recaches) else window
 
     def next_decode(self) -> DecodeStep | None:
         """The piece that is clean and for which the client has room, or None.
 
         A piece larger than the whole credit goes out when the client owes nothing.
         """
-        if not self._goes_on or self.is_decoded:
+        if not self._goes_on or self.is_decoded or self.is_late:
             return None
         piece = self.pieces[self.pieces_done]
         silent = self.pieces_done < self.pieces_sent
@@ -251,6 +251,7 @@ class Rollout:
     def rewind(self) -> None:
         """Go back to what was written down: the ranks that knew more are gone. Frames that were sent stay sent."""
         self.phase, self.place, self.is_shared, self.like = Phase.QUEUED, None, True, None
+        self.is_late = False
         self.rests, self.waits_for_room = self.rests and self.paused, False
         self.windows_done, self.pieces_done = self.saved.windows, self.saved.pieces
         self._delivered = self._chunks_decoded()

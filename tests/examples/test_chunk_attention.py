@@ -122,9 +122,9 @@ def test_a_batch_of_streams_is_what_the_engine_makes_of_each(model):
             def __getattr__(self, name):
                 return getattr(model, name)
 
-            def decode(self, latents_1CTHW, state, latents=latents):
+            def decode(self, latents_1CTHW, state, latents=latents, **options):
                 latents.append(latents_1CTHW.clone())
-                return model.decode(latents_1CTHW, state)
+                return model.decode(latents_1CTHW, state, **options)
 
         render_on(Rank(Watched()), request)
         wanted = torch.cat(latents, 2)

@@ -25,8 +25,8 @@ class Uneven:
     def free(self):
         return (10 - 3 * self._rank) * MB
 
-    def measure(self, shape, *, decodes):
-        del shape, decodes
+    def measure(self, shape, *, decodes, beside):
+        del shape, decodes, beside
         return Footprint(peak_bytes=MB, stream_bytes=0 if self._rank else 2 * MB)
 
 

@@ -110,7 +110,7 @@ class FakeModel:
         state.previous, state.decoded = (*parts.slots, None)[0], parts.facts
         return state
 
-    def decode(self, latents_1CTHW, state):
+    def decode(self, latents_1CTHW, state, *, waits=True):  # noqa: ARG002
         frames = []
         for latent_CHW in latents_1CTHW[0].unbind(1):
             shade_HW = latent_CHW.mean(0) if state.previous is None else (latent_CHW - 0.5 * state.previous).mean(0)

@@ -124,19 +124,19 @@ class Gated(FakeModel):
         (self._folder / f"evaluation-{len(self.calls)}").touch()
         return prediction
 
-    def decode(self, latents_1CTHW, state):
+    def decode(self, latents_1CTHW, state, **options):
         wait_until((self._folder / f"evaluation-{self._evaluations}").exists)
-        return super().decode(latents_1CTHW, state)
+        return super().decode(latents_1CTHW, state, **options)
 
 
 class Brittle(FakeModel):
     """Its first decode fails."""
 
-    def decode(self, latents_1CTHW, state):
+    def decode(self, latents_1CTHW, state, **options):
         self.calls.append("decode")
         if self.calls.count("decode") == 1:
             raise RuntimeError("the decoder broke")
-        return super().decode(latents_1CTHW, state)
+        return super().decode(latents_1CTHW, state, **options)
 
 
 class Overheard:

@@ -36,7 +36,7 @@ class LatentPictures:
     def new_decode_state(self, decoder=None):  # noqa: ARG002
         return Pictures()
 
-    def decode(self, latents_1CTHW, state):
+    def decode(self, latents_1CTHW, state, *, waits=True):  # noqa: ARG002
         pictures = []
         for latent_1C1HW in latents_1CTHW.float().split(1, dim=2):
             before_1C1HW = torch.zeros_like(latent_1C1HW) if state.before_1C1HW is None else state.before_1C1HW

@@ -10,9 +10,9 @@ class Watched:
     def __getattr__(self, name):
         return getattr(self._model, name)
 
-    def decode(self, latents, state):
+    def decode(self, latents, state, **options):
         self.latents.append(latents.clone())
-        return self._model.decode(latents, state)
+        return self._model.decode(latents, state, **options)
 
     def denoise(self, *inputs, **options):
         self.forwards += 1

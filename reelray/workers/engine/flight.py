@@ -12,6 +12,8 @@ from torch import Tensor
 from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import Part, Slot, WindowStep
 from reelray.workers.engine.chunk_in_work import ChunkInWork
+from reelray.workers.samplers.noise import INITIAL_STEP
+from reelray.workers.samplers.noise_ahead import Draw, NoiseSource
 
 _LATENTS, _SOLVER = "latents.", "solver."
 
@@ -23,10 +25,13 @@ class Flight:
         request: Whose.
         plane_CHW: Channels, latent height and width.
         device: Where the latents live.
+        noise: Draws for that device.
     """
 
-    def __init__(self, request: RenderRequest, plane_CHW: tuple[int, int, int], device: torch.device) -> None:
-        self._request, self._plane_CHW, self._device = request, plane_CHW, device
+    def __init__(
+        self, request: RenderRequest, plane_CHW: tuple[int, int, int], device: torch.device, noise: NoiseSource
+    ) -> None:
+        self._request, self._plane_CHW, self._device, self._noise = request, plane_CHW, device, noise
         self._chunks: dict[int, ChunkInWork] = {}
 
     @property
@@ -44,9 +49,7 @@ class Flight:
         for slot in window.chunks:
             if chunks[slot.chunk] is None or _begins(slot):
                 assert _begins(slot) or slot.part is Part.WAITS, f"chunk {slot.chunk} is in flight since its first step"
-                channels, height, width = self._plane_CHW
-                shape_CTHW = (channels, slot.latent_frames, height, width)
-                chunks[slot.chunk] = ChunkInWork(self._request, slot.chunk, shape_CTHW, self._device)
+                chunks[slot.chunk] = self._begin(slot)
         self._chunks = {number: chunk for number, chunk in chunks.items() if chunk is not None}
 
     def latents(self, window: WindowStep) -> Tensor:
@@ -101,11 +104,20 @@ class Flight:
             prefix = f"{_SOLVER}{number}."
             solver = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             state: dict[str, Any] = {"chunk": number, "latents": tensors[f"{_LATENTS}{number}"], "solver": solver}
-            self._chunks[number] = ChunkInWork.from_state(self._request, state, self._device)
+            self._chunks[number] = ChunkInWork.from_state(self._request, state, self._device, self._noise)
 
     def clear(self) -> None:
         """Forget all of them."""
         self._chunks = {}
+
+    def _begin(self, slot: Slot) -> ChunkInWork:
+        channels, height, width = self._plane_CHW
+        shape_CTHW = (channels, slot.latent_frames, height, width)
+        chunk = ChunkInWork(self._request, slot.chunk, shape_CTHW, self._noise)
+        if self._request.recipe.chunking.latent_frames is not None:  # another one follows, most of the time
+            draw = Draw(seed=self._request.seed, chunk=slot.chunk + 1, step=INITIAL_STEP, shape_CTHW=shape_CTHW)
+            self._noise.expect(draw)
+        return chunk
 
     def _leave(self, number: int) -> None:
         """Drop a clean chunk, unless later windows show it."""

@@ -102,12 +102,13 @@ class Gauge(Protocol):
         """Bytes that can be had now."""
         ...
 
-    def measure(self, shape: ShapeClass, *, decodes: bool) -> Footprint:
+    def measure(self, shape: ShapeClass, *, decodes: bool, beside: bool = False) -> Footprint:
         """Run what streams of a class run; all ranks of a lane call this together.
 
         Args:
             shape: The class.
             decodes: Whether this rank decodes.
+            beside: Whether it does while a window moves.
         """
         ...
 
@@ -150,15 +151,16 @@ class DryRun:
         return free_bytes(self._model.device)
 
     @torch.inference_mode()
-    def measure(self, shape: ShapeClass, *, decodes: bool) -> Footprint:
+    def measure(self, shape: ShapeClass, *, decodes: bool, beside: bool = False) -> Footprint:
         """See `Gauge`."""
         self._meter.settle()
         peak, kept = self._run_windows(shape), 0
+        window_peak = peak if beside else 0
         runs = [self._run_decodes] * decodes + [self._run_recoder] * shape.recodes
         for run in runs:
             before = self._meter.used()
             state, decode_peak = run(shape)
-            kept, peak = kept + max(0, self._meter.used() - before), max(peak, decode_peak)
+            kept, peak = kept + max(0, self._meter.used() - before), max(peak, window_peak + decode_peak)
             del state
         return Footprint(peak_bytes=peak, stream_bytes=kept)
 

@@ -109,18 +109,18 @@ class FrameSlot:
         return self._bays[0].room(count)
 
     def put(self, report: StepReport) -> tuple[StepReport, tuple[Place, ...]]:
-        """Put the report's frames into the box, unless they lie there.
+        """Put the report's frames into the box, unless they lie there: late ones since an earlier report.
 
         Returns:
             The report without their bytes and where they are, or as it was and nothing.
         """
-        filled, self._filled = self._filled, []
+        self._filled = []
         if self._file is None or not report.frames:
             return keep_frames(report), ()
         places, end = [], _TAIL
         try:
             for one in report.frames:
-                begin = next((bay.begin for bay in filled if bay.holds(one)), end)
+                begin = next((bay.begin for bay in self._bays if bay.holds(one)), end)
                 places.append((begin, len(one.data)))
                 if begin == end:
                     if os.pwrite(self._file, one.data, end) < len(one.data):

@@ -325,6 +325,7 @@ def _build(
         regrouper=make_regrouper(model, mesh),
         on_progress=heart.moved,
         load_s=load_s,
+        frames_land=True,
     )
 
 

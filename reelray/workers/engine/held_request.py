@@ -24,6 +24,7 @@ from reelray.workers.engine.station import Station
 from reelray.workers.engine.texts import Texts
 from reelray.workers.models.api import VideoModel
 from reelray.workers.models.sharding import DecodeParts
+from reelray.workers.samplers.noise_ahead import NoiseSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +60,7 @@ class HeldRequest:
         resumes: Whether it goes on from what was written down: of its prompts only those are encoded that it needs.
         seats: How many requests like it may share a forward.
         texts: Of the one that it goes on from; see `fork`.
+        noise: Draws what it is made from; by default in this thread.
 
     Raises:
         ResourceError: There is no room to remember it.
@@ -75,8 +77,10 @@ class HeldRequest:
         resumes: bool = False,
         seats: int = 1,
         texts: Texts | None = None,
+        noise: NoiseSource | None = None,
     ) -> None:
         self.request, self._model = request, model
+        self._noise = noise or NoiseSource(model.device)
         self._texts = texts or Texts(model)
         self.forwards = Forwards(request=request, model=model, rooms=rooms, texts=self._texts, seats=seats)
         self._reads = station.role.denoises or station.role.helps
@@ -84,8 +88,9 @@ class HeldRequest:
             self._texts.follow(request, since=None if resumes or texts is not None else 0)
         self.latent_rows, columns = model.facts.latent_size(request.width, request.height)
         self._plane_CHW = (model.facts.latent_channels, self.latent_rows, columns)
-        self.flight = Flight(request, self._plane_CHW, model.device)
+        self.flight = Flight(request, self._plane_CHW, model.device, self._noise)
         self.clean_1CTHW: dict[int, Tensor] = {}  # by first latent frame, until decoded
+        self._unchecked: list[Tensor] = []  # whether chunks are finite that nobody has looked at
         self._decode_state: Any = None
         self.settle(station, here=here)
         self.begin_memory(station)
@@ -112,7 +117,8 @@ class HeldRequest:
         """
         texts = self._texts.fork()
         decoder, beside = copy_decoder(self.forwards, self._model, self._decode_state, rests=rests)
-        other = HeldRequest(request, self._model, station, self.forwards.rooms, here=False, texts=texts)
+        parts = request, self._model, station, self.forwards.rooms
+        other = HeldRequest(*parts, here=False, texts=texts, noise=self._noise)
         shown = {name: tensor.clone() for name, tensor in self.flight.show().items()}
         other.flight.take(self.flight.numbers, shown)
         other.clean_1CTHW = {**self.clean_1CTHW}
@@ -210,11 +216,24 @@ class HeldRequest:
         """Move the chunks of a window; returns the transformer evaluations it took."""
         evaluations = 1 if self.flight.weight(window) == 1.0 else 2
         for first, latents_1CTHW in self.flight.advance(window, prediction_1CTHW).items():
-            check_finite(latents_1CTHW, self._model.digest)
+            self._unchecked.append(torch.isfinite(latents_1CTHW).all())
             self.hand_on(first, latents_1CTHW)
         if not self.flight.numbers:
             self.branches = self._branches
         return evaluations
+
+    def check_clean(self) -> None:
+        """Refuse latents that would decode to a black or grey video without a word; waits for the device.
+
+        Raises:
+            ReelrayError: A value of a clean chunk is infinite or not a number.
+        """
+        unchecked, self._unchecked = self._unchecked, []
+        if not all(map(bool, unchecked)):
+            raise ReelrayError(
+                f"the model ({self._model.digest}) produced values that are not finite; its weights may be damaged, or "
+                "its number format too narrow: download it again, or choose a lower guidance"
+            )
 
     def hand_on(self, first: int, latents_1CTHW: Tensor) -> None:
         """Keep a clean chunk for whoever decodes it, and as long as it may be remembered."""
@@ -222,13 +241,24 @@ class HeldRequest:
             self.clean_1CTHW[first] = latents_1CTHW
         self.forwards.clean.keep(first, latents_1CTHW)
 
-    def decode(self, step: DecodeStep) -> Frames:
-        """Decode the next clean latent frames."""
+    @property
+    def decoder_inputs(self) -> list[Tensor]:
+        """What the next piece is decoded from, and the decoder's state before it."""
+        parts = None if self._decode_state is None else self._model.take_apart(self._decode_state)
+        return [*self.clean_1CTHW.values(), *(() if parts is None else parts.slots)]
+
+    def decode(self, step: DecodeStep, *, waits: bool = True) -> Frames:
+        """Decode the next clean latent frames.
+
+        Args:
+            step: Which.
+            waits: Whether the frames are there at once, and not when the device's stream is done.
+        """
         self.wake()
         latents_1CTHW = _take_clean(self.clean_1CTHW, step)
         if step.first_latent_frame == 0:
             self._decode_state = self._model.new_decode_state(self.request.recipe.decoder)
-        frames_FHWC = self._model.decode(latents_1CTHW, self._decode_state)
+        frames_FHWC = self._model.decode(latents_1CTHW, self._decode_state, waits=waits)
         first = step.first_latent_frame
         return _as_frames(self.request.request_id, self._model.facts.frames(first) if first else 0, frames_FHWC)
 
@@ -266,19 +296,6 @@ class HeldRequest:
             return None
         data = self._model.pack_decode_state(state, latent_rows=self.latent_rows)
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None
-
-
-def check_finite(latents_1CTHW: Tensor, digest: str) -> None:
-    """Refuse latents that would decode to a black or grey video without a word.
-
-    Raises:
-        ReelrayError: A value is infinite or not a number.
-    """
-    if not bool(torch.isfinite(latents_1CTHW).all()):
-        raise ReelrayError(
-            f"the model ({digest}) produced values that are not finite; its weights may be damaged, or its number "
-            "format too narrow: download it again, or choose a lower guidance"
-        )
 
 
 def _take_clean(clean_1CTHW: dict[int, Tensor], step: DecodeStep) -> Tensor:

@@ -1,6 +1,7 @@
 """Opens a checkpoint for an engine."""
 
 import time
+from dataclasses import replace
 
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import ResourceError
@@ -30,10 +31,10 @@ def open_timed(load: ModelLoader) -> tuple[VideoModel, float]:
     return model, time.perf_counter() - started
 
 
-def describe(model: VideoModel, *, load_s: float) -> EngineDescription:
-    """What an engine says of a model that it has opened in so many seconds."""
+def describe(model: VideoModel, *, load_s: float, decodes_beside: bool = False) -> EngineDescription:
+    """What an engine says of a model that it has opened in so many seconds; for the rest see `ModelFacts`."""
     return EngineDescription(
-        facts=model.facts,
+        facts=replace(model.facts, decodes_beside=decodes_beside),
         digest=model.digest,
         device=device_name(model.device),
         dtype=str(model.dtype).removeprefix("torch."),

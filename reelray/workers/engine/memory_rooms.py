@@ -310,7 +310,7 @@ class MemoryRooms:
         """Have every rank of the lane know when one of them cannot run it: the others would wait for it."""
         footprint, error = None, None
         try:
-            footprint = gauge.measure(shape, decodes=station.role.decodes)
+            footprint = gauge.measure(shape, decodes=station.role.decodes, beside=station.decodes_beside)
         except (ResourceError, torch.OutOfMemoryError) as failed:
             error = failed
         all_ran = station.least(int(footprint is not None))

@@ -25,6 +25,8 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
         generation=first.generation,
         crew=first.crew,
         frames=tuple(frames for report in reports for frames in report.frames),
+        late=tuple(request_id for report in reports for request_id in report.late),
+        arrived=tuple(request_id for report in reports for request_id in report.arrived),
         costs=tuple(cost for report in reports for cost in report.costs),
         failures=tuple(failures.values()),
         waiting=tuple(dict.fromkeys(request_id for report in reports for request_id in report.waiting)),

@@ -50,6 +50,7 @@ class Station:
         least: Of a number that each rank of the lane gives, the least; all of them must call it.
         add_up: Of a tensor that each rank has which attends other heads of the same tokens, the sum; all of them must
             call it.
+        decodes_beside: Whether it decodes while a window of the same step moves.
         patched: Makes the branches of a request that asks for patches; None where the lane has no place for them.
     """
 
@@ -64,6 +65,7 @@ class Station:
     heads_of: tuple[int, int] = (0, 1)
     least: Callable[[int], int] = int
     add_up: Callable[[Tensor], Tensor] = keep
+    decodes_beside: bool = False
     patched: Callable[[Patching], Branches] | None = None
 
     def branches_for(self, request: RenderRequest) -> Branches:
@@ -114,7 +116,13 @@ def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
     station = Station(lane=lane.replica, role=role, sharding=_share_tokens(lane), pictures=pictures, heads_of=heads_of)
     least = partial(find_least, lane.everyone, model.device)
     station = replace(station, layout=layout, least=least, add_up=partial(add_up, lane.ulysses))
+    station = replace(station, decodes_beside=pictures is not None and _exchanges_by_memory(lane))
     return _share_branches(station, model, lane)
+
+
+def _exchanges_by_memory(lane: Lane) -> bool:
+    """Whether forwards of the lane wait for no collective: those of a decode beside them would be in their way."""
+    return lane.ulysses.size == len(lane.ranks) and lane.ulysses.peer_memory is not None
 
 
 def _make_lent(model: "VideoModel", lane: Lane, own: Role) -> Station:

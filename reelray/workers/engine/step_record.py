@@ -23,10 +23,21 @@ class StepRecord:
         """Requests that find no room; nothing is done for them in this step."""
         self.refused: set[RequestId] = set()
         """Forks for which there is no host memory; they are not made."""
+        self.late: list[RequestId] = []
+        """Requests whose frames come with a later report."""
+        self.arrived: list[RequestId] = []
+        """Requests whose late frames are here."""
 
     def add_frames(self, frames: Frames) -> None:
         """Add decoded frames."""
         self._frames.append(frames)
+
+    def arrive(self, request_id: RequestId) -> None:
+        """Note that late frames are here; those of this very plan were not late."""
+        if request_id in self.late:
+            self.late.remove(request_id)
+        else:
+            self.arrived.append(request_id)
 
     def add_cost(self, request_id: RequestId, stage: Stage, seconds: float, forwards: int = 0) -> None:
         """Add time spent."""
@@ -55,6 +66,8 @@ class StepRecord:
             generation=self._plan.generation,
             crew=self._plan.crew,
             frames=tuple(self._frames),
+            late=tuple(self.late),
+            arrived=tuple(self.arrived),
             costs=tuple(self._costs),
             failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),
             waiting=tuple(sorted(self.waiting)),

@@ -17,6 +17,7 @@ from reelray.proto.errors import UnsupportedError
 from reelray.proto.storage import Storage
 from reelray.workers.memory.arena import Arena
 from reelray.workers.memory.page_format import KeyShape, make_format
+from reelray.workers.to_device import put_on
 
 
 class PagePool:
@@ -200,7 +201,7 @@ class PagePool:
 
     def _find(self, frames: Sequence[Sequence[int]]) -> Tensor:
         places = [place for pages in frames for place in self.arena.places(pages)]
-        return torch.tensor(places, dtype=torch.int64, device=self.arena.storage_PX.device)
+        return put_on(self.arena.storage_PX.device, places, torch.int64)
 
     def _rows_of(self, tokens: int) -> int:
         return self.pages_for(tokens) * self.rows

@@ -170,8 +170,13 @@ class VideoModel(Protocol):
         """State of one video's causal decoder before its first latent frame; the full decoder's by default."""
         ...
 
-    def decode(self, latents_1CTHW: Tensor, state: Any) -> Tensor:
+    def decode(self, latents_1CTHW: Tensor, state: Any, *, waits: bool = True) -> Tensor:
         """Decode the next latent frames of a video and advance its state.
+
+        Args:
+            latents_1CTHW: As `denoise` leaves them.
+            state: See `new_decode_state`.
+            waits: Whether the frames are there when this returns, and not when the device's current stream is done.
 
         Returns:
             RGB uint8 frames on the CPU, shape F, H, W, 3; no frames on a rank whose pictures another one collects.

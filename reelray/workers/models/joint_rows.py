@@ -14,6 +14,7 @@ from torch import Tensor
 from reelray.kernels.norm_rope.api import rotate
 from reelray.workers.models.attention_op import AttentionOp, View
 from reelray.workers.models.sharding import TokenShard
+from reelray.workers.to_device import put_on
 
 if TYPE_CHECKING:
     from reelray.workers.models.api import VideoModel
@@ -43,9 +44,9 @@ class Row:
         """The prediction of this window alone."""
         return model.denoise(
             self.latents_1CTHW,
-            torch.tensor([self.timesteps], dtype=torch.float32, device=model.device),
+            put_on(model.device, self.timesteps, torch.float32)[None],
             [self.text],
-            positions_BT=torch.tensor([self.positions], device=model.device),
+            positions_BT=put_on(model.device, self.positions, torch.int64)[None],
             image=None if self.image is None else [self.image],
             view=self.view,
         )

@@ -40,9 +40,16 @@ def draw_noise(
     Returns:
         Float32 on the CPU, shape 1, C, T, H, W.
     """
+    frames_TCHW = torch.empty(latent_frames, channels, height, width)
+    fill_noise(frames_TCHW, seed=seed, chunk=chunk, step=step)
+    return frames_TCHW.transpose(0, 1).unsqueeze(0).contiguous()
+
+
+def fill_noise(frames_TCHW: Tensor, *, seed: int, chunk: int, step: int) -> None:
+    """Write the same noise, latent frame by latent frame, into memory of the CPU."""
     generator = torch.Generator().manual_seed(derive_seed(seed, chunk, step))
-    frames = [torch.randn(channels, height, width, generator=generator) for _ in range(latent_frames)]
-    return torch.stack(frames, dim=1).unsqueeze(0)
+    for frame_CHW in frames_TCHW:
+        frame_CHW.normal_(generator=generator)
 
 
 def derive_seed(seed: int, chunk: int, step: int) -> int:

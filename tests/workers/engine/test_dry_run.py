@@ -57,10 +57,10 @@ class Heavy:
         self.calls.append(("rows", len(rows), tuple(rows[0].latents_1CTHW.shape)))
         return self._model.denoise_rows(rows, **options)
 
-    def decode(self, latents, state):
+    def decode(self, latents, state, **options):
         self._meter.take(40 + state.latent_frames, 5 if not state.latent_frames else 2)
         self.calls.append(("decode", tuple(latents.shape)))
-        return self._model.decode(latents, state)
+        return self._model.decode(latents, state, **options)
 
 
 @pytest.mark.parametrize("decodes", [True, False])

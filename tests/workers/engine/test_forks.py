@@ -7,6 +7,7 @@ from reelray.proto.request import RequestId
 from reelray.proto.session import Fork, Pause, Resume, Say
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.clean_chunks import CleanChunks
+from reelray.workers.engine.desk import Desk
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
@@ -223,7 +224,7 @@ def test_a_mark_that_the_ranks_have_no_more_ends_nothing(model):
     drive.submit(request)
     drive.run(begins(6))
     for name in [name for name in drive.rank._held if name.startswith("a@")]:
-        drive.rank._drop(name)
+        drive.rank._desk.drop(name)
     go_back(drive, 5)
     drive.run()
     assert drive.finished == ["b"]
@@ -249,8 +250,8 @@ def test_a_mark_for_which_there_is_no_memory_is_no_failure_and_nothing_is_copied
     """In a gang a failure is waited for on every rank; on a GPU it empties the allocator's cache in mid-stream."""
     copied, whole_fork = [], CleanChunks.fork
     monkeypatch.setattr(CleanChunks, "fork", lambda clean, **how: copied.append(how) or whole_fork(clean, **how))
-    forgotten, forget = [], Rank._forget
-    monkeypatch.setattr(Rank, "_forget", lambda rank, name: forgotten.append(name) or forget(rank, name))
+    forgotten, forget = [], Desk.forget
+    monkeypatch.setattr(Desk, "forget", lambda desk, name: forgotten.append(name) or forget(desk, name))
     monkeypatch.setattr(model, "host_bytes", 10_000_000)
     drive = Drive(model, EngineLimits(mark_chunks=1, marks=99))
     drive.submit(live_request("rollout", latent_frames=30))

@@ -60,7 +60,7 @@ class Gauge:
         taken = sum(room.arena.pages * room.arena.page_bytes for room in self.rooms._rooms.values())
         return 100 * MB - taken
 
-    def measure(self, shape, *, decodes):
+    def measure(self, shape, *, decodes, beside):  # noqa: ARG002
         self.measured.append((shape, decodes))
         times = shape.area // SMALL.area
         return Footprint(peak_bytes=10 * MB * times, stream_bytes=2 * MB * times if decodes else 0)

@@ -12,6 +12,7 @@ from reelray.proto.step_plan import StepPlan, WindowStep
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.commits import restore, save
+from reelray.workers.engine.desk import Desk
 from reelray.workers.engine.held_request import HeldRequest
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.rank import Rank
@@ -227,9 +228,9 @@ def test_the_tensors_of_a_failed_step_are_gone_when_the_memory_is_given_back(cap
 
     def forget(self, request_id):
         alive.append(watched[-1]() is not None)
-        self._held.pop(request_id, None)
+        self.held.pop(request_id, None)
 
-    monkeypatch.setattr(Rank, "_forget", forget)
+    monkeypatch.setattr(Desk, "forget", forget)
     drive(Rank(Failing()), EngineCore(), [make_request("a")])
     assert alive == [False]
 
@@ -238,10 +239,10 @@ def test_latents_of_a_chunk_go_once_it_is_decoded():
     held = []
 
     class Watched(FakeModel):
-        def decode(self, latents_1CTHW, state):
+        def decode(self, latents_1CTHW, state, **options):
             tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
             held.append(len({t.data_ptr() for t in tensors if t.shape == latents_1CTHW.shape}))
-            return super().decode(latents_1CTHW, state)
+            return super().decode(latents_1CTHW, state, **options)
 
     core = EngineCore(EngineLimits(decode_latent_frames=1))
     drive(Rank(Watched()), core, [make_request("a", latent_frames=9, recipe=make_recipe(chunk=1))])

@@ -89,37 +89,39 @@ class LatentDecoding:
         return part
 
     @torch.no_grad()
-    def decode(self, latents_1CTHW: Tensor, state: CausalState) -> Tensor:
+    def decode(self, latents_1CTHW: Tensor, state: CausalState, *, waits: bool = True) -> Tensor:
         """See `VideoModel.decode`. A video that does not fit the device's free memory when it begins is cut into tiles.
 
         Raises:
             ResourceError: Not even the smallest tile fits.
         """
         if isinstance(state, TaehvState):
-            return self._bring_home(_levels(self._tiny.decode(latents_1CTHW.to(self._place), state), span=1.0))
+            levels_FHWC = _levels(self._tiny.decode(latents_1CTHW.to(self._place), state), span=1.0)
+            return self._bring_home(levels_FHWC, waits=waits)
         vae, sharing = self._vae, self._sharing_of(latents_1CTHW.shape[3], state)
         raw_1CTHW = vae.denormalise(latents_1CTHW.to(self._place).float())
         if sharing is not None:
             levels_1FHWC = sharing.decode(vae, raw_1CTHW, state)
             nothing = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
-            return nothing if levels_1FHWC is None else self._bring_home(levels_1FHWC[0])
+            return nothing if levels_1FHWC is None else self._bring_home(levels_1FHWC[0], waits=waits)
         assert isinstance(state, DecodeState)
         if state.latent_frames == 0 and state.tiling is None:
             state.tiling = self._choose_tiling(latents_1CTHW)
-        return self._bring_home(_levels(vae.decode(raw_1CTHW, state), span=2.0))
+        return self._bring_home(_levels(vae.decode(raw_1CTHW, state), span=2.0), waits=waits)
 
     def use_landing(self, room: Callable[[int], Tensor | None]) -> None:
         """See `VideoModel.use_landing`."""
         self._room = room
 
-    def _bring_home(self, levels_FHWC: Tensor) -> Tensor:
+    def _bring_home(self, levels_FHWC: Tensor, *, waits: bool) -> Tensor:
         """Copy to the CPU; to page-locked memory, which torch keeps for the next piece, a copy is ten times faster."""
         landing_X = None if self._room is None else self._room(levels_FHWC.numel())
         if landing_X is not None:
-            return landing_X.view(levels_FHWC.shape).copy_(levels_FHWC)
+            return landing_X.view(levels_FHWC.shape).copy_(levels_FHWC, non_blocking=not waits)
         if levels_FHWC.device.type != "cuda":
             return levels_FHWC
-        return torch.empty(levels_FHWC.shape, dtype=levels_FHWC.dtype, pin_memory=True).copy_(levels_FHWC)
+        home_FHWC = torch.empty(levels_FHWC.shape, dtype=levels_FHWC.dtype, pin_memory=True)
+        return home_FHWC.copy_(levels_FHWC, non_blocking=not waits)
 
     def settle_decode(self, latents_1CTHW: Tensor, state: CausalState) -> None:
         """See `VideoModel.settle_decode`."""

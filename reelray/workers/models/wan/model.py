@@ -33,6 +33,7 @@ from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.models.wan.vae import WanVae
 from reelray.workers.models.wan.window_forward import WanForward
 from reelray.workers.residency.shared_blocks import Gather, drop_gather, use_gather
+from reelray.workers.to_device import put_on
 
 ALIKE_KEYS = 32
 """Keys of a prompt come in multiples of this many on a GPU."""
@@ -197,9 +198,9 @@ class WanModel(LatentDecoding):
         forwards = [
             self._open(
                 row.latents_1CTHW,
-                torch.tensor([row.timesteps], dtype=torch.float32, device=self.device),
+                put_on(self.device, row.timesteps, torch.float32)[None],
                 [row.text],
-                torch.tensor([row.positions], device=self.device),
+                put_on(self.device, row.positions, torch.int64)[None],
                 None if row.image is None else [row.image],
                 row.view,
             )
@@ -250,7 +251,7 @@ class WanModel(LatentDecoding):
     @torch.no_grad()
     def angles(self, positions: Sequence[int], grid: Grid) -> Angles:
         """See `VideoModel.angles`."""
-        frames_T = torch.tensor(positions, device=self.device)
+        frames_T = put_on(self.device, positions, torch.int64)
         rotation = self.parts.transformer.rope(Positions(frames=frames_T), grid.rows, grid.columns)
         return rotation.cos, rotation.sin
 
