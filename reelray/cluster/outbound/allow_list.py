@@ -9,9 +9,11 @@ from typing import Self
 from reelray.proto.errors import ForbiddenUrlError, InputError
 
 LONGEST_URL = 2048
+LONGEST_LABEL = 63
+"""Of a host's name, between two dots."""
 PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?(/[!-~]*)?", re.IGNORECASE)
-_CRAFTED = re.compile(r"%(?:2[ef]|5c|00)|/\.{1,2}(?:/|$)|//", re.IGNORECASE)
+_CRAFTED = re.compile(r"%(?:2[ef]|5c|00)|/\.{1,2}(?:[/;]|$)|//", re.IGNORECASE)
 """What one program reads as another path than the next one does."""
 
 
@@ -43,6 +45,10 @@ class Address:
             raise InputError(f"{url[:80]!r} is no address; write https://HOST[:PORT]/PATH, in plain ASCII")
         scheme, host, port, target = found[1].lower(), found[2].strip("[]").lower(), found[3], found[4] or "/"
         path, _, _ = target.partition("?")
+        if "[" not in found[2] and not all(0 < len(label) <= LONGEST_LABEL for label in host.rstrip(".").split(".")):
+            raise InputError(
+                f"{url[:80]!r} is no address: its host has an empty part, or one above {LONGEST_LABEL} letters"
+            )
         if _CRAFTED.search(path) or "\\" in target or "#" in target or int(port or 1) > 65535 or port == "0":
             raise InputError(f"{url[:80]!r} is no plain address: no #, \\, empty or dotted steps, or escapes of them")
         return cls(scheme=scheme, host=host, port=int(port or PORTS[scheme]), target=target)

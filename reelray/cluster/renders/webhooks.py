@@ -44,9 +44,9 @@ class WebhookHabits:
         """For how long a server has a try for itself: longer than it can take."""
         return 2 * self.limits.total_s + 30.0
 
-    def pause_s(self, event_id: str, tries: int) -> float:
+    def pause_s(self, job_id: str, tries: int) -> float:
         """How long it rests after so many tries; up to a fifth more, so that not all come back at once."""
-        spread = hashlib.sha256(f"{event_id}.{tries}".encode()).digest()[0] / 255 / 5
+        spread = hashlib.sha256(f"{job_id}.{tries}".encode()).digest()[0] / 255 / 5
         return min(self.first_pause_s * 2.0 ** (tries - 1), self.longest_pause_s) * (1 + spread)
 
 
@@ -85,8 +85,8 @@ class WebhookTeller:
                 await asyncio.sleep(self._habits.look_s)
 
     async def _tell(self, due: DueWebhook) -> None:
-        event = WebhookEvent.of(due.job)
         try:
+            event = WebhookEvent.of(due.job)
             answer = await in_background("webhook", partial(self._send, due, event))
             why = f"it answered {answer.status}"
         except ReelrayError as error:
@@ -95,7 +95,7 @@ class WebhookTeller:
             await self._webhooks.delivered(due)
             return
         LOG.info("the end of render %s was not heard (try %d): %s", due.job.ref.id, due.number, why)
-        pause_s = self._habits.pause_s(event.id, due.number)
+        pause_s = self._habits.pause_s(due.job.ref.id, due.number)
         is_gone = answer is not None and answer.status == HTTPStatus.GONE
         if is_gone or self._clock() + pause_s > (due.job.ended_ms or 0) / 1000 + self._habits.give_up_s:
             await self._webhooks.give_up(due, why)

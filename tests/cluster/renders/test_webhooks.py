@@ -201,6 +201,16 @@ def test_places_that_are_not_trusted_any_more_hear_nothing(hands, receiver, reac
     assert "not told to trust" in webhook_of(hands, ref).error
 
 
+def test_an_end_that_another_build_wrote_holds_nobody_up(hands, receiver, reach):
+    strange, plain = submit(hands, receiver.url, 1, priority=1), submit(hands, receiver.url, 2)
+    hands.claim()
+    hands.do(hands.store.leases.finish(hands.lease, {"video": {"reel": 7}}))
+    end(hands)
+    tell(hands, reach, lambda: settled(hands, plain)() and settled_tries(hands, strange) >= 2)
+    assert len(receiver.told) == 1
+    assert "another build" in webhook_of(hands, strange).error
+
+
 def settled_tries(hands, ref):
     asked = hands.store.connection.command("HGET", hands.store.connection.key("job", ref), "hook_tries")
     return int(asyncio.run_coroutine_threadsafe(asked, hands.loop).result(10) or 0)
@@ -230,7 +240,7 @@ def test_another_webhook_is_another_wish(hands, receiver):
 
 
 def test_pauses_grow_to_an_hour():
-    pauses = [WebhookHabits().pause_s("evt_x", tries) for tries in range(1, 30)]
+    pauses = [WebhookHabits().pause_s("x", tries) for tries in range(1, 30)]
     assert all(5 * 2**n <= pause <= 6 * 2**n for n, pause in enumerate(pauses[:9]))
     assert min(pauses[10:]) >= 3600
     assert max(pauses) <= 4320
