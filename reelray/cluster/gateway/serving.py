@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -76,6 +77,10 @@ class ServeOptions:
     http_port: int | None = None
     allow_urls: Sequence[str] = ()
     allow_webhooks: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.grace_s < math.inf:
+            raise InputError(f"grace is {self.grace_s}; it must be a number of seconds, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,13 +99,10 @@ class AllowList:
         Raises:
             InputError: One is no address, or has a question mark.
         """
-        prefixes = []
-        for text in texts:
-            prefix = Address.parse(text)
-            if "?" in prefix.target:
-                raise InputError(f"{option} is {text[:80]!r}; it must end with a path")
-            prefixes.append(prefix)
-        return cls(prefixes=tuple(prefixes), option=option)
+        try:
+            return cls(prefixes=tuple(read_prefix(text) for text in texts), option=option)
+        except InputError as error:
+            raise InputError(f"{option}: {error.message}") from None
 
     def check(self, url: str) -> Address:
         """Take an address apart that is allowed.
@@ -121,6 +118,18 @@ class AllowList:
                 + ("other places only" if self.prefixes else "nobody")
             )
         return address
+
+
+def read_prefix(text: str) -> Address:
+    """Read the beginning of addresses.
+
+    Raises:
+        InputError: It is no address, or has a question mark.
+    """
+    prefix = Address.parse(text)
+    if "?" in prefix.target:
+        raise InputError(f"{text[:80]!r} has a question mark; it must end with a path")
+    return prefix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reelray.cluster.gateway.serving import GRACE_S, is_loopback
-from reelray.cluster.outbound.allow_list import AllowList
+from reelray.cluster.outbound.allow_list import read_prefix
 from reelray.cluster.render_plan import Place
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
@@ -109,7 +109,8 @@ class GatewayArguments(BaseModel):
     @field_validator("allow_urls", "allow_webhooks")
     @classmethod
     def _check_addresses(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        _as_value_error(AllowList.of, texts)
+        for text in texts:
+            _as_value_error(read_prefix, text)
         return texts
 
     @model_validator(mode="after")
@@ -148,7 +149,7 @@ class AppArguments(BaseModel):
         return models
 
 
-def _as_value_error(check: Any, text: str | tuple[str, ...]) -> Any:
+def _as_value_error(check: Any, text: str) -> Any:
     """Pydantic reports `ValueError` with the place of the value."""
     try:
         return check(text)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from reelray.cluster.engine_groups.opening import PlannedGroup
+from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.serving import ServeOptions, data_folder, make_guard, plan_models
 from reelray.cluster.services import Services
 
@@ -15,6 +16,7 @@ def print_check(options: ServeOptions, services: Services, tell: Callable[[str],
         ReelrayError: It cannot be started so.
     """
     make_guard(options)
+    read_reach(options.allow_urls, options.allow_webhooks, services.load_settings())
     planned, data = plan_models(options, services), str(data_folder(options, services))
     if as_json:
         tell(json.dumps(check_json(planned, options, data), indent=2))

@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from reelray.cluster.engine_groups.options import GroupOptions
 from reelray.cluster.gateway.serving import GRACE_S, is_loopback
+from reelray.cluster.model_catalog import is_path
+from reelray.cluster.outbound.allow_list import read_prefix
 from reelray.cluster.render_plan import Place
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
 from reelray.scheduler.plan.machine import MAX_GPUS
 
-CLOSED = ConfigDict(extra="forbid", frozen=True)
+CLOSED = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 LARGEST_BYTES = 1_000_000
 
 
@@ -63,7 +65,7 @@ class GroupConfig(BaseModel):
             weights=self.weights,
             encoder=self.encoder,
         )
-        model = str(folder / self.model) if self.model.startswith(".") else self.model
+        model = str(folder / Path(self.model).expanduser()) if is_path(self.model) else self.model
         return GroupOptions(model=model, place=place, count=self.count, preload=self.preload, idle_s=self.idle_s)
 
 
@@ -104,6 +106,16 @@ class ServeConfig(BaseModel):
             raise ValueError("it must be 1 to 65535, free or off")
         return port
 
+    @field_validator("allow_urls", "allow_webhooks")
+    @classmethod
+    def _check_prefixes(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            for text in texts:
+                read_prefix(text)
+        except InputError as error:
+            raise ValueError(error.message) from None
+        return texts
+
     @model_validator(mode="after")
     def _check_default(self) -> Self:
         names = [Path(group.model).name for group in self.models]
@@ -125,7 +137,10 @@ def read_config(file: Path) -> ServeConfig:
     """
     try:
         with file.open("rb") as source:
-            said = yaml.safe_load(source.read(LARGEST_BYTES))
+            text = source.read(LARGEST_BYTES + 1)
+        if len(text) > LARGEST_BYTES:
+            raise InputError(f"'{file}' has more than {LARGEST_BYTES} bytes")
+        said = yaml.load(text, _StrictLoader)  # noqa: S506  a safe one
     except OSError as error:
         raise InputError(f"'{file}' cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeError) as error:
@@ -136,6 +151,24 @@ def read_config(file: Path) -> ServeConfig:
         return ServeConfig.model_validate(said)
     except ValidationError as error:
         raise InputError(f"'{file}': {_describe(error)}") from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See `SafeLoader`.
+
+        Raises:
+            ConstructorError: A key is there twice.
+        """
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _describe(error: ValidationError) -> str:

@@ -122,6 +122,12 @@ ONE = "models: [{model: sprites}]\n"
             r"models\[0\].layout is 'bla=2': layout axis 'bla' is unknown; allowed are",
         ),
         ("models: [{model: a, decode_ranks: some}]", r"decode_ranks is 'some': .*integer.*; or: .*'auto'"),
+        (ONE + "allow_urls: [https://a.example/, cdn]", r"allow_urls is .*'cdn' is no address; write https://HOST"),
+        (ONE + "allow_webhooks: ['https://a.example/?b']", r"allow_webhooks is .* has a question mark"),
+        (ONE + "grace_s: .inf", "grace_s is inf: .*finite"),
+        (ONE + "data: a\ndata: b", r"is no YAML: data is given twice.*line 3"),
+        ("models: [{model: a, count: 1, count: 2}]", "is no YAML: count is given twice"),
+        (ONE + "#" * 1_000_000, "has more than 1000000 bytes"),
         ("- x", "must be a mapping that begins with 'models:'"),
         ("a: [", "is no YAML: "),
         ("", "must be a mapping"),
@@ -134,6 +140,15 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, text, told):
         read_config(path)
     assert raised.value.message.startswith(f"'{path}'")
     assert "\n" not in raised.value.message
+
+
+def test_folders_of_models_are_meant_from_where_the_file_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    names = ("checkpoints/a", "./b", "~/c", "/srv/d", "e")
+    (tmp_path / "serve.yaml").write_text(f"models: [{', '.join(f'{{model: {name}}}' for name in names)}]")
+    options = merge_options(SAID, (), tmp_path / "serve.yaml")
+    found = [group.model for group in options.groups]
+    assert found == [f"{tmp_path}/checkpoints/a", f"{tmp_path}/b", "/home/ann/c", "/srv/d", "e"]
 
 
 def test_no_such_file(tmp_path):
@@ -157,6 +172,13 @@ def test_check_prints_what_would_be_started_and_starts_nothing(cli):
     ran = cli.run("serve", "--config", "serve.yaml", "--check", "--address", "0.0.0.0:1")
     assert ran.code == 2
     assert "can be reached from other machines" in ran.err
+    for option, value, told in [
+        ("--allow-url", "cdn", "--allow-url: 'cdn' is no address"),
+        ("--allow-webhook", "https://a.example/", "needs a key to sign with"),
+        ("--grace", "inf", "grace is inf"),
+    ]:
+        ran = cli.run("serve", "--config", "serve.yaml", "--check", option, value)
+        assert (ran.code, told in ran.err) == (2, True), (option, ran.err)
     (cli.cwd / "serve.yaml").write_text("models: [{model: fake, count: x}]")
     ran = cli.run("serve", "--config", "serve.yaml", "--check")
     assert (ran.code, len(ran.error_lines)) == (2, 1)
