@@ -20,6 +20,7 @@ from reelray.cluster.http_api.videos import House
 from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.serve_app.arguments import GatewayArguments
 from reelray.cluster.serve_app.engine_door import EngineDoor
+from reelray.cluster.serve_config.keeping import asset_rule
 from reelray.cluster.services import default_services
 from reelray.cluster.settings import Settings
 from reelray.cluster.store.connection import StoreAddress
@@ -57,7 +58,8 @@ class GatewayReplica:
             address = store_address(settings)
             reach = read_reach(arguments.allow_urls, arguments.allow_webhooks, settings)
             rule = RetentionRule.of(days=arguments.keep_days, gigabytes=arguments.keep_gb)
-            house = open_house(address, None, arguments.files, rule, self._models, reach=reach)
+            assets = asset_rule(arguments.model_dump())
+            house = open_house(address, None, arguments.files, rule, self._models, reach=reach, asset_rule=assets)
             self._house = await self._kept.enter_async_context(house)
         archive = None if self._house is None else self._house.archive
         desk = None if self._house is None else self._house.desk
@@ -122,7 +124,7 @@ async def start_http(
         key=arguments.tls_key,
         shares_port=True,
     )
-    found = House(models=models, archive=house.archive, loads=house.desk.loads)
+    found = House(models=models, archive=house.archive, quotas=guard.quotas, loads=house.desk.loads)
     return await HttpServer(found, place, guard.callers).start()
 
 
@@ -160,6 +162,7 @@ def serve_options(arguments: GatewayArguments) -> ServeOptions:
         tokens=arguments.tokens_file,
         certificate=arguments.tls_certificate,
         key=arguments.tls_key,
+        quotas=arguments.quotas.quotas(),
     )
 
 

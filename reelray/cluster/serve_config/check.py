@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from reelray.cluster.engine_groups.opening import PlannedGroup
 from reelray.cluster.gateway.reach import read_reach
@@ -44,6 +45,8 @@ def check_json(planned: Sequence[PlannedGroup], options: ServeOptions, data: str
         "keep_days": options.keep.ttl_s / 86_400,
         "keep_bytes": options.keep.most_bytes,
         "grace_s": options.grace_s,
+        "assets": asdict(options.assets),
+        "quotas": asdict(options.quotas),
     }
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from reelray.cluster.engine_groups.options import GroupOptions
 from reelray.cluster.gateway.serving import GRACE_S, is_loopback
 from reelray.cluster.model_catalog import is_path
 from reelray.cluster.outbound.allow_list import read_prefix
 from reelray.cluster.render_plan import Place
+from reelray.cluster.serve_config.keeping import CLOSED, KeepingConfig, QuotaConfig, QuotasConfig
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
 from reelray.scheduler.plan.machine import MAX_GPUS
 
-CLOSED = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 LARGEST_BYTES = 1_000_000
 
 
@@ -69,10 +69,8 @@ class GroupConfig(BaseModel):
         return GroupOptions(model=model, place=place, count=self.count, preload=self.preload, idle_s=self.idle_s)
 
 
-class ServeConfig(BaseModel):
+class ServeConfig(KeepingConfig):
     """A whole server."""
-
-    model_config = CLOSED
 
     models: tuple[GroupConfig, ...] = Field(min_length=1, description="What is served.")
     default: str | None = Field(default=None, description="Taken where a request names no model. Default: the first.")
@@ -175,7 +173,7 @@ def _describe(error: ValidationError) -> str:
     """The first fault: its key, what it is, and what would be right."""
     fault = error.errors()[0]
     # What stands in a union adds the name of its branch, which is no key.
-    where = [part for part in fault["loc"] if isinstance(part, int) or part in _keys()]
+    where = [part for part in fault["loc"] if isinstance(part, int) or part in _keys() or fault["loc"][0] == "quotas"]
     if fault["type"] == "extra_forbidden":
         return _describe_unknown(fault["loc"])
     key = _path(where)
@@ -190,11 +188,20 @@ def _describe(error: ValidationError) -> str:
 
 
 def _describe_unknown(place: Sequence[int | str]) -> str:
-    kind: type[BaseModel] = ServeConfig if len(place) == 1 else GroupConfig
+    kind = _kind_at(place)
     known = list(kind.model_fields)
     close = difflib.get_close_matches(str(place[-1]), known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{_path(place)} is no key; {hint}keys here: {', '.join(known)}"
+
+
+def _kind_at(place: Sequence[int | str]) -> type[BaseModel]:
+    """What an unknown key stands in."""
+    if len(place) == 1:
+        return ServeConfig
+    if place[0] == "quotas":
+        return QuotasConfig if len(place) == 2 else QuotaConfig
+    return GroupConfig
 
 
 def _path(place: Sequence[int | str]) -> str:

@@ -1,9 +1,13 @@
 """A file for `reelray serve --config`: what it means, what is wrong with it, and who counts more."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from reelray.cluster.assets.asset import AssetRule
+from reelray.cluster.gateway.serving import make_guard
+from reelray.cluster.gateway.tenant_quotas import TenantQuota, TenantQuotas
 from reelray.cluster.serve_config.file import read_config
 from reelray.cluster.serve_config.merging import merge_options
 from reelray.proto.errors import InputError
@@ -31,6 +35,16 @@ keep_days: 3
 keep_gb: 2
 grace_s: 5
 allow_urls: [https://cdn.example/in/]
+asset_days: 2
+asset_gb: 0.5
+asset_mb: 20
+asset_count: 30
+asset_uploads: 3
+quotas:
+  everybody: {open_renders: 4, frames_per_day: 1000}
+  tenants:
+    ann: {frames_per_day: 9000, open_renders: null}
+    bob: {renders_per_minute: 2}
 """
 SAID = {
     **dict.fromkeys(
@@ -40,6 +54,11 @@ SAID = {
     "address": "127.0.0.1:50051",
     "http_port": "8000",
     "keep_days": 7.0,
+    "asset_days": 7.0,
+    "asset_gb": 10.0,
+    "asset_mb": 2000.0,
+    "asset_count": 10_000,
+    "asset_uploads": 8,
     "grace": 30.0,
 }
 
@@ -66,6 +85,15 @@ def test_a_file_says_it_all(file):
     assert (options.allow_urls, options.allow_webhooks) == (("https://cdn.example/in/",), ())
     assert (options.data, options.tokens) == (file.parent / "kept", file.parent / "tokens.txt")
     assert (options.keep.ttl_s, options.keep.most_bytes) == (3 * 86400, 2 * 10**9)
+    assert options.assets == AssetRule(
+        keep_s=2 * 86400, most_bytes=500_000_000, largest_bytes=20_000_000, most_assets=30, most_uploads=3
+    )
+    assert [options.quotas.of(tenant) for tenant in ("ann", "bob", "carol")] == [
+        TenantQuota(frames_per_day=9000),
+        TenantQuota(renders_per_minute=2, open_renders=4, frames_per_day=1000),
+        TenantQuota(open_renders=4, frames_per_day=1000),
+    ]
+    assert make_guard(replace(options, tokens=None)).quotas == options.quotas
 
 
 def test_the_command_line_counts_more(file, tmp_path):
@@ -82,7 +110,10 @@ def test_without_a_file_it_is_as_ever():
     options = merge_options({**SAID, "model": ["a"], "device": "cpu"}, {"model", "device"}, None)
     assert [(group.model, group.count, group.place.device) for group in options.groups] == [("a", 1, "cpu")]
     assert (options.http_port, options.data, options.keep.most_bytes) == (8000, None, None)
-    assert merge_options(SAID, (), None).groups == []
+    plain = merge_options(SAID, (), None)
+    assert (plain.groups, plain.assets, plain.quotas) == ([], AssetRule(), TenantQuotas())
+    few = {"asset_count": 3, "asset_gb": 1.5}
+    assert merge_options({**SAID, **few}, few, None).assets == AssetRule(most_assets=3, most_bytes=1_500_000_000)
 
 
 @pytest.fixture
@@ -124,6 +155,16 @@ ONE = "models: [{model: sprites}]\n"
         ("models: [{model: a, decode_ranks: some}]", r"decode_ranks is 'some': .*integer.*; or: .*'auto'"),
         (ONE + "allow_urls: [https://a.example/, cdn]", r"allow_urls is .*'cdn' is no address; write https://HOST"),
         (ONE + "allow_webhooks: ['https://a.example/?b']", r"allow_webhooks is .* has a question mark"),
+        (ONE + "asset_gb: 0", "asset_gb is 0: .*greater than or equal to 0.001"),
+        (ONE + "asset_uploads: 17", "asset_uploads is 17: .*less than or equal to 16"),
+        (ONE + "asset_size: 1", r"asset_size is no key; did you mean asset_\w+\?"),
+        (ONE + "quotas: {all: {}}", r"quotas.all is no key; .*keys here: everybody, tenants"),
+        (
+            ONE + "quotas: {everybody: {frames: 1}}",
+            r"quotas.everybody.frames is no key; .*keys here: renders_per_minute",
+        ),
+        (ONE + "quotas: {tenants: {ann: {open_renders: -1}}}", r"quotas.tenants.ann.open_renders is -1: .*equal to 0"),
+        (ONE + "quotas: {tenants: {'a:b': {}}}", r"quotas.tenants is .*: tenant is 'a:b': allowed are"),
         (ONE + "grace_s: .inf", "grace_s is inf: .*finite"),
         (ONE + "data: a\ndata: b", r"is no YAML: data is given twice.*line 3"),
         ("models: [{model: a, count: 1, count: 2}]", "is no YAML: count is given twice"),
