@@ -1,11 +1,14 @@
 """A real server that tests do harm to, and clients that follow their renders whatever happens."""
 
+import asyncio
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,13 +17,19 @@ from typing import Self
 import psutil
 
 import reelray
+from reelray.cluster.gateway.tenant_quotas import TenantQuota
+from reelray.cluster.store.connection import Connection, StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
+from reelray.cluster.store.quotas import Quotas
 from tests.support.commands import ROOT, is_there
 from tests.support.shared_memory import left_in_memory
 from tests.support.waiting import wait_until
 
 STEPS_OF_UNIT = 2
 """At least; see `BY_UNIT`, and the steps of a tiny stream's chunk."""
+
+QUOTA = TenantQuota(frames_per_day=10**9)
+"""So much that nothing is refused, and all is counted."""
 
 
 def free_port() -> int:
@@ -30,11 +39,19 @@ def free_port() -> int:
 
 
 class House:
-    """`reelray serve` in a folder, at one address however often it is started."""
+    """`reelray serve` in a folder, at one address however often it is started.
 
-    def __init__(self, folder: Path, *options: object, **variables: str) -> None:
+    Each of `models` is a folder, or an entry of a file for `--config`.
+    """
+
+    def __init__(self, folder: Path, models: list[object], *options: object, **variables: str) -> None:
         self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
-        self._options = [str(option) for option in options]
+        said = [model if isinstance(model, dict) else {"model": str(model)} for model in models]
+        quotas = {"everybody": {"frames_per_day": QUOTA.frames_per_day}}
+        (folder / "serve.yaml").write_text(json.dumps({"models": said, "quotas": quotas}, default=str))
+        self._options = ["--config", "serve.yaml", *(str(option) for option in options)]
+        self.to_charge = 0
+        """Frames of all renders that were submitted, each once."""
         self._variables, self.said = variables, []
         self.family: set[psutil.Process] = set()
         self._shared_memory = set(Path("/dev/shm").iterdir())
@@ -111,6 +128,18 @@ class House:
             line.sendall(b"INFO server\r\n")
             return psutil.Process(int(re.search(rb"process_id:(\d+)", line.recv(8192))[1]))
 
+    def charged(self) -> int:
+        """Frames that were counted against the quota."""
+
+        async def ask() -> int:
+            connection = Connection(StoreAddress(url=EmbeddedStore(self.folder / "data" / "store").url))
+            try:
+                return await Quotas(connection).used("default", QUOTA.frames)
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
+
     @contextmanager
     def gate(self, **forwards: int) -> Iterator[None]:
         """Let each model make so many forwards in each process, then have it stand still until the end of the block."""
@@ -131,6 +160,7 @@ class House:
         with reelray.Client(self.address) as client:
             assert {render.state for render in client.list()} == {"done"}
             assert sum(engine.requests for engine in client.describe()) == 0
+        assert self.charged() == self.to_charge
         with suppress(psutil.NoSuchProcess):
             self.server()
         self.process.terminate()
@@ -150,7 +180,9 @@ class Following:
     def __init__(self, house: House, model: str, *, prompt: str = "a red circle", **wish: object) -> None:
         self._client = reelray.Client(house.address)
         self._house, self._model = house, model
-        self.id = self._client.submit(prompt, model=model, **wish).id
+        self._wish = {"prompt": prompt, "model": model, "key": uuid.uuid4().hex, **wish}
+        self.id = self._client.submit(**self._wish).id
+        house.to_charge += wish["frames"]
         self.events, self.data, self._errors = [], [], []
         self._threads = [threading.Thread(target=self._take, args=way, daemon=True) for way in self._ways()]
         for thread in self._threads:
@@ -189,7 +221,7 @@ class Following:
         return [event.state for event in list(self.events) if event.state]
 
     def finish(self) -> bytes:
-        """Wait for its end; gives its bytes."""
+        """Wait for its end; gives its bytes. It was charged once, also when it is asked for once more."""
         for thread in self._threads:
             thread.join(90)
             assert not thread.is_alive(), (self.states, self._house.said)
@@ -199,6 +231,8 @@ class Following:
         kept = [event for event in self.events if event.state or event.progress or event.committed is not None]
         numbers = [event.number for event in kept]
         assert numbers == sorted(set(numbers)), numbers
+        assert self._client.submit(**self._wish).id == self.id
+        assert self._house.charged() == self._house.to_charge
         self._client.close()
         return b"".join(self.data)
 
