@@ -64,8 +64,9 @@ class GatewayReplica:
         archive = None if self._house is None else self._house.archive
         desk = None if self._house is None else self._house.desk
         server = GatewayServer(self._models, arguments.address, guard, archive, desk=desk, shares_port=True)
-        self._server = await server.start()
+        # In this order: whoever finds the gRPC side healthy may come over HTTP, too.
         self._http = await start_http(arguments, guard, self._models, self._house)
+        self._server = await server.start()
         self._greeting = [
             asyncio.create_task(keep_greeting(*pair)) for pair in zip(self._doors, self._models, strict=True)
         ]
