@@ -76,13 +76,27 @@ class WebhookTeller:
         Raises:
             StoreError: The store does not answer; what was being told is told again.
         """
-        while True:
-            due = await self._webhooks.claim(AT_ONCE, hold_s=self._habits.hold_s)
-            async with asyncio.TaskGroup() as telling:
-                for one in due:
-                    telling.create_task(self._tell(one))
-            if not due:
-                await asyncio.sleep(self._habits.look_s)
+        telling = set[asyncio.Task[None]]()
+        try:
+            while True:
+                if len(telling) < AT_ONCE:  # who is slow to listen holds up nobody else
+                    due = await self._webhooks.claim(AT_ONCE - len(telling), hold_s=self._habits.hold_s)
+                    telling |= {asyncio.create_task(self._tell(one)) for one in due}
+                telling = await self._rest(telling)
+        finally:
+            for task in telling:
+                task.cancel()
+            await asyncio.gather(*telling, return_exceptions=True)
+
+    async def _rest(self, telling: "set[asyncio.Task[None]]") -> "set[asyncio.Task[None]]":
+        """Wait until one of them is told, or for a while; gives those that are not."""
+        if not telling:
+            await asyncio.sleep(self._habits.look_s)
+            return telling
+        done, left = await asyncio.wait(telling, timeout=self._habits.look_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        return left
 
     async def _tell(self, due: DueWebhook) -> None:
         try:
