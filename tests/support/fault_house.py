@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -55,6 +57,7 @@ class House:
         self._variables, self.said = variables, []
         self.family: set[psutil.Process] = set()
         self._shared_memory = set(Path("/dev/shm").iterdir())
+        self._temporary = Path(tempfile.mkdtemp(prefix="h-"))  # a short path: sockets may lie there
 
     def __enter__(self) -> Self:
         self.start()
@@ -67,6 +70,7 @@ class House:
         finally:
             self.process.kill()
             self.process.wait()
+            shutil.rmtree(self._temporary)
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
@@ -74,7 +78,13 @@ class House:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fault_server", *words],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self._variables},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "OMP_NUM_THREADS": "1",
+                "TMPDIR": str(self._temporary),
+                **self._variables,
+            },
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -169,9 +179,10 @@ class House:
         self.check_empty()
 
     def check_empty(self) -> None:
-        """Nobody of it is left, and nothing in shared memory."""
+        """Nobody of it is left, and nothing in shared memory or among temporary files."""
         wait_until(lambda: not any(map(is_there, self.family)))
         wait_until(lambda: not left_in_memory(self._shared_memory))
+        wait_until(lambda: not list(self._temporary.iterdir()))
 
 
 class Following:
