@@ -114,9 +114,7 @@ class House:
         """The process that serves; remembers everybody."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.family |= set(children)
-        (found,) = (
-            child for child in children if os.getpgid(child.pid) == child.pid and child.ppid() == self.process.pid
-        )
+        (found,) = (child for child in children if _is_server(child, self.process.pid))
         return found
 
     def processes(self, *names: str) -> list[psutil.Process]:
@@ -183,6 +181,14 @@ class House:
         wait_until(lambda: not any(map(is_there, self.family)))
         wait_until(lambda: not left_in_memory(self._shared_memory))
         wait_until(lambda: not list(self._temporary.iterdir()))
+
+
+def _is_server(child: psutil.Process, supervisor: int) -> bool:
+    """Whether it is that and not one that lost its parent, whom the supervisor has adopted."""
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        leads = child.ppid() == supervisor and os.getpgid(child.pid) == child.pid
+        return leads and "tests.support.fault_server" in child.cmdline()
+    return False
 
 
 class Following:
