@@ -12,8 +12,8 @@ CLIP = {"frames": 33, "size": (32, 32), "steps": 16, "seed": 5}
 
 @pytest.fixture(scope="module")
 def house(tiny_t2v, tmp_path_factory):
-    options = ("--engine", "local", "--layout", "cfg=2", "--decode-ranks", "1")
-    with House(tmp_path_factory.mktemp("ranks"), [tiny_t2v], *options, TEXT_S="1") as house:
+    options = ("--engine", "local", "--layout", "cfg=2", "--decode-ranks", "1", "--model", tiny_t2v)
+    with House(tmp_path_factory.mktemp("ranks"), *options, TEXT_S="1") as house:
         yield house
 
 

@@ -50,7 +50,7 @@ class Live:
 
 @pytest.fixture(scope="module")
 def house(tiny_t2v, tmp_path_factory):
-    with House(tmp_path_factory.mktemp("ray"), [tiny_t2v], "--engine", "ray") as house:
+    with House(tmp_path_factory.mktemp("ray"), "--engine", "ray", "--model", tiny_t2v) as house:
         yield house
 
 
@@ -92,7 +92,8 @@ def test_a_live_video_ends_with_a_hint_when_to_come_back(house):
 
 @pytest.mark.slow
 def test_a_ray_that_engines_share_is_started_again_with_the_server(tiny_t2v, wanted, tmp_path):
-    with House(tmp_path, [{"model": tiny_t2v, "count": 2, "engine": "ray"}]) as house:
+    (tmp_path / "serve.yaml").write_text(f"models: [{{model: {tiny_t2v}, count: 2, engine: ray}}]")
+    with House(tmp_path, "--config", "serve.yaml") as house:
         live = Live(house)
         with house.gate(tiny_t2v=18):
             render = Following(house, "tiny-t2v", **CLIP).wait_at_gate()

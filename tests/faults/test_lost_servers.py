@@ -19,7 +19,7 @@ STREAM = {"frames": 129, "size": (32, 32), "seed": 6}
 def house(tiny_t2v, tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     stream = write_tiny_stream(tiny_t2v, folder / "tiny-stream")
-    with House(folder, [tiny_t2v, stream], "--engine", "local") as house:
+    with House(folder, "--engine", "local", "--model", tiny_t2v, "--model", stream) as house:
         yield house
 
 

@@ -1,7 +1,6 @@
 """A real server that tests do harm to, and clients that follow their renders whatever happens."""
 
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -31,7 +30,7 @@ STEPS_OF_UNIT = 2
 """At least; see `BY_UNIT`, and the steps of a tiny stream's chunk."""
 
 QUOTA = TenantQuota(frames_per_day=10**9)
-"""So much that nothing is refused, and all is counted."""
+"""Of everybody in `fault_server`: nothing is refused, and all is counted."""
 
 
 def free_port() -> int:
@@ -41,17 +40,11 @@ def free_port() -> int:
 
 
 class House:
-    """`reelray serve` in a folder, at one address however often it is started.
+    """`reelray serve` in a folder, at one address however often it is started."""
 
-    Each of `models` is a folder, or an entry of a file for `--config`.
-    """
-
-    def __init__(self, folder: Path, models: list[object], *options: object, **variables: str) -> None:
+    def __init__(self, folder: Path, *options: object, **variables: str) -> None:
         self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
-        said = [model if isinstance(model, dict) else {"model": str(model)} for model in models]
-        quotas = {"everybody": {"frames_per_day": QUOTA.frames_per_day}}
-        (folder / "serve.yaml").write_text(json.dumps({"models": said, "quotas": quotas}, default=str))
-        self._options = ["--config", "serve.yaml", *(str(option) for option in options)]
+        self._options = [str(option) for option in options]
         self.to_charge = 0
         """Frames of all renders that were submitted, each once."""
         self._variables, self.said = variables, []
