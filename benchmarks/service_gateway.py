@@ -16,18 +16,15 @@ from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
+from reelray.cluster.gateway.tenant_quotas import TenantQuota, TenantQuotas
 from reelray.cluster.renders.artifacts import Artifacts
 from reelray.cluster.store.connection import Connection, StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
-from reelray.cluster.store.limits import RateLimit, SubmitLimits, UnitQuota
 from reelray.cluster.store.open import Store
 
 TENANTS = {f"a-token-of-tenant-{number}": f"tenant-{number}" for number in range(8)}
-LIMITS = SubmitLimits(
-    rate=RateLimit(name="submits", per_s=1e6, burst=1_000_000),
-    units=UnitQuota(name="gpu-seconds", limit=10**12, window_s=86_400),
-    charge=30,
-    open_jobs=10**9,
+QUOTAS = TenantQuotas(
+    everybody=TenantQuota(renders_per_minute=1e6, open_renders=10**9, frames_per_day=10**12),
 )
 
 
@@ -115,7 +112,7 @@ async def _serve(pipe: Pipe, address: StoreAddress, files: Path, pace: Pace) -> 
     models = ServedModels([ServedModel(entry(number), lambda: engine) for number in range(pace.models)])
     connection = Connection(address)
     archive = Archive(store=Store.over(connection), artifacts=Artifacts(files))
-    guard = Guard(callers=Callers(TENANTS), limits=LIMITS)
+    guard = Guard(callers=Callers(TENANTS), quotas=QUOTAS)
     server = await GatewayServer(models, "127.0.0.1:0", guard, archive).start()
     pipe.send(server.port)
     try:

@@ -25,6 +25,7 @@ ENV PATH=/opt/reelray/bin:$PATH \
 USER 1000:1000
 WORKDIR /home/reelray
 EXPOSE 50051
+EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
     CMD ["python", "-m", "reelray.cluster.serve_app.probe", "127.0.0.1:50051"]

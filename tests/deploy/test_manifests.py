@@ -147,6 +147,7 @@ def test_every_mount_has_its_volume_and_no_secret_is_written_down(kind):
         assert {mount["name"] for mount in container_of(group).get("volumeMounts", [])} == volumes
         for variable in container_of(group).get("env", []):
             assert "TOKEN" not in variable["name"]
+            assert "://" not in variable.get("value", "")  # such an address may hold a password
     assert not any(resource["kind"] == "Secret" for resource in load_all(kind))
 
 
@@ -159,9 +160,11 @@ def test_callers_reach_gateways_and_nobody_else():
     for selector in (service["selector"], budget["selector"]["matchLabels"]):
         assert [name for name, label in labels.items() if label == selector] == ["gateways"]
     assert service["ports"] == [
-        {"name": "grpc", "port": 50051, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"}
+        {"name": "grpc", "port": 50051, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
+        {"name": "http", "port": 8000, "targetPort": "http", "appProtocol": "http"},
     ]
-    assert {"containerPort": 50051, "name": "grpc"} in container_of(groups["gateways"])["ports"]
+    ports = container_of(groups["gateways"])["ports"]
+    assert ports == [{"containerPort": 50051, "name": "grpc"}, {"containerPort": 8000, "name": "http"}]
     assert set(budget) == {"minAvailable", "selector"}
     assert budget["minAvailable"] < groups["gateways"]["replicas"]
 

@@ -12,6 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 from reelray.cluster.serve_app.app import build
 from reelray.cluster.serve_app.arguments import AppArguments
 from reelray.cluster.serve_app.beside import ADDRESS, read_arguments
+from reelray.cluster.settings import variable_name
 from tests.support.manifests import booked_resources, config_map, container_of, groups_of, load, pod_of
 
 
@@ -109,11 +110,23 @@ def test_the_cluster_has_room_for_the_application(kind, tmp_path):
 
 def test_the_token_comes_from_a_mounted_secret():
     group = groups_of(load("RayService"))["gateways"]
-    (mount,) = container_of(group)["volumeMounts"]
-    (volume,) = pod_of(group)["volumes"]
     file = arguments_of("RayService", None).gateway.token_file
-    assert str(file.parent) == mount["mountPath"]
-    assert (volume["name"], volume["secret"]["secretName"]) == (mount["name"], "reelray-token")
+    assert volume_at(group, str(file.parent))["secret"]["secretName"] == "reelray-token"
+
+
+def volume_at(group, path):
+    (name,) = (mount["name"] for mount in container_of(group)["volumeMounts"] if mount["mountPath"] == path)
+    return next(volume for volume in pod_of(group)["volumes"] if volume["name"] == name)
+
+
+def test_gateways_listen_where_their_pods_say_and_share_files_and_store():
+    group, gateway = groups_of(load("RayService"))["gateways"], arguments_of("RayService", None).gateway
+    ports = {port["name"]: port["containerPort"] for port in container_of(group)["ports"]}
+    assert ports == {"grpc": int(gateway.address.rpartition(":")[2]), "http": gateway.http_port}
+    assert gateway.address.startswith("0.0.0.0:")
+    assert volume_at(group, gateway.files)["persistentVolumeClaim"] == {"claimName": "reelray-renders"}
+    (store,) = (one for one in container_of(group)["env"] if one["name"] == variable_name("redis_url"))
+    assert store["valueFrom"]["secretKeyRef"] == {"name": "reelray-store", "key": "url"}
 
 
 def test_only_the_job_itself_reaches_its_gateway(tmp_path):

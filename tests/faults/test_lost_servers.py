@@ -1,4 +1,4 @@
-"""Store, server and supervisor are killed, and the disk is full, at half of two renders that clients follow.
+"""Store, coordinator, server and supervisor are killed, and the disk is full, at half of two renders that are followed.
 
 Nobody starts anything anew by hand but the supervisor, whom nobody supervises.
 """
@@ -36,6 +36,13 @@ def kill_store(house, _renders):
     house.store().kill()
 
 
+def kill_coordinator(house, _renders):
+    times = house.times("the coordinator was lost; starting it again")
+    (found,) = house.processes("reelray.cluster.coordinator")
+    found.kill()
+    house.wait_for("the coordinator was lost; starting it again", times + 1)
+
+
 def kill_server(house, _renders):
     times = house.times("starting it again")
     house.server().kill()
@@ -56,10 +63,13 @@ def fill_disk(house, renders):
     server.rlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
     house.open_gates()
     wait_until(lambda: all(render.states.count("running") > 1 for render in renders))  # they failed, and try again
+    assert all(house.times(f"^job {render.id}: .*cannot be read or written") for render in renders)
     server.rlimit(resource.RLIMIT_FSIZE, unlimited)
 
 
-@pytest.mark.parametrize("fault", [kill_store, kill_server, fill_disk, kill_serve], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault", [kill_store, kill_coordinator, kill_server, fill_disk, kill_serve], ids=lambda fault: fault.__name__
+)
 def test_renders_go_on_and_their_followers_too(house, undisturbed, fault):
     with house.gate(tiny_t2v=18, tiny_stream=24):
         renders = [render.wait_at_gate() for render in both(house)]
@@ -67,4 +77,5 @@ def test_renders_go_on_and_their_followers_too(house, undisturbed, fault):
     for render, wanted in zip(renders, undisturbed, strict=True):
         assert render.finish() == wanted
         check_each_unit_once(render)
-        assert render.states.count("running") > 1 or fault is kill_store
+        assert render.states.count("running") > 1 or fault in {kill_store, kill_coordinator}
+        assert render.states.count("running") == 1 or fault is not kill_coordinator  # who decides is not who works

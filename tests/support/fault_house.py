@@ -1,11 +1,15 @@
 """A real server that tests do harm to, and clients that follow their renders whatever happens."""
 
+import asyncio
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,13 +18,19 @@ from typing import Self
 import psutil
 
 import reelray
+from reelray.cluster.gateway.tenant_quotas import TenantQuota
+from reelray.cluster.store.connection import Connection, StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
+from reelray.cluster.store.quotas import Quotas
 from tests.support.commands import ROOT, is_there
 from tests.support.shared_memory import left_in_memory
 from tests.support.waiting import wait_until
 
 STEPS_OF_UNIT = 2
 """At least; see `BY_UNIT`, and the steps of a tiny stream's chunk."""
+
+QUOTA = TenantQuota(frames_per_day=10**9)
+"""Of everybody in `fault_server`: nothing is refused, and all is counted."""
 
 
 def free_port() -> int:
@@ -35,9 +45,12 @@ class House:
     def __init__(self, folder: Path, *options: object, **variables: str) -> None:
         self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
         self._options = [str(option) for option in options]
+        self.to_charge = 0
+        """Frames of all renders that were submitted, each once."""
         self._variables, self.said = variables, []
         self.family: set[psutil.Process] = set()
         self._shared_memory = set(Path("/dev/shm").iterdir())
+        self._temporary = Path(tempfile.mkdtemp(prefix="h-"))  # a short path: sockets may lie there
 
     def __enter__(self) -> Self:
         self.start()
@@ -50,6 +63,7 @@ class House:
         finally:
             self.process.kill()
             self.process.wait()
+            shutil.rmtree(self._temporary)
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
@@ -57,7 +71,13 @@ class House:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fault_server", *words],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self._variables},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "OMP_NUM_THREADS": "1",
+                "TMPDIR": str(self._temporary),
+                **self._variables,
+            },
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -87,9 +107,7 @@ class House:
         """The process that serves; remembers everybody."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.family |= set(children)
-        (found,) = (
-            child for child in children if os.getpgid(child.pid) == child.pid and child.ppid() == self.process.pid
-        )
+        (found,) = (child for child in children if _is_server(child, self.process.pid))
         return found
 
     def processes(self, *names: str) -> list[psutil.Process]:
@@ -111,6 +129,18 @@ class House:
             line.sendall(b"INFO server\r\n")
             return psutil.Process(int(re.search(rb"process_id:(\d+)", line.recv(8192))[1]))
 
+    def charged(self) -> int:
+        """Frames that were counted against the quota."""
+
+        async def ask() -> int:
+            connection = Connection(StoreAddress(url=EmbeddedStore(self.folder / "data" / "store").url))
+            try:
+                return await Quotas(connection).used("default", QUOTA.frames)
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
+
     @contextmanager
     def gate(self, **forwards: int) -> Iterator[None]:
         """Let each model make so many forwards in each process, then have it stand still until the end of the block."""
@@ -131,6 +161,7 @@ class House:
         with reelray.Client(self.address) as client:
             assert {render.state for render in client.list()} == {"done"}
             assert sum(engine.requests for engine in client.describe()) == 0
+        assert self.charged() == self.to_charge
         with suppress(psutil.NoSuchProcess):
             self.server()
         self.process.terminate()
@@ -139,9 +170,18 @@ class House:
         self.check_empty()
 
     def check_empty(self) -> None:
-        """Nobody of it is left, and nothing in shared memory."""
+        """Nobody of it is left, and nothing in shared memory or among temporary files."""
         wait_until(lambda: not any(map(is_there, self.family)))
         wait_until(lambda: not left_in_memory(self._shared_memory))
+        wait_until(lambda: not list(self._temporary.iterdir()))
+
+
+def _is_server(child: psutil.Process, supervisor: int) -> bool:
+    """Whether it is that and not one that lost its parent, whom the supervisor has adopted."""
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        leads = child.ppid() == supervisor and os.getpgid(child.pid) == child.pid
+        return leads and "tests.support.fault_server" in child.cmdline()
+    return False
 
 
 class Following:
@@ -150,7 +190,9 @@ class Following:
     def __init__(self, house: House, model: str, *, prompt: str = "a red circle", **wish: object) -> None:
         self._client = reelray.Client(house.address)
         self._house, self._model = house, model
-        self.id = self._client.submit(prompt, model=model, **wish).id
+        self._wish = {"prompt": prompt, "model": model, "key": uuid.uuid4().hex, **wish}
+        self.id = self._client.submit(**self._wish).id
+        house.to_charge += wish["frames"]
         self.events, self.data, self._errors = [], [], []
         self._threads = [threading.Thread(target=self._take, args=way, daemon=True) for way in self._ways()]
         for thread in self._threads:
@@ -189,7 +231,7 @@ class Following:
         return [event.state for event in list(self.events) if event.state]
 
     def finish(self) -> bytes:
-        """Wait for its end; gives its bytes."""
+        """Wait for its end; gives its bytes. It was charged once, also when it is asked for once more."""
         for thread in self._threads:
             thread.join(90)
             assert not thread.is_alive(), (self.states, self._house.said)
@@ -199,6 +241,8 @@ class Following:
         kept = [event for event in self.events if event.state or event.progress or event.committed is not None]
         numbers = [event.number for event in kept]
         assert numbers == sorted(set(numbers)), numbers
+        assert self._client.submit(**self._wish).id == self.id
+        assert self._house.charged() == self._house.to_charge
         self._client.close()
         return b"".join(self.data)
 

@@ -42,11 +42,14 @@ def load_settings():
     from reelray.cluster import remote_engine
     from reelray.cluster.engine_groups import shared_ray
     from reelray.cluster.gateway import render_house, served_models
+    from reelray.cluster.gateway.tenant_quotas import TenantQuota, TenantQuotas
     from reelray.cluster.renders.attempt import Surroundings
     from reelray.cluster.renders.worker import RenderWorker, WorkerHabits
     from tests.support.render_jobs import BY_UNIT
 
     torch.set_num_threads(1)
+    quota = TenantQuota(frames_per_day=10**9)
+    TenantQuotas.of = lambda *_: quota
     habits = WorkerHabits(lease_s=2.0, retry_after_s=0.3)
     render_house.RenderWorker = lambda models, around: RenderWorker(models, around, habits)
     render_house.Surroundings = partial(Surroundings, rule=BY_UNIT, tell_s=0.0)

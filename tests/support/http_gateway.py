@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.tenant_quotas import TenantQuotas
 from reelray.cluster.http_api.server import HttpPlace, HttpServer
 from reelray.cluster.http_api.videos import House
 from reelray.cluster.renders.retention import RetentionRule
@@ -27,7 +28,8 @@ def picture_entry():
 class Served:
     """A server that a test may stop itself."""
 
-    def __init__(self, shelf: Shelf, callers: Callers | None, entry, rule: RetentionRule) -> None:
+    def __init__(self, shelf: Shelf, callers: Callers | None, entry, rule: RetentionRule, quotas: TenantQuotas) -> None:
+        self._quotas = quotas
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -42,7 +44,7 @@ class Served:
 
     async def _start(self, models, archive, callers) -> HttpServer:
         place = HttpPlace(host="127.0.0.1", port=0, on_loopback=True)
-        return await HttpServer(House(models=models, archive=archive), place, callers).start()
+        return await HttpServer(House(models=models, archive=archive, quotas=self._quotas), place, callers).start()
 
     def close(self) -> None:
         self.run(self._end())
@@ -60,8 +62,8 @@ class Served:
 
 
 @contextmanager
-def serve_http(shelf: Shelf, *, callers: Callers | None = None, entry=None, rule=RULE) -> Iterator[Served]:
-    served = Served(shelf, callers, entry, rule)
+def serve_http(shelf: Shelf, *, callers: Callers | None = None, entry=None, rule=RULE, quotas=None) -> Iterator[Served]:
+    served = Served(shelf, callers, entry, rule, quotas or TenantQuotas())
     try:
         yield served
     finally:

@@ -2,7 +2,7 @@
 
 The server says its process and where one before it listened, and does in its n-th life what the n-th word says:
 ``stay``, ``ready`` (and stay), ``bear`` (the same, with a child that does not care), ``leave`` (with code 0, when it
-was ready), ``fail`` (before it is ready).
+was ready), ``mute`` (says nothing but by a file), ``fail`` (before it is ready).
 """
 
 import os
@@ -39,6 +39,9 @@ def main():
         lives.write("x")
     words = sys.argv[1:]
     life = len(LIVES.read_text())
+    if words[min(life, len(words)) - 1] == "mute":
+        Path("mute").touch()
+        time.sleep(600)
     print("server", os.getpid(), seat.before and seat.before.ports.grpc, flush=True)
     live(words[min(life, len(words)) - 1], seat)
 

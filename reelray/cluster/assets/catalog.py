@@ -44,7 +44,9 @@ local function drop(id)
 end
 local function used() return tonumber(redis.call('GET', sum) or '0') end
 local function drop_old()
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', whole(now), 'LIMIT', 0, 64)) do drop(id) end
+  local old = redis.call('ZRANGEBYSCORE', ends, '-inf', whole(now), 'LIMIT', 0, 64)
+  for _, id in ipairs(old) do drop(id) end
+  return #old > 0
 end
 local function keep(id, keep_ms)
   local until_ms = math.max(now + keep_ms, tonumber(redis.call('HGET', row(id), 'expires_ms') or '0'))
@@ -68,10 +70,14 @@ redis.call('ZREMRANGEBYSCORE', uploads, '-inf', whole(now))
 redis.call('ZREM', uploads, ARGV[5] .. ':' .. ARGV[3])
 local running = redis.call('ZRANGE', uploads, 0, -1)
 if #running >= tonumber(ARGV[8]) then return {'uploads', 1000} end
-if redis.call('ZCARD', all) + #running >= tonumber(ARGV[7]) then return {'assets', -1} end
 local coming = size
 for _, upload in ipairs(running) do coming = coming + tonumber(string.match(upload, ':(%d+)$')) end
-if used() + coming > tonumber(ARGV[6]) then return {'asset-bytes', -1} end
+local function trouble()
+  if redis.call('ZCARD', all) + #running >= tonumber(ARGV[7]) then return 'assets' end
+  if used() + coming > tonumber(ARGV[6]) then return 'asset-bytes' end
+end
+while trouble() and drop_old() do end
+if trouble() then return {trouble(), -1} end
 redis.call('ZADD', uploads, whole(now + tonumber(ARGV[9])), ARGV[5] .. ':' .. ARGV[3])
 return {'go'}
 """

@@ -1,8 +1,7 @@
 """From conditions that name where their bytes are to conditions that have them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -61,14 +60,17 @@ class Sources:
             return await asyncio.to_thread(plan, video)
         if source == "url":
             self._allowed.check(video.conditions[0].url)  # at once, whatever else waits
-        async with self._lines[source].turn():
-            full = wire.VideoSpec()
-            full.CopyFrom(video)
-            picture = full.conditions[0]
-            picture.inline = await (
-                self._fetched(picture.url) if source == "url" else self._kept(tenant, picture.asset_id)
-            )
-            return await asyncio.to_thread(plan, full)
+        return await self._lines[source].do(partial(self._plan_with_picture, video, tenant, plan))
+
+    async def _plan_with_picture(
+        self, video: wire.VideoSpec, tenant: str, plan: Callable[[wire.VideoSpec], Plan]
+    ) -> Plan:
+        full = wire.VideoSpec()
+        full.CopyFrom(video)
+        picture = full.conditions[0]
+        is_url = picture.WhichOneof("source") == "url"
+        picture.inline = await (self._fetched(picture.url) if is_url else self._kept(tenant, picture.asset_id))
+        return await asyncio.to_thread(plan, full)
 
     async def _kept(self, tenant: str, asset_id: str) -> bytes:
         if self._room is None:
@@ -83,18 +85,29 @@ class Sources:
 
 
 class _Line:
-    """Some at a time, some who wait, and no more."""
+    """Some at a time, some who wait, and no more.
+
+    What a caller leaves is in a thread and goes on for a while: until then its place is taken.
+    """
 
     def __init__(self, what: str) -> None:
         self._what, self._free, self._here = what, asyncio.Semaphore(AT_ONCE), 0
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def do(self, work: Callable[[], Awaitable[Plan]]) -> Plan:
         if self._here >= AT_ONCE + MOST_WAITING:
             raise ResourceError(f"{self._here} pictures are {self._what} here already; try again soon")
         self._here += 1
         try:
-            async with self._free:
-                yield
-        finally:
+            await self._free.acquire()
+        except BaseException:
             self._here -= 1
+            raise
+        doing = asyncio.ensure_future(work())
+        doing.add_done_callback(self._leave)
+        return await asyncio.shield(doing)
+
+    def _leave(self, done: "asyncio.Future[Plan]") -> None:
+        self._here -= 1
+        self._free.release()
+        if not done.cancelled():
+            done.exception()  # it was heard, or nobody wants to

@@ -83,6 +83,19 @@ AllowWebhook = Annotated[
     list[str] | None,
     typer.Option(metavar="URL", help="Ends of renders may be told to addresses that begin so; may be given again."),
 ]
+AssetDays = Annotated[
+    float, typer.Option(metavar="DAYS", min=0.001, max=3650, help="Longest time that an upload is kept.")
+]
+AssetGb = Annotated[
+    float, typer.Option(metavar="GB", min=0.001, max=1_000_000, help="Most GB (10^9 bytes) of each tenant's uploads.")
+]
+AssetMb = Annotated[
+    float, typer.Option(metavar="MB", min=0.001, max=1_000_000, help="Most MB (10^6 bytes) of one upload.")
+]
+AssetCount = Annotated[
+    int, typer.Option(metavar="N", min=1, max=100_000, help="How many uploads of each tenant are kept.")
+]
+AssetUploads = Annotated[int, typer.Option(metavar="N", min=1, max=16, help="How many a tenant may send at a time.")]
 
 
 def serve(
@@ -101,6 +114,11 @@ def serve(
     grace: Grace = 30.0,
     allow_url: AllowUrl = None,
     allow_webhook: AllowWebhook = None,
+    asset_days: AssetDays = 7.0,
+    asset_gb: AssetGb = 10.0,
+    asset_mb: AssetMb = 2000.0,
+    asset_count: AssetCount = 10_000,
+    asset_uploads: AssetUploads = 8,
     config: Config = None,
     check: Check = False,
     json: Annotated[bool, typer.Option("--json", help="With --check, print JSON.")] = False,
@@ -120,18 +138,12 @@ def serve(
     lets running videos end first; stopped again, it ends them. Renders that were submitted are kept, and go on when it
     is started again.
     """
+    said = dict(locals())  # every option by its name
     session = session_of(context)
     session.set_debug(wanted=debug)
     from reelray.cluster.supervisor.seat import Seat  # noqa: PLC0415  `--help` needs none of this
     from reelray.cluster.supervisor.supervise import supervise  # noqa: PLC0415
 
-    said = {
-        "model": model, "address": address, "http_port": http_port, "token": token, "tokens": tokens,
-        "tls_cert": tls_cert, "tls_key": tls_key, "data": data, "keep_days": keep_days, "keep_gb": keep_gb,
-        "grace": grace, "device": device, "engine": engine, "gpus": gpus, "layout": layout,
-        "decode_ranks": decode_ranks, "weights": weights, "encoder": encoder, "allow_url": allow_url,
-        "allow_webhook": allow_webhook,
-    }  # fmt: skip
     seat = supervise(_tell) if supervised and not check else Seat()
     from reelray.cluster.serve_extra import needs_serve_extra  # noqa: PLC0415
 

@@ -4,11 +4,14 @@ The first line of that is JSON: where the store is and where to listen. It holds
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+from reelray.cluster.coordinator.line_security import is_socket
 from reelray.cluster.coordinator.office import Office, OfficeHours
 from reelray.cluster.plain_json import from_plain
 from reelray.cluster.store.connection import Connection, StoreAddress
@@ -58,7 +61,19 @@ async def _input_ended() -> None:
 def main() -> None:
     """Read the first line, and work."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    asyncio.run(work(from_plain(Orders, json.loads(sys.stdin.readline()))))
+    orders = from_plain(Orders, json.loads(sys.stdin.readline()))
+    try:
+        asyncio.run(work(orders))
+    finally:
+        if is_socket(orders.address):
+            _remove(Path(orders.address.removeprefix("unix:")))
+
+
+def _remove(socket: Path) -> None:
+    """Remove the socket and its folder, which a server that was killed cannot."""
+    with contextlib.suppress(OSError):
+        socket.unlink(missing_ok=True)
+        socket.parent.rmdir()
 
 
 if __name__ == "__main__":

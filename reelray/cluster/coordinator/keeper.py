@@ -44,17 +44,17 @@ class CoordinatorKeeper:
 
     async def run(self) -> None:
         """Start it, and start it again."""
-        folder, pause_s = Path(tempfile.mkdtemp(prefix="reelray-")), AGAIN_S  # nobody else may look into it
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                began_s = loop.time()
+        pause_s, loop = AGAIN_S, asyncio.get_running_loop()
+        while True:
+            began_s = loop.time()
+            folder = Path(tempfile.mkdtemp(prefix="reelray-"))  # nobody else may look into it
+            try:
                 await self._work(listen_address(self._address, folder))
-                pause_s = AGAIN_S if loop.time() - began_s > STEADY_S else min(2 * pause_s, LONGEST_PAUSE_S)
-                LOG.warning("the coordinator was lost; starting it again")
-                await asyncio.sleep(pause_s)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            pause_s = AGAIN_S if loop.time() - began_s > STEADY_S else min(2 * pause_s, LONGEST_PAUSE_S)
+            LOG.warning("the coordinator was lost; starting it again")
+            await asyncio.sleep(pause_s)
 
     async def _work(self, address: str) -> None:
         self._count += 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from reelray.cluster.coordinator.clock import LoopClock
 from reelray.cluster.coordinator.coordinator import Coordinator
 from reelray.cluster.coordinator.costs import CostTable
+from reelray.cluster.coordinator.line_security import CERTIFICATE, LineKey, is_socket
 from reelray.cluster.coordinator.remote_line import ADDRESS, NAME
 from reelray.cluster.coordinator.render_line import RenderLine
 from reelray.cluster.coordinator.switchboard import Switchboard
@@ -57,11 +58,13 @@ class Office:
             ResourceError: The address cannot be had.
         """
         secret = secrets.token_urlsafe(24)
-        board = Switchboard(self._address, secret)
+        key = None if is_socket(self._address) else LineKey.make()
+        board = Switchboard(self._address, secret, key)
         await board.start()
         try:
             while True:
-                held = await self._acquire({ADDRESS: board.address, SECRET: secret})
+                told = {ADDRESS: board.address, SECRET: secret}
+                held = await self._acquire(told if key is None else {**told, CERTIFICATE: key.certificate.decode()})
                 LOG.info("%s coordinates from now on, with fence %d", self._owner, held.fence)
                 await self._lead(board, held)
                 LOG.info("%s coordinates no more", self._owner)

@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 
 from reelray.cluster.coordinator.desk import Desk
+from reelray.cluster.coordinator.line_security import CERTIFICATE, open_channel
 from reelray.cluster.coordinator.messages import Report
-from reelray.cluster.coordinator.words import BEAT, HOUSE, METHOD, OPTIONS, SECRET, SILENCE_S, pack_report, read_word
+from reelray.cluster.coordinator.words import BEAT, HOUSE, METHOD, SECRET, SILENCE_S, pack_report, read_word
 from reelray.cluster.store.leaders import Leadership
 from reelray.cluster.store.open import Store
 from reelray.proto.errors import FencedError, InputError, ResourceError, StoreError
@@ -55,7 +56,7 @@ class RemoteLine:
         said = ((HOUSE, self._desk.house), (SECRET, str(leader.data.get(SECRET, ""))))
         try:
             self._desk.connect(leader.fence, say)
-            async with grpc.aio.insecure_channel(str(leader.data.get(ADDRESS)), options=OPTIONS) as channel:
+            async with open_channel(str(leader.data.get(ADDRESS)), leader.data.get(CERTIFICATE)) as channel:
                 call = channel.stream_stream(METHOD)(_packed(reports), metadata=said)
                 await self._listen_while(call, leader)
         except (grpc.RpcError, TimeoutError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from reelray.cluster.coordinator.coordinator import Coordinator
+from reelray.cluster.coordinator.line_security import LineKey, check_clear
 from reelray.cluster.coordinator.messages import Joined, Word
 from reelray.cluster.coordinator.words import BEAT, BEAT_S, HOUSE, METHOD, OPTIONS, SECRET, pack_word, read_report
 from reelray.proto.errors import InputError, ResourceError
@@ -26,10 +27,11 @@ class Switchboard:
     Args:
         address: Such as ``unix:/run/reelray/c.sock`` or ``10.0.0.7:0``.
         secret: What houses must say.
+        key: Encrypts the lines; None for those that stay on this machine.
     """
 
-    def __init__(self, address: str, secret: str) -> None:
-        self._address, self._secret = address, secret
+    def __init__(self, address: str, secret: str, key: LineKey | None = None) -> None:
+        self._address, self._secret, self._key = address, secret, key
         self._server: Any = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
         self._server.add_generic_rpc_handlers((_Handler(self._talk),))
         self._coordinator: Coordinator | None = None
@@ -41,9 +43,15 @@ class Switchboard:
 
         Raises:
             ResourceError: The address cannot be had.
+            InputError: Others could reach it, and there is no key.
         """
+        if self._key is None:
+            check_clear(self._address)
         try:
-            port = self._server.add_insecure_port(self._address)
+            if self._key is None:
+                port = self._server.add_insecure_port(self._address)
+            else:
+                port = self._server.add_secure_port(self._address, self._key.credentials())
         except RuntimeError:
             raise ResourceError(f"the coordinator cannot listen on {self._address}") from None
         if not self._address.startswith("unix:"):
@@ -62,7 +70,7 @@ class Switchboard:
 
     async def _talk(self, reports: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         said = dict(context.invocation_metadata() or ())
-        if not hmac.compare_digest(str(said.get(SECRET, "")), self._secret):
+        if not hmac.compare_digest(str(said.get(SECRET, "")).encode(), self._secret.encode()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this is no house of ours")
         coordinator, over = self._coordinator, self._over
         if coordinator is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from reelray.cluster.engine_api import Engine
 from reelray.cluster.engine_groups.watched_stream import WatchedStream
 from reelray.cluster.gateway.served_models import ServedModel
-from reelray.proto.errors import EndedError, EngineError, ReelrayError, ResourceError
+from reelray.proto.errors import EndedError, EngineError, ResourceError
 from reelray.proto.events import Event
 from reelray.proto.request import RenderRequest, RequestId
 from reelray.proto.session import Fork, Forked, Order, Standing
@@ -53,9 +53,8 @@ class EngineGroup:
 
     def fork(self, request_id: RequestId, fork: Fork) -> tuple[Forked, Iterator[Event]]:
         """See `Engine`; the other one is made by the same engine, which has the memory."""
-        engine = self._engine_of(request_id)
-        member, work = self._where[request_id]
-        forked, events = engine.fork(request_id, fork)
+        member, work = self._place_of(request_id)
+        forked, events = member.engine.fork(request_id, fork)
         self._begin(fork.request_id, member, work)
         return forked, WatchedStream(events, lambda error: self._end(fork.request_id, error))
 
@@ -81,12 +80,12 @@ class EngineGroup:
     ) -> Iterator[Event]:
         try:
             events = start(member.engine)
-        except ReelrayError as error:
+        except BaseException as error:
             self._end(request_id, error)
             raise
         return WatchedStream(events, lambda error: self._end(request_id, error))
 
-    def _end(self, request_id: RequestId, error: ReelrayError | None) -> None:
+    def _end(self, request_id: RequestId, error: BaseException | None) -> None:
         with self._lock:
             member, work = self._where.pop(request_id)
             self._work[member] -= work
@@ -95,10 +94,13 @@ class EngineGroup:
             threading.Thread(target=member.look_after, name=name, daemon=True).start()
 
     def _engine_of(self, request_id: RequestId) -> Engine:
+        return self._place_of(request_id)[0].engine
+
+    def _place_of(self, request_id: RequestId) -> tuple[ServedModel, float]:
         with self._lock:
             found = self._where.get(request_id)
         if found is not None:
-            return found[0].engine
+            return found
         if not any(member.is_ready for member in self._members):
             raise EngineError("all engines of the model were lost and start again; try again soon")
         raise EndedError(f"request {request_id} is not here")

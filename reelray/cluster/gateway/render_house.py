@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from reelray.cluster.assets.asset import AssetRule
 from reelray.cluster.assets.sweeping import sweep_assets
 from reelray.cluster.coordinator.desk import Desk, name_house
 from reelray.cluster.coordinator.keeper import CoordinatorKeeper
@@ -100,6 +101,7 @@ async def open_house(
     models: ServedModels,
     *,
     reach: Reach | None = None,
+    asset_rule: AssetRule | None = None,
     hours: OfficeHours | None = None,
 ) -> AsyncIterator[RenderHouse]:
     """Keep renders for the time of a block.
@@ -111,6 +113,7 @@ async def open_house(
         rule: How long they are kept.
         models: What makes them.
         reach: Whom the server speaks to by itself; nobody if it is left out.
+        asset_rule: How much is kept of what callers bring along.
         hours: How who coordinates changes.
 
     Raises:
@@ -119,7 +122,13 @@ async def open_house(
         ConflictError: They belong to another store.
     """
     async with open_store(address, Path()) as store:
-        archive = Archive(store=store, artifacts=Artifacts(files), rule=rule, reach=reach or Reach())
+        archive = Archive(
+            store=store,
+            artifacts=Artifacts(files),
+            rule=rule,
+            asset_rule=asset_rule or AssetRule(),
+            reach=reach or Reach(),
+        )
         await check_belonging(store, archive.artifacts)
         house = RenderHouse(archive, models, address, embedded, hours)
         try:

@@ -16,6 +16,7 @@ from reelray.cluster.gateway.render_download import ByteRange, download
 from reelray.cluster.gateway.render_watching import watch
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import plan_request
+from reelray.cluster.gateway.tenant_quotas import TenantQuotas
 from reelray.cluster.gateway.video_answers import planned as plan_of
 from reelray.cluster.render import RenderJob
 from reelray.cluster.renders.growing_media import find_media
@@ -23,7 +24,6 @@ from reelray.cluster.renders.spec import seed_for_key
 from reelray.cluster.renders.submission import Submission, submit_render
 from reelray.cluster.store.job import Job, JobState
 from reelray.cluster.store.jobs import JobPage
-from reelray.cluster.store.limits import NO_LIMITS, SubmitLimits
 from reelray.cluster.store.names import JobRef
 from reelray.cluster.wire import LARGEST_MESSAGE
 from reelray.proto.errors import InputError, ResourceError, UnknownJobError, UnsupportedError
@@ -61,7 +61,7 @@ class Renders(renders_pb2_grpc.RendersServicer):
         callers: Who may call.
         sources: Where conditions are found that do not come with the request.
         desk: Hears of new renders.
-        limits: Of each tenant.
+        quotas: Of tenants; none if they are left out.
     """
 
     def __init__(
@@ -72,9 +72,10 @@ class Renders(renders_pb2_grpc.RendersServicer):
         sources: Sources,
         *,
         desk: Desk,
-        limits: SubmitLimits = NO_LIMITS,
+        quotas: TenantQuotas | None = None,
     ) -> None:
-        self._models, self._archive, self._callers, self._limits = models, archive, callers, limits
+        self._models, self._archive, self._callers = models, archive, callers
+        self._quotas = quotas or TenantQuotas()
         self._sources, self._desk = sources, desk
         self._waiting = 0
 
@@ -162,7 +163,7 @@ class Renders(renders_pb2_grpc.RendersServicer):
             tenant=tenant,
             key=key,
             priority=options.priority,
-            limits=self._limits,
+            limits=self._quotas.limits_of(tenant, frames=job.request.frames),
             retention_s=self._archive.rule.ttl_s,
             webhook=_checked_webhook(self._archive, request.webhook),
         )

@@ -18,9 +18,9 @@ from reelray.cluster.gateway.message_guard import MessageGuard
 from reelray.cluster.gateway.renders_service import Renders
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import Cluster, Videos
+from reelray.cluster.gateway.tenant_quotas import TenantQuotas
 from reelray.cluster.gateway.token_guard import TokenGuard
 from reelray.cluster.outbound.allow_list import AllowList
-from reelray.cluster.store.limits import NO_LIMITS, SubmitLimits
 from reelray.cluster.wire import KEEPALIVE, LARGEST_MESSAGE
 from reelray.proto.errors import ResourceError
 from reelray.proto.v1 import (
@@ -62,12 +62,12 @@ class Guard:
     Args:
         callers: Who may come in.
         credentials: Certificate and key; None sends everything in the clear.
-        limits: Of each tenant's renders.
+        quotas: Of tenants' renders.
     """
 
     callers: Callers = field(default_factory=Callers)
     credentials: grpc.ServerCredentials | None = None
-    limits: SubmitLimits = NO_LIMITS
+    quotas: TenantQuotas = field(default_factory=TenantQuotas)
 
 
 class GatewayServer:
@@ -109,7 +109,7 @@ class GatewayServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = SERVICES if archive is None else (*SERVICES, *KEPT)
         if archive is not None and room is not None:
-            renders = Renders(models, archive, guard.callers, sources, desk=desk, limits=guard.limits)
+            renders = Renders(models, archive, guard.callers, sources, desk=desk, quotas=guard.quotas)
             renders_pb2_grpc.add_RendersServicer_to_server(renders, self._server)  # type: ignore[no-untyped-call]
             assets = Assets(room, guard.callers)
             assets_pb2_grpc.add_AssetsServicer_to_server(assets, self._server)  # type: ignore[no-untyped-call]

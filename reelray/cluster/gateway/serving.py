@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import grpc
 
+from reelray.cluster.assets.asset import AssetRule
 from reelray.cluster.engine_groups.opening import PlannedGroup, open_groups, plan_groups, shares_ray
 from reelray.cluster.engine_groups.options import GroupOptions
 from reelray.cluster.gateway.callers import DEFAULT_TENANT, Callers, read_tokens
@@ -21,6 +23,7 @@ from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.render_house import RenderHouse, check_place, open_house
 from reelray.cluster.gateway.served_models import ANSWER_S, ServedModels
 from reelray.cluster.gateway.server import GatewayServer, Guard
+from reelray.cluster.gateway.tenant_quotas import TenantQuotas
 from reelray.cluster.http_api.server import HttpPlace, HttpServer
 from reelray.cluster.http_api.videos import House
 from reelray.cluster.plain_json import from_plain, to_plain
@@ -61,6 +64,8 @@ class ServeOptions:
         http_port: Port of HTTP on the address's host; 0 takes a free one, None means that there is no HTTP.
         allow_urls: Beginnings of addresses from which pictures may be fetched.
         allow_webhooks: Beginnings of addresses that may be told of ends of renders.
+        assets: How much is kept of what callers bring along.
+        quotas: How much tenants may ask of renders.
     """
 
     groups: Sequence[GroupOptions] = ()
@@ -76,6 +81,12 @@ class ServeOptions:
     http_port: int | None = None
     allow_urls: Sequence[str] = ()
     allow_webhooks: Sequence[str] = ()
+    assets: AssetRule = field(default_factory=AssetRule)
+    quotas: TenantQuotas = field(default_factory=TenantQuotas)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.grace_s < math.inf:
+            raise InputError(f"grace is {self.grace_s}; it must be a number of seconds, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +114,24 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
     options = _as_before(options, seat.before)
     guard = make_guard(options)
     reach = read_reach(options.allow_urls, options.allow_webhooks, services.load_settings())
-    logging.getLogger("reelray.gateway").addHandler(logging.StreamHandler())
+    _speak_up()
     with ExitStack() as opened:
         data = choose_data(options, services)
         address, embedded = start_store(services.load_settings(), data / "store", opened)
         asyncio.run(check_place(address, data / "renders"))
         planned = plan_models(options, services)
         models = ServedModels(open_groups(planned, services, tell, opened, _engines_before(seat.before)))
-        house = partial(open_house, address, embedded, data / "renders", options.keep, reach=reach)
+        house = partial(
+            open_house, address, embedded, data / "renders", options.keep, reach=reach, asset_rule=options.assets
+        )
         asyncio.run(_serve(models, options, guard, house, _Listener(tell, seat, shares_ray(planned))))
+
+
+def _speak_up() -> None:
+    """Have what goes wrong while nobody waits for it be seen, unless all is said anyway."""
+    if not any(isinstance(handler, logging.StreamHandler) for handler in logging.getLogger("reelray").handlers):
+        for name in ("gateway", "renders", "coordinator"):
+            logging.getLogger(f"reelray.{name}").addHandler(logging.StreamHandler())
 
 
 def _as_before(options: ServeOptions, news: News | None) -> ServeOptions:
@@ -176,7 +196,8 @@ def make_guard(options: ServeOptions) -> Guard:
     tenants = {} if options.tokens is None else read_tokens(options.tokens)
     if options.token is not None:
         tenants[options.token] = DEFAULT_TENANT
-    return Guard(callers=Callers(tenants), credentials=_read_credentials(options.certificate, options.key))
+    credentials = _read_credentials(options.certificate, options.key)
+    return Guard(callers=Callers(tenants), credentials=credentials, quotas=options.quotas)
 
 
 def is_loopback(address: str) -> bool:
@@ -242,7 +263,7 @@ async def _serve(
         asked = _listen_for_signals(models)
         try:
             http = await _start_http(
-                House(models=models, archive=house.archive, loads=house.desk.loads), options, guard
+                House(models=models, archive=house.archive, quotas=guard.quotas, loads=house.desk.loads), options, guard
             )
         except ReelrayError:
             await server.stop(0)

@@ -18,6 +18,7 @@ from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.option_check import LONGEST_KEY
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import plan_request
+from reelray.cluster.gateway.tenant_quotas import TenantQuotas
 from reelray.cluster.http_api.bodies import read_body
 from reelray.cluster.http_api.content import answer_content
 from reelray.cluster.http_api.event_stream import EVENT_HEADERS, EVENT_STREAM, EventStream, Following, follow
@@ -28,7 +29,6 @@ from reelray.cluster.renders.artifact import folder_of
 from reelray.cluster.renders.spec import RenderSpec, seed_for_key
 from reelray.cluster.renders.submission import Submission, submit_render
 from reelray.cluster.store.job import Job, JobState
-from reelray.cluster.store.limits import NO_LIMITS, SubmitLimits
 from reelray.cluster.store.names import JobRef
 from reelray.proto.errors import (
     ArtifactError,
@@ -54,14 +54,14 @@ class House:
     Args:
         models: What is served.
         archive: Where renders are kept.
-        limits: Of each tenant.
+        quotas: Of tenants.
         closing: Set when the server is about to end.
         loads: How much the engines of each model have to do.
     """
 
     models: ServedModels
     archive: Archive
-    limits: SubmitLimits = NO_LIMITS
+    quotas: TenantQuotas = field(default_factory=TenantQuotas)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     loads: Mapping[str, Load] = field(default_factory=dict)
 
@@ -173,7 +173,8 @@ class Videos:
 
     async def _submit(self, job: RenderJob, digest: str, submission: Submission) -> Response:
         archive = self._archive
-        submission = replace(submission, limits=self._house.limits, retention_s=archive.rule.ttl_s)
+        limits = self._house.quotas.limits_of(submission.tenant, frames=job.request.frames)
+        submission = replace(submission, limits=limits, retention_s=archive.rule.ttl_s)
         with in_plain_words():
             made = await submit_render(archive.store, archive.artifacts, job, digest, submission)
             return JSONResponse(await self._told(await archive.store.jobs.get(made.ref)))

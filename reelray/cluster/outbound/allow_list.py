@@ -9,9 +9,11 @@ from typing import Self
 from reelray.proto.errors import ForbiddenUrlError, InputError
 
 LONGEST_URL = 2048
+LONGEST_LABEL = 63
+"""Of a host's name, between two dots."""
 PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?(/[!-~]*)?", re.IGNORECASE)
-_CRAFTED = re.compile(r"%(?:2[ef]|5c|00)|/\.{1,2}(?:/|$)|//", re.IGNORECASE)
+_CRAFTED = re.compile(r"%(?:2[ef]|5c|00)|/\.{1,2}(?:[/;]|$)|//", re.IGNORECASE)
 """What one program reads as another path than the next one does."""
 
 
@@ -43,6 +45,10 @@ class Address:
             raise InputError(f"{url[:80]!r} is no address; write https://HOST[:PORT]/PATH, in plain ASCII")
         scheme, host, port, target = found[1].lower(), found[2].strip("[]").lower(), found[3], found[4] or "/"
         path, _, _ = target.partition("?")
+        if "[" not in found[2] and not all(0 < len(label) <= LONGEST_LABEL for label in host.rstrip(".").split(".")):
+            raise InputError(
+                f"{url[:80]!r} is no address: its host has an empty part, or one above {LONGEST_LABEL} letters"
+            )
         if _CRAFTED.search(path) or "\\" in target or "#" in target or int(port or 1) > 65535 or port == "0":
             raise InputError(f"{url[:80]!r} is no plain address: no #, \\, empty or dotted steps, or escapes of them")
         return cls(scheme=scheme, host=host, port=int(port or PORTS[scheme]), target=target)
@@ -93,13 +99,10 @@ class AllowList:
         Raises:
             InputError: One is no address, or has a question mark.
         """
-        prefixes = []
-        for text in texts:
-            prefix = Address.parse(text)
-            if "?" in prefix.target:
-                raise InputError(f"{option} is {text[:80]!r}; it must end with a path")
-            prefixes.append(prefix)
-        return cls(prefixes=tuple(prefixes), option=option)
+        try:
+            return cls(prefixes=tuple(read_prefix(text) for text in texts), option=option)
+        except InputError as error:
+            raise InputError(f"{option}: {error.message}") from None
 
     def check(self, url: str) -> Address:
         """Take an address apart that is allowed.
@@ -115,6 +118,18 @@ class AllowList:
                 + ("other places only" if self.prefixes else "nobody")
             )
         return address
+
+
+def read_prefix(text: str) -> Address:
+    """Read the beginning of addresses.
+
+    Raises:
+        InputError: It is no address, or has a question mark.
+    """
+    prefix = Address.parse(text)
+    if "?" in prefix.target:
+        raise InputError(f"{text[:80]!r} has a question mark; it must end with a path")
+    return prefix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

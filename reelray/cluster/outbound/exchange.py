@@ -19,6 +19,8 @@ REDIRECTS = {301, 302, 303, 307, 308}
 PIECE_BYTES = 1 << 16
 _TRANSLATED = tuple(ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
 """IPv6 addresses that lead to IPv4 ones."""
+_INSIDE = tuple(ipaddress.IPv6Network(net) for net in ("fec0::/10", "3fff::/20"))
+"""Of sites and of examples, which the standard library takes for public."""
 Number = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], list[str]]
 
@@ -71,7 +73,7 @@ def is_public(number: Number) -> bool:
     if isinstance(number, ipaddress.IPv6Address):
         if number.ipv4_mapped is not None:
             return is_public(number.ipv4_mapped)
-        if any(number in network for network in _TRANSLATED):
+        if any(number in network for network in (*_TRANSLATED, *_INSIDE)):
             return False
     return number.is_global and not number.is_multicast and not number.is_reserved
 
@@ -125,7 +127,7 @@ def fetch(allowed: AllowList, url: str, limits: Limits, look_up: Resolve = resol
         address = allowed.check(url)
         answer = exchange(address, Letter(headers={"Accept-Encoding": "identity"}), limits, look_up)
         if answer.status in REDIRECTS and answer.location:
-            url = urljoin(url, answer.location)
+            url = _follow(url, answer.location, address)
             continue
         if answer.status != http.client.OK:
             raise FetchError(f"{address.shown} answered {answer.status} and not 200")
@@ -133,15 +135,28 @@ def fetch(allowed: AllowList, url: str, limits: Limits, look_up: Resolve = resol
     raise FetchError(f"more than {MOST_REDIRECTS} redirects; the last is {address.shown}")
 
 
+def _follow(url: str, location: str, address: Address) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:  # such as a bracket that is never closed
+        raise FetchError(f"{address.shown} points to what is no address") from None
+
+
 def _connect(address: Address, limits: Limits, look_up: Resolve) -> socket.socket:
     """A line to the very address that was looked at, so that a name cannot lead elsewhere meanwhile."""
     numbers = [address.host] if address.number is not None else look_up(address.host, address.port)
     if address.number is None and not all(is_public(ipaddress.ip_address(one.partition("%")[0])) for one in numbers):
         raise ForbiddenUrlError(f"{address.shown} does not lead to the public network; such places are not spoken to")
+    line = _first_line(numbers, address.port, limits.total_s / len(numbers))
+    line.settimeout(limits.total_s)  # the answer may take as long as if there were one number
+    return line
+
+
+def _first_line(numbers: list[str], port: int, each_s: float) -> socket.socket:
     for number in numbers[:-1]:
         with suppress(OSError):
-            return socket.create_connection((number, address.port), timeout=limits.total_s / len(numbers))
-    return socket.create_connection((numbers[-1], address.port), timeout=limits.total_s / len(numbers))
+            return socket.create_connection((number, port), timeout=each_s)
+    return socket.create_connection((numbers[-1], port), timeout=each_s)
 
 
 def _ask(line: socket.socket, address: Address, letter: Letter, limits: Limits) -> Answer:

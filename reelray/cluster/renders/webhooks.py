@@ -44,9 +44,9 @@ class WebhookHabits:
         """For how long a server has a try for itself: longer than it can take."""
         return 2 * self.limits.total_s + 30.0
 
-    def pause_s(self, event_id: str, tries: int) -> float:
+    def pause_s(self, job_id: str, tries: int) -> float:
         """How long it rests after so many tries; up to a fifth more, so that not all come back at once."""
-        spread = hashlib.sha256(f"{event_id}.{tries}".encode()).digest()[0] / 255 / 5
+        spread = hashlib.sha256(f"{job_id}.{tries}".encode()).digest()[0] / 255 / 5
         return min(self.first_pause_s * 2.0 ** (tries - 1), self.longest_pause_s) * (1 + spread)
 
 
@@ -76,17 +76,31 @@ class WebhookTeller:
         Raises:
             StoreError: The store does not answer; what was being told is told again.
         """
-        while True:
-            due = await self._webhooks.claim(AT_ONCE, hold_s=self._habits.hold_s)
-            async with asyncio.TaskGroup() as telling:
-                for one in due:
-                    telling.create_task(self._tell(one))
-            if not due:
-                await asyncio.sleep(self._habits.look_s)
+        telling = set[asyncio.Task[None]]()
+        try:
+            while True:
+                if len(telling) < AT_ONCE:  # who is slow to listen holds up nobody else
+                    due = await self._webhooks.claim(AT_ONCE - len(telling), hold_s=self._habits.hold_s)
+                    telling |= {asyncio.create_task(self._tell(one)) for one in due}
+                telling = await self._rest(telling)
+        finally:
+            for task in telling:
+                task.cancel()
+            await asyncio.gather(*telling, return_exceptions=True)
+
+    async def _rest(self, telling: "set[asyncio.Task[None]]") -> "set[asyncio.Task[None]]":
+        """Wait until one of them is told, or for a while; gives those that are not."""
+        if not telling:
+            await asyncio.sleep(self._habits.look_s)
+            return telling
+        done, left = await asyncio.wait(telling, timeout=self._habits.look_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        return left
 
     async def _tell(self, due: DueWebhook) -> None:
-        event = WebhookEvent.of(due.job)
         try:
+            event = WebhookEvent.of(due.job)
             answer = await in_background("webhook", partial(self._send, due, event))
             why = f"it answered {answer.status}"
         except ReelrayError as error:
@@ -95,7 +109,7 @@ class WebhookTeller:
             await self._webhooks.delivered(due)
             return
         LOG.info("the end of render %s was not heard (try %d): %s", due.job.ref.id, due.number, why)
-        pause_s = self._habits.pause_s(event.id, due.number)
+        pause_s = self._habits.pause_s(due.job.ref.id, due.number)
         is_gone = answer is not None and answer.status == HTTPStatus.GONE
         if is_gone or self._clock() + pause_s > (due.job.ended_ms or 0) / 1000 + self._habits.give_up_s:
             await self._webhooks.give_up(due, why)

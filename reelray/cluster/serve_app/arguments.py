@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reelray.cluster.gateway.serving import GRACE_S, is_loopback
-from reelray.cluster.outbound.allow_list import AllowList
+from reelray.cluster.outbound.allow_list import read_prefix
 from reelray.cluster.render_plan import Place
+from reelray.cluster.serve_config.keeping import KeepingConfig
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
 from reelray.scheduler.plan.machine import MAX_GPUS
@@ -70,10 +71,8 @@ class ModelArguments(BaseModel):
         return [leader, *([rank] * self.gpus)]
 
 
-class GatewayArguments(BaseModel):
+class GatewayArguments(KeepingConfig):
     """Where callers come in."""
-
-    model_config = CLOSED
 
     address: str = Field(default="127.0.0.1:50051", description="Where each gateway listens, on its own machine.")
     replicas: int = Field(default=1, ge=1, description="How many there are; those of one machine share the port.")
@@ -109,7 +108,8 @@ class GatewayArguments(BaseModel):
     @field_validator("allow_urls", "allow_webhooks")
     @classmethod
     def _check_addresses(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        _as_value_error(AllowList.of, texts)
+        for text in texts:
+            _as_value_error(read_prefix, text)
         return texts
 
     @model_validator(mode="after")
@@ -148,7 +148,7 @@ class AppArguments(BaseModel):
         return models
 
 
-def _as_value_error(check: Any, text: str | tuple[str, ...]) -> Any:
+def _as_value_error(check: Any, text: str) -> Any:
     """Pydantic reports `ValueError` with the place of the value."""
     try:
         return check(text)

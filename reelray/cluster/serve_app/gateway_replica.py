@@ -20,6 +20,7 @@ from reelray.cluster.http_api.videos import House
 from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.serve_app.arguments import GatewayArguments
 from reelray.cluster.serve_app.engine_door import EngineDoor
+from reelray.cluster.serve_config.keeping import asset_rule
 from reelray.cluster.services import default_services
 from reelray.cluster.settings import Settings
 from reelray.cluster.store.connection import StoreAddress
@@ -57,13 +58,15 @@ class GatewayReplica:
             address = store_address(settings)
             reach = read_reach(arguments.allow_urls, arguments.allow_webhooks, settings)
             rule = RetentionRule.of(days=arguments.keep_days, gigabytes=arguments.keep_gb)
-            house = open_house(address, None, arguments.files, rule, self._models, reach=reach)
+            assets = asset_rule(arguments.model_dump())
+            house = open_house(address, None, arguments.files, rule, self._models, reach=reach, asset_rule=assets)
             self._house = await self._kept.enter_async_context(house)
         archive = None if self._house is None else self._house.archive
         desk = None if self._house is None else self._house.desk
         server = GatewayServer(self._models, arguments.address, guard, archive, desk=desk, shares_port=True)
-        self._server = await server.start()
+        # In this order: whoever finds the gRPC side healthy may come over HTTP, too.
         self._http = await start_http(arguments, guard, self._models, self._house)
+        self._server = await server.start()
         self._greeting = [
             asyncio.create_task(keep_greeting(*pair)) for pair in zip(self._doors, self._models, strict=True)
         ]
@@ -122,7 +125,7 @@ async def start_http(
         key=arguments.tls_key,
         shares_port=True,
     )
-    found = House(models=models, archive=house.archive, loads=house.desk.loads)
+    found = House(models=models, archive=house.archive, quotas=guard.quotas, loads=house.desk.loads)
     return await HttpServer(found, place, guard.callers).start()
 
 
@@ -160,6 +163,7 @@ def serve_options(arguments: GatewayArguments) -> ServeOptions:
         tokens=arguments.tokens_file,
         certificate=arguments.tls_certificate,
         key=arguments.tls_key,
+        quotas=arguments.quotas.quotas(),
     )
 
 

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from reelray.cluster.engine_groups.opening import PlannedGroup
+from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.serving import ServeOptions, data_folder, make_guard, plan_models
 from reelray.cluster.services import Services
 
@@ -15,6 +17,7 @@ def print_check(options: ServeOptions, services: Services, tell: Callable[[str],
         ReelrayError: It cannot be started so.
     """
     make_guard(options)
+    read_reach(options.allow_urls, options.allow_webhooks, services.load_settings())
     planned, data = plan_models(options, services), str(data_folder(options, services))
     if as_json:
         tell(json.dumps(check_json(planned, options, data), indent=2))
@@ -42,6 +45,8 @@ def check_json(planned: Sequence[PlannedGroup], options: ServeOptions, data: str
         "keep_days": options.keep.ttl_s / 86_400,
         "keep_bytes": options.keep.most_bytes,
         "grace_s": options.grace_s,
+        "assets": asdict(options.assets),
+        "quotas": asdict(options.quotas),
     }
 
 

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from reelray.cluster.engine_groups.options import GroupOptions
 from reelray.cluster.gateway.serving import GRACE_S, is_loopback
+from reelray.cluster.model_catalog import is_path
+from reelray.cluster.outbound.allow_list import read_prefix
 from reelray.cluster.render_plan import Place
+from reelray.cluster.serve_config.keeping import CLOSED, KeepingConfig, QuotaConfig, QuotasConfig
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
 from reelray.scheduler.plan.machine import MAX_GPUS
 
-CLOSED = ConfigDict(extra="forbid", frozen=True)
 LARGEST_BYTES = 1_000_000
 
 
@@ -63,14 +65,12 @@ class GroupConfig(BaseModel):
             weights=self.weights,
             encoder=self.encoder,
         )
-        model = str(folder / self.model) if self.model.startswith(".") else self.model
+        model = str(folder / Path(self.model).expanduser()) if is_path(self.model) else self.model
         return GroupOptions(model=model, place=place, count=self.count, preload=self.preload, idle_s=self.idle_s)
 
 
-class ServeConfig(BaseModel):
+class ServeConfig(KeepingConfig):
     """A whole server."""
-
-    model_config = CLOSED
 
     models: tuple[GroupConfig, ...] = Field(min_length=1, description="What is served.")
     default: str | None = Field(default=None, description="Taken where a request names no model. Default: the first.")
@@ -104,6 +104,16 @@ class ServeConfig(BaseModel):
             raise ValueError("it must be 1 to 65535, free or off")
         return port
 
+    @field_validator("allow_urls", "allow_webhooks")
+    @classmethod
+    def _check_prefixes(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            for text in texts:
+                read_prefix(text)
+        except InputError as error:
+            raise ValueError(error.message) from None
+        return texts
+
     @model_validator(mode="after")
     def _check_default(self) -> Self:
         names = [Path(group.model).name for group in self.models]
@@ -125,7 +135,10 @@ def read_config(file: Path) -> ServeConfig:
     """
     try:
         with file.open("rb") as source:
-            said = yaml.safe_load(source.read(LARGEST_BYTES))
+            text = source.read(LARGEST_BYTES + 1)
+        if len(text) > LARGEST_BYTES:
+            raise InputError(f"'{file}' has more than {LARGEST_BYTES} bytes")
+        said = yaml.load(text, _StrictLoader)  # noqa: S506  a safe one
     except OSError as error:
         raise InputError(f"'{file}' cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeError) as error:
@@ -138,11 +151,29 @@ def read_config(file: Path) -> ServeConfig:
         raise InputError(f"'{file}': {_describe(error)}") from None
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See `SafeLoader`.
+
+        Raises:
+            ConstructorError: A key is there twice.
+        """
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _describe(error: ValidationError) -> str:
     """The first fault: its key, what it is, and what would be right."""
     fault = error.errors()[0]
     # What stands in a union adds the name of its branch, which is no key.
-    where = [part for part in fault["loc"] if isinstance(part, int) or part in _keys()]
+    where = [part for part in fault["loc"] if isinstance(part, int) or part in _keys() or fault["loc"][0] == "quotas"]
     if fault["type"] == "extra_forbidden":
         return _describe_unknown(fault["loc"])
     key = _path(where)
@@ -157,11 +188,20 @@ def _describe(error: ValidationError) -> str:
 
 
 def _describe_unknown(place: Sequence[int | str]) -> str:
-    kind: type[BaseModel] = ServeConfig if len(place) == 1 else GroupConfig
+    kind = _kind_at(place)
     known = list(kind.model_fields)
     close = difflib.get_close_matches(str(place[-1]), known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{_path(place)} is no key; {hint}keys here: {', '.join(known)}"
+
+
+def _kind_at(place: Sequence[int | str]) -> type[BaseModel]:
+    """What an unknown key stands in."""
+    if len(place) == 1:
+        return ServeConfig
+    if place[0] == "quotas":
+        return QuotasConfig if len(place) == 2 else QuotaConfig
+    return GroupConfig
 
 
 def _path(place: Sequence[int | str]) -> str:

@@ -7,11 +7,14 @@ from typing import Any
 
 from reelray.cluster.engine_groups.options import GroupOptions
 from reelray.cluster.gateway.serving import ServeOptions, read_http_port
+from reelray.cluster.gateway.tenant_quotas import TenantQuotas
 from reelray.cluster.render_plan import Place
 from reelray.cluster.renders.retention import RetentionRule
 from reelray.cluster.serve_config.file import ServeConfig, read_config
+from reelray.cluster.serve_config.keeping import asset_rule
 
 PLACE = ("device", "engine", "gpus", "layout", "decode_ranks", "weights", "encoder")
+ASSETS = ("asset_days", "asset_gb", "asset_mb", "asset_count", "asset_uploads")
 PATHS = ("data", "tokens", "tls_cert", "tls_key")
 
 
@@ -45,11 +48,13 @@ def merge_options(said: Mapping[str, Any], given: Collection[str], file: Path | 
         grace_s=all_said["grace"],
         allow_urls=all_said["allow_url"] or (),
         allow_webhooks=all_said["allow_webhook"] or (),
+        assets=asset_rule(all_said),
+        quotas=TenantQuotas() if config is None else config.quotas.quotas(),
     )
 
 
 def _of_config(config: ServeConfig, folder: Path, given: Collection[str]) -> dict[str, Any]:
-    facts = {name: getattr(config, name) for name in ("address", "http_port", "keep_days", "keep_gb", *PATHS)}
+    facts = {name: getattr(config, name) for name in ("address", "http_port", "keep_days", "keep_gb", *PATHS, *ASSETS)}
     facts |= {name: folder / facts[name].expanduser() for name in PATHS if facts[name] is not None}
     facts |= {"grace": config.grace_s, "allow_url": config.allow_urls, "allow_webhook": config.allow_webhooks}
     return {name: value for name, value in facts.items() if name not in given}

@@ -38,7 +38,7 @@ def supervise(tell: Callable[[str], None], rule: RestartRule | None = None) -> S
 
 class _Supervisor:
     def __init__(self, tell: Callable[[str], None], rule: RestartRule) -> None:
-        self._tell, self._rule, self._restarts = tell, rule, Restarts(rule)
+        self._heard_by, self._rule, self._restarts = tell, rule, Restarts(rule)
         self._child: int | None = None
         self._asked: int | None = None
         self._handlers = {number: signal.getsignal(number) for number in PASSED_ON}
@@ -59,11 +59,17 @@ class _Supervisor:
             before = news or before
             self._rest(code, news)
 
+    def _tell(self, line: str) -> None:
+        """Say it; that nobody listens any more is no reason to let the server go."""
+        with contextlib.suppress(OSError):
+            self._heard_by(line)
+
     def _start(self, before: News | None) -> Seat | None:
         """The seat in the server; None in the parent."""
         parent = os.getpid()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                stream.flush()
         with _signals_held():  # none may come while nobody knows whom to hand it to
             reading, writing = os.pipe()
             self._child = os.fork()

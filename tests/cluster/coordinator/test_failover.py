@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reelray.cluster.coordinator import keeper
+from reelray.cluster.coordinator.line_security import CERTIFICATE
 from reelray.cluster.coordinator.office import OfficeHours
 from reelray.cluster.gateway.served_models import ServedModel
 from reelray.proto.v1 import renders_pb2, videos_pb2, videos_pb2_grpc
@@ -74,6 +75,7 @@ def test_a_killed_coordinator_disturbs_nothing_and_is_followed(shelf, monkeypatc
         wait_until(lambda: any(event.HasField("queued") for event in heard))
         wait_until(lambda: engines[0].steps and len(engines[0].steps[0]) > 5)
         before, killed = leader_of(here), here.house.keeper.pid
+        assert "BEGIN CERTIFICATE" in before.data[CERTIFICATE]
         os.kill(killed, signal.SIGKILL)
         after = wait_until(lambda: (now := leader_of(here)) is not None and now.fence > before.fence and now)
         assert after.owner != before.owner

@@ -65,6 +65,24 @@ def test_who_leaves_gives_its_work_back():
         house.group.tell("a", Stop())
 
 
+def test_a_request_that_cannot_be_begun_leaves_no_work_whatever_was_wrong():
+    class Broken(FakeEngine):
+        def render(self, request, snapshot=None):
+            if request.request_id == "long":
+                raise RuntimeError("a fault of ours")
+            return super().render(request, snapshot)
+
+    house = Members(Broken(), Broken())
+    with pytest.raises(RuntimeError):
+        house.group.render(make_request("long", latent_frames=2001))
+    with pytest.raises(EndedError):
+        house.group.tell("long", Stop())
+    streams = [house.group.render(make_request(name)) for name in "abcd"]
+    assert house.counts() == [2, 2]
+    for stream in streams:
+        stream.close()
+
+
 def test_a_lost_engine_is_replaced_while_the_others_go_on():
     lost, other, spare = FakeEngine(error=EngineError("gone"), lost=True), FakeEngine(), FakeEngine()
     house = Members(lost, other, spares=[spare])

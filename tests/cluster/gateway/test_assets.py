@@ -9,8 +9,10 @@ import grpc
 import pytest
 
 from reelray.cluster.assets.asset import AssetRule
+from reelray.cluster.assets.catalog import Catalog, NewAsset
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.server import Guard
+from reelray.cluster.renders.artifact import Artifact
 from reelray.proto.v1 import assets_pb2
 from tests.support.asset_calls import AssetCaller, parts_of, png, tensors, wav
 from tests.support.fake_engine import FakeEngine
@@ -181,6 +183,24 @@ def test_a_tenant_has_no_more_than_it_may_also_with_uploads_that_run(small, shel
     small.upload(wav(600))
     assert refusal(lambda: small.upload(wav(2600)))[2] == "too_large"
     assert sum(path.stat().st_size for path in files_of(shelf)) <= 3000
+
+
+def test_what_is_over_leaves_its_room_to_the_next(small, hands):
+    connection = hands.store.connection
+    catalog = Catalog(connection)
+
+    async def fill():
+        for n in range(150):
+            new = NewAsset(tenant="default", id=f"{n:064x}", room_bytes=20, keep_s=60, token=f"t{n}")
+            assert await catalog.begin(new, AssetRule()) is None
+            file = Artifact(tenant="default", folder="assets", name=f"t{n}", size_bytes=20, sha256=new.id)
+            await catalog.add(new, "audio/wav", file)
+
+        for n in range(150):  # their time is over
+            await connection.command("ZADD", connection.key("asset-ends", "default"), 1, f"{n:064x}")
+
+    hands.do(fill())
+    assert small.upload(wav(2000)).size_bytes > 2000
 
 
 def test_who_leaves_in_the_middle_leaves_nothing(small, shelf, hands):

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 import time
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import grpc
 import pytest
 
 from reelray.cluster.assets.room import Announced, AssetRoom
+from reelray.cluster.assets.sources import AT_ONCE
 from reelray.cluster.assets.sweeping import ORPHAN_S, sweep_assets
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.server import Guard
@@ -24,6 +26,7 @@ from tests.support.fake_engine import FakeEngine, fake_entry
 from tests.support.gateway import connect, serve
 from tests.support.http_gateway import picture_entry
 from tests.support.render_calls import Caller, refusal, submission, video
+from tests.support.waiting import wait_until
 from tests.support.web import start_web
 
 STATUS = grpc.StatusCode
@@ -114,6 +117,32 @@ def test_what_cannot_be_had_is_refused_precisely(channel, web):
         ):
             assert refusal(call)[:3:2] == (code, reason), source
     assert "/secret" not in web.asked
+
+
+def test_who_leaves_does_not_make_room_for_more_fetches_than_there_are_places(channel, web):
+    go, here, most = threading.Event(), [], []
+
+    def slow(handler):
+        here.append(handler)
+        most.append(len(here))
+        go.wait(20)
+        here.remove(handler)
+        page(handler)
+
+    page = web.pages["/open/green.png"]
+    web.pages["/open/slow.png"] = slow
+    stub = videos_pb2_grpc.VideosStub(channel)
+    asked = videos_pb2.GenerateRequest(video=wish(url=f"{web.url}/open/slow.png"))
+    for count in range(AT_ONCE):
+        call = stub.Generate(asked, timeout=20)
+        wait_until(lambda count=count: len(most) > count)
+        call.cancel()
+    waits = stub.Generate(asked, timeout=20)
+    generate(channel, wish(asset_id=AssetCaller(channel).upload(png()).id))  # another line than theirs
+    assert len(most) == AT_ONCE
+    go.set()
+    assert [event.WhichOneof("event") for event in waits][-1] == "done"
+    assert max(most) == AT_ONCE
 
 
 @pytest.mark.parametrize("kind", ["VIDEO", "MASK", "AUDIO", "CONTROL", "LAST_FRAME", "REFERENCE_IMAGE"])

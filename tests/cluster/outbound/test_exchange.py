@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reelray.cluster.outbound import exchange
 from reelray.cluster.outbound.allow_list import AllowList
 from reelray.cluster.outbound.exchange import Limits, fetch
 from reelray.proto.errors import FetchError, ForbiddenUrlError, InputError, TooLargeError
@@ -43,6 +44,9 @@ def test_redirects_are_followed_within_the_list_only(web):
         web.page("/open/out", status=302, location=place)
         with pytest.raises(InputError, match=r"address|trust"):
             get(web, "/open/out")
+    web.page("/open/none", status=302, location="http://[x")
+    with pytest.raises(FetchError, match="no address"):
+        get(web, "/open/none")
     web.page("/open/round", status=302, location="/open/round")
     with pytest.raises(FetchError, match="redirects"):
         get(web, "/open/round")
@@ -164,3 +168,12 @@ def test_a_name_that_leads_nowhere_says_so():
 
     with pytest.raises(FetchError):
         fetch(AllowList.of(["https://pictures.example/"]), "https://pictures.example/a", LIMITS, unknown)
+
+
+def test_an_answer_may_take_as_long_however_many_numbers_a_name_has(web, monkeypatch):
+    monkeypatch.setattr(exchange, "is_public", lambda _number: True)  # one number of loopback stands for a public one
+    web.pages["/open/late"] = lambda handler: (time.sleep(0.6), web.page("/x", b"late"), web.pages["/x"](handler))
+    allowed = AllowList.of([f"http://pictures.example:{web.port}/"])
+    limits = Limits(total_s=2.0, largest_bytes=1000)
+    url = f"http://pictures.example:{web.port}/open/late"
+    assert fetch(allowed, url, limits, lambda _host, _port: ["127.0.0.1"] * 8) == b"late"

@@ -5,6 +5,8 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
+from dataclasses import replace
 
 import openai
 import pytest
@@ -201,6 +203,44 @@ def test_places_that_are_not_trusted_any_more_hear_nothing(hands, receiver, reac
     assert "not told to trust" in webhook_of(hands, ref).error
 
 
+def test_an_end_that_another_build_wrote_holds_nobody_up(hands, receiver, reach):
+    strange, plain = submit(hands, receiver.url, 1, priority=1), submit(hands, receiver.url, 2)
+    hands.claim()
+    hands.do(hands.store.leases.finish(hands.lease, {"video": {"reel": 7}}))
+    end(hands)
+    tell(hands, reach, lambda: settled(hands, plain)() and settled_tries(hands, strange) >= 2)
+    assert len(receiver.told) == 1
+    assert "another build" in webhook_of(hands, strange).error
+
+
+def test_a_receiver_that_says_nothing_holds_up_nobody_else(hands, receiver, reach):
+    go = threading.Event()
+    receiver.web.pages["/hooks/silent"] = lambda handler: (go.wait(20), receiver.take(handler))
+    silent = submit(hands, f"{receiver.web.url}/hooks/silent", 1, priority=1)
+    other = submit(hands, receiver.url, 2)
+    end(hands)
+    ends = []
+
+    def until():
+        if "/hooks/silent" not in receiver.web.asked:
+            return False
+        if not ends:  # while the first is being told
+            ends.append(asyncio.run_coroutine_threadsafe(cancel(hands, other), hands.loop).result(10))
+        return settled(hands, other)()
+
+    habits = replace(QUICK, limits=Limits(total_s=30))
+    try:
+        tell(hands, reach, until, habits)
+    finally:
+        go.set()
+    assert webhook_of(hands, silent).end == ""
+    assert webhook_of(hands, other).end == "delivered"
+
+
+async def cancel(hands, ref):
+    await hands.store.jobs.cancel(ref, "cancelled by its owner")
+
+
 def settled_tries(hands, ref):
     asked = hands.store.connection.command("HGET", hands.store.connection.key("job", ref), "hook_tries")
     return int(asyncio.run_coroutine_threadsafe(asked, hands.loop).result(10) or 0)
@@ -230,7 +270,7 @@ def test_another_webhook_is_another_wish(hands, receiver):
 
 
 def test_pauses_grow_to_an_hour():
-    pauses = [WebhookHabits().pause_s("evt_x", tries) for tries in range(1, 30)]
+    pauses = [WebhookHabits().pause_s("x", tries) for tries in range(1, 30)]
     assert all(5 * 2**n <= pause <= 6 * 2**n for n, pause in enumerate(pauses[:9]))
     assert min(pauses[10:]) >= 3600
     assert max(pauses) <= 4320

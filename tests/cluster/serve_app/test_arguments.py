@@ -52,6 +52,8 @@ def test_the_name_is_the_last_part_of_a_folder():
         ({"gateway": {"token": "a-token-of-length"}}, "Extra inputs are not permitted"),
         ({"gateway": {"files": "x", "allow_urls": ["cdn.example"]}}, "no address"),
         ({"gateway": {"allow_webhooks": ["https://cdn.example/"]}}, "give files"),
+        ({"gateway": {"asset_uploads": 0}}, "greater than or equal to 1"),
+        ({"gateway": {"quotas": {"everybody": {"frames_per_day": 0}}}}, "greater than or equal to 1"),
         ({"grace_s": -1}, "greater than or equal to 0"),
     ],
 )

@@ -15,9 +15,10 @@ from reelray.cluster.serve_app.arguments import GatewayArguments
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.v1 import renders_pb2
 from tests.support.archive import start_store
+from tests.support.asset_calls import AssetCaller, wav
 from tests.support.fake_engine import DESCRIPTION, FakeEngine, fake_entry
 from tests.support.gateway import connect
-from tests.support.render_calls import Caller
+from tests.support.render_calls import Caller, refusal
 from tests.support.waiting import wait_until
 from tests.support.web import start_web
 
@@ -153,6 +154,23 @@ def test_without_files_there_are_no_renders_and_without_a_store_no_files(tmp_pat
     asyncio.run(with_replica(GatewayArguments(address="127.0.0.1:0"), ask))
     with pytest.raises(InputError, match="REELRAY_REDIS_URL"):
         asyncio.run(with_replica(GatewayArguments(address="127.0.0.1:0", files=str(tmp_path)), ask))
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_quotas_and_limits_of_uploads_hold(monkeypatch, tmp_path):
+    said = {"quotas": {"tenants": {"default": {"open_renders": 0}}}, "asset_mb": 0.001}
+    arguments = GatewayArguments(address="127.0.0.1:0", files=str(tmp_path / "files"), http_port=0, **said)
+
+    def ask(address, url):
+        with connect(address) as channel:
+            assert refusal(lambda: Caller(channel).submit())[3]["quota"] == "open jobs"
+            assert refusal(lambda: AssetCaller(channel).upload(wav(2000)))[2] == "too_large"
+            assert AssetCaller(channel).upload(wav(500)).size_bytes > 500
+        assert httpx2.post(f"{url}/v1/videos", json={"prompt": "a disc"}).status_code == 429
+
+    with start_store() as store:
+        monkeypatch.setenv("REELRAY_REDIS_URL", store.url)
+        asyncio.run(with_replica(arguments, ask))
 
 
 @pytest.mark.usefixtures("no_cluster")

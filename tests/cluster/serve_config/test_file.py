@@ -1,9 +1,13 @@
 """A file for `reelray serve --config`: what it means, what is wrong with it, and who counts more."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from reelray.cluster.assets.asset import AssetRule
+from reelray.cluster.gateway.serving import make_guard
+from reelray.cluster.gateway.tenant_quotas import TenantQuota, TenantQuotas
 from reelray.cluster.serve_config.file import read_config
 from reelray.cluster.serve_config.merging import merge_options
 from reelray.proto.errors import InputError
@@ -31,6 +35,16 @@ keep_days: 3
 keep_gb: 2
 grace_s: 5
 allow_urls: [https://cdn.example/in/]
+asset_days: 2
+asset_gb: 0.5
+asset_mb: 20
+asset_count: 30
+asset_uploads: 3
+quotas:
+  everybody: {open_renders: 4, frames_per_day: 1000}
+  tenants:
+    ann: {frames_per_day: 9000, open_renders: null}
+    bob: {renders_per_minute: 2}
 """
 SAID = {
     **dict.fromkeys(
@@ -40,6 +54,11 @@ SAID = {
     "address": "127.0.0.1:50051",
     "http_port": "8000",
     "keep_days": 7.0,
+    "asset_days": 7.0,
+    "asset_gb": 10.0,
+    "asset_mb": 2000.0,
+    "asset_count": 10_000,
+    "asset_uploads": 8,
     "grace": 30.0,
 }
 
@@ -66,6 +85,15 @@ def test_a_file_says_it_all(file):
     assert (options.allow_urls, options.allow_webhooks) == (("https://cdn.example/in/",), ())
     assert (options.data, options.tokens) == (file.parent / "kept", file.parent / "tokens.txt")
     assert (options.keep.ttl_s, options.keep.most_bytes) == (3 * 86400, 2 * 10**9)
+    assert options.assets == AssetRule(
+        keep_s=2 * 86400, most_bytes=500_000_000, largest_bytes=20_000_000, most_assets=30, most_uploads=3
+    )
+    assert [options.quotas.of(tenant) for tenant in ("ann", "bob", "carol")] == [
+        TenantQuota(frames_per_day=9000),
+        TenantQuota(renders_per_minute=2, open_renders=4, frames_per_day=1000),
+        TenantQuota(open_renders=4, frames_per_day=1000),
+    ]
+    assert make_guard(replace(options, tokens=None)).quotas == options.quotas
 
 
 def test_the_command_line_counts_more(file, tmp_path):
@@ -82,7 +110,10 @@ def test_without_a_file_it_is_as_ever():
     options = merge_options({**SAID, "model": ["a"], "device": "cpu"}, {"model", "device"}, None)
     assert [(group.model, group.count, group.place.device) for group in options.groups] == [("a", 1, "cpu")]
     assert (options.http_port, options.data, options.keep.most_bytes) == (8000, None, None)
-    assert merge_options(SAID, (), None).groups == []
+    plain = merge_options(SAID, (), None)
+    assert (plain.groups, plain.assets, plain.quotas) == ([], AssetRule(), TenantQuotas())
+    few = {"asset_count": 3, "asset_gb": 1.5}
+    assert merge_options({**SAID, **few}, few, None).assets == AssetRule(most_assets=3, most_bytes=1_500_000_000)
 
 
 @pytest.fixture
@@ -122,6 +153,22 @@ ONE = "models: [{model: sprites}]\n"
             r"models\[0\].layout is 'bla=2': layout axis 'bla' is unknown; allowed are",
         ),
         ("models: [{model: a, decode_ranks: some}]", r"decode_ranks is 'some': .*integer.*; or: .*'auto'"),
+        (ONE + "allow_urls: [https://a.example/, cdn]", r"allow_urls is .*'cdn' is no address; write https://HOST"),
+        (ONE + "allow_webhooks: ['https://a.example/?b']", r"allow_webhooks is .* has a question mark"),
+        (ONE + "asset_gb: 0", "asset_gb is 0: .*greater than or equal to 0.001"),
+        (ONE + "asset_uploads: 17", "asset_uploads is 17: .*less than or equal to 16"),
+        (ONE + "asset_size: 1", r"asset_size is no key; did you mean asset_\w+\?"),
+        (ONE + "quotas: {all: {}}", r"quotas.all is no key; .*keys here: everybody, tenants"),
+        (
+            ONE + "quotas: {everybody: {frames: 1}}",
+            r"quotas.everybody.frames is no key; .*keys here: renders_per_minute",
+        ),
+        (ONE + "quotas: {tenants: {ann: {open_renders: -1}}}", r"quotas.tenants.ann.open_renders is -1: .*equal to 0"),
+        (ONE + "quotas: {tenants: {'a:b': {}}}", r"quotas.tenants is .*: tenant is 'a:b': allowed are"),
+        (ONE + "grace_s: .inf", "grace_s is inf: .*finite"),
+        (ONE + "data: a\ndata: b", r"is no YAML: data is given twice.*line 3"),
+        ("models: [{model: a, count: 1, count: 2}]", "is no YAML: count is given twice"),
+        (ONE + "#" * 1_000_000, "has more than 1000000 bytes"),
         ("- x", "must be a mapping that begins with 'models:'"),
         ("a: [", "is no YAML: "),
         ("", "must be a mapping"),
@@ -134,6 +181,15 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, text, told):
         read_config(path)
     assert raised.value.message.startswith(f"'{path}'")
     assert "\n" not in raised.value.message
+
+
+def test_folders_of_models_are_meant_from_where_the_file_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    names = ("checkpoints/a", "./b", "~/c", "/srv/d", "e")
+    (tmp_path / "serve.yaml").write_text(f"models: [{', '.join(f'{{model: {name}}}' for name in names)}]")
+    options = merge_options(SAID, (), tmp_path / "serve.yaml")
+    found = [group.model for group in options.groups]
+    assert found == [f"{tmp_path}/checkpoints/a", f"{tmp_path}/b", "/home/ann/c", "/srv/d", "e"]
 
 
 def test_no_such_file(tmp_path):
@@ -157,6 +213,13 @@ def test_check_prints_what_would_be_started_and_starts_nothing(cli):
     ran = cli.run("serve", "--config", "serve.yaml", "--check", "--address", "0.0.0.0:1")
     assert ran.code == 2
     assert "can be reached from other machines" in ran.err
+    for option, value, told in [
+        ("--allow-url", "cdn", "--allow-url: 'cdn' is no address"),
+        ("--allow-webhook", "https://a.example/", "needs a key to sign with"),
+        ("--grace", "inf", "grace is inf"),
+    ]:
+        ran = cli.run("serve", "--config", "serve.yaml", "--check", option, value)
+        assert (ran.code, told in ran.err) == (2, True), (option, ran.err)
     (cli.cwd / "serve.yaml").write_text("models: [{model: fake, count: x}]")
     ran = cli.run("serve", "--config", "serve.yaml", "--check")
     assert (ran.code, len(ran.error_lines)) == (2, 1)

@@ -62,6 +62,17 @@ def test_a_server_that_was_ready_comes_back_where_it_was(tmp_path):
         assert process.wait(20) == 0
 
 
+def test_it_comes_back_also_where_nobody_reads_what_is_said(tmp_path):
+    with supervised(tmp_path, "ready", "mute") as process:
+        server, _ = server_of(process)
+        lines_until(process, "here")
+        process.stdout.close()
+        server.kill()
+        wait_until((tmp_path / "mute").exists)
+        assert process.poll() is None
+        process.stdout = None
+
+
 def test_one_that_was_never_ready_is_not_started_again(tmp_path):
     with supervised(tmp_path, "fail") as process:
         out = process.communicate(timeout=20)[0]
