@@ -1,16 +1,21 @@
 """Fixtures that several rooms share."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support.tiny_checkpoint import write_tiny_checkpoint
-from tests.support.tiny_stream import write_tiny_stream
+from reelray.workers.parallel import local_ranks
 
 LONG = ("integration", "workers/engine", "workers", "examples", "cluster")
 """Folders whose files take longest: they come first, so that no process waits for the last one."""
+
+IMPORTS_OF_RANKS = [
+    *("pydantic.dataclasses", "tokenizers.implementations", "torch.utils._device"),
+    *("reelray.cluster.checkpoint_loader", "reelray.workers.engine.gang_rank", "reelray.workers.models.wan.checkpoint"),
+]
 
 
 @pytest.hookimpl(trylast=True)
@@ -38,19 +43,41 @@ def _default_signals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _imports_of_ranks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ranks are forked off a process that has imported what most of them need, not only torch: a second less each."""
+    modules = [*local_ranks.PRELOADED, *IMPORTS_OF_RANKS]
+    if any("diffusers_in_ranks" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        modules.append("diffusers.pipelines.pipeline_utils")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_ranks, "PRELOADED", modules)
+        yield
+
+
+@pytest.fixture(scope="session")
+def diffusers_in_ranks() -> None:
+    """For tests whose ranks import diffusers: then it is imported once for all of them, which takes seconds."""
+
+
 @pytest.fixture(scope="session")
 def tiny_t2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny text-to-video checkpoint; do not write into it."""
+    from tests.support.tiny_checkpoint import write_tiny_checkpoint  # imports diffusers, which takes seconds
+
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-t2v")
 
 
 @pytest.fixture(scope="session")
 def tiny_stream(tiny_t2v: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny checkpoint that makes its video two latent frames at a time; do not write into it."""
+    from tests.support.tiny_stream import write_tiny_stream
+
     return write_tiny_stream(tiny_t2v, tmp_path_factory.mktemp("streams") / "tiny-stream")
 
 
 @pytest.fixture(scope="session")
 def tiny_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny image-to-video checkpoint; do not write into it."""
+    from tests.support.tiny_checkpoint import write_tiny_checkpoint
+
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-i2v", task="i2v", shards=2)
