@@ -9,8 +9,8 @@ import torch
 
 from reelray.workers.parallel import local_ranks
 
-LONG = ("integration", "workers/engine", "workers", "examples", "cluster")
-"""Folders whose files take longest: they come first, so that no process waits for the last one."""
+LONG = ("integration", "faults", "kernels/test_interpreted.py", "workers/engine", "workers", "examples", "cluster")
+"""Folders and files that take longest: they come first, so that no process waits for the last one."""
 
 IMPORTS_OF_RANKS = [
     *("pydantic.dataclasses", "tokenizers.implementations", "torch.utils._device"),
