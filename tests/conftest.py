@@ -37,6 +37,19 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _idle_threads_sleep() -> Iterator[None]:
+    """Processes of tests have more threads than there are cores: one that waits for another must not keep a core.
+
+    OpenMP's wait in a loop by themselves. Where other work shares the cores, a stream of a tiny model on two threads
+    takes thirty times the CPU seconds that it takes on one, or on two that sleep.
+    """
+    torch.set_num_threads(1)  # fixtures of modules come before those of tests
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _default_signals() -> None:
     """Commands under test inherit what the shell ignores: SIGINT in the background, SIGHUP under nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
