@@ -32,7 +32,7 @@ install-dev: $(VENV)/.installed-dev  ## what `make check` and `make test` need
 render: $(VENV)/.installed  ## turn PROMPT into the video OUT (ARGS="--steps 10 ..." are passed on)
 	$(BIN)/reelray render "$(PROMPT)" -o "$(OUT)" $(ARGS)
 
-test: $(VENV)/.installed-dev  ## the default tests, a process per core: CPU, offline
+test: $(VENV)/.installed-dev  ## the default tests, on all cores: CPU, offline
 	$(PYTEST) -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take minutes

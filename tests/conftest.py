@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from reelray.workers.engine.cores import count_cores
 from reelray.workers.parallel import local_ranks
 
 LONG = ("integration", "faults", "kernels/test_interpreted.py", "workers/engine", "workers", "examples", "cluster")
@@ -16,6 +17,12 @@ IMPORTS_OF_RANKS = [
     *("pydantic.dataclasses", "tokenizers.implementations", "torch.utils._device"),
     *("reelray.cluster.checkpoint_loader", "reelray.workers.engine.gang_rank", "reelray.workers.models.wan.checkpoint"),
 ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: a process more than there are cores, since many tests wait for servers that start and end."""
+    return count_cores() + 1
 
 
 @pytest.hookimpl(trylast=True)
