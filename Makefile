@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PROMPT ?= a red circle moves left on a blue background
 OUT ?= clip.mp4
 ARGS ?=
+# Tests start many processes; each would compile everything anew where the environment forbids bytecode files.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .PHONY: help install install-dev render test test-slow check format bench protos clean
 
@@ -30,11 +32,11 @@ install-dev: $(VENV)/.installed-dev  ## what `make check` and `make test` need
 render: $(VENV)/.installed  ## turn PROMPT into the video OUT (ARGS="--steps 10 ..." are passed on)
 	$(BIN)/reelray render "$(PROMPT)" -o "$(OUT)" $(ARGS)
 
-test: $(VENV)/.installed-dev  ## the default tests, a process per core: CPU, offline
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/.installed-dev  ## the default tests, on all cores: CPU, offline
+	$(PYTEST) -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 check: $(VENV)/.installed-dev  ## format, lint, types, spelling
 	$(BIN)/ruff format --check .

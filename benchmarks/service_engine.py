@@ -3,48 +3,32 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reelray.cluster.model_catalog import ModelEntry
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.errors import EndedError
 from reelray.proto.events import Done, Event, Frames, Progress, Stage
-from reelray.proto.model_facts import ModelFacts
-from reelray.proto.recipe import Defaults, Guidance, Recipe, Schedule
+from reelray.proto.recipe import Defaults, Schedule
 from reelray.proto.request import RenderRequest, RenderSummary, RequestId
 from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
+from tests.support import fake_engine
 
-FACTS = ModelFacts(
-    family="wan",
-    task="t2v",
-    latent_channels=16,
-    spatial_stride=8,
-    temporal_stride=4,
-    patch=(1, 2, 2),
-    text_tokens=512,
-    layers=30,
-    dim=1536,
-    parameters=1_418_996_800,
-    positions=None,
-)
-RECIPE = Recipe(
+FACTS = replace(fake_engine.FACTS, text_tokens=512, layers=30, dim=1536, parameters=1_418_996_800)
+RECIPE = replace(
+    fake_engine.RECIPE,
     name="nothing",
     schedule=Schedule(steps=50),
-    guidance=Guidance(scale=5.0),
     defaults=Defaults(width=832, height=480, frames=81, fps=16),
-    licence="Apache-2.0",
 )
-DESCRIPTION = EngineDescription(facts=FACTS, digest="0123abcd", device="cpu", dtype="float32")
+DESCRIPTION = replace(fake_engine.DESCRIPTION, facts=FACTS)
 
 
 def entry(number: int = 0) -> ModelEntry:
     """A model that it says it has loaded."""
-    name = f"nothing-{number}"
-    return ModelEntry(
-        name=name, path=Path("/") / name, layout="diffusers", recipe=RECIPE, facts=FACTS, weights_bytes=2_800_000
-    )
+    return fake_engine.fake_entry(path=Path("/") / f"nothing-{number}", recipe=RECIPE, facts=FACTS)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from reelray.workers.engine.gang import GangSpec
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.live_cases import live_request, run_whole, said
 
+pytestmark = pytest.mark.usefixtures("forked")
 KINDS = [SnapshotKind.EXACT, SnapshotKind.REPLAY]
 
 

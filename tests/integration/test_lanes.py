@@ -236,6 +236,7 @@ def test_a_rank_lost_while_two_lanes_run_loses_no_request(alone):
         assert_near(clips[request], alone(request))
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_engine_is_opened_with_lanes(alone):
     requests = [a_request(number, steps=2) for number in (0, 1)]
     spec = GangSpec(load=OPEN, layout=Layout(ulysses=2), others=(Layout(replica=2),), start_s=120)
@@ -246,6 +247,7 @@ def test_an_engine_is_opened_with_lanes(alone):
         assert_near(clip, alone(request))
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_engine_serves_two_at_once_with_layouts_of_the_plan(alone):
     load = CheckpointLoader(path=PACKAGED / "sprites", device="cpu")
     wanted = [a_request(0, steps=30), a_request(1)]

@@ -64,6 +64,7 @@ def test_the_command_renders_the_same_file(tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_gang_with_shared_weights_renders_what_one_rank_renders():
     with LocalEngine.open(loader(Residency())) as engine:
         wanted, _ = collect(engine)

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from reelray.cluster.cli import main
 from reelray.cluster.python_api import LocalClient
 from reelray.cluster.services import default_services
 from tests.support.commands import is_there, start_process
@@ -72,10 +73,14 @@ class Command:
         return code, out
 
 
+def wishes(steps):
+    return [f"--{name}={value}" for name, value in {**WISH, "steps": steps}.items()]
+
+
 @contextmanager
 def rendering(folder, *options, steps):
-    wish = [f"--{name}={value}" for name, value in {**WISH, "steps": steps}.items()]
-    with start_process(CODE, folder, "render", "a red circle", "-o", "a.npy", "--json", *wish, *options) as process:
+    wish = ("render", "a red circle", "-o", "a.npy", "--json", *wishes(steps))
+    with start_process(CODE, folder, *wish, *options) as process:
         yield Command(process)
 
 
@@ -86,34 +91,47 @@ def assert_equal(frames, wanted):
     assert np.mean(apart > 0) <= 0.001
 
 
-@pytest.mark.parametrize(
-    ("options", "layout"),
-    [(("--layout", "ulysses=2"), "ulysses=2"), (("--gpus", "2"), "cfg=2")],
-    ids=["as the user says", "as the plan says"],
-)
-def test_two_processes_make_the_frames_of_one(options, layout, tmp_path):
-    with rendering(tmp_path, *options, "--engine", "local", steps=3) as command:
+@pytest.fixture
+def render_here(forked, tmp_path, monkeypatch, capsys):  # noqa: ARG001
+    """The command in this process: its summary, what else it said, and its frames."""
+    monkeypatch.chdir(tmp_path)
+
+    def render(*options, steps):
+        code = main(["render", "a red circle", "-o", "a.npy", "--json", "--engine", "local", *wishes(steps), *options])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return json.loads(said.out), said.err.splitlines(), np.load("a.npy")
+
+    return render
+
+
+def check_two_processes(said, lines, frames, layout):
+    assert (said["layout"], said["ranks"], said["device"]) == (layout, 2, "2 x cpu")
+    assert any(line.startswith(f"layout {layout} on 2 CPU processes") for line in lines)
+    assert f"2 x cpu ({layout})" in lines[-1]
+    assert_equal(frames, frames_of_one_rank(3))
+
+
+def test_two_processes_make_the_frames_of_one(tmp_path):
+    with rendering(tmp_path, "--gpus", "2", "--engine", "local", steps=3) as command:
         assert command.denoises.wait(120), command.lines
         ranks = command.ranks()
         code, out = command.end()
     assert code == 0, command.lines
     assert len(ranks) == 2
-    said = json.loads(out)
-    assert (said["layout"], said["ranks"], said["device"]) == (layout, 2, "2 x cpu")
-    assert any(line.startswith(f"layout {layout} on 2 CPU processes") for line in command.lines)
-    assert f"2 x cpu ({layout})" in command.lines[-1]
-    assert_equal(np.load(tmp_path / "a.npy"), frames_of_one_rank(3))
+    check_two_processes(json.loads(out), command.lines, np.load(tmp_path / "a.npy"), "cfg=2")  # as the plan says
 
 
-def test_patches_come_near_the_frames_of_one_rank_and_say_so(tmp_path):
+def test_two_processes_share_a_video_as_the_user_says(render_here):
+    check_two_processes(*render_here("--layout", "ulysses=2", steps=3), "ulysses=2")
+
+
+def test_patches_come_near_the_frames_of_one_rank_and_say_so(render_here):
     wish = ("--layout", "pipe=2", "--patches", "2", "--exact-steps", "2")
-    with rendering(tmp_path, *wish, "--engine", "local", steps=12) as command:
-        code, out = command.end()
-    assert code == 0, command.lines
-    said = json.loads(out)
+    said, lines, frames = render_here(*wish, steps=12)
     assert (said["layout"], said["approximate"], said["patches"], said["exact_steps"]) == ("pipe=2", True, 2, 2)
-    assert "2 x cpu (pipe=2, approximate, 2 patches)" in command.lines[-1]
-    apart = np.abs(np.load(tmp_path / "a.npy").astype(float) - frames_of_one_rank(12))
+    assert "2 x cpu (pipe=2, approximate, 2 patches)" in lines[-1]
+    apart = np.abs(frames.astype(float) - frames_of_one_rank(12))
     assert apart.max() > 1
     assert 0 < np.mean(apart**2) < 255**2 / 100  # above 20 dB
 

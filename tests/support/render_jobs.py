@@ -19,8 +19,10 @@ from reelray.cluster.renders.growing_video import GrowingVideo
 from reelray.cluster.renders.submission import Submission, submit_render
 from reelray.cluster.renders.unit_record import UnitRecord
 from reelray.cluster.renders.worker import RenderWorker, WorkerHabits
+from reelray.proto.errors import EndedError, UnsupportedError
 from reelray.proto.events import Event, Frames, Progress, Stage
 from reelray.proto.recipe import Defaults
+from reelray.proto.session import Stop
 from tests.support.fake_engine import fake_entry
 from tests.support.fake_model import FakeModel
 from tests.support.requests import make_facts, make_recipe
@@ -204,6 +206,17 @@ async def records_of(store, ref) -> list[UnitRecord]:
 
 async def video_of(store, artifacts, ref) -> bytes:
     return (await read_media(store, artifacts, ref, most_bytes=1 << 30)).data
+
+
+def is_idle(engine, ref, fence):
+    """Whether an engine has given up what a lease had it make."""
+    try:
+        engine.tell(f"{ref.id}-{fence}", Stop())
+    except EndedError:
+        return True
+    except UnsupportedError:  # a whole clip is not stopped like a stream
+        return False
+    return False
 
 
 async def reached(gate: "Gate") -> None:

@@ -4,9 +4,9 @@ Shape suffixes: P places of pages, X bytes of a page.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -57,11 +57,12 @@ class Arena:
         with torch.inference_mode(mode=False):  # pages are moved and rest outside of forwards too
             self.storage_PX = torch.empty((pages, self.page_bytes), dtype=torch.uint8, device=device)
         self._holders = [0] * pages
-        self._free = list(range(pages - 1, -1, -1))
+        self._free = dict.fromkeys(range(pages - 1, -1, -1))  # the last is taken first
+        self._rested: dict[int, None] = {}  # free too, of runs that were given back: the oldest are taken first
         self._leaving: deque[tuple[Transfer, tuple[int, ...]]] = deque()  # free once they are copied
         self._place = list(range(pages))
         self._page_at = list(range(pages))
-        self._fixed = [False] * pages  # by place
+        self._fixed, self._held = bytearray(pages), bytearray(pages)  # by place
         self._promised = 0
 
     @property
@@ -72,7 +73,12 @@ class Arena:
     @property
     def free(self) -> int:
         """Pages that nobody holds."""
-        return len(self._free) + sum(len(pages) for _, pages in self._leaving)
+        return self._ready + sum(len(pages) for _, pages in self._leaving)
+
+    @property
+    def _ready(self) -> int:
+        """Free pages that no copy reads any more."""
+        return len(self._free) + len(self._rested)
 
     @property
     def shared(self) -> int:
@@ -121,10 +127,7 @@ class Arena:
                 f"({self.page_bytes} bytes each)"
             )
         self._gather(count)
-        taken = tuple(self._free.pop() for _ in range(count))
-        for page in taken:
-            self._holders[page] = 1
-        return taken
+        return tuple(self._take_one() for _ in range(count))
 
     def hold(self, pages: Sequence[int]) -> None:
         """Hold pages once more, for another user.
@@ -146,6 +149,8 @@ class Arena:
         for page in pages:
             self._holders[page] -= 1
         gone = tuple(page for page in pages if not self._holders[page])
+        for page in gone:
+            self._held[self._place[page]] = False
         if self.transfers.last.is_done:
             self._release(gone)
         else:
@@ -164,10 +169,10 @@ class Arena:
         self.transfers.last.wait()  # a page may be moved that is still on its way
         self._gather(self.free)
         first = self._find_place(count)
-        if count > len(self._free) or first is None:
+        if count > self._ready or first is None:
             raise ResourceError(
                 f"a workspace takes {count * self.page_bytes} bytes side by side, and those of other kinds of "
-                f"streams lie between the {len(self._free) * self.page_bytes} that are free"
+                f"streams lie between the {self._ready * self.page_bytes} that are free"
             )
         places = range(first, first + count)
         self._vacate(places)
@@ -189,9 +194,8 @@ class Arena:
             Whether it is as it was, but for what lies in it.
         """
         self._gather(self.free)
-        free = set(self._free)
         there = all(
-            page in free and self._page_at[place] == page and not self._fixed[place]
+            (page in self._free or page in self._rested) and self._page_at[place] == page and not self._fixed[place]
             for place, page in enumerate(run.pages, run.first)
         )
         if there:
@@ -203,8 +207,10 @@ class Arena:
         for page in run.pages:
             self._fixed[self._place[page]] = False
         self.drop(run.pages)
-        mine = set(run.pages)
-        self._free.sort(key=lambda page: page not in mine)
+        for page in reversed(run.pages):
+            if page in self._free:
+                del self._free[page]
+                self._rested[page] = None
 
     def places(self, pages: Sequence[int]) -> list[int]:
         """Rows of `storage_PX` in which pages lie until the next run is taken.
@@ -216,10 +222,23 @@ class Arena:
         return [self._place[page] for page in pages]
 
     def _fix(self, run: Run) -> None:
-        taken = set(run.pages)
-        self._free = [page for page in self._free if page not in taken]
         for place, page in enumerate(run.pages, run.first):
-            self._holders[page], self._fixed[place] = 1, True
+            self._free.pop(page, None)
+            self._rested.pop(page, None)
+            self._holders[page], self._fixed[place], self._held[place] = 1, True, True
+
+    def _take_one(self) -> int:
+        if self._free:
+            page, _ = self._free.popitem()
+        else:
+            page = next(iter(self._rested))
+            del self._rested[page]
+        self._holders[page], self._held[self._place[page]] = 1, True
+        return page
+
+    def _in_turn(self) -> Iterator[int]:
+        """Free pages, those first that are taken first."""
+        return chain(reversed(self._free), self._rested)
 
     def _refuse(self, count: int) -> str:
         needed, whole = count * self.page_bytes, self.pages * self.page_bytes
@@ -230,34 +249,36 @@ class Arena:
 
     def _gather(self, count: int) -> None:
         """Have so many pages in the list of free ones, from those that are being copied if need be."""
-        while self._leaving and (self._leaving[0][0].is_done or len(self._free) < count):
+        while self._leaving and (self._leaving[0][0].is_done or self._ready < count):
             transfer, pages = self._leaving.popleft()
             transfer.wait()
             self._release(pages)
 
     def _release(self, pages: Sequence[int]) -> None:
-        self._free += pages
+        self._free |= dict.fromkeys(pages)
         if self._poison:
             for page in pages:
                 self.storage_PX[self._place[page]] = POISON
 
     def _find_place(self, count: int) -> int | None:
         """Where a run may lie: where the fewest pages are in the way, as far back as can be."""
-        fixed, held = _sums(self._fixed), _sums(self._holders[page] > 0 for page in self._page_at)
-        begins = range(self.pages - count, -1, -1)
-        fitting = [first for first in begins if fixed[first + count] == fixed[first]]
-        return min(fitting, key=lambda first: held[first + count] - held[first], default=None)
+        if count > self.pages:
+            return None
+        in_the_way = _counts(self._held, count).masked_fill(_counts(self._fixed, count) > 0, self.pages + 1)
+        fewest = int(in_the_way.min())
+        return None if fewest > self.pages else int((in_the_way == fewest).nonzero()[-1])
 
     def _vacate(self, places: range) -> None:
         """Move what lies at places elsewhere."""
-        spare = [page for page in self._free if self._place[page] not in places]
+        spare = (page for page in self._in_turn() if self._place[page] not in places)
         for place in places:
             page = self._page_at[place]
             if self._holders[page]:
-                other = spare.pop()
+                other = next(spare)
                 self.storage_PX[self._place[other]].copy_(self.storage_PX[place])
                 self._place[page], self._place[other] = self._place[other], place
                 self._page_at[self._place[page]], self._page_at[place] = page, other
+                self._held[self._place[page]], self._held[place] = True, False
 
     def _check_held(self, pages: Sequence[int]) -> None:
         loose = [page for page in pages if not self._holders[page]]
@@ -270,6 +291,8 @@ def round_up(nbytes: int) -> int:
     return -(-nbytes // ALIGNED) * ALIGNED
 
 
-def _sums(claims: Iterable[bool]) -> list[int]:
-    """How many of the claims before each place are true."""
-    return [0, *accumulate(map(int, claims))]
+def _counts(claims_P: bytearray, count: int) -> Tensor:
+    """How many claims are true of each run of so many places, by the first of them."""
+    sums_P = torch.frombuffer(claims_P, dtype=torch.uint8).cumsum(0, dtype=torch.int64)
+    sums_P = torch.cat([torch.zeros(1, dtype=torch.int64), sums_P])
+    return sums_P[count:] - sums_P[: len(sums_P) - count]

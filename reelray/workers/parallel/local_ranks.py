@@ -30,6 +30,8 @@ BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 RankProcess = SpawnProcess | ForkServerProcess
 GRACE_S = 10.0
 """How long a rank that has given its result may take to end."""
+PRELOADED = ("__main__", __name__)
+"""What is imported once for all ranks on CPUs; every process that begins imports the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +123,7 @@ def choose_context(device: str) -> SpawnContext | ForkServerContext:
     if device == "cuda":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])  # the first is imported by every process that begins
+    context.set_forkserver_preload([*PRELOADED])
     return context
 
 

@@ -12,6 +12,7 @@ from reelray.cluster.services import default_services
 from reelray.workers.parallel.local_ranks import run_ranks
 from tests.support.bench_cases import run_broken
 
+pytestmark = pytest.mark.usefixtures("diffusers_in_ranks")
 RUNS = 2
 TINY = ["--model", "wan2.1-1.3b", "--device", "cpu", "--tiny", "--gpus", "2", "--runs", str(RUNS), "--limit", "120"]
 

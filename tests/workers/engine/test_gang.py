@@ -27,6 +27,7 @@ from reelray.workers.engine.gang import Gang, GangSpec
 from reelray.workers.engine.leader import Leader
 from reelray.workers.engine.local_launcher import LocalLauncher
 from tests.support.fake_model import FakeModel
+from tests.support.forked_launcher import ForkedLauncher
 from tests.support.plain_loop import render_plainly
 from tests.support.requests import make_recipe, make_request
 
@@ -61,9 +62,9 @@ class LameModel(FakeModel):
 def gangs():
     made = []
 
-    def start(**changes):
+    def start(launcher=None, **changes):
         spec = {"load": OpenFake(step_s=0.02), "layout": CFG, "silence_s": 2.0, "start_s": 60.0, **changes}
-        gang = Gang(LocalLauncher(), GangSpec(**spec))
+        gang = Gang(launcher or ForkedLauncher(), GangSpec(**spec))
         made.append(gang)
         gang.start()
         return gang
@@ -175,7 +176,7 @@ def open_own_weights():
 
 
 def test_ranks_with_different_weights_are_refused():
-    gang = Gang(LocalLauncher(), GangSpec(load=open_own_weights, layout=CFG, start_s=60.0))
+    gang = Gang(ForkedLauncher(), GangSpec(load=open_own_weights, layout=CFG, start_s=60.0))
     with pytest.raises(EngineError, match="different weights"):
         gang.start()
     assert gang.pids() == []
@@ -184,14 +185,16 @@ def test_ranks_with_different_weights_are_refused():
 
 def test_a_rank_with_other_code_is_refused(monkeypatch):
     monkeypatch.setattr("reelray.workers.engine.gang_muster.digest_code", lambda: "0123")
-    gang = Gang(LocalLauncher(), GangSpec(load=OpenFake(), layout=CFG, start_s=60.0))
+    gang = Gang(ForkedLauncher(), GangSpec(load=OpenFake(), layout=CFG, start_s=60.0))
     with pytest.raises(EngineError, match="other code"):
         gang.start()
     gang.close()
 
 
 def test_a_dead_rank_is_noticed_at_once_and_named(gangs):
-    gang = gangs(load=OpenFake(step_s=600.0))  # a leader that waits for the step runs into the test's time limit
+    gang = gangs(
+        LocalLauncher(), load=OpenFake(step_s=600.0)
+    )  # a leader that waits for the step runs into the test's time limit
     core = EngineCore()
     core.submit(a_request(), gang.description.facts)
     core.report(gang.execute(core.next_step(0.0)))

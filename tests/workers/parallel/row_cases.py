@@ -1,5 +1,6 @@
 """What every rank of the row tests runs. The same functions on one rank give what is expected."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ def draw_video(rows: int, frames: int = 9, columns: int = 2) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(rows)) * 2 - 1
 
 
+@cache
 def decode_alone(form: str, rows: int) -> tuple[Tensor, DecodeState]:
     vae = build(form)
     state = vae.new_decode_state(batch=2)

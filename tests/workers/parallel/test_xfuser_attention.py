@@ -11,6 +11,7 @@ from reelray.workers.parallel.xfuser_attention import explain_refusal
 from tests.support.parallel_cases import World
 from tests.support.xfuser_cases import run_xfuser
 
+pytestmark = pytest.mark.usefixtures("diffusers_in_ranks")
 F32, BF16 = torch.float32, torch.bfloat16
 LAYOUTS = {
     2: ["ulysses=2", "ring=2"],
