@@ -70,6 +70,8 @@ class ModelCatalog:
             UnknownModelError: Nothing has this name; the message lists what does.
             CheckpointError: The folder exists and is not a usable checkpoint.
         """
+        if not model.strip():
+            raise UnknownModelError("the model's name is empty; leave --model out for the default")
         if is_path(model):
             path = Path(model).expanduser()
             if not path.exists():

@@ -94,7 +94,9 @@ def plan_on(options: RenderOptions, services: Services, place: Place) -> tuple[R
     _check_choice("device", place.device, DEVICES)
     settings = services.load_settings()
     catalog = services.open_catalog(settings)
-    entry = choose_for_length(options, catalog.find(str(place.model or settings.model)), catalog.find)
+    entry = choose_for_length(
+        options, catalog.find(str(settings.model if place.model is None else place.model)), catalog.find
+    )
     entry = with_preview(entry, place.preview_decoder)
     return place_job(plan_job(options, entry), settings, place)
 
@@ -108,7 +110,7 @@ def plan_resumed(file: "SnapshotFile", services: Services, place: Place) -> tupl
     _check_choice("engine", place.engine, ENGINES)
     _check_choice("device", place.device, DEVICES)
     settings = services.load_settings()
-    entry = services.open_catalog(settings).find(str(place.model or file.model))
+    entry = services.open_catalog(settings).find(str(file.model if place.model is None else place.model))
     entry = with_preview(entry, place.preview_decoder)
     check_resumed(file.snapshot.request.recipe, entry)
     request = replace(file.snapshot.request, request_id=new_request_id())

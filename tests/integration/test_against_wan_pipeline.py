@@ -67,7 +67,14 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 def pipeline(tiny_t2v: Path) -> WanPipeline:
     pipeline = WanPipeline.from_pretrained(tiny_t2v)
     pipeline.set_progress_bar_config(disable=True)
+    align_weights(pipeline)
     return pipeline
+
+
+def align_weights(pipeline: WanPipeline) -> None:
+    """Move weights off the mapped file, where they begin at odd places and some products round otherwise."""
+    for parameter in pipeline.transformer.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def ask(
@@ -91,8 +98,15 @@ def ask(
 def test_t2v_latents_equal_those_of_diffusers(pipeline: WanPipeline, tiny_t2v: Path, scale: float, steps: int) -> None:
     model = open_checkpoint(tiny_t2v, device="cpu")
     ours = render(model, dataclasses.replace(SCHEDULE, steps=steps), Guidance(scale=scale))
-    theirs = ask(pipeline, scale=scale, steps=steps, output="latent")
-    assert relative_error(ours, theirs) < 1e-4
+    assert torch.equal(ours, ask(pipeline, scale=scale, steps=steps, output="latent"))
+
+
+def test_a_large_window_merges_padding_and_stays_near(
+    pipeline: WanPipeline, tiny_t2v: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reelray.workers.models.wan.model.SMALL_WINDOW", 1)
+    ours = render(open_checkpoint(tiny_t2v, device="cpu"), SCHEDULE, Guidance(scale=4.0))
+    assert 0 < relative_error(ours, ask(pipeline, scale=4.0, steps=3, output="latent")) < 1e-4
 
 
 def test_t2v_frames_equal_those_of_diffusers(pipeline: WanPipeline, tiny_t2v: Path) -> None:
@@ -115,6 +129,7 @@ def test_i2v_latents_equal_those_of_diffusers(tiny_i2v: Path, monkeypatch: pytes
     monkeypatch.setattr(pipeline_wan_i2v, "ftfy", SimpleNamespace(fix_text=str), raising=False)
     pipeline = WanImageToVideoPipeline.from_pretrained(tiny_i2v)
     pipeline.set_progress_bar_config(disable=True)
+    align_weights(pipeline)
     image_HWC = draw_pixels()
     image = Image.fromarray(image_HWC.numpy())
     theirs = ask(pipeline, scale=4.0, steps=3, output="latent", text_tokens=I2V_TEXT_TOKENS, image=image)

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_EXIT_CODE
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary: whatever happened becomes one line
+        if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
+            error = error.__cause__  # Typer takes every one for an end of input at a prompt of its own
         if session.debug:
             traceback.print_exception(error)
         message, exit_code = describe_failure(error)
@@ -71,10 +73,8 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
         if "unexpected extra argument" in told:
             told = told.replace(" (see", "; words that belong together go in quotes (see")
         return told, USAGE_EXIT_CODE
-    return (
-        f"unexpected {type(error).__name__}: {error}; run again with --debug for the stack trace",
-        UNEXPECTED_EXIT_CODE,
-    )
+    told = f"unexpected {type(error).__name__}: {error}" if str(error) else f"unexpected {type(error).__name__}"
+    return f"{told}; run again with --debug for the stack trace", UNEXPECTED_EXIT_CODE
 
 
 def _print_error(message: str) -> None:

@@ -45,6 +45,15 @@ def add_norm_modulate(
     return sum_BSC, normed_BSC
 
 
+def add_norm(
+    x_BSC: Tensor, update_BSC: Tensor, gate_BGC: Tensor | None, weight_C: Tensor, bias_C: Tensor, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Compute y = x + update * gate and LayerNorm(y) * weight + bias; see `reference.add_norm`."""
+    if x_BSC.device.type != "cuda":
+        return reference.add_norm(x_BSC, update_BSC, gate_BGC, weight_C, bias_C, eps=eps)
+    return add_norm_modulate(x_BSC, update_BSC, gate_BGC, weight_C[None, None], bias_C[None, None], eps=eps)
+
+
 def add_gated(x_BSC: Tensor, update_BSC: Tensor, gate_BGC: Tensor | None) -> Tensor:
     """Compute x + update * gate; see `reference.add_gated`."""
     if x_BSC.device.type != "cuda" or gate_BGC is None:

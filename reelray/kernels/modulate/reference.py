@@ -1,5 +1,8 @@
 """Residual, LayerNorm and modulation in plain torch, float32 inside; inductor turns each into one kernel.
 
+A CPU rounds a product before it is added, as diffusers does: `addcmul` rounds once, and a sampler that amplifies
+what is left over can make a visible difference of it.
+
 Shape suffixes: B batch, S tokens, G groups of S/G tokens that share a modulation, C channels.
 """
 
@@ -40,7 +43,7 @@ def norm_modulate(x_BSC: Tensor, gain_BGC: Tensor, shift_BGC: Tensor, *, eps: fl
     gain_BGC, shift_BGC = gain_BGC.float(), shift_BGC.float()
     normed_BSC = F.layer_norm(x_BSC.float(), x_BSC.shape[-1:], eps=eps)
     grouped_BGMC = torch.unflatten(normed_BSC, 1, (gain_BGC.shape[1], -1))
-    moved_BGMC = torch.addcmul(shift_BGC[:, :, None], grouped_BGMC, gain_BGC[:, :, None])
+    moved_BGMC = _add_product(shift_BGC[:, :, None], grouped_BGMC, gain_BGC[:, :, None])
     return moved_BGMC.flatten(1, 2).to(x_BSC.dtype)
 
 
@@ -59,7 +62,7 @@ def add_gated(x_BSC: Tensor, update_BSC: Tensor, gate_BGC: Tensor | None) -> Ten
         return x_BSC + update_BSC
     groups = (gate_BGC.shape[1], -1)
     grouped_BGMC = torch.unflatten(x_BSC.float(), 1, groups)
-    sum_BGMC = torch.addcmul(grouped_BGMC, torch.unflatten(update_BSC.float(), 1, groups), gate_BGC[:, :, None])
+    sum_BGMC = _add_product(grouped_BGMC, torch.unflatten(update_BSC.float(), 1, groups), gate_BGC[:, :, None])
     return sum_BGMC.flatten(1, 2).to(x_BSC.dtype)
 
 
@@ -87,3 +90,31 @@ def add_norm_modulate(
     """
     sum_BSC = add_gated(x_BSC, update_BSC, gate_BGC)
     return sum_BSC, norm_modulate(sum_BSC, gain_BGC, shift_BGC, eps=eps)
+
+
+def add_norm(
+    x_BSC: Tensor, update_BSC: Tensor, gate_BGC: Tensor | None, weight_C: Tensor, bias_C: Tensor, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Compute y = x + update * gate and LayerNorm(y) * weight + bias.
+
+    Args:
+        x_BSC: Residual stream.
+        update_BSC: What a sub-layer adds.
+        gate_BGC: Gate of each group, float32; None means one.
+        weight_C: Of the norm.
+        bias_C: Of the norm.
+        eps: Added to the variance.
+
+    Returns:
+        The new residual stream and its norm, both of shape and dtype of `x_BSC`.
+    """
+    sum_BSC = add_gated(x_BSC, update_BSC, gate_BGC)
+    normed_BSC = F.layer_norm(sum_BSC.float(), weight_C.shape, weight_C.float(), bias_C.float(), eps)
+    return sum_BSC, normed_BSC.to(x_BSC.dtype)
+
+
+def _add_product(base: Tensor, factor: Tensor, gain: Tensor) -> Tensor:
+    """Compute base + factor * gain in the shape of `factor`."""
+    if factor.device.type == "cpu":
+        return (factor * gain).add_(base)
+    return torch.addcmul(base, factor, gain)

@@ -8,10 +8,11 @@ estimates, newest first:
 UniPC then uses the next clean estimate to correct the step just made (UniC, B(h) = e^h - 1 form). First and last step
 are of first order.
 
+The weights are computed in float32 in the order of diffusers' schedulers, so that the same predictions give the same
+latents bit for bit: in float64 they would be nearer to the formulas, and a steep trajectory would end elsewhere.
+
 Sources: DPM-Solver++, arXiv 2211.01095; UniPC, arXiv 2302.04867.
 """
-
-import math
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class MultistepSampler:
     ) -> None:
         self.sigmas = levels.sigmas
         self.timesteps = levels.timesteps
+        self._sigmas = torch.tensor(levels.sigmas, dtype=torch.float32, device="cpu")
+        self._log_snrs = torch.log(1 - self._sigmas) - torch.log(self._sigmas)
         self._prediction = prediction
         self._corrects, self._loses_start = corrects, loses_start
         self._next_index = 0
@@ -76,41 +79,47 @@ class MultistepSampler:
         return min(ORDER, index + 1, len(self.timesteps) - index)
 
     def _predict(self, latents: Tensor, index: int) -> Tensor:
-        newest = self._clean[0]
-        sigma, following = self.sigmas[index], self.sigmas[index + 1]
-        gain = (1 - following) * math.expm1(-self._log_snr_step(index))
-        moved = following / sigma * latents - gain * newest
+        newest, h = self._clean[0], self._log_snr_step(index)
+        moved = self._move(latents, newest, index)
         if self._order(index) == 1:
             return moved
-        ratio = self._log_snr_step(index - 1) / self._log_snr_step(index)
-        return moved - gain * 0.5 / ratio * (newest - self._clean[1])
+        previous = self._clean[1]
+        if self._corrects:
+            change = (previous - newest) / (-self._log_snr_step(index - 1) / h)
+            return moved - self._gain(index) * (0.5 * change)
+        change = 1.0 / (self._log_snr_step(index - 1) / h) * (newest - previous)
+        return moved - 0.5 * self._gain(index) * change
 
     def _correct(self, clean: Tensor, start: Tensor, index: int) -> Tensor:
         """Redo the step that led to `index`, now that the clean estimate there is known."""
-        newest = self._clean[0]
-        sigma, reached = self.sigmas[index - 1], self.sigmas[index]
-        h = self._log_snr_step(index - 1)
-        gain = (1 - reached) * math.expm1(-h)
-        moved = reached / sigma * start - gain * newest
-        if self._order(index - 1) == 1:
-            return moved - gain * 0.5 * (clean - newest)
-        ratio = -self._log_snr_step(index - 2) / h
+        newest, last = self._clean[0], index - 1
+        moved = self._move(start, newest, last)
+        if self._order(last) == 1:
+            return moved - self._gain(last) * (0.5 * (clean - newest))
+        h = self._log_snr_step(last)
+        ratio = -self._log_snr_step(last - 1) / h
         past, present = _corrector_weights(h, ratio)
-        return moved - gain * (past / ratio * (self._clean[1] - newest) + present * (clean - newest))
+        return moved - self._gain(last) * (past * ((self._clean[1] - newest) / ratio) + present * (clean - newest))
 
-    def _log_snr_step(self, index: int) -> float:
-        return _log_snr(self.sigmas[index + 1]) - _log_snr(self.sigmas[index])
+    def _move(self, latents: Tensor, clean: Tensor, index: int) -> Tensor:
+        """Step `index` of first order."""
+        return self._sigmas[index + 1] / self._sigmas[index] * latents - self._gain(index) * clean
+
+    def _gain(self, index: int) -> Tensor:
+        h = self._log_snr_step(index)
+        # Each solver's published form; they round differently.
+        decay = torch.expm1(-h) if self._corrects else torch.exp(-h) - 1.0
+        return (1 - self._sigmas[index + 1]) * decay
+
+    def _log_snr_step(self, index: int) -> Tensor:
+        return self._log_snrs[index + 1] - self._log_snrs[index]
 
 
-def _log_snr(sigma: float) -> float:
-    return math.inf if sigma == 0 else math.log((1 - sigma) / sigma)
-
-
-def _corrector_weights(h: float, ratio: float) -> tuple[float, float]:
+def _corrector_weights(h: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
     """Weights of the past and the present difference in UniC-2: they solve [[1, 1], [ratio, 1]] w = b."""
-    phi_1 = math.expm1(-h)
+    phi_1 = torch.expm1(-h)
     phi_2 = phi_1 / -h - 1
     phi_3 = phi_2 / -h - 0.5
-    b_1, b_2 = phi_2 / phi_1, 2 * phi_3 / phi_1
-    past = (b_1 - b_2) / (1 - ratio)
-    return past, b_1 - past
+    matrix = torch.stack((torch.ones(2), torch.stack((ratio, torch.ones(())))))
+    past, present = torch.linalg.solve(matrix, torch.stack((phi_2 / phi_1, phi_3 * 2 / phi_1))).unbind()
+    return past, present

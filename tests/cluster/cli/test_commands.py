@@ -52,6 +52,8 @@ def test_info_reads_back_what_was_rendered(cli):
     assert "a red circle" in cli.run("info", "a.webm").out
     ran = cli.run("info", "none.mp4")
     assert (ran.code, ran.error_lines) == (2, ["reelray: error: 'none.mp4' does not exist"])
+    ran = cli.run("info", "")
+    assert (ran.code, ran.error_lines) == (2, ["reelray: error: FILE is empty; give a video or a folder of PNGs"])
 
 
 def test_settings(cli):

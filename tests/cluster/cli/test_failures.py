@@ -34,6 +34,7 @@ def check_one_line(cli, ran, code, *wanted):
         (("x" * 100_000,), 2, ["100000 characters", "at most 2000"]),
         (("a\0b",), 2, ["NUL"]),
         (("a \udcff",), 2, ["UTF-8"]),
+        (("p", "--model", ""), 2, ["model's name is empty"]),
         (("p", "--negative", "x" * 9999), 2, ["negative prompt has 9999 characters"]),
         (("p", "--size", "100x64"), 2, ["100", "96 and 112", "nearest size: 96x64"]),
         (("p", "--size", "0x64"), 2, ["size 0x64", "nearest size: 16x64"]),
@@ -147,6 +148,8 @@ def test_input_images(cli):
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 5, "memory"),
         (RuntimeError("two\nlines"), 1, "unexpected RuntimeError: two lines"),
+        (EOFError(), 1, "unexpected EOFError; run again"),
+        (EOFError("a pipe has ended"), 1, "unexpected EOFError: a pipe has ended"),
     ],
     ids=lambda value: type(value).__name__,
 )

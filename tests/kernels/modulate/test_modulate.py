@@ -31,6 +31,21 @@ def test_reference_is_the_formula() -> None:
     assert (found[1] - normed).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("size", [(1, 1, 40, 256), (2, 3, 5, 48)])
+def test_the_cpu_rounds_products_as_diffusers_does(size) -> None:
+    """A product that is rounded only with the sum is another number, which samplers amplify."""
+    x, update, gate, gain, shift = draw(size, torch.float32)
+    spread = [part.repeat_interleave(size[2], dim=1) for part in (gate, gain, shift)]
+    total = x + update * spread[0]
+    assert torch.equal(reference.add_gated(x, update, gate), total)
+    modulated = torch.nn.functional.layer_norm(total, x.shape[-1:], eps=1e-6) * spread[1] + spread[2]
+    assert torch.equal(reference.add_norm_modulate(x, update, gate, gain, shift, eps=1e-6)[1], modulated)
+    affine = torch.nn.functional.layer_norm(total, x.shape[-1:], gain[0, 0], shift[0, 0], 1e-6)
+    found = api.add_norm(x, update, gate, gain[0, 0], shift[0, 0], eps=1e-6)
+    assert torch.equal(found[0], total)
+    assert torch.equal(found[1], affine)
+
+
 @interpreted_only
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("size", SIZES)

@@ -169,9 +169,8 @@ class WanBlock(nn.Module):
         if self.norm2 is None:
             x_BSC = normed_BSC = self.ops.add_gated(x_BSC, update_BSC, gate_BGC)
         else:
-            gain_11C, shift_11C = self.norm2.weight[None, None], self.norm2.bias[None, None]
-            x_BSC, normed_BSC = self.ops.add_norm_modulate(
-                x_BSC, update_BSC, gate_BGC, gain_11C, shift_11C, eps=self.eps
+            x_BSC, normed_BSC = self.ops.add_norm(
+                x_BSC, update_BSC, gate_BGC, self.norm2.weight, self.norm2.bias, eps=self.eps
             )
         cross = self.attn2
         return x_BSC, self.ops.norm_heads(cross.to_q(normed_BSC), cross.norm_q.weight, cross.heads, eps=self.eps)

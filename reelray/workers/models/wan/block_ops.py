@@ -71,6 +71,23 @@ class AddNormModulate(Protocol):
         ...
 
 
+class AddNorm(Protocol):
+    """See `reelray.kernels.modulate.reference.add_norm`."""
+
+    def __call__(
+        self,
+        x_BSC: Tensor,
+        update_BSC: Tensor,
+        gate_BGC: Tensor | None,
+        weight_C: Tensor,
+        bias_C: Tensor,
+        *,
+        eps: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Add, then norm."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockOps:
     """One implementation of everything in a block that is not a matrix product or an attention.
@@ -80,6 +97,7 @@ class BlockOps:
         modulation_of: Shifts, gains and gates of a block.
         norm_modulate: LayerNorm, gain, shift.
         add_norm_modulate: Gated residual, LayerNorm, gain, shift.
+        add_norm: Gated residual, LayerNorm with weight and bias of its own.
         add_gated: Gated residual.
         linear_gelu: x W^T + b, then tanh-GELU.
     """
@@ -88,6 +106,7 @@ class BlockOps:
     modulation_of: ModulationOf
     norm_modulate: NormModulate
     add_norm_modulate: AddNormModulate
+    add_norm: AddNorm
     add_gated: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     linear_gelu: Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -97,6 +116,7 @@ TORCH_OPS = BlockOps(
     modulation_of=modulate.modulation_of,
     norm_modulate=modulate.norm_modulate,
     add_norm_modulate=modulate.add_norm_modulate,
+    add_norm=modulate.add_norm,
     add_gated=modulate.add_gated,
     linear_gelu=linear_gelu.linear_gelu,
 )
@@ -105,6 +125,7 @@ FUSED_OPS = BlockOps(
     modulation_of=modulate_api.modulation_of,
     norm_modulate=modulate_api.norm_modulate,
     add_norm_modulate=modulate_api.add_norm_modulate,
+    add_norm=modulate_api.add_norm,
     add_gated=modulate_api.add_gated,
     linear_gelu=linear_gelu_api.linear_gelu,
 )

@@ -135,9 +135,18 @@ class ConditionEmbedder(nn.Module):
         Returns:
             The embedding [B, G, C] and the modulation of the blocks [B, G, 6, C], both in `dtype`.
         """
+        groups = timestep_BG.shape[1]
+        if _is_one_timestep(timestep_BG):
+            timestep_BG = timestep_BG[:, :1]
         time_BGC = self.time_embedder(embed_timestep(timestep_BG, self.freq_dim)).to(dtype)
         modulation_BG6C = self.time_proj(F.silu(time_BGC)).unflatten(-1, (6, -1))
-        return time_BGC, modulation_BG6C
+        return time_BGC.expand(-1, groups, -1), modulation_BG6C.expand(-1, groups, -1, -1)
+
+
+def _is_one_timestep(timestep_BG: Tensor) -> bool:
+    # A product of more rows rounds otherwise, and to ask a GPU would mean to wait for it.
+    eager = timestep_BG.device.type == "cpu" and not torch.compiler.is_compiling()
+    return eager and bool((timestep_BG == timestep_BG[:, :1]).all())
 
 
 def norm_in_float(norm: nn.LayerNorm, x_BSC: Tensor) -> Tensor:

@@ -25,12 +25,14 @@ class CrossContext:
         bias: [B, K], added to the scores of each key, in the dtype of the keys: log of how many equal tokens it stands
             for, minus infinity for a slot that this row does not use. None means zero everywhere.
         first_layer: Layer of the first tensors, where others are elsewhere.
+        unmerged: The same text with each slot of its padding by itself, where that was kept.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     bias: Tensor | None = None
     first_layer: int = 0
+    unmerged: "CrossContext | None" = None
 
     def __post_init__(self) -> None:
         if not self.keys or len(self.keys) != len(self.values):
@@ -63,11 +65,13 @@ class CrossContext:
         """The same context with other `tensors`, in their order."""
         layers = len(self.keys)
         keys, values, bias = tensors[:layers], tensors[layers : 2 * layers], tensors[2 * layers :]
-        return replace(self, keys=tuple(keys), values=tuple(values), bias=bias[0] if bias else None)
+        return replace(self, keys=tuple(keys), values=tuple(values), bias=bias[0] if bias else None, unmerged=None)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
+        if self.unmerged is not None:
+            return self.unmerged.nbytes
         return sum(part.nbytes for part in (*self.keys, *self.values))
 
 
@@ -137,6 +141,7 @@ def pad_context(context: CrossContext, multiple: int) -> CrossContext:
         keys=tuple(_pad_tokens(keys_BKND, tokens) for keys_BKND in context.keys),
         values=tuple(_pad_tokens(values_BKND, tokens) for values_BKND in context.values),
         bias=_pad_bias(context, tokens),
+        unmerged=None,
     )
 
 
@@ -162,6 +167,26 @@ def _pad_bias(context: CrossContext, count: int) -> Tensor:
     if bias_BK is None:
         bias_BK = context.keys[0].new_zeros(context.batch, context.tokens)
     return F.pad(bias_BK, (0, count - context.tokens), value=-math.inf)
+
+
+def merge_context(context: CrossContext, embeddings_BKC: Tensor) -> CrossContext:
+    """Merge the padding of a prompt whose slots have keys and values each; both stay at hand.
+
+    Args:
+        context: Of all slots.
+        embeddings_BKC: Its text embeddings, as for `merge_zero_tokens`.
+    """
+    kept_BKC, bias_BK = merge_zero_tokens(embeddings_BKC)
+    if bias_BK is None:
+        return context
+    kept = kept_BKC.shape[1]
+    return replace(
+        context,
+        keys=tuple(keys_BKND[:, :kept] for keys_BKND in context.keys),
+        values=tuple(values_BKND[:, :kept] for values_BKND in context.values),
+        bias=bias_BK,
+        unmerged=context,
+    )
 
 
 def merge_zero_tokens(embeddings_BKC: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,8 @@
 
 Ours rather than transformers': importing theirs costs a render three seconds, this costs none. Every layer has its
 own relative position bias, scores are not scaled, norms are RMS without bias, the feed-forward is gated by tanh-GELU.
+In float32 on a CPU the embeddings of a prompt are those of transformers' encoder bit for bit; elsewhere each prompt
+takes no more time than its tokens need.
 
 Shape suffixes: B batch, S tokens, N heads, D head width, C channels.
 """
@@ -18,6 +20,11 @@ from torch.nn import functional as F
 
 from reelray.proto.errors import CheckpointError
 from reelray.workers.residency.source import BlockSource, ResidentBlocks
+
+ROW_TILE = 16
+LONG_TEXT = 176
+LONG_TILE = 512
+"""Products and attention round a token by how many share the call, in steps: rows of a tile, up to a long text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,17 +103,26 @@ class Umt5Block(nn.Module):
         self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
 
-    def forward(self, x_BSC: Tensor, buckets_SS: Tensor) -> Tensor:
-        """Run the block; `buckets_SS` holds the position bucket of query row and key column."""
+    def forward(self, x_BSC: Tensor, buckets_SS: Tensor, tokens: int) -> Tensor:
+        """Run the block.
+
+        Args:
+            x_BSC: Residual stream.
+            buckets_SS: Position bucket of query row and key column.
+            tokens: How many are attended; padding follows.
+        """
         normed = self.attention_norm(x_BSC)
         q, k, v = (
             linear(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.q, self.k, self.v)
         )
         bias_NSS = self.position_bias(buckets_SS).permute(2, 0, 1)
+        if tokens < x_BSC.shape[1]:
+            bias_NSS = bias_NSS.clone()
+            bias_NSS[:, :, tokens:] = -math.inf
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_NSS[None], scale=1.0)
         x_BSC = x_BSC + self.o(mixed.transpose(1, 2).flatten(2))
         normed = self.feed_norm(x_BSC)
-        fed: Tensor = self.down(F.gelu(self.gate(normed), approximate="tanh") * self.up(normed))
+        fed: Tensor = self.down(_bend(self.gate(normed)) * self.up(normed))
         return x_BSC + fed
 
 
@@ -138,14 +154,37 @@ class Umt5Encoder(nn.Module):
 
     def encode(self, texts: Sequence[Tensor]) -> list[Tensor]:
         """Encode texts, each as `forward` does it alone, in one pass over the blocks."""
-        device = self.norm.weight.device
+        device, lengths = self.norm.weight.device, [ids_BS.shape[1] for ids_BS in texts]
+        if self._is_reference:
+            texts = [
+                F.pad(ids_BS, (0, _fill_tile(length) - length)) for ids_BS, length in zip(texts, lengths, strict=True)
+            ]
         # The table may be in host memory: a prompt needs few of its rows.
         streams = [self.embedding(ids_BS.to(self.embedding.weight.device)).to(device) for ids_BS in texts]
         buckets = [find_buckets(ids_BS.shape[1], self.config).to(device) for ids_BS in texts]
         for layer in range(self.config.num_layers):
             block = self.source.take(layer)
-            streams = [block(x_BSC, buckets_SS) for x_BSC, buckets_SS in zip(streams, buckets, strict=True)]
-        return [self.norm(x_BSC) for x_BSC in streams]
+            streams = [block(*inputs) for inputs in zip(streams, buckets, lengths, strict=True)]
+        return [self.norm(x_BSC)[:, :length] for x_BSC, length in zip(streams, lengths, strict=True)]
+
+    @property
+    def _is_reference(self) -> bool:
+        weight = self.norm.weight
+        return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def _fill_tile(tokens: int) -> int:
+    """Rows with which these tokens are rounded as among the 512 of transformers' padded prompt."""
+    tile = ROW_TILE if tokens <= LONG_TEXT else LONG_TILE
+    return -(-tokens // tile) * tile
+
+
+def _bend(x_BSC: Tensor) -> Tensor:
+    """Compute tanh-GELU; in float32 on a CPU in transformers' steps, each of which rounds."""
+    if x_BSC.device.type != "cpu" or x_BSC.dtype != torch.float32:
+        return F.gelu(x_BSC, approximate="tanh")
+    inner_BSC = math.sqrt(2 / math.pi) * (x_BSC + 0.044715 * torch.pow(x_BSC, 3.0))
+    return 0.5 * x_BSC * (1 + torch.tanh(inner_BSC))
 
 
 def find_buckets(tokens: int, config: Umt5Config) -> Tensor:

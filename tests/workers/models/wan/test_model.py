@@ -1,5 +1,6 @@
 """The loaded model behind the engine's seam: batches, windows, images, frames."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.wan.decoding import DECODE_SHARE
 from reelray.workers.models.wan.model import WanModel
+from reelray.workers.models.wan.text_context import CrossContext
 
 PROMPTS = ["a red circle", "the green square moves right on a blue background"]
 
@@ -46,6 +48,25 @@ def test_rows_of_a_batch_are_those_of_lone_forwards(t2v: WanModel) -> None:
         alone = t2v.denoise(latents[rows], timestep[rows], texts[rows], positions_BT=positions[rows])
         torch.testing.assert_close(together[rows], alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_a_small_clip_attends_each_slot_of_a_prompt_and_a_large_one_merged_padding(
+    t2v: WanModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, timestep, positions = draw(1, 16, 3, 4, 4), torch.full((1, 3), 500.0), torch.arange(3)[None]
+    (text,) = t2v.encode_text(PROMPTS[:1])
+    assert text.tokens < text.unmerged.tokens
+
+    def denoise(context: CrossContext, view: View | None = None) -> Tensor:
+        return t2v.denoise(latents, timestep, [context], positions_BT=positions, view=view)
+
+    small, merged = denoise(text), denoise(replace(text, unmerged=None))
+    assert torch.equal(small, denoise(text.unmerged))
+    assert not torch.equal(small, merged)
+    assert torch.equal(denoise(text, View()), merged)  # windows of a stream
+    monkeypatch.setattr("reelray.workers.models.wan.model.SMALL_WINDOW", 11)
+    assert torch.equal(denoise(text), merged)
+    torch.testing.assert_close(small, merged, rtol=1e-4, atol=1e-5)
 
 
 def test_prompt_timestep_and_image_matter(i2v: WanModel) -> None:

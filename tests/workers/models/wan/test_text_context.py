@@ -8,6 +8,7 @@ import torch
 from reelray.workers.models.wan.text_context import (
     CrossContext,
     mean_of_slots,
+    merge_context,
     merge_zero_tokens,
     pad_context,
     padding_biases,
@@ -97,6 +98,23 @@ def test_merging_is_the_default_without_gradients() -> None:
     with torch.no_grad():
         assert twin.prepare_text(text).tokens == 31
         assert twin.prepare_text(text, merge_padding=False).tokens == 512
+
+
+@torch.no_grad()
+def test_a_merged_context_keeps_the_unmerged_one() -> None:
+    oracle = make_oracle()
+    twin = make_twin(oracle)
+    latents, text = draw_inputs(oracle, batch=1, words=(3,))
+    whole = twin.prepare_text(text, merge_padding=False)
+    merged = merge_context(whole, text)
+    assert (merged.tokens, merged.unmerged) == (4, whole)
+    assert merged.nbytes == whole.nbytes
+    assert pad_context(merged, 32).unmerged is None
+    assert merged.holding(merged.tensors).unmerged is None
+    timestep = torch.tensor([500.0])
+    assert (twin(latents, timestep, merged) - twin(latents, timestep, whole)).abs().max() <= 1e-5
+    full = twin.prepare_text(torch.ones_like(text), merge_padding=False)
+    assert merge_context(full, torch.ones_like(text)) is full
 
 
 def test_layers_must_pair() -> None:

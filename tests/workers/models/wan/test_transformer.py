@@ -35,6 +35,22 @@ def test_text_to_video_equals_diffusers(size, batch, merge) -> None:
     assert gap(twin(latents, per_frame, context), expected) <= TOLERANCE
 
 
+@pytest.mark.parametrize("facts", [TINY, TINY_I2V])
+@pytest.mark.parametrize("size", [(3, 6, 10), (5, 10, 14), (1, 2, 2)])
+@torch.no_grad()
+def test_one_row_is_that_of_diffusers_bit_for_bit(facts, size) -> None:
+    oracle = make_oracle(**facts)
+    twin = make_twin(oracle)
+    latents, text = draw_inputs(oracle, batch=1, size=size)
+    image = torch.randn(1, 257, 20) if facts is TINY_I2V else None
+    context = None if image is None else twin.prepare_image(image)
+    timestep = torch.tensor([357.14])
+    expected = oracle(latents, timestep, text, image, return_dict=False)[0]
+    assert torch.equal(twin(latents, timestep, text, image=context), expected)
+    per_frame = timestep[:, None].expand(1, size[0])
+    assert torch.equal(twin(latents, per_frame, text, image=context), expected)
+
+
 @pytest.mark.parametrize("size", [(3, 6, 10), (5, 10, 14)])
 @torch.no_grad()
 def test_a_timestep_per_frame_equals_diffusers_per_token_path(size) -> None:
