@@ -59,7 +59,7 @@ class Engine:
 
     def begin(self, request: RenderRequest) -> None:
         """Take in a stream."""
-        self._core.submit(request, self._model.facts)
+        self._core.submit(request, self.rank.describe().facts)
         self.frames[request.request_id] = []
 
     def step(self) -> StepPlan | None:

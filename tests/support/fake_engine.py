@@ -16,7 +16,7 @@ from reelray.proto.events import Done, Event, Frames, Progress, Stage
 from reelray.proto.model_facts import ModelFacts
 from reelray.proto.recipe import Defaults, Guidance, Recipe, Schedule
 from reelray.proto.request import RenderRequest, RenderSummary, RequestId
-from reelray.proto.session import Order, Standing
+from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
 
 FACTS = ModelFacts(
@@ -97,6 +97,9 @@ class FakeEngine:
         raise EndedError(f"request {request_id} is not here")
 
     def snapshot(self, request_id: RequestId, _kind: SnapshotKind) -> Snapshot:
+        raise EndedError(f"request {request_id} is not here")
+
+    def fork(self, request_id: RequestId, _fork: Fork) -> tuple[Forked, Iterator[Event]]:
         raise EndedError(f"request {request_id} is not here")
 
     def close(self) -> None:
