@@ -11,7 +11,7 @@ Random weights of the model's true size, bf16, the full VAE in the same engine, 
 (TAEHV's layout). Correctness first: the same stream again must give the same picture, within two levels of 255; the
 second time it runs by recorded graphs from its first window on. What is timed comes third and finds the engine warm.
 
-Frames per second count chunks that begin with a full memory. `remember_ms` are clean passes. The gap of a chunk is the
+Frames per second count chunks that begin with a full memory, without the last one. `remember_ms` are clean passes. The gap of a chunk is the
 time between its frames and those before, as a client sees it. With several sessions the figures are of the time while
 all of them run. With `--layout` a gang of processes makes them, one GPU each.
 """
@@ -204,7 +204,8 @@ def measure(played: Sequence[Played], watched: Watched, full: int) -> dict[str, 
         full: Chunks until the memory is full.
     """
     begin = max(one.arrivals[full][0] for one in played)
-    end = min(one.ended_at for one in played)
+    # The last chunk has nothing beside it, and comes sooner after the one before it than any other.
+    end = min(one.arrivals[-2][0] for one in played)
     frames = sum(count for one in played for at, count in one.arrivals if begin < at <= end)
     gaps = [b - a for one in played for a, b in _gaps(one) if begin <= a and b <= end]
     spent = {stage: [s for at, what, s in watched.costs if what is stage and begin < at <= end] for stage in Stage}

@@ -17,6 +17,7 @@ from reelray.proto.request import RenderRequest
 from reelray.proto.step_plan import WindowStep
 from reelray.workers.engine.anew import cut_anew, evaluate_anew, find_anew
 from reelray.workers.engine.clean_chunks import CleanChunks
+from reelray.workers.engine.landing import Landing
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.mixed_text import MixedText
 from reelray.workers.engine.packing import on_cpu, pack, unpack
@@ -61,6 +62,7 @@ class Forwards:
     _mix: tuple[float, ...] = field(default=(), init=False)  # weights of prompts where they are mixed
     _mixed: MixedText = field(default_factory=MixedText, init=False)
     _cuts: bool = field(default=False, init=False)  # whether another scene begins
+    _landing: Landing = field(default_factory=Landing, init=False)
     _add_up: Callable[[Tensor], Tensor] = field(default=keep, init=False)  # see `Station`
 
     def __post_init__(self) -> None:
@@ -191,7 +193,8 @@ class Forwards:
         """Keep the input of a forward that was remembered, so that it can be repeated; `more` as in `Committed`."""
         assert self._memory is not None
         text: dict[str, Any] = {"prompt": self._prompt, "mix": self._mix, "cuts": self._cuts, "flushes": self._flushes}
-        self._flushes, kept_1CTHW, number = None, latents_1CTHW.cpu(), _count(self._memory.history)
+        kept_1CTHW = self._landing.bring(latents_1CTHW, self._memory.history)
+        self._flushes, number = None, _count(self._memory.history)
         text |= {"number": number, **more}
         self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=kept_1CTHW, **text))
 

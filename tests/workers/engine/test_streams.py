@@ -52,7 +52,7 @@ def test_memory_changes_the_video(plain):
     render_on(Rank(together), request)
     render_on(Rank(alone), replace(request, recipe=replace(request.recipe, memory=None)))
     gaps = [(a - b).abs().max() for a, b in zip(alone.latents, together.latents, strict=True)]
-    assert gaps[0] == 0
+    assert gaps[0] < 1e-5  # what remembers merges the padding of texts, a small window alone does not
     assert all(gap > 1e-2 for gap in gaps[2:])
 
 
