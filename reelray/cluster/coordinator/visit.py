@@ -36,7 +36,14 @@ class Visit:
         self._is_over = self._is_alone = False
 
     def hear(self, news: Waits | Begin | Turned) -> None:
-        """Take what was decided."""
+        """Take what was decided: it counts at once, however late whoever waits comes to look."""
+        if isinstance(news, Begin):
+            if self._is_over:
+                self._say(Ended(request_id=self._wish.request_id, run=news.run))
+                return
+            self.begun, self._began_s = news, self._clock()
+        elif isinstance(news, Turned):
+            self._is_over = True
         self._news.put_nowait(news)
 
     def go_on_alone(self) -> None:
@@ -131,9 +138,5 @@ class Visit:
             self._is_alone = True
             return None
         if isinstance(news, Turned):
-            self._is_over = True
             raise refusal(news, self._wish)
-        if isinstance(news, Begin):
-            self.begun, self._began_s = news, self._clock()
-            return None
-        return news
+        return None if isinstance(news, Begin) else news

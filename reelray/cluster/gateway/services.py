@@ -99,11 +99,12 @@ class Videos(videos_pb2_grpc.VideosServicer):
 
     async def _make(self, planned: Planned, context: Context) -> None:
         async with self._desk.ask(planned.wish) as visit:
-            await send(context, planned.first)
+            relay = PlacedRelay(visit, self._desk, lambda event: send(context, event))
+            await relay.pass_on(planned.first)
             async for waits in visit.standings():
-                await send(context, queued(waits))
+                await relay.pass_on(queued(waits))
             try:
-                await self._relay(planned, PlacedRelay(visit, self._desk, lambda event: send(context, event)))
+                await self._relay(planned, relay)
             except ReelrayError as error:
                 planned.listen(error)
                 raise
