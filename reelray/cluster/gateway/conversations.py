@@ -133,7 +133,7 @@ class Conversations:
             opening.add_done_callback(_close_unwanted)
             raise
         finally:
-            self._tenants[tenant] -= 1
+            self._count_out(tenant)
         return self._take_in(conversation)
 
     def adopt(self, conversation: Conversation) -> None:
@@ -150,7 +150,7 @@ class Conversations:
         """
         if self._ending:
             raise EngineError("the server is about to end and takes nothing new; try again soon")
-        if len(self._seats) >= self.limits.most:
+        if self._tenants.total() >= self.limits.most:
             raise ResourceError(f"this server has {self.limits.most} sessions, and takes no more; try again later")
         if self._tenants[tenant] >= self.limits.most_of_tenant:
             raise ResourceError(f"'{tenant}' has {self._tenants[tenant]} sessions already; end one, and try again")
@@ -218,7 +218,7 @@ class Conversations:
         for name in [*seat.timers]:
             _stop_timer(seat, name)
         seat.left.close()
-        self._tenants[seat.conversation.terms.tenant] -= 1
+        self._count_out(seat.conversation.terms.tenant)
         _close(seat.conversation, error)
 
     def end(self, grace_s: float) -> None:
@@ -267,6 +267,11 @@ class Conversations:
         self._watch(seat)
         conversation.start()
         return seat
+
+    def _count_out(self, tenant: str) -> None:
+        self._tenants[tenant] -= 1
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
 
     def _wait_for_call(self, seat: Seat, wait_s: float) -> None:
         _stop_timer(seat, "keep")

@@ -1,5 +1,6 @@
 """`Videos.Converse` where lines break, clients are rude and servers end."""
 
+import asyncio
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,11 +13,12 @@ from grpc_status import rpc_status
 
 from reelray.cluster.gateway import services
 from reelray.cluster.gateway.callers import Callers
-from reelray.cluster.gateway.conversations import ConverseLimits
+from reelray.cluster.gateway.conversations import Conversations, ConverseLimits
 from reelray.cluster.gateway.converse_orders import check_prompts
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import Guard
 from reelray.proto.chunking import Chunking
-from reelray.proto.errors import EngineError, InputError
+from reelray.proto.errors import EngineError, InputError, ResourceError
 from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.request import PromptChange
 from reelray.proto.session import Pause, Resume
@@ -45,6 +47,31 @@ class Watched:
     @property
     def running(self):
         return list(self._engine._leader._clients.streams)
+
+
+def test_sessions_that_are_being_opened_count():
+    """Many that come at once do not all find the room that one would take; nothing is kept of who has left."""
+
+    class Slow:
+        async def plan(self, *_):
+            await opened.wait()
+            raise InputError("nothing is wrong but this")
+
+    async def case():
+        models = ServedModels([ServedModel(fake_entry(), FakeEngine)])
+        sessions = Conversations(models, Slow(), ConverseLimits(most=3))
+        start = start_of().start
+        opening = [asyncio.create_task(sessions.begin(start, f"tenant {n}", {})) for n in range(5)]
+        await asyncio.sleep(0)
+        assert [isinstance(task.exception(), ResourceError) for task in opening if task.done()] == [True, True]
+        opened.set()
+        await asyncio.gather(*opening, return_exceptions=True)
+        sessions.check_room("another")
+        assert not sessions._tenants
+        sessions.close()
+
+    opened = asyncio.Event()
+    asyncio.run(case())
 
 
 @pytest.fixture(scope="module")
