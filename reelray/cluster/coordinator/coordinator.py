@@ -97,6 +97,7 @@ class Coordinator:
         """Those who wait and hear how they stand."""
         self._runs = fence << RUN_BITS
         self._standings = Standings(self._fleet)
+        self._is_closed = False
 
     @property
     def engines(self) -> tuple[EngineOffer, ...]:
@@ -115,6 +116,8 @@ class Coordinator:
             joined: All that it has.
             hear: Takes what is decided for it; may be called at once.
         """
+        if self._is_closed:
+            return
         self.leave(joined.house)
         self._houses.add(joined.house, hear)
         for offer in joined.engines:
@@ -189,7 +192,8 @@ class Coordinator:
             self._alarms.set("tell", self._clock.now() + TELL_S, self._tell_all)
 
     def close(self) -> None:
-        """Decide nothing more."""
+        """Decide nothing more, whoever still speaks."""
+        self._is_closed = True
         self._houses.clear()
         self._alarms.clear()
 
@@ -212,11 +216,13 @@ class Coordinator:
             self._houses.say(known.house, stands(answer, now))
 
     def _engine_came(self, house: str, offer: EngineOffer) -> None:
+        before = self._engines.houses_of(offer.model)
         facts = self._engines.add(house, offer)
         if facts is None:
             return
+        is_second = len(before | {house}) == 2 and house not in before
         self._fleet.engine_up(facts, self._clock.now())
-        if len(self._engines.houses_of(offer.model)) == 1:
+        if not is_second:
             return
         for name in list(self._curious):  # they ask anew, for engines of their own house only
             if self._known[name].wish.model == offer.model:

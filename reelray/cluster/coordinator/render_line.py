@@ -52,6 +52,8 @@ class RenderLine:
                 await self.look(coordinator)
             except (StoreError, ResourceError) as error:
                 LOG.warning("renders cannot be looked at now: %s", error.message)
+            except Exception:  # nobody else would look for renders as long as this one leads
+                LOG.exception("renders cannot be looked at now")
             await asyncio.sleep(PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
@@ -84,6 +86,11 @@ class RenderLine:
         try:
             job = await self._store.jobs.get(JobRef.parse(name.encode()))
         except UnknownJobError:
+            return None
+        except (StoreError, ResourceError):
+            raise
+        except Exception:  # one that cannot be read keeps no other from being made
+            LOG.exception("render %s cannot be read", name)
             return None
         clip = read_clip(job)
         return Wish(

@@ -187,3 +187,29 @@ def test_a_lane_whose_requests_share_forwards_takes_several():
     for name in ("a", "b", "c"):
         house.say(Asked(wish=wish(name)))
     assert house.told() == [("Begin", "a"), ("Begin", "b")]
+
+
+def test_another_engine_of_a_house_that_is_there_has_nobody_ask_anew():
+    """Asking anew gives promises anew: those who wait could be refused what they were promised."""
+    coordinator, clock = a_coordinator()
+    houses = [FakeHouse(name, coordinator, offer(f"{name}/m")) for name in ("one", "two")]
+    for house in houses:
+        house.say(Asked(wish=wish(f"{house.name} runs", 81)))
+    houses[0].say(Asked(wish=wish("waits", within_s=70.0)))  # 50 s of the first, 10 of its own
+    clock.go_to(2.0)
+    first = houses[0].begun["one runs"]
+    houses[0].say(Moved(request_id=first.request_id, run=first.run, remaining_s=60.0))
+    FakeHouse("three", coordinator, offer("three/m"))
+    assert houses[0].told(Turned) == []
+    houses[0].say(ended(houses[0].begun["one runs"]))
+    assert houses[0].told()[-1] == ("Begin", "waits")
+
+
+def test_who_coordinates_no_more_lets_nobody_in_and_sets_no_alarms():
+    coordinator, clock = a_coordinator()
+    coordinator.close()
+    house = FakeHouse("late", coordinator, offer("late/m"))
+    clock.go_to(10.0)
+    house.say(Asked(wish=wish("a")))
+    assert house.words == []
+    assert clock.is_idle
