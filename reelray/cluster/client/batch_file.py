@@ -50,7 +50,7 @@ def submit_batch(batch: Batch, server: ServerAddress) -> None:
         InputError: The file cannot be read, or lines of it were refused.
         EngineError: The server was lost, or a render failed that was waited for.
     """
-    with connect_renders(server) as renders:
+    with connect_renders(server, say) as renders:
         submitted: list[tuple[int, KeptRender]] = []
         count = 0
         for number, text in _lines(batch.file):

@@ -97,7 +97,6 @@ class Coordinator:
         """Those who wait and hear how they stand."""
         self._runs = fence << RUN_BITS
         self._standings = Standings(self._fleet)
-        self._is_closed = False
 
     @property
     def engines(self) -> tuple[EngineOffer, ...]:
@@ -116,7 +115,7 @@ class Coordinator:
             joined: All that it has.
             hear: Takes what is decided for it; may be called at once.
         """
-        if self._is_closed:
+        if self._houses.is_closed:
             return
         self.leave(joined.house)
         self._houses.add(joined.house, hear)
@@ -193,8 +192,7 @@ class Coordinator:
 
     def close(self) -> None:
         """Decide nothing more, whoever still speaks."""
-        self._is_closed = True
-        self._houses.clear()
+        self._houses.close()
         self._alarms.clear()
 
     def _ask(self, wish: Wish, house: str | None) -> None:
@@ -220,9 +218,8 @@ class Coordinator:
         facts = self._engines.add(house, offer)
         if facts is None:
             return
-        is_second = len(before | {house}) == 2 and house not in before
         self._fleet.engine_up(facts, self._clock.now())
-        if not is_second:
+        if house in before or len(before) != 1:
             return
         for name in list(self._curious):  # they ask anew, for engines of their own house only
             if self._known[name].wish.model == offer.model:
@@ -269,8 +266,7 @@ class Coordinator:
         placed, attempt = known.placed, known.placed.attempt
         match report:
             case Moved(remaining_s=remaining_s):
-                whole_s = (placed.finish_s - placed.start_s) / placed.left
-                self._fleet.report(name, attempt, remaining_s / max(whole_s, 1e-9), now)
+                self._fleet.report(name, attempt, remaining_s / max(placed.whole_s, 1e-9), now)
             case MadeRoom(left=left):
                 self._fleet.stopped(name, attempt, left, now)
                 known.placed = None

@@ -78,7 +78,7 @@ class Desk:
     ) -> None:
         self.house = house
         self._offers = EngineOffers(house, models)
-        self._patience_s, self._clock = patience_s, clock
+        self.patience_s, self._clock = patience_s, clock
         self._visits: dict[RequestId, Visit] = {}
         self._line: Callable[[Report], None] | None = None
         self._fence = -1
@@ -139,19 +139,27 @@ class Desk:
         Raises:
             ReelrayError: It gets none, at once; the message says when it could.
         """
-        self.look_at_engines()
-        visit = Visit(wish, self.say, self._clock)
-        self._visits[wish.request_id] = visit
+        visit = self.open(wish)
         try:
-            if self._takes_work:
-                self.say(Asked(wish=wish))
-            else:
-                visit.go_on_alone()
-            await visit.first(self._patience_s)
+            await visit.first(self.patience_s)
             yield visit
         finally:
-            visit.end()
-            del self._visits[wish.request_id]
+            self.leave(visit)
+
+    def open(self, wish: Wish) -> Visit:
+        """Ask for a place, until `leave`; its `first` answer, and what follows, are to be waited for."""
+        self.look_at_engines()
+        self._visits[wish.request_id] = visit = Visit(wish, self.say, self._clock)
+        if self._takes_work:
+            self.say(Asked(wish=wish))
+        else:
+            visit.go_on_alone()
+        return visit
+
+    def leave(self, visit: Visit) -> None:
+        """It runs no more, or is wanted no more; harmless when called twice."""
+        visit.end()
+        self._visits.pop(visit.name, None)
 
     def say(self, report: Report) -> None:
         """Tell the coordinator something; what happens without one is in what the next is told at first."""

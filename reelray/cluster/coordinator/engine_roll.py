@@ -101,7 +101,7 @@ class EngineRoll:
         slowest: dict[int, float] = {}
         for cost in costs:
             for gpus, seconds in cost.seconds.items():
-                slowest[gpus] = max(slowest.get(gpus, 0.0), seconds * wish.left)
+                slowest[gpus] = max(slowest.get(gpus, 0.0), max(seconds, wish.lasts_s) * wish.left)
         return Ticket(
             request_id=wish.request_id,
             model=wish.model,

@@ -24,6 +24,7 @@ class Houses:
     def __init__(self, fence: int) -> None:
         self._fence = fence
         self._lines: dict[str, Hear] = {}
+        self.is_closed = False
 
     def __contains__(self, house: str) -> bool:
         return house in self._lines
@@ -41,8 +42,9 @@ class Houses:
             return False
         return self._lines.pop(house, None) is not None
 
-    def clear(self) -> None:
-        """Say nothing more to anybody."""
+    def close(self) -> None:
+        """Say nothing more to anybody, and let nobody in."""
+        self.is_closed = True
         self._lines.clear()
 
     def say(self, house: str | None, decision: Decision) -> None:

@@ -81,6 +81,7 @@ class Wish:
         within_s: Until its deadline; None without one.
         waited_s: That it has waited.
         left: Share of the work that is left.
+        lasts_s: It takes no less, however fast its engine is: it is played while it is made.
     """
 
     request_id: RequestId
@@ -93,6 +94,7 @@ class Wish:
     within_s: float | None = None
     waited_s: float = 0.0
     left: float = 1.0
+    lasts_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from reelray.cluster.coordinator.messages import Begin, Ended, Left, Moved, Report, Run, Turned, Waits, Wish
 from reelray.cluster.coordinator.refusals import nobody_decides, refusal
+from reelray.proto.request import RequestId
 
 AWAY_S = 30.0
 """Who waits hears something every second; after so many without a word nobody decides any more."""
@@ -34,6 +35,11 @@ class Visit:
         self._first: Waits | None = None
         self.begun: Begin | None = None
         self._is_over = self._is_alone = False
+
+    @property
+    def name(self) -> RequestId:
+        """Of the request."""
+        return self._wish.request_id
 
     def hear(self, news: Waits | Begin | Turned) -> None:
         """Take what was decided: it counts at once, however late whoever waits comes to look."""

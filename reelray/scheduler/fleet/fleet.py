@@ -86,7 +86,7 @@ class Fleet:
         """What can be done now; the driver carries all of it out."""
         decisions: list[Decision] = []
         self._now_s = now
-        for pool in self._busy_pools():
+        for pool in _busy(self._pools):
             for decision in pool.decide(now):
                 decisions.append(decision)
                 entry = self._entries[decision.request_id]
@@ -98,7 +98,7 @@ class Fleet:
 
     def wake_s(self) -> float | None:
         """When a decision is due that no event brings about, later than the last ones; None where there is none."""
-        due_s = min((pool.wake_s(self._now_s) for pool in self._busy_pools()), default=float("inf"))
+        due_s = min((pool.wake_s(self._now_s) for pool in _busy(self._pools)), default=float("inf"))
         return None if due_s == float("inf") else due_s
 
     def finish(self, request_id: RequestId, attempt: int, now: float) -> bool:
@@ -221,10 +221,6 @@ class Fleet:
         """How much each model's engines have to do."""
         return {model: pool.pressure() for model, pool in self._pools.items()}
 
-    def _busy_pools(self) -> list[Pool]:
-        """Those in which something waits; of the others nothing is to be decided."""
-        return [pool for pool in self._pools.values() if pool.has_waiting]
-
     def _check_new(self, ticket: Ticket) -> None:
         if ticket.request_id in self._entries:
             raise InputError(f"request {ticket.request_id} is here already")
@@ -271,3 +267,8 @@ class Fleet:
 
     def _pool(self, entry: Entry) -> Pool:
         return self._pools[entry.ticket.model]
+
+
+def _busy(pools: Mapping[str, Pool]) -> list[Pool]:
+    """Those in which something waits; of the others nothing is to be decided."""
+    return [pool for pool in pools.values() if pool.has_waiting]

@@ -11,12 +11,14 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from reelray.cluster.coordinator.local_line import coordinate_alone
 from reelray.cluster.gateway import services
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.conversations import Conversations, ConverseLimits
 from reelray.cluster.gateway.converse_orders import check_prompts
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import Guard
+from reelray.cluster.gateway.session_place import Urgency
 from reelray.proto.chunking import Chunking
 from reelray.proto.errors import EngineError, InputError, ResourceError
 from reelray.proto.memory_rule import MemoryRule
@@ -59,9 +61,9 @@ def test_sessions_that_are_being_opened_count():
 
     async def case():
         models = ServedModels([ServedModel(fake_entry(), FakeEngine)])
-        sessions = Conversations(models, Slow(), ConverseLimits(most=3))
+        sessions = Conversations(models, Slow(), ConverseLimits(most=3), coordinate_alone(models))
         start = start_of().start
-        opening = [asyncio.create_task(sessions.begin(start, f"tenant {n}", {})) for n in range(5)]
+        opening = [asyncio.create_task(sessions.begin(start, Urgency(tenant=f"t{n}"), {}, print)) for n in range(5)]
         await asyncio.sleep(0)
         assert [isinstance(task.exception(), ResourceError) for task in opening if task.done()] == [True, True]
         opened.set()
@@ -90,7 +92,7 @@ def served(tiny, monkeypatch):
         entry, engine = tiny
         watched = Watched(engine)
         monkeypatch.setattr(services, "ConverseLimits", lambda: ConverseLimits(**limits))
-        with serve(watched, entries=[entry], guard=guard) as address, connect(address) as channel:
+        with serve(watched, entries=[entry], guard=guard, together=8) as address, connect(address) as channel:
             yield channel, watched
             wait_until(lambda: not watched.running)
 
@@ -235,7 +237,7 @@ def test_sessions_of_others_are_unknown(served):
         (start_of(media=7), ("INVALID_ARGUMENT", "invalid_input", False)),
         (start_of(keep_s=301), ("INVALID_ARGUMENT", "invalid_input", False)),
         (start_of(pace_fps=-2), ("INVALID_ARGUMENT", "invalid_input", False)),
-        (start_of(options={"priority": 3}), ("UNIMPLEMENTED", "unsupported", False)),
+        (start_of(options={"quality": 3}), ("UNIMPLEMENTED", "unsupported", False)),
         (start_of(options={"tenant": "a/b"}), ("INVALID_ARGUMENT", "invalid_input", False)),
     ],
     ids=lambda value: str(value)[:60],
@@ -331,7 +333,7 @@ def test_a_server_that_ends_says_so_to_those_who_talk(tiny):
     """Those who come to their end by then have it; nobody waits for a session without a client."""
     entry, engine = tiny
     ended, whole = [], []
-    with serve(engine, entries=[entry], grace_s=3) as address:
+    with serve(engine, entries=[entry], grace_s=3, together=8) as address:
         channel = grpc.insecure_channel(address)
         talk, parked = begin(channel, frames=253), begin(channel, frames=253, keep_s=60)
         parked.call.cancel()
