@@ -5,11 +5,11 @@ It holds nothing that it could not be told again: engines and what runs on them 
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reelray.cluster.coordinator.clock import Clock
 from reelray.cluster.coordinator.costs import CostTable
-from reelray.cluster.coordinator.engine_roll import EngineRoll
+from reelray.cluster.coordinator.engine_roll import EngineRoll, place_of
 from reelray.cluster.coordinator.houses import (
     Alarms,
     Hear,
@@ -17,7 +17,6 @@ from reelray.cluster.coordinator.houses import (
     Standings,
     load_of,
     stands,
-    stands_nowhere,
     turned_away,
 )
 from reelray.cluster.coordinator.messages import (
@@ -28,6 +27,7 @@ from reelray.cluster.coordinator.messages import (
     EngineOffer,
     EngineWent,
     HowStands,
+    Inquired,
     Joined,
     Left,
     LookedFor,
@@ -161,7 +161,9 @@ class Coordinator:
             case LookedFor():
                 self._when_looked_for()
             case HowStands(request_id=name):
-                self._say_how_it_stands(house, name)
+                self._houses.say(house, self._standings.tell(name, self._clock.now()))
+            case Inquired(wish=wish):
+                self._foretell(house, wish)
             case Ended() | MadeRoom() | Moved():
                 self._hear_of_run(report)
         self.decide()
@@ -207,6 +209,8 @@ class Coordinator:
         deadline_s = None if wish.within_s is None else known.asked_s + wish.waited_s + wish.within_s
         ticket = self._engines.ticket(wish, deadline_s, known.house)
         answer = self._fleet.submit(ticket, now, waited_s=now - known.asked_s)
+        if isinstance(answer, Refused) and known.house is None and deadline_s is not None:  # it is made all the same
+            answer = self._fleet.submit(replace(ticket, deadline_s=None), now, waited_s=now - known.asked_s)
         if isinstance(answer, Refused):
             self._turn_away(answer)
         elif known.house is not None:
@@ -242,15 +246,7 @@ class Coordinator:
         if name in self._known or self._engines.home_of(run.engine_id) != house:
             return
         ticket = self._engines.ticket(run.wish, None, None)
-        placed = Placed(
-            request_id=name,
-            engine_id=run.engine_id,
-            gpus=run.gpus,
-            attempt=1,
-            start_s=now,
-            finish_s=now + ticket.seconds.get(run.gpus, 0.0) * run.left,
-            left=run.left,
-        )
+        placed = place_of(run, ticket, now)
         if self._fleet.adopt(placed, ticket):
             owner = None if run.is_render else house
             asked_s = now - run.wish.waited_s
@@ -301,10 +297,11 @@ class Coordinator:
         self._curious.discard(refused.request_id)
         self._houses.say(known.house, turned_away(refused, self._clock.now()))
 
-    def _say_how_it_stands(self, house: str, name: RequestId) -> None:
-        known, now = self._known.get(name), self._clock.now()
-        queued = None if known is None or known.placed is not None else self._standings.find(name, now)
-        self._houses.say(house, stands_nowhere(name) if queued is None else stands(queued, now))
+    def _foretell(self, house: str, wish: Wish) -> None:
+        now = self._clock.now()
+        ticket = self._engines.ticket(wish, now + (wish.within_s or 0.0), None)
+        answer = self._fleet.submit(ticket, now, is_coming=True)
+        self._houses.say(house, turned_away(answer, now) if isinstance(answer, Refused) else stands(answer, now))
 
     def _tell_loads(self) -> None:
         for model, pressure in self._fleet.pressure().items():

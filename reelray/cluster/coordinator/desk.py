@@ -21,6 +21,7 @@ from reelray.cluster.coordinator.messages import (
     EngineCame,
     EngineWent,
     HowStands,
+    Inquired,
     Joined,
     Load,
     LookedFor,
@@ -32,6 +33,7 @@ from reelray.cluster.coordinator.messages import (
     Wish,
     Word,
 )
+from reelray.cluster.coordinator.refusals import nobody_decides, refusal
 from reelray.cluster.coordinator.visit import Visit
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.proto.errors import FencedError
@@ -86,6 +88,7 @@ class Desk:
         self.loads: dict[str, Load] = {}
         """How much the engines of each model have to do, by the last word of the coordinator."""
         self._asked: dict[RequestId, asyncio.Future[Waits]] = {}
+        self._inquiries: dict[RequestId, asyncio.Future[Waits | Turned]] = {}
         self._takes_work, self._is_looking = True, False
         loop = asyncio.get_running_loop()
         for model in models:
@@ -161,6 +164,24 @@ class Desk:
         visit.end()
         self._visits.pop(visit.name, None)
 
+    async def inquire(self, wish: Wish) -> None:
+        """Ask whether the deadline of a render can be kept that is to be submitted.
+
+        Raises:
+            ReelrayError: It cannot, and when it would be done; or nobody decides.
+        """
+        answer = self._inquiries[wish.request_id] = asyncio.get_running_loop().create_future()
+        try:
+            self.say(Inquired(wish=wish))
+            async with asyncio.timeout(self.patience_s):
+                said = await answer
+        except TimeoutError:
+            raise nobody_decides() from None
+        finally:
+            del self._inquiries[wish.request_id]
+        if isinstance(said, Turned):
+            raise refusal(said, wish)
+
     def say(self, report: Report) -> None:
         """Tell the coordinator something; what happens without one is in what the next is told at first."""
         if self._line is not None:
@@ -233,6 +254,9 @@ class Desk:
             self._carrier.begin(begin)
 
     def _tell_visit(self, decision: Waits | Begin | Turned) -> None:
+        inquiry = self._inquiries.get(decision.request_id)
+        if inquiry is not None and not isinstance(decision, Begin) and not inquiry.done():
+            inquiry.set_result(decision)
         visit, asked = self._visits.get(decision.request_id), self._asked.get(decision.request_id)
         if asked is not None and isinstance(decision, Waits) and not asked.done():
             asked.set_result(decision)

@@ -103,12 +103,13 @@ class Standings:
         self._found = dict[RequestId, Queued]()
         self._at_s = float("-inf")
 
-    def find(self, name: RequestId, now: float) -> Queued | None:
+    def tell(self, name: RequestId, now: float) -> Waits:
         """How something stands, or stood a moment ago."""
         if now - self._at_s >= STAND_S:
             self._at_s = now
             self._found = {queued.request_id: queued for queued in self._fleet.standings(now)}
-        return self._found.get(name)
+        queued = self._found.get(name)
+        return stands_nowhere(name) if queued is None else stands(queued, now)
 
 
 def turned_away(refused: Refused, now: float) -> Turned:

@@ -157,6 +157,19 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Inquired:
+    """Somebody wants to submit a render with a deadline: say whether that can be kept, and keep it for a moment.
+
+    The answer is `Waits` or `Turned`.
+
+    Args:
+        wish: What the store will hold.
+    """
+
+    wish: Wish
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
     """It runs no more, however it ended, or does so without its place: that is free.
 
@@ -220,7 +233,9 @@ class HowStands:
     request_id: RequestId
 
 
-Report: TypeAlias = Joined | EngineCame | EngineWent | Asked | Ended | MadeRoom | Left | Moved | LookedFor | HowStands
+Report: TypeAlias = (
+    Joined | EngineCame | EngineWent | Asked | Inquired | Ended | MadeRoom | Left | Moved | LookedFor | HowStands
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

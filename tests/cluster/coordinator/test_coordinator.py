@@ -9,12 +9,14 @@ from reelray.cluster.coordinator.messages import (
     Ended,
     EngineCame,
     EngineWent,
+    Inquired,
     Left,
     Load,
     MadeRoom,
     Moved,
     Run,
     Turned,
+    Waits,
 )
 from reelray.proto.request import RequestId
 from reelray.scheduler.fleet.decision import Reason
@@ -213,3 +215,43 @@ def test_who_coordinates_no_more_lets_nobody_in_and_sets_no_alarms():
     house.say(Asked(wish=wish("a")))
     assert house.words == []
     assert clock.is_idle
+
+
+def inquire(house, name, within_s, frames=17):
+    house.words = []
+    house.say(Inquired(wish=wish(name, frames, render=True, within_s=within_s)))
+    (said,) = house.words
+    return said
+
+
+def test_a_render_with_a_deadline_is_foretold_and_its_promise_kept_until_it_comes():
+    coordinator, clock = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    assert isinstance(inquire(house, "t:1", 15.0), Waits)
+    refused = inquire(house, "t:2", 15.0)  # the first has the room
+    assert (refused.reason, refused.request_id) == (Reason.DEADLINE, "t:2")
+    assert refused.finish_s == pytest.approx(20.0, rel=0.2)
+    assert house.begun == {}
+    coordinator.know_renders([wish("t:1", render=True, within_s=15.0)])
+    assert list(house.begun) == ["t:1"]
+    assert isinstance(inquire(house, "t:2", 15.0), Turned)  # it runs
+    assert isinstance(inquire(house, "t:3", 40.0), Waits)
+    clock.go_to(6.0)  # it never came
+    assert isinstance(inquire(house, "t:4", 30.0), Waits)
+
+
+def test_a_render_that_is_late_is_made_all_the_same():
+    """Its deadline could be kept when it was submitted, and no more when it came: an engine was lost meanwhile."""
+    coordinator, _ = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    house.say(Asked(wish=wish("runs", 49)))
+    coordinator.know_renders([wish("t:late", render=True, within_s=5.0)])
+    assert "t:late" in coordinator.renders
+    house.say(ended(house.begun["runs"]))
+    assert list(house.begun) == ["runs", "t:late"]
+
+
+def test_nobody_promises_without_an_engine():
+    coordinator, _ = a_coordinator()
+    house = FakeHouse("h", coordinator)
+    assert inquire(house, "t:1", 1e6).reason is Reason.NO_ENGINE
