@@ -144,9 +144,9 @@ class Coordinator:
             self._engine_went(engine_id)
         self.decide()
 
-    def take(self, house: str, report: Report) -> None:
-        """Hear what a house says; what is over by now is passed over."""
-        if house not in self._houses:
+    def take(self, house: str, report: Report, hear: Hear | None = None) -> None:
+        """Hear what a house says; passes over what is over by now, and what was said before it came again."""
+        if not self._houses.has(house, hear):
             return
         match report:
             case EngineCame(offer=offer):

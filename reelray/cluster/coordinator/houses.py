@@ -26,8 +26,9 @@ class Houses:
         self._lines: dict[str, Hear] = {}
         self.is_closed = False
 
-    def __contains__(self, house: str) -> bool:
-        return house in self._lines
+    def has(self, house: str, hear: Hear | None = None) -> bool:
+        """Whether a house is there, on this line if one is named."""
+        return house in self._lines and hear in {None, self._lines[house]}
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -38,9 +39,10 @@ class Houses:
 
     def remove(self, house: str, hear: Hear | None = None) -> bool:
         """Forget a house, if it has this line or none is named; returns whether it was there."""
-        if hear is not None and self._lines.get(house) != hear:
+        if not self.has(house, hear):
             return False
-        return self._lines.pop(house, None) is not None
+        del self._lines[house]
+        return True
 
     def close(self) -> None:
         """Say nothing more to anybody, and let nobody in."""

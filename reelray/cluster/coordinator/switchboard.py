@@ -119,7 +119,7 @@ async def _listen(coordinator: Coordinator, house: str, hear: Any, reports: Asyn
             if isinstance(report, Joined):
                 coordinator.join(replace(report, house=house), hear)
             else:
-                coordinator.take(house, report)
+                coordinator.take(house, report, hear)
     except InputError as error:
         LOG.warning("house %s is given up: %s", house, error.message)
     except Exception:

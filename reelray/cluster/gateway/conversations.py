@@ -115,6 +115,7 @@ class Conversations:
         self._tenants: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="converse")
+        self._entering: set[SessionPlace] = set()
         self._ending = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -148,8 +149,12 @@ class Conversations:
             plan = partial(self._plan, start, urgency, ids)
             job, terms = await self._sources.plan(start.video, model.entry, tenant, plan)
             place = SessionPlace(self._desk, job, model.entry.name, urgency)
-            with model.counted():
-                await place.enter(tell)
+            self._entering.add(place)
+            try:
+                with model.counted():
+                    await place.enter(tell)
+            finally:
+                self._entering.discard(place)
             try:
                 conversation = await self._open(job, terms)
             except BaseException:
@@ -252,6 +257,8 @@ class Conversations:
         """Take nothing new; sessions that nobody is on end now, the others after so long."""
         self._ending = True
         error = EngineError("the server ends; begin another session, here soon or on another server")
+        for place in self._entering:
+            place.refuse(error)
         for seat in [*self._seats.values()]:
             if seat.line is None:
                 self.drop(seat)

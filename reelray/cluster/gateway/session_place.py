@@ -85,6 +85,11 @@ class SessionPlace:
             self.leave()
             raise
 
+    def refuse(self, error: ReelrayError) -> None:
+        """Have whoever waits in `enter` be told that."""
+        if self._visit is not None:
+            self._visit.refuse(error)
+
     def look(self, *, works: bool, done: int, total: int) -> None:
         """See to it that who works has a place, and nobody else.
 

@@ -20,6 +20,7 @@ from reelray.cluster.coordinator.messages import (
 )
 from reelray.proto.request import RequestId
 from reelray.scheduler.fleet.decision import Reason
+from reelray.scheduler.fleet.ticket import EngineId
 from tests.support.coordinating import FakeHouse, a_coordinator, offer, wish
 
 
@@ -255,3 +256,13 @@ def test_nobody_promises_without_an_engine():
     coordinator, _ = a_coordinator()
     house = FakeHouse("h", coordinator)
     assert inquire(house, "t:1", 1e6).reason is Reason.NO_ENGINE
+
+
+def test_what_a_house_said_before_it_came_again_is_passed_over():
+    """Two lines may overlap: the last words of the first come behind the first ones of the second."""
+    coordinator, _ = a_coordinator()
+    old = FakeHouse("h", coordinator, offer("h/m"))
+    new = FakeHouse("h", coordinator, offer("h/m"))
+    coordinator.take("h", EngineWent(engine_id=EngineId("h/m")), old.hear)
+    coordinator.take("h", Asked(wish=wish("a")), new.hear)
+    assert new.told() == [("Begin", "a")]

@@ -1,6 +1,7 @@
 """Sessions wait for an engine as videos do, go before renders, and give their place away while nothing is made."""
 
 import asyncio
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -153,6 +154,24 @@ def test_a_session_stops_a_render_at_its_next_step(shelf, tiny):
         talk.say(leave={})
         assert next(states) == renders_pb2.RENDER_STATE_RUNNING
         caller.Cancel(renders_pb2.CancelRenderRequest(id=render.id))
+
+
+def test_a_server_that_ends_begins_no_session_that_waits(tiny):
+    entry, engine = tiny
+    heard = []
+    with serve(engine, entries=[entry], grace_s=5) as address:
+        channel = grpc.insecure_channel(address)
+        first = Talk(channel, start_of(frames=253, keep_s=9))
+        first.until("media")
+        second = Talk(channel, start_of())
+        second.until("queued")
+        waiting = threading.Thread(target=lambda: heard.append(refusal(lambda: second.call)))
+        waiting.start()
+    waiting.join(20)
+    channel.close()
+    code, text, *_, retry = heard[0]
+    assert (code, retry) == (grpc.StatusCode.UNAVAILABLE, True)
+    assert "the server ends" in text
 
 
 def test_videos_and_sessions_wait_in_one_line(tiny):
