@@ -9,6 +9,7 @@ LARGEST_PICTURE = 1_500_000
 KEEPALIVE = (
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # a minute else, whatever the other one says
     ("grpc.http2.max_pings_without_data", 0),
 )
 """A peer that says nothing for so long is asked, and given up if it does not answer."""

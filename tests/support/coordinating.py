@@ -28,6 +28,11 @@ class ManualClock:
         self._calls[number] = (at_s, action)
         return _Call(self._calls, number)
 
+    @property
+    def is_idle(self):
+        """Whether nothing is to come."""
+        return not self._calls
+
     def go_to(self, at_s):
         """Let time pass, and everything happen that is due until then."""
         while due := [(when, number) for number, (when, _) in self._calls.items() if when <= at_s]:
@@ -49,7 +54,8 @@ class KnownCosts(CostTable):
     """Ten seconds for 17 frames, and so on, on any engine."""
 
     def cost(self, offer, clip):
-        return Cost(seconds={1: SECONDS[clip.frames] * offer.pace}, memory_bytes=1)
+        seconds = 1.0 if clip is None else SECONDS[clip.frames] * offer.pace
+        return Cost(seconds={1: seconds}, memory_bytes=1)
 
 
 def offer(name, *, model="m", ranks=1, pace=1.0):

@@ -23,15 +23,19 @@ def serve(
     shelf: Shelf | None = None,
     address: str = "127.0.0.1:0",
     grace_s: float = 0,
+    together: int = 1,
 ) -> Iterator[str]:
     """Serve `fake`, `fake-1`, … and give the address; with a shelf it keeps renders there.
 
-    In the end calls that run have `grace_s`.
+    In the end calls that run have `grace_s`. Each engine makes so many together.
     """
     names = ["fake", *(f"fake-{n}" for n in range(1, len(engines)))]
     entries = entries or [fake_entry(path=Path("/models") / name) for name in names]
     models = ServedModels(
-        [ServedModel(entry, lambda engine=engine: engine) for entry, engine in zip(entries, engines, strict=True)]
+        [
+            ServedModel(entry, lambda engine=engine: engine, together=together)
+            for entry, engine in zip(entries, engines, strict=True)
+        ]
     )
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -40,6 +40,12 @@ Webhook = Annotated[
     str | None,
     typer.Option(metavar="URL", help="The server tells this address of its end, where it was started to trust it."),
 ]
+Deadline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Refuse it at once if it cannot be done by then, such as 18:30 or 2026-12-24T18:00."
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Show progress until it has ended.")]
 
 
@@ -51,6 +57,7 @@ def submit(
     key: Key = None,
     priority: Priority = 0,
     webhook: Webhook = None,
+    deadline: Deadline = None,
     wait: Wait = False,
     model: Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="A model of the server.")] = None,
     at: take.Changes = None,
@@ -78,13 +85,14 @@ def submit(
     """
     session_of(context).set_debug(wanted=debug)
     address = there.address_of(server, token, tls_ca)
-    from reelray.cluster.client.kept_reading import Wanted  # noqa: PLC0415  `--help` needs none of this
+    from reelray.cluster.client.kept_reading import Wanted, read_deadline  # noqa: PLC0415  `--help` needs none of this
 
     changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
     said: dict[str, Any] = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed}
     said |= {"steps": steps, "guidance": guidance, "negative": negative, "image": image, "fps": fps, "decoder": decoder}
     options = {name: value for name, value in said.items() if value is not None}
-    wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook)
+    due = None if deadline is None else read_deadline(deadline)
+    wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook, deadline=due)
     if batch is None:
         _submit_one(prompt, options, wanted, address, wait=wait, as_json=json)
     elif prompt is None:

@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -134,11 +135,12 @@ class AsyncClient:
         key: str | None = None,
         priority: int = 0,
         webhook: str | None = None,
+        deadline: datetime | None = None,
         **arguments: Unpack[VideoArguments],
     ) -> KeptRender:
         """Have a video made by the server, whether or not anybody waits; see `reelray.Client.submit`."""
         wish, model = read_waiting_arguments(prompt, arguments)
-        wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook)
+        wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook, deadline=deadline)
         return (await (await self._renders()).submit(wish, wanted))[0]
 
     async def upload(self, file: str | Path, *, keep_s: int = 0) -> UploadedAsset:

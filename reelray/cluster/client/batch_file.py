@@ -50,7 +50,7 @@ def submit_batch(batch: Batch, server: ServerAddress) -> None:
         InputError: The file cannot be read, or lines of it were refused.
         EngineError: The server was lost, or a render failed that was waited for.
     """
-    with connect_renders(server) as renders:
+    with connect_renders(server, say) as renders:
         submitted: list[tuple[int, KeptRender]] = []
         count = 0
         for number, text in _lines(batch.file):
@@ -103,8 +103,10 @@ def read_line(text: str, number: int, batch: Batch) -> tuple[RenderOptions, Want
     shared = batch.wanted
     key = said.get("key", None if shared.key is None else f"{shared.key}/{number}")
     model, priority = said.get("model", shared.model), said.get("priority", shared.priority)
-    _check_kinds(number, key=key, model=model, priority=priority)
-    return RenderOptions(**video), Wanted(model=model, key=key, priority=priority)
+    webhook = said.get("webhook", shared.webhook)
+    _check_kinds(number, priority=priority, texts={"key": key, "model": model, "webhook": webhook})
+    wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook, deadline=shared.deadline)
+    return RenderOptions(**video), wanted
 
 
 def _defaults(batch: Batch, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,8 +115,8 @@ def _defaults(batch: Batch, said: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.options.items() if name not in unwanted}
 
 
-def _check_kinds(number: int, *, key: object, model: object, priority: object) -> None:
-    for name, value in (("key", key), ("model", model)):
+def _check_kinds(number: int, *, priority: object, texts: Mapping[str, object]) -> None:
+    for name, value in texts.items():
         if not isinstance(value, str | None):
             raise InputError(f"line {number}: {name} is {value!r}; it must be text")
     if not isinstance(priority, int) or isinstance(priority, bool):

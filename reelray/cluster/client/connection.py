@@ -1,7 +1,9 @@
 """A channel to a server, and the server's statuses as our errors."""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,8 @@ from reelray.proto import errors
 from reelray.proto.errors import CancelledError, EngineError, InputError, ReelrayError, UnsupportedError
 
 DEFAULT_PORT = 50051
-CONNECT_S = 5.0
+CONNECT_S, REFUSED_S = 5.0, 1.5
+"""A server that has never answered is waited for so long; no longer than the second after it was refused at first."""
 WRITE_FAILED = "Internal error from Core"
 """What gRPC's asyncio says where the line broke while it wrote; nothing came of a server."""
 OPTIONS = (("grpc.max_receive_message_length", LARGEST_MESSAGE), *KEEPALIVE)
@@ -69,10 +72,8 @@ def open_channel(server: ServerAddress) -> Iterator[grpc.Channel]:
     else:
         channel = grpc.secure_channel(server.target, _credentials(server.certificate), options=OPTIONS)
     with channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
-        except grpc.FutureTimeoutError:
-            raise _nobody_at(server) from None
+        if not _is_ready(channel):
+            raise _nobody_at(server)
         yield channel
 
 
@@ -82,13 +83,58 @@ async def open_async_channel(server: ServerAddress) -> grpc.aio.Channel:
         channel = grpc.aio.insecure_channel(server.target, options=OPTIONS)
     else:
         channel = grpc.aio.secure_channel(server.target, _credentials(server.certificate), options=OPTIONS)
+    clock, until_s = FirstTry(), CONNECT_S
+    with suppress(TimeoutError):
+        while until_s > 0:
+            state = channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY:
+                return channel
+            until_s = clock.left_s(state)
+            async with asyncio.timeout(until_s):
+                await channel.wait_for_state_change(state)
+    await channel.close()
+    raise _nobody_at(server)
+
+
+class FirstTry:
+    """How long a server is waited for that has never answered: not long where something refuses.
+
+    Who has heard a server once goes on trying for as long as it promised; whoever begins is told soon.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._until_s = clock, clock() + CONNECT_S
+        self._is_refused = False
+
+    def left_s(self, state: grpc.ChannelConnectivity) -> float:
+        """Seconds from now on, by how the channel is; 0 at the end."""
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE and not self._is_refused:
+            self._is_refused = True
+            self._until_s = min(self._until_s, self._clock() + REFUSED_S)
+        return max(0.0, self._until_s - self._clock())
+
+
+def _is_ready(channel: grpc.Channel) -> bool:
+    changed, state = threading.Condition(), grpc.ChannelConnectivity.IDLE
+    first = FirstTry()
+
+    def hear(heard: grpc.ChannelConnectivity) -> None:
+        nonlocal state
+        with changed:
+            state = heard
+            changed.notify_all()
+
+    channel.subscribe(hear, try_to_connect=True)
     try:
-        async with asyncio.timeout(CONNECT_S):
-            await channel.channel_ready()
-    except TimeoutError:
-        await channel.close()
-        raise _nobody_at(server) from None
-    return channel
+        with changed:
+            while state is not grpc.ChannelConnectivity.READY and (left_s := first.left_s(state)) > 0:
+                changed.wait(left_s)
+            return state is grpc.ChannelConnectivity.READY
+    finally:
+        channel.unsubscribe(hear)
 
 
 def error_of(failed: grpc.RpcError) -> ReelrayError:

@@ -10,6 +10,7 @@ import grpc
 from reelray.cluster.client.connection import ServerAddress, error_of
 from reelray.cluster.client.dialogue import Answer, Dialogue, Reunion
 from reelray.cluster.client.line_state import LineState
+from reelray.cluster.client.notices import Notices
 from reelray.cluster.client.orders import Order
 from reelray.cluster.client.patience import Patience
 from reelray.cluster.video_writer import FramesArray
@@ -30,16 +31,24 @@ class ConverseLine:
         server: Whose it is.
         dialogue: What is known and what is to be said.
         patience_s: How long a broken call is tried again.
+        notices: Hears how it waits, and that the line broke.
 
     Raises:
         ReelrayError: The server refused, or was lost.
     """
 
-    def __init__(self, channel: grpc.Channel, server: ServerAddress, dialogue: Dialogue, patience_s: float) -> None:
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        server: ServerAddress,
+        dialogue: Dialogue,
+        patience_s: float,
+        notices: Notices | None = None,
+    ) -> None:
         stub = videos_pb2_grpc.VideosStub(channel)  # type: ignore[no-untyped-call]
         self._converse: Callable[..., Any] = stub.Converse
         self._metadata, self.patience_s = server.metadata, patience_s
-        self._state = LineState(dialogue)
+        self._state, self.notices = LineState(dialogue), notices or Notices(what="the stream")
         self._changed = threading.Condition()
         self._call: Any = None
         self._thread = threading.Thread(target=self._run, name="conversation", daemon=True)
@@ -89,7 +98,7 @@ class ConverseLine:
             self._call.cancel()
 
     def _run(self) -> None:
-        reunion, end = Reunion(self._state.dialogue, Patience(self.patience_s)), None
+        reunion, end = Reunion(self._state.dialogue, Patience(self.patience_s, notices=self.notices)), None
         try:
             while not self._state.closed:
                 error = self._converse_once(reunion)
@@ -110,6 +119,8 @@ class ConverseLine:
         call.add_callback(lambda: said.put(None))  # gRPC's thread would wait for the next word
         try:
             for event in call:
+                if event.HasField("queued"):
+                    self.notices.queued(event.queued)
                 with self._changed:
                     self._state.hear(event, said.put, reunion)
                     self._changed.notify_all()

@@ -228,5 +228,5 @@ class Reunion:
             raise self._broke  # that is why it is gone
         if self._broke is None:
             self._broke = error
-            self._patience.heard()
+            self._patience.begin()
         return self._patience.pause_s(error)

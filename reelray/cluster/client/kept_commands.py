@@ -8,8 +8,9 @@ from itertools import islice
 
 from reelray.cluster.client.connection import ServerAddress
 from reelray.cluster.client.kept_reading import Wanted
-from reelray.cluster.client.kept_render import KeptEvent, KeptRender, Standing, read_state
+from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_state
 from reelray.cluster.client.kept_renders import KeptRenders, connect_renders
+from reelray.cluster.client.notices import describe_standing
 from reelray.cluster.progress import STAGE_TITLES, ProgressView, create_view
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.render_report import describe_job
@@ -24,7 +25,7 @@ def submit(options: RenderOptions, wanted: Wanted, server: ServerAddress, *, wai
     Raises:
         ReelrayError: An option is wrong, a quota is reached, the server was lost, or it was waited for and failed.
     """
-    with connect_renders(server) as renders:
+    with connect_renders(server, say) as renders:
         render, fresh = renders.submit(options, wanted)
         say(describe_submitted(render, fresh=fresh, server=server))
         if not (wait and as_json):
@@ -43,7 +44,7 @@ def list_jobs(server: ServerAddress, *, state: str | None, most: int, as_json: b
     Raises:
         ReelrayError: There is no such state, or the server was lost.
     """
-    with connect_renders(server) as renders:
+    with connect_renders(server, say) as renders:
         found = list(islice(renders.list(read_state(state)), most))
     if as_json:
         print_fact([render.to_json() for render in found])
@@ -62,7 +63,7 @@ def watch(server: ServerAddress, render_id: str, *, after: int, as_json: bool) -
         CancelledError: It was cancelled.
         UnknownJobError: There is none.
     """
-    with connect_renders(server) as renders, create_view(sys.stderr, quiet=as_json) as view:
+    with connect_renders(server, say) as renders, create_view(sys.stderr, quiet=as_json) as view:
         render = follow(renders, render_id, view, after=after, as_json=as_json)
     if not as_json:
         say(f"{render.id} is {render.state.value}" + (f": {render.error}" if render.error else ""))
@@ -76,7 +77,7 @@ def cancel(server: ServerAddress, ids: Sequence[str], *, as_json: bool) -> None:
         UnknownJobError: There is none of that id; those before it are cancelled.
         ReelrayError: The server was lost.
     """
-    with connect_renders(server) as renders:
+    with connect_renders(server, say) as renders:
         for render_id in ids:
             render = renders.cancel(render_id)
             print_fact(render.to_json() if as_json else f"{render.id} is {render.state.value}")
@@ -108,12 +109,6 @@ def follow(
         elif event.state is not None and not event.ends:
             view.say(f"{event.state.value} since {event.at.astimezone():%H:%M:%S}")
     return renders.get(render_id)
-
-
-def describe_standing(waits: Standing) -> str:
-    """How a render waits."""
-    start = "" if waits.start is None else f", begins about {waits.start.astimezone():%H:%M:%S}"
-    return f"waits as number {waits.position} of its model{start}"
 
 
 def describe_submitted(render: KeptRender, *, fresh: bool, server: ServerAddress) -> str:

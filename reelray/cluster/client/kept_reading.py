@@ -1,7 +1,9 @@
 """What is asked of `Renders`, and how answers are read; what goes on where a line breaks. Nothing here waits."""
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from typing import Protocol, TypeVar
 
 from reelray.cluster.client.kept_render import FROM_STATES, KeptEvent, KeptRender, read_event, read_render
@@ -25,12 +27,14 @@ class Wanted:
         key: The caller's key: the same key and wish are the same render. None makes one for this call.
         priority: -100 to 100; higher ones are made first.
         webhook: Address that the server tells of its end; None tells nobody.
+        deadline: When it should be complete; refused at once where that cannot be. None has no such time.
     """
 
     model: str | None = None
     key: str | None = None
     priority: int = 0
     webhook: str | None = None
+    deadline: datetime | None = None
 
 
 def write_submission(options: RenderOptions, wanted: Wanted) -> wire.SubmitRenderRequest:
@@ -48,8 +52,25 @@ def write_submission(options: RenderOptions, wanted: Wanted) -> wire.SubmitRende
         )
     except ValueError:
         raise InputError(f"priority is {wanted.priority}; it must be -100 to 100") from None
+    if wanted.deadline is not None:
+        said.options.deadline.FromDatetime(wanted.deadline.astimezone(UTC))
     check_bytes(said.ByteSize())
     return said
+
+
+def read_deadline(text: str) -> datetime:
+    """Read a time such as ``2026-12-24T18:00`` or ``18:30``, of this machine's zone where it names none.
+
+    Raises:
+        InputError: It is none.
+    """
+    with suppress(ValueError):
+        return datetime.fromisoformat(text).astimezone()
+    with suppress(ValueError):
+        now = datetime.now().astimezone()
+        found = datetime.combine(now.date(), time.fromisoformat(text)).astimezone()
+        return found if found > now else found + timedelta(days=1)
+    raise InputError(f"deadline is {text[:40]!r}; write a time such as 2026-12-24T18:00 or 18:30")
 
 
 class Pages:

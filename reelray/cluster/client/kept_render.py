@@ -72,6 +72,7 @@ class KeptRender:
         summary: What it took; None before it is done.
         error: Why it failed, was cancelled or was interrupted; else empty.
         webhook: Who is told of its end; None for nobody.
+        deadline: When it should be complete; None without such a time.
     """
 
     id: str
@@ -88,6 +89,7 @@ class KeptRender:
     summary: RenderSummary | None
     error: str
     webhook: KeptWebhook | None = None
+    deadline: datetime | None = None
 
     def to_json(self) -> dict[str, object]:
         """Its facts for people and programs."""
@@ -113,6 +115,7 @@ class KeptRender:
             "bytes": self.bytes,
             "error": self.error or None,
             **({} if self.webhook is None else {"webhook": self.webhook.to_json()}),
+            **({} if self.deadline is None else {"deadline": self.deadline.isoformat()}),
         }
 
     def check_done(self) -> None:
@@ -194,6 +197,7 @@ def read_render(render: wire.Render) -> KeptRender:
         summary=summary,
         error=render.error,
         webhook=_read_webhook(render.webhook) if render.HasField("webhook") else None,
+        deadline=_time(render.deadline) if render.HasField("deadline") else None,
     )
 
 

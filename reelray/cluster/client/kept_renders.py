@@ -9,6 +9,7 @@ import grpc
 from reelray.cluster.client.connection import ServerAddress, error_of, open_channel
 from reelray.cluster.client.kept_reading import Cursor, Downloading, Pages, Wanted, Watching, write_submission
 from reelray.cluster.client.kept_render import KeptEvent, KeptRender, read_render
+from reelray.cluster.client.notices import Notices, Tell, nobody
 from reelray.cluster.client.patience import Patience
 from reelray.cluster.render import RenderOptions
 from reelray.cluster.store.job import JobState
@@ -29,11 +30,14 @@ class KeptRenders:
         channel: To the server.
         server: Whose it is.
         patience_s: How long a call goes on trying.
+        tell: Hears that a line broke, and that it was mended.
     """
 
-    def __init__(self, channel: grpc.Channel, server: ServerAddress, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, channel: grpc.Channel, server: ServerAddress, patience_s: float = PATIENCE_S, tell: Tell = nobody
+    ) -> None:
         self._stub: Any = renders_pb2_grpc.RendersStub(channel)  # type: ignore[no-untyped-call]
-        self._metadata, self._patience_s = server.metadata, patience_s
+        self._metadata, self._patience_s, self._tell = server.metadata, patience_s, tell
 
     def submit(self, options: RenderOptions, wanted: Wanted) -> tuple[KeptRender, bool]:
         """Have a video made, whoever leaves. A broken line makes no second one.
@@ -103,15 +107,21 @@ class KeptRenders:
         return self._read(self._stub.Download, Downloading(render_id, offset, length, follow=follow))
 
     def _ask(self, call: Callable[..., Answer], said: object) -> Answer:
-        patience = Patience(self._patience_s)
+        patience = self._patience()
         while True:
             try:
-                return call(said, metadata=self._metadata, timeout=CALL_S)
+                answer = call(said, metadata=self._metadata, timeout=CALL_S)
             except grpc.RpcError as failed:
                 patience.wait(error_of(failed))
+            else:
+                patience.heard()
+                return answer
+
+    def _patience(self) -> Patience:
+        return Patience(self._patience_s, notices=Notices(self._tell))
 
     def _read(self, call: Callable[..., Any], cursor: Cursor[Any, Item]) -> Iterator[Item]:
-        patience = Patience(self._patience_s)
+        patience = self._patience()
         while not cursor.complete:
             try:
                 with closing(_Call(call(cursor.request, metadata=self._metadata))) as messages:
@@ -142,7 +152,7 @@ class _Call:
 
 
 @contextmanager
-def connect_renders(server: ServerAddress) -> Iterator[KeptRenders]:
+def connect_renders(server: ServerAddress, tell: Tell = nobody) -> Iterator[KeptRenders]:
     """The renders of a server, for the time of a block; raises as `open_channel` does."""
     with open_channel(server) as channel:
-        yield KeptRenders(channel, server)
+        yield KeptRenders(channel, server, tell=tell)

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable
 
-from reelray.proto.errors import ArtifactError, EngineError, ReelrayError, StoreError
+from reelray.cluster.client.notices import Notices
+from reelray.proto.errors import ArtifactError, CoordinatorError, EngineError, ReelrayError, StoreError
 
-AWAY = (EngineError, StoreError, ArtifactError)
+AWAY = (EngineError, CoordinatorError, StoreError, ArtifactError)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.0
 
 
@@ -16,6 +17,7 @@ class Patience:
         limit_s: How long.
         clock: Monotonic seconds.
         sleep: Waits for seconds.
+        notices: Hears that it is tried again, and that it went on.
     """
 
     def __init__(
@@ -23,12 +25,19 @@ class Patience:
         limit_s: float,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        notices: Notices | None = None,
     ) -> None:
         self._limit_s, self._clock, self._sleep = limit_s, clock, sleep
-        self.heard()
+        self._notices = notices or Notices()
+        self.begin()
 
     def heard(self) -> None:
         """The server answered: time and pauses begin anew."""
+        self._notices.mended()
+        self.begin()
+
+    def begin(self) -> None:
+        """Time and pauses begin anew."""
         self._until_s, self._pause_s = self._clock() + self._limit_s, FIRST_PAUSE_S
 
     def wait(self, error: ReelrayError) -> None:
@@ -43,5 +52,6 @@ class Patience:
         """
         if not (isinstance(error, AWAY) and error.retryable) or self._clock() + self._pause_s > self._until_s:
             raise error
+        self._notices.broke(error, self._limit_s)
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
         return pause_s

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -135,6 +136,7 @@ class Client:
         key: str | None = None,
         priority: int = 0,
         webhook: str | None = None,
+        deadline: datetime | None = None,
         **arguments: Unpack[VideoArguments],
     ) -> KeptRender:
         """Have a video made by the server, whether or not anybody waits; it is kept until it is fetched.
@@ -144,13 +146,14 @@ class Client:
             key: Any text: the same key and wish give the same render, however often this is called.
             priority: -100 to 100; higher ones are made first.
             webhook: Address that the server tells of its end, where it was told to trust it.
+            deadline: When it should be complete; what cannot be is refused at once, with the time when it would be.
             arguments: As for `render`, without `on_progress`.
 
         Raises:
             ReelrayError: An option is wrong, a quota is reached, or the server was lost.
         """
         wish, model = read_waiting_arguments(prompt, arguments)
-        wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook)
+        wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook, deadline=deadline)
         return self._renders().submit(wish, wanted)[0]
 
     def upload(self, file: str | Path, *, keep_s: int = 0) -> UploadedAsset:

@@ -15,6 +15,7 @@ from reelray.cluster.client import orders
 from reelray.cluster.client.connection import ServerAddress
 from reelray.cluster.client.converse_line import ConverseLine
 from reelray.cluster.client.dialogue import Answer, Dialogue
+from reelray.cluster.client.notices import Notices
 from reelray.cluster.video_facts import VideoFacts
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import EngineError, UnsupportedError
@@ -98,6 +99,7 @@ class RemoteSession(SessionFacts, Iterator[FramesArray]):
         on_progress: Told whenever a stage moves on, while frames are waited for.
         patience_s: How long a broken line is tried again.
         beside: The sessions that are closed with the client; this one and its forks join them.
+        notices: Hears how it waits, and that the line broke.
 
     Raises:
         ReelrayError: The server refused, or was lost.
@@ -112,11 +114,12 @@ class RemoteSession(SessionFacts, Iterator[FramesArray]):
         on_progress: Callable[[Progress], None],
         patience_s: float,
         beside: "weakref.WeakSet[RemoteSession] | None" = None,
+        notices: Notices | None = None,
     ) -> None:
         super().__init__(dialogue)
         self._beside = weakref.WeakSet() if beside is None else beside
         self._channel, self._server, self._on_progress = channel, server, on_progress
-        self._line = ConverseLine(channel, server, dialogue, patience_s)
+        self._line = ConverseLine(channel, server, dialogue, patience_s, notices)
         self._close = weakref.finalize(self, self._line.close)
         self._beside.add(self)
 
@@ -165,6 +168,7 @@ class RemoteSession(SessionFacts, Iterator[FramesArray]):
             on_progress=self._on_progress,
             patience_s=self._line.patience_s,
             beside=self._beside,
+            notices=self._line.notices,
         )
 
     def snapshot(self, path: str | Path, kind: str = "exact") -> NoReturn:  # noqa: ARG002  that of a local session

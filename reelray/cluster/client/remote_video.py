@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from reelray.cluster.client.connection import ServerAddress, error_of
+from reelray.cluster.client.notices import Notices
 from reelray.cluster.client.video_reader import VideoReader
 from reelray.cluster.video_writer import FramesArray
 from reelray.proto.errors import EngineError
@@ -22,6 +23,7 @@ class RemoteVideo:
         server: Whose it is.
         request: What to make; asks for RGB frames.
         on_progress: Told whenever a stage moves on.
+        notices: Hears how it waits.
 
     Raises:
         ReelrayError: The server refused, or was lost.
@@ -33,10 +35,11 @@ class RemoteVideo:
         server: ServerAddress,
         request: videos_pb2.GenerateRequest,
         on_progress: Callable[[Progress], None],
+        notices: Notices | None = None,
     ) -> None:
         stub = videos_pb2_grpc.VideosStub(channel)  # type: ignore[no-untyped-call]
         self._call: Any = stub.Generate(request, metadata=server.metadata)
-        self._on_progress = on_progress
+        self._on_progress, self._notices = on_progress, notices or Notices()
         try:
             self._reader = VideoReader(self._next())
         except EngineError:
@@ -56,6 +59,8 @@ class RemoteVideo:
             ReelrayError: The server failed or was lost, or sent something else.
         """
         while (event := self._next()) is not None:
+            if event.HasField("queued"):
+                self._notices.queued(event.queued)
             came = self._reader.take(event)
             if isinstance(came, Progress):
                 self._on_progress(came)

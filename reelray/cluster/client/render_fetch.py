@@ -44,7 +44,7 @@ def fetch(server: ServerAddress, render_id: str, options: FetchOptions) -> None:
         CancelledError: It was cancelled.
         OutputError: The file cannot be written.
     """
-    with connect_renders(server) as renders:
+    with connect_renders(server, say) as renders:
         render = renders.get(render_id)
         render.check_done()
         try:

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from reelray.cluster.background_writer import BackgroundWriter
 from reelray.cluster.client.connection import ServerAddress, open_channel
+from reelray.cluster.client.notices import Notices
 from reelray.cluster.client.remote_video import RemoteVideo
 from reelray.cluster.client.requests import write_request
 from reelray.cluster.output_choice import choose_format, open_output
@@ -35,7 +36,7 @@ def render_there(options: RenderOptions, file_options: FileOptions, server: Serv
     with (
         create_view(sys.stderr, quiet=file_options.quiet) as view,
         open_channel(server) as channel,
-        closing(RemoteVideo(channel, server, request, view.update)) as remote,
+        closing(RemoteVideo(channel, server, request, view.update, Notices(view.say))) as remote,
     ):
         facts = remote.facts
         output = file_options.output or name_for(facts.prompt, facts.seed, video_format)

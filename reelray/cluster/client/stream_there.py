@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from reelray.cluster.client.connection import ServerAddress, open_channel
 from reelray.cluster.client.dialogue import Dialogue
+from reelray.cluster.client.notices import Notices
 from reelray.cluster.client.remote_session import RemoteSession
 from reelray.cluster.client.render_there import check_place
 from reelray.cluster.client.requests import KEEP_S, SessionWish, write_start
@@ -39,7 +40,12 @@ def stream_there(options: RenderOptions, file_options: FileOptions, server: Serv
         create_view(sys.stderr, quiet=file_options.quiet, shared=listens) as view,
         open_channel(server) as channel,
         RemoteSession(
-            channel, server, Dialogue(first, grows=listens), on_progress=view.update, patience_s=float(KEEP_S)
+            channel,
+            server,
+            Dialogue(first, grows=listens),
+            on_progress=view.update,
+            patience_s=float(KEEP_S),
+            notices=Notices(view.say, "the stream"),
         ) as session,
     ):
         facts = session.facts

@@ -5,11 +5,11 @@ It holds nothing that it could not be told again: engines and what runs on them 
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reelray.cluster.coordinator.clock import Clock
 from reelray.cluster.coordinator.costs import CostTable
-from reelray.cluster.coordinator.engine_roll import EngineRoll
+from reelray.cluster.coordinator.engine_roll import EngineRoll, place_of
 from reelray.cluster.coordinator.houses import (
     Alarms,
     Hear,
@@ -17,7 +17,6 @@ from reelray.cluster.coordinator.houses import (
     Standings,
     load_of,
     stands,
-    stands_nowhere,
     turned_away,
 )
 from reelray.cluster.coordinator.messages import (
@@ -28,6 +27,7 @@ from reelray.cluster.coordinator.messages import (
     EngineOffer,
     EngineWent,
     HowStands,
+    Inquired,
     Joined,
     Left,
     LookedFor,
@@ -115,6 +115,8 @@ class Coordinator:
             joined: All that it has.
             hear: Takes what is decided for it; may be called at once.
         """
+        if self._houses.is_closed:
+            return
         self.leave(joined.house)
         self._houses.add(joined.house, hear)
         for offer in joined.engines:
@@ -142,9 +144,9 @@ class Coordinator:
             self._engine_went(engine_id)
         self.decide()
 
-    def take(self, house: str, report: Report) -> None:
-        """Hear what a house says; what is over by now is passed over."""
-        if house not in self._houses:
+    def take(self, house: str, report: Report, hear: Hear | None = None) -> None:
+        """Hear what a house says; passes over what is over by now, and what was said before it came again."""
+        if not self._houses.has(house, hear):
             return
         match report:
             case EngineCame(offer=offer):
@@ -159,7 +161,9 @@ class Coordinator:
             case LookedFor():
                 self._when_looked_for()
             case HowStands(request_id=name):
-                self._say_how_it_stands(house, name)
+                self._houses.say(house, self._standings.tell(name, self._clock.now()))
+            case Inquired(wish=wish):
+                self._foretell(house, wish)
             case Ended() | MadeRoom() | Moved():
                 self._hear_of_run(report)
         self.decide()
@@ -189,8 +193,8 @@ class Coordinator:
             self._alarms.set("tell", self._clock.now() + TELL_S, self._tell_all)
 
     def close(self) -> None:
-        """Decide nothing more."""
-        self._houses.clear()
+        """Decide nothing more, whoever still speaks."""
+        self._houses.close()
         self._alarms.clear()
 
     def _ask(self, wish: Wish, house: str | None) -> None:
@@ -205,6 +209,8 @@ class Coordinator:
         deadline_s = None if wish.within_s is None else known.asked_s + wish.waited_s + wish.within_s
         ticket = self._engines.ticket(wish, deadline_s, known.house)
         answer = self._fleet.submit(ticket, now, waited_s=now - known.asked_s)
+        if isinstance(answer, Refused) and known.house is None and deadline_s is not None:  # it is made all the same
+            answer = self._fleet.submit(replace(ticket, deadline_s=None), now, waited_s=now - known.asked_s)
         if isinstance(answer, Refused):
             self._turn_away(answer)
         elif known.house is not None:
@@ -212,11 +218,12 @@ class Coordinator:
             self._houses.say(known.house, stands(answer, now))
 
     def _engine_came(self, house: str, offer: EngineOffer) -> None:
+        before = self._engines.houses_of(offer.model)
         facts = self._engines.add(house, offer)
         if facts is None:
             return
         self._fleet.engine_up(facts, self._clock.now())
-        if len(self._engines.houses_of(offer.model)) == 1:
+        if house in before or len(before) != 1:
             return
         for name in list(self._curious):  # they ask anew, for engines of their own house only
             if self._known[name].wish.model == offer.model:
@@ -239,15 +246,7 @@ class Coordinator:
         if name in self._known or self._engines.home_of(run.engine_id) != house:
             return
         ticket = self._engines.ticket(run.wish, None, None)
-        placed = Placed(
-            request_id=name,
-            engine_id=run.engine_id,
-            gpus=run.gpus,
-            attempt=1,
-            start_s=now,
-            finish_s=now + ticket.seconds.get(run.gpus, 0.0) * run.left,
-            left=run.left,
-        )
+        placed = place_of(run, ticket, now)
         if self._fleet.adopt(placed, ticket):
             owner = None if run.is_render else house
             asked_s = now - run.wish.waited_s
@@ -263,8 +262,7 @@ class Coordinator:
         placed, attempt = known.placed, known.placed.attempt
         match report:
             case Moved(remaining_s=remaining_s):
-                whole_s = (placed.finish_s - placed.start_s) / placed.left
-                self._fleet.report(name, attempt, remaining_s / max(whole_s, 1e-9), now)
+                self._fleet.report(name, attempt, remaining_s / max(placed.whole_s, 1e-9), now)
             case MadeRoom(left=left):
                 self._fleet.stopped(name, attempt, left, now)
                 known.placed = None
@@ -299,10 +297,11 @@ class Coordinator:
         self._curious.discard(refused.request_id)
         self._houses.say(known.house, turned_away(refused, self._clock.now()))
 
-    def _say_how_it_stands(self, house: str, name: RequestId) -> None:
-        known, now = self._known.get(name), self._clock.now()
-        queued = None if known is None or known.placed is not None else self._standings.find(name, now)
-        self._houses.say(house, stands_nowhere(name) if queued is None else stands(queued, now))
+    def _foretell(self, house: str, wish: Wish) -> None:
+        now = self._clock.now()
+        ticket = self._engines.ticket(wish, now + (wish.within_s or 0.0), None)
+        answer = self._fleet.submit(ticket, now, is_coming=True)
+        self._houses.say(house, turned_away(answer, now) if isinstance(answer, Refused) else stands(answer, now))
 
     def _tell_loads(self) -> None:
         for model, pressure in self._fleet.pressure().items():

@@ -21,6 +21,7 @@ from reelray.cluster.coordinator.messages import (
     EngineCame,
     EngineWent,
     HowStands,
+    Inquired,
     Joined,
     Load,
     LookedFor,
@@ -32,6 +33,7 @@ from reelray.cluster.coordinator.messages import (
     Wish,
     Word,
 )
+from reelray.cluster.coordinator.refusals import nobody_decides, refusal
 from reelray.cluster.coordinator.visit import Visit
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.proto.errors import FencedError
@@ -78,7 +80,7 @@ class Desk:
     ) -> None:
         self.house = house
         self._offers = EngineOffers(house, models)
-        self._patience_s, self._clock = patience_s, clock
+        self.patience_s, self._clock = patience_s, clock
         self._visits: dict[RequestId, Visit] = {}
         self._line: Callable[[Report], None] | None = None
         self._fence = -1
@@ -86,6 +88,7 @@ class Desk:
         self.loads: dict[str, Load] = {}
         """How much the engines of each model have to do, by the last word of the coordinator."""
         self._asked: dict[RequestId, asyncio.Future[Waits]] = {}
+        self._inquiries: dict[RequestId, asyncio.Future[Waits | Turned]] = {}
         self._takes_work, self._is_looking = True, False
         loop = asyncio.get_running_loop()
         for model in models:
@@ -139,19 +142,45 @@ class Desk:
         Raises:
             ReelrayError: It gets none, at once; the message says when it could.
         """
-        self.look_at_engines()
-        visit = Visit(wish, self.say, self._clock)
-        self._visits[wish.request_id] = visit
+        visit = self.open(wish)
         try:
-            if self._takes_work:
-                self.say(Asked(wish=wish))
-            else:
-                visit.go_on_alone()
-            await visit.first(self._patience_s)
+            await visit.first(self.patience_s)
             yield visit
         finally:
-            visit.end()
-            del self._visits[wish.request_id]
+            self.leave(visit)
+
+    def open(self, wish: Wish) -> Visit:
+        """Ask for a place, until `leave`; its `first` answer, and what follows, are to be waited for."""
+        self.look_at_engines()
+        self._visits[wish.request_id] = visit = Visit(wish, self.say, self._clock)
+        if self._takes_work:
+            self.say(Asked(wish=wish))
+        else:
+            visit.go_on_alone()
+        return visit
+
+    def leave(self, visit: Visit) -> None:
+        """It runs no more, or is wanted no more; harmless when called twice."""
+        visit.end()
+        self._visits.pop(visit.name, None)
+
+    async def inquire(self, wish: Wish) -> None:
+        """Ask whether the deadline of a render can be kept that is to be submitted.
+
+        Raises:
+            ReelrayError: It cannot, and when it would be done; or nobody decides.
+        """
+        answer = self._inquiries[wish.request_id] = asyncio.get_running_loop().create_future()
+        try:
+            self.say(Inquired(wish=wish))
+            async with asyncio.timeout(self.patience_s):
+                said = await answer
+        except TimeoutError:
+            raise nobody_decides() from None
+        finally:
+            del self._inquiries[wish.request_id]
+        if isinstance(said, Turned):
+            raise refusal(said, wish)
 
     def say(self, report: Report) -> None:
         """Tell the coordinator something; what happens without one is in what the next is told at first."""
@@ -225,6 +254,9 @@ class Desk:
             self._carrier.begin(begin)
 
     def _tell_visit(self, decision: Waits | Begin | Turned) -> None:
+        inquiry = self._inquiries.get(decision.request_id)
+        if inquiry is not None and not isinstance(decision, Begin) and not inquiry.done():
+            inquiry.set_result(decision)
         visit, asked = self._visits.get(decision.request_id), self._asked.get(decision.request_id)
         if asked is not None and isinstance(decision, Waits) and not asked.done():
             asked.set_result(decision)

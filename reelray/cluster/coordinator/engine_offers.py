@@ -1,5 +1,6 @@
 """What a house tells of its engines."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -33,10 +34,12 @@ class EngineOffers:
 
     def changes(self) -> tuple[list[EngineOffer], list[EngineId]]:
         """Those that came, and those that went, since the last time."""
-        now = {offer.engine_id: offer for model in self._models if model.is_ready for offer in [self._offer(model)]}
-        went = [name for name in self._known if name not in now]
-        came = [offer for name, offer in now.items() if name not in self._known]
-        self._known = now
+        ready = {self._name(model): model for model in self._models if model.is_ready}
+        went = [name for name in self._known if name not in ready]
+        came = [self._offer(model) for name, model in ready.items() if name not in self._known]
+        for name in went:
+            del self._known[name]
+        self._known |= {offer.engine_id: offer for offer in came}
         return came, went
 
     def measured(self, engine_id: EngineId, work_s: float, took_s: float) -> float | None:
@@ -54,11 +57,16 @@ class EngineOffers:
             return None
         ratio = took_s / work_s
         pace = self._paces.get(engine_id)
-        self._paces[engine_id] = ratio if pace is None else (pace * ratio) ** 0.5
-        return self._paces[engine_id]
+        self._paces[engine_id] = pace = ratio if pace is None else (pace * ratio) ** 0.5
+        if engine_id in self._known:
+            self._known[engine_id] = replace(self._known[engine_id], pace=pace)
+        return pace
+
+    def _name(self, model: ServedModel) -> EngineId:
+        return EngineId(f"{self._house}/{model.entry.name}")
 
     def _offer(self, model: ServedModel) -> EngineOffer:
-        about, name = model.description, EngineId(f"{self._house}/{model.entry.name}")
+        about, name = model.description, self._name(model)
         on_gpus = about.device != CPU
         return EngineOffer(
             engine_id=name,

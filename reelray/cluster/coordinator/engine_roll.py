@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from reelray.cluster.coordinator.costs import CostTable
-from reelray.cluster.coordinator.messages import Begin, EngineOffer, Wish
+from reelray.cluster.coordinator.messages import Begin, EngineOffer, Run, Wish
 from reelray.scheduler.fleet.decision import Placed
 from reelray.scheduler.fleet.engine_state import EngineFacts
 from reelray.scheduler.fleet.ticket import EngineId, TenantId, Ticket
@@ -101,7 +101,7 @@ class EngineRoll:
         slowest: dict[int, float] = {}
         for cost in costs:
             for gpus, seconds in cost.seconds.items():
-                slowest[gpus] = max(slowest.get(gpus, 0.0), seconds * wish.left)
+                slowest[gpus] = max(slowest.get(gpus, 0.0), max(seconds, wish.lasts_s) * wish.left)
         return Ticket(
             request_id=wish.request_id,
             model=wish.model,
@@ -121,3 +121,16 @@ class EngineRoll:
             return None
         own = (offer.engine_id for offer in self if offer.model == model and self._homes[offer.engine_id] == house)
         return next(own, EngineId(f"{house}/none"))
+
+
+def place_of(run: Run, ticket: Ticket, now: float) -> Placed:
+    """The place of what runs already, as if it had been given now."""
+    return Placed(
+        request_id=ticket.request_id,
+        engine_id=run.engine_id,
+        gpus=run.gpus,
+        attempt=1,
+        start_s=now,
+        finish_s=now + ticket.seconds.get(run.gpus, 0.0) * run.left,
+        left=run.left,
+    )

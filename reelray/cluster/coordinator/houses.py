@@ -24,9 +24,11 @@ class Houses:
     def __init__(self, fence: int) -> None:
         self._fence = fence
         self._lines: dict[str, Hear] = {}
+        self.is_closed = False
 
-    def __contains__(self, house: str) -> bool:
-        return house in self._lines
+    def has(self, house: str, hear: Hear | None = None) -> bool:
+        """Whether a house is there, on this line if one is named."""
+        return house in self._lines and hear in {None, self._lines[house]}
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -37,12 +39,14 @@ class Houses:
 
     def remove(self, house: str, hear: Hear | None = None) -> bool:
         """Forget a house, if it has this line or none is named; returns whether it was there."""
-        if hear is not None and self._lines.get(house) != hear:
+        if not self.has(house, hear):
             return False
-        return self._lines.pop(house, None) is not None
+        del self._lines[house]
+        return True
 
-    def clear(self) -> None:
-        """Say nothing more to anybody."""
+    def close(self) -> None:
+        """Say nothing more to anybody, and let nobody in."""
+        self.is_closed = True
         self._lines.clear()
 
     def say(self, house: str | None, decision: Decision) -> None:
@@ -101,12 +105,13 @@ class Standings:
         self._found = dict[RequestId, Queued]()
         self._at_s = float("-inf")
 
-    def find(self, name: RequestId, now: float) -> Queued | None:
+    def tell(self, name: RequestId, now: float) -> Waits:
         """How something stands, or stood a moment ago."""
         if now - self._at_s >= STAND_S:
             self._at_s = now
             self._found = {queued.request_id: queued for queued in self._fleet.standings(now)}
-        return self._found.get(name)
+        queued = self._found.get(name)
+        return stands_nowhere(name) if queued is None else stands(queued, now)
 
 
 def turned_away(refused: Refused, now: float) -> Turned:

@@ -73,11 +73,29 @@ class CoordinatorKeeper:
                 "hours": to_plain(self._hours),
             }
             process.stdin.write(json.dumps(orders).encode() + b"\n")
-            await process.wait()
+            await self._wait_for(process)
         finally:
             self.pid = None
             await _end(process)
             await self._release(owner)
+
+    async def _wait_for(self, process: asyncio.subprocess.Process) -> None:
+        """Wait until it has ended; one that hangs is ended: else nobody would lead where there is no other server."""
+        over, loop = asyncio.create_task(process.wait()), asyncio.get_running_loop()
+        led_s = loop.time()
+        try:
+            while not (await asyncio.wait({over}, timeout=self._hours.lease_s))[0]:
+                try:
+                    leads = await self._store.leaders.observe(NAME) is not None
+                except (StoreError, ResourceError):  # nobody could lead
+                    leads = True
+                led_s = loop.time() if leads else led_s
+                if loop.time() - led_s > self._hours.hung_s:
+                    LOG.warning("the coordinator hangs; ending it")
+                    process.kill()
+                    return
+        finally:
+            over.cancel()
 
     async def _release(self, owner: str) -> None:
         """It is gone: nobody has to wait until its lease runs out."""

@@ -81,6 +81,7 @@ class Wish:
         within_s: Until its deadline; None without one.
         waited_s: That it has waited.
         left: Share of the work that is left.
+        lasts_s: It takes no less, however fast its engine is: it is played while it is made.
     """
 
     request_id: RequestId
@@ -93,6 +94,7 @@ class Wish:
     within_s: float | None = None
     waited_s: float = 0.0
     left: float = 1.0
+    lasts_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +152,19 @@ class EngineWent:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """Somebody wants a place on an engine of this house."""
+
+    wish: Wish
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inquired:
+    """Somebody wants to submit a render with a deadline: say whether that can be kept, and keep it for a moment.
+
+    The answer is `Waits` or `Turned`.
+
+    Args:
+        wish: What the store will hold.
+    """
 
     wish: Wish
 
@@ -218,7 +233,9 @@ class HowStands:
     request_id: RequestId
 
 
-Report: TypeAlias = Joined | EngineCame | EngineWent | Asked | Ended | MadeRoom | Left | Moved | LookedFor | HowStands
+Report: TypeAlias = (
+    Joined | EngineCame | EngineWent | Asked | Inquired | Ended | MadeRoom | Left | Moved | LookedFor | HowStands
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

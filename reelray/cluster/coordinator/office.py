@@ -14,6 +14,7 @@ from reelray.cluster.coordinator.remote_line import ADDRESS, NAME
 from reelray.cluster.coordinator.render_line import RenderLine
 from reelray.cluster.coordinator.switchboard import Switchboard
 from reelray.cluster.coordinator.words import SECRET
+from reelray.cluster.renders.lease_keeper import end_tasks
 from reelray.cluster.store.leaders import Leadership
 from reelray.cluster.store.open import Store
 from reelray.proto.errors import LeaseLostError, ResourceError, StoreError
@@ -29,11 +30,13 @@ class OfficeHours:
         lease_s: After so long without a word of the leader another one leads.
         renew_s: So often the leader says that it is there.
         try_s: So often others ask whether it is.
+        hung_s: A process is ended that has had nobody lead for so long, although it could.
     """
 
     lease_s: float = 4.0
     renew_s: float = 1.0
     try_s: float = 0.25
+    hung_s: float = 15.0
 
 
 class Office:
@@ -89,8 +92,8 @@ class Office:
             await self._hold(held)
         finally:
             board.lead(None)
-            looking.cancel()
             coordinator.close()
+            await end_tasks([looking])
             with contextlib.suppress(StoreError, ResourceError):
                 await asyncio.shield(self._store.leaders.release(held))
 

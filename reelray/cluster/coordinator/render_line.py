@@ -52,6 +52,8 @@ class RenderLine:
                 await self.look(coordinator)
             except (StoreError, ResourceError) as error:
                 LOG.warning("renders cannot be looked at now: %s", error.message)
+            except Exception:  # nobody else would look for renders as long as this one leads
+                LOG.exception("renders cannot be looked at now")
             await asyncio.sleep(PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
@@ -76,14 +78,20 @@ class RenderLine:
             coordinator.know_renders(await self._wishes(fresh[first : first + AT_ONCE], waiting))
 
     async def _wishes(self, names: Collection[RequestId], offers: dict[RequestId, EngineOffer]) -> Iterable[Wish]:
-        seconds, _ = await self._store.connection.command("TIME")
-        found = await asyncio.gather(*(self._wish(name, offers[name], int(seconds) * 1000) for name in names))
+        seconds, microseconds = await self._store.connection.command("TIME")
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        found = await asyncio.gather(*(self._wish(name, offers[name], now_ms) for name in names))
         return [wish for wish in found if wish is not None]
 
     async def _wish(self, name: RequestId, offer: EngineOffer, now_ms: int) -> Wish | None:
         try:
             job = await self._store.jobs.get(JobRef.parse(name.encode()))
         except UnknownJobError:
+            return None
+        except (StoreError, ResourceError):
+            raise
+        except Exception:  # one that cannot be read keeps no other from being made
+            LOG.exception("render %s cannot be read", name)
             return None
         clip = read_clip(job)
         return Wish(
@@ -93,6 +101,7 @@ class RenderLine:
             tenant=job.ref.tenant,
             service=Service.BATCH,
             priority=job.priority,
+            within_s=_within_s(job, now_ms),
             waited_s=max(0.0, (now_ms - job.created_ms) / 1000),
             left=1.0 if clip is None or not job.fence else await self._left(job, offer, clip),
         )
@@ -104,6 +113,13 @@ class RenderLine:
             return max(LEAST_LEFT, 1.0 - steps / self._costs.steps(offer, clip))
         except (ReelrayError, ValueError):
             return 1.0
+
+
+def _within_s(job: Job, now_ms: int) -> float | None:
+    """Until its deadline; None without one, or where it is late anyway."""
+    if job.deadline_ms is None or job.deadline_ms <= now_ms:
+        return None
+    return (job.deadline_ms - now_ms) / 1000
 
 
 def read_clip(job: Job) -> Clip | None:

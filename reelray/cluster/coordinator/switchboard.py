@@ -12,11 +12,28 @@ import grpc
 from reelray.cluster.coordinator.coordinator import Coordinator
 from reelray.cluster.coordinator.line_security import LineKey, check_clear
 from reelray.cluster.coordinator.messages import Joined, Word
-from reelray.cluster.coordinator.words import BEAT, BEAT_S, HOUSE, METHOD, OPTIONS, SECRET, pack_word, read_report
+from reelray.cluster.coordinator.words import (
+    BEAT,
+    BEAT_S,
+    HOUSE,
+    METHOD,
+    OPTIONS,
+    SECRET,
+    SILENCE_S,
+    pack_word,
+    read_report,
+)
 from reelray.proto.errors import InputError, ResourceError
 
 LOG = logging.getLogger("reelray.coordinator")
 LAST_WORDS_S = 2 * BEAT_S
+ASKS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", round(1000 * SILENCE_S / 2)),
+    ("grpc.keepalive_timeout_ms", round(1000 * SILENCE_S / 2)),
+    ("grpc.http2.ping_timeout_ms", round(1000 * SILENCE_S / 2)),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+"""A house that is frozen, or whose machine was lost, hangs up on nobody: it is asked, and given up if silent."""
 MOST_UNHEARD = 10_000
 """A house that hears so little is given up."""
 
@@ -32,7 +49,7 @@ class Switchboard:
 
     def __init__(self, address: str, secret: str, key: LineKey | None = None) -> None:
         self._address, self._secret, self._key = address, secret, key
-        self._server: Any = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
+        self._server: Any = grpc.aio.server(options=(*OPTIONS, *ASKS, ("grpc.so_reuseport", 0)))
         self._server.add_generic_rpc_handlers((_Handler(self._talk),))
         self._coordinator: Coordinator | None = None
         self._over = asyncio.Event()
@@ -102,7 +119,7 @@ async def _listen(coordinator: Coordinator, house: str, hear: Any, reports: Asyn
             if isinstance(report, Joined):
                 coordinator.join(replace(report, house=house), hear)
             else:
-                coordinator.take(house, report)
+                coordinator.take(house, report, hear)
     except InputError as error:
         LOG.warning("house %s is given up: %s", house, error.message)
     except Exception:

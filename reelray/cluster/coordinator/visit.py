@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from reelray.cluster.coordinator.messages import Begin, Ended, Left, Moved, Report, Run, Turned, Waits, Wish
 from reelray.cluster.coordinator.refusals import nobody_decides, refusal
+from reelray.proto.errors import ReelrayError
+from reelray.proto.request import RequestId
 
 AWAY_S = 30.0
 """Who waits hears something every second; after so many without a word nobody decides any more."""
@@ -28,15 +30,27 @@ class Visit:
     def __init__(self, wish: Wish, say: Callable[[Report], None], clock: Callable[[], float]) -> None:
         self._wish, self._say, self._clock = wish, say, clock
         self._asked_s = clock()
-        self._news: asyncio.Queue[Waits | Begin | Turned | None] = asyncio.Queue()
+        self._news: asyncio.Queue[Waits | Begin | Turned | ReelrayError | None] = asyncio.Queue()
         self._told_s = self._began_s = 0.0
         self._share = 0.0
         self._first: Waits | None = None
         self.begun: Begin | None = None
         self._is_over = self._is_alone = False
 
+    @property
+    def name(self) -> RequestId:
+        """Of the request."""
+        return self._wish.request_id
+
     def hear(self, news: Waits | Begin | Turned) -> None:
-        """Take what was decided."""
+        """Take what was decided: it counts at once, however late whoever waits comes to look."""
+        if isinstance(news, Begin):
+            if self._is_over:
+                self._say(Ended(request_id=self._wish.request_id, run=news.run))
+                return
+            self.begun, self._began_s = news, self._clock()
+        elif isinstance(news, Turned):
+            self._is_over = True
         self._news.put_nowait(news)
 
     def go_on_alone(self) -> None:
@@ -44,6 +58,11 @@ class Visit:
         self._is_over = True
         if self.begun is None:
             self._news.put_nowait(None)
+
+    def refuse(self, error: ReelrayError) -> None:
+        """Tell whoever waits that it gets no place, whatever the coordinator will say."""
+        self.end()
+        self._news.put_nowait(error)
 
     async def first(self, within_s: float) -> Waits | None:
         """The first answer: how it stands, or None where it may begin at once.
@@ -130,10 +149,8 @@ class Visit:
         if news is None:
             self._is_alone = True
             return None
+        if isinstance(news, ReelrayError):
+            raise news
         if isinstance(news, Turned):
-            self._is_over = True
             raise refusal(news, self._wish)
-        if isinstance(news, Begin):
-            self.begun, self._began_s = news, self._clock()
-            return None
-        return news
+        return None if isinstance(news, Begin) else news

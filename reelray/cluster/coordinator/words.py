@@ -22,7 +22,7 @@ BEAT_S, SILENCE_S = 0.5, 3.0
 BEAT = b""
 REPORTS = (
     *(messages.Joined, messages.EngineCame, messages.EngineWent, messages.Asked, messages.Ended, messages.MadeRoom),
-    *(messages.Left, messages.Moved, messages.LookedFor, messages.HowStands),
+    *(messages.Inquired, messages.Left, messages.Moved, messages.LookedFor, messages.HowStands),
 )
 DECISIONS = (messages.Waits, messages.Begin, messages.MakeRoom, messages.Turned, messages.Load)
 

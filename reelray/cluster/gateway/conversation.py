@@ -14,10 +14,11 @@ from reelray.cluster.gateway.media import MediaEncoder
 from reelray.cluster.gateway.served_models import ServedModel
 from reelray.cluster.gateway.video_answers import done, moved_on
 from reelray.cluster.gateway.video_answers import planned as plan_of
+from reelray.cluster.render import RenderJob
 from reelray.cluster.stream_flow import Taken
 from reelray.cluster.stream_session import StreamSession
 from reelray.proto.errors import EngineError, InputError, ReelrayError, ResourceError
-from reelray.proto.events import Progress
+from reelray.proto.events import Progress, Stage
 from reelray.proto.v1 import converse_pb2 as wire
 from reelray.proto.v1 import video_spec_pb2
 
@@ -31,6 +32,7 @@ class Terms:
     Args:
         model: What makes it.
         tenant: Whose it is.
+        priority: Of the tenant's own.
         media: What its client receives.
         keep_s: How long it waits for a client whose call broke; 0 does not.
         window_bytes: Most that is on the way to the client.
@@ -42,6 +44,7 @@ class Terms:
     media: video_spec_pb2.Media
     keep_s: float
     window_bytes: int
+    priority: int = 0
     ids: dict[str, str] = field(default_factory=dict)
 
 
@@ -73,6 +76,9 @@ class Conversation:
         self.id, self.terms, self.first_frame = secrets.token_hex(16), terms, stream.position
         self.log = ConverseLog(terms.window_bytes)
         self.commands, self.is_paused = 0, False
+        self.steps = self.all_steps = 0
+        """Denoised until now, and in all."""
+        self._received = 0
         self._stream, self._home = stream, home
         self._encoder = MediaEncoder(
             terms.media, stream.job, terms.model.description.digest, first_frame=self.first_frame
@@ -90,6 +96,18 @@ class Conversation:
     def ids(self) -> dict[str, str]:
         """Go along with errors."""
         return {"request": self.request_id, **self.terms.ids}
+
+    @property
+    def job(self) -> RenderJob:
+        """What is made by now."""
+        return self._stream.job
+
+    def moves(self) -> bool:
+        """Whether something is being made, and was received since this was asked the last time."""
+        reads = not self.log.is_full or self.log.first > self._received
+        self._received = self.log.first
+        is_made = bool(self.all_steps) and self.steps >= self.all_steps
+        return reads and not (self.is_paused or is_made or self.log.ended)
 
     def start(self) -> None:
         """Begin to take frames."""
@@ -177,6 +195,8 @@ class Conversation:
             self._stream.close()
 
     def _tell(self, progress: Progress) -> None:
+        if progress.stage is Stage.DENOISE:
+            self.steps, self.all_steps = progress.done, progress.total
         self.log.tell(moved_on(progress))
 
     def _may_take(self) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,12 +11,15 @@ from functools import partial
 from typing import Protocol
 
 from reelray.cluster.assets.sources import Sources
+from reelray.cluster.coordinator.desk import Desk
+from reelray.cluster.coordinator.messages import Waits
 from reelray.cluster.gateway.conversation import Conversation, Terms
 from reelray.cluster.gateway.converse_orders import check_prompts
 from reelray.cluster.gateway.media import FORMATS
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.session_place import LOOK_S, SessionPlace, Urgency
 from reelray.cluster.gateway.video_reading import read_video
-from reelray.cluster.render import plan_job
+from reelray.cluster.render import RenderJob, plan_job
 from reelray.cluster.stream_job import as_live
 from reelray.cluster.stream_session import StreamSession
 from reelray.proto.errors import (
@@ -75,6 +78,7 @@ class Seat:
 
     Args:
         conversation: The session.
+        place: On an engine.
         waits_s: How long it waits for a call.
         heard_s: When its client was heard last, on the loop's clock.
         line: The call that it is on; None while it waits.
@@ -83,6 +87,7 @@ class Seat:
     """
 
     conversation: Conversation
+    place: SessionPlace
     waits_s: float
     heard_s: float
     line: Line | None = None
@@ -100,46 +105,72 @@ class Conversations:
         models: What is served.
         sources: Where conditions are found that do not come with the request.
         limits: What is given to sessions.
+        desk: Gives places on engines.
     """
 
-    def __init__(self, models: ServedModels, sources: Sources, limits: ConverseLimits) -> None:
-        self.limits = limits
+    def __init__(self, models: ServedModels, sources: Sources, limits: ConverseLimits, desk: Desk) -> None:
+        self.limits, self._desk = limits, desk
         self._models, self._sources = models, sources
         self._seats: dict[str, Seat] = {}
         self._tenants: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="converse")
+        self._entering: set[SessionPlace] = set()
         self._ending = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def begin(self, start: wire.ConverseRequest.Start, tenant: str, ids: dict[str, str]) -> Seat:
-        """Begin a session.
+    async def begin(
+        self,
+        start: wire.ConverseRequest.Start,
+        urgency: Urgency,
+        ids: dict[str, str],
+        tell: Callable[[Waits], Awaitable[None]],
+    ) -> Seat:
+        """Begin a session as soon as there is a place for it.
+
+        Args:
+            start: What is wanted.
+            urgency: Whose it is, and how soon it must begin.
+            ids: Go along with its errors.
+            tell: Hears how it stands while it waits.
 
         Raises:
             InputError: It cannot be made here.
-            ResourceError: There are as many as are taken.
+            ResourceError: There are as many as are taken, or no place in time.
             EngineError: The engine is lost, or the server is about to end.
+            CoordinatorError: Nobody decides.
         """
+        tenant = urgency.tenant
         self.check_room(tenant)
         self._loop = asyncio.get_running_loop()
-        entry = self._models.find(start.video.model).entry
+        model = self._models.find(start.video.model)
         self._tenants[tenant] += 1
-        opening = asyncio.ensure_future(
-            self._sources.plan(start.video, entry, tenant, partial(self._open, start, tenant, ids))
-        )
         try:
-            conversation = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_unwanted)
-            raise
+            plan = partial(self._plan, start, urgency, ids)
+            job, terms = await self._sources.plan(start.video, model.entry, tenant, plan)
+            place = SessionPlace(self._desk, job, model.entry.name, urgency)
+            self._entering.add(place)
+            try:
+                with model.counted():
+                    await place.enter(tell)
+            finally:
+                self._entering.discard(place)
+            try:
+                conversation = await self._open(job, terms)
+            except BaseException:
+                place.leave()
+                raise
         finally:
-            self._tenants[tenant] -= 1
-        return self._take_in(conversation)
+            self._count_out(tenant)
+        return self._take_in(conversation, place)
 
     def adopt(self, conversation: Conversation) -> None:
-        """See `Home`."""
+        """See `Home`. It goes on beside the session that it was forked from until it has a place of its own."""
+        terms = conversation.terms
+        urgency = Urgency(tenant=terms.tenant, priority=terms.priority)
+        place = SessionPlace(self._desk, conversation.job, terms.model.entry.name, urgency)
         assert self._loop is not None, "what was forked was begun"
-        self._loop.call_soon_threadsafe(self._take_in, conversation)
+        self._loop.call_soon_threadsafe(self._take_in, conversation, place)
 
     def check_room(self, tenant: str) -> None:
         """See `Home`.
@@ -150,7 +181,7 @@ class Conversations:
         """
         if self._ending:
             raise EngineError("the server is about to end and takes nothing new; try again soon")
-        if len(self._seats) >= self.limits.most:
+        if self._tenants.total() >= self.limits.most:
             raise ResourceError(f"this server has {self.limits.most} sessions, and takes no more; try again later")
         if self._tenants[tenant] >= self.limits.most_of_tenant:
             raise ResourceError(f"'{tenant}' has {self._tenants[tenant]} sessions already; end one, and try again")
@@ -218,13 +249,16 @@ class Conversations:
         for name in [*seat.timers]:
             _stop_timer(seat, name)
         seat.left.close()
-        self._tenants[seat.conversation.terms.tenant] -= 1
+        seat.place.leave()
+        self._count_out(seat.conversation.terms.tenant)
         _close(seat.conversation, error)
 
     def end(self, grace_s: float) -> None:
         """Take nothing new; sessions that nobody is on end now, the others after so long."""
         self._ending = True
         error = EngineError("the server ends; begin another session, here soon or on another server")
+        for place in self._entering:
+            place.refuse(error)
         for seat in [*self._seats.values()]:
             if seat.line is None:
                 self.drop(seat)
@@ -237,40 +271,61 @@ class Conversations:
         """All calls are over; free the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(
-        self, start: wire.ConverseRequest.Start, tenant: str, ids: dict[str, str], video: video_spec_pb2.VideoSpec
-    ) -> Conversation:
-        if start.keep_s > self.limits.longest_keep_s:
-            raise InputError(
-                f"keep_s is {start.keep_s}; a session is kept for at most {self.limits.longest_keep_s:g} s"
-            )
-        if start.media not in FORMATS:
-            raise InputError(f"media is {start.media}; it must be one of {', '.join(video_spec_pb2.Media.keys())}")
+    def _plan(
+        self, start: wire.ConverseRequest.Start, urgency: Urgency, ids: dict[str, str], video: video_spec_pb2.VideoSpec
+    ) -> tuple[RenderJob, Terms]:
+        _check_start(start, self.limits)
         model = self._models.find(start.video.model)
         terms = Terms(
             model=model,
-            tenant=tenant,
+            tenant=urgency.tenant,
+            priority=urgency.priority,
             media=start.media,
             keep_s=start.keep_s,
             window_bytes=self.limits.window_bytes,
             ids=ids,
         )
-        return Conversation(_open_stream(start, video, model), terms, self)
+        return _plan_stream(start, video, model), terms
 
-    def _take_in(self, conversation: Conversation) -> Seat:
+    async def _open(self, job: RenderJob, terms: Terms) -> Conversation:
+        """Begin on the engine; what is wanted no more when that is done is closed."""
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(lambda: Conversation(_open_stream(job, terms.model), terms, self))
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)
+            raise
+
+    def _take_in(self, conversation: Conversation, place: SessionPlace) -> Seat:
         terms = conversation.terms
-        seat = Seat(conversation=conversation, waits_s=max(terms.keep_s, self.limits.fork_s), heard_s=_now())
+        waits_s = max(terms.keep_s, self.limits.fork_s)
+        seat = Seat(conversation=conversation, place=place, waits_s=waits_s, heard_s=_now())
         self._seats[conversation.id] = seat
         self._tenants[terms.tenant] += 1
         seat.left.enter_context(terms.model.counted())
         self._wait_for_call(seat, seat.waits_s)
         self._watch(seat)
+        self._look(seat)
         conversation.start()
         return seat
+
+    def _count_out(self, tenant: str) -> None:
+        self._tenants[tenant] -= 1
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
 
     def _wait_for_call(self, seat: Seat, wait_s: float) -> None:
         _stop_timer(seat, "keep")
         seat.timers["keep"] = asyncio.get_running_loop().call_later(wait_s, self.drop, seat)
+
+    def _look(self, seat: Seat) -> None:
+        """See whether it needs its place, again and again."""
+        conversation = seat.conversation
+        works = conversation.moves() and not seat.parked
+        seat.place.look(works=works, done=conversation.steps, total=conversation.all_steps)
+        seat.timers["place"] = asyncio.get_running_loop().call_later(LOOK_S, self._look, seat)
 
     def _watch(self, seat: Seat) -> None:
         """End a session that only holds room, and look again when the next one could be that."""
@@ -285,14 +340,23 @@ class Conversations:
         seat.timers["idle"] = asyncio.get_running_loop().call_later(wait_s, self._watch, seat)
 
 
-def _open_stream(
-    start: wire.ConverseRequest.Start, video: video_spec_pb2.VideoSpec, model: ServedModel
-) -> StreamSession:
+def _check_start(start: wire.ConverseRequest.Start, limits: ConverseLimits) -> None:
+    if start.keep_s > limits.longest_keep_s:
+        raise InputError(f"keep_s is {start.keep_s}; a session is kept for at most {limits.longest_keep_s:g} s")
+    if start.media not in FORMATS:
+        raise InputError(f"media is {start.media}; it must be one of {', '.join(video_spec_pb2.Media.keys())}")
+
+
+def _plan_stream(start: wire.ConverseRequest.Start, video: video_spec_pb2.VideoSpec, model: ServedModel) -> RenderJob:
     pace = start.pace_fps if start.HasField("pace_fps") else None
     job = plan_job(replace(read_video(video, model.entry), stream=True, pace=pace), model.entry)
     check_prompts(job.request)
     if not start.settled:
         job = as_live(job, rounds=start.video.WhichOneof("length") != "frames")
+    return job
+
+
+def _open_stream(job: RenderJob, model: ServedModel) -> StreamSession:
     try:
         return StreamSession(model.engine, job)
     except (EngineError, ResourceError):

@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 
+from reelray.cluster.coordinator.messages import Waits
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.conversation import check_command
 from reelray.cluster.gateway.conversations import Conversations, Seat
 from reelray.cluster.gateway.message_guard import UNREADABLE
 from reelray.cluster.gateway.option_check import check_options
+from reelray.cluster.gateway.session_place import read_urgency
+from reelray.cluster.gateway.video_answers import standing
 from reelray.proto.errors import CancelledError, FencedError, InputError, ReelrayError, ResourceError, UnsupportedError
 from reelray.proto.v1 import converse_pb2 as wire
 
@@ -31,12 +34,16 @@ async def converse(
     """
     requests = aiter(requests)
 
+    async def tell(waits: Waits) -> None:
+        await send(context, wire.ConverseEvent(queued=standing(waits)))
+
     async def sit_down() -> ConverseCall:
         first = await _first_of(requests, conversations.limits.first_s)
         if first.HasField("start"):
-            ids = check_options(first.start.options, (), "Videos.Converse")
-            tenant = callers.tenant_of(context, first.start.options.tenant)
-            seat, after = await conversations.begin(first.start, tenant, ids), 0
+            options = first.start.options
+            ids = check_options(options, ("deadline", "priority"), "Videos.Converse")
+            urgency = read_urgency(options, callers.tenant_of(context, options.tenant))
+            seat, after = await conversations.begin(first.start, urgency, ids, tell), 0
         else:
             seat = conversations.find(first.go_on, callers.tenant_of(context, first.go_on.tenant))
             after = first.go_on.after

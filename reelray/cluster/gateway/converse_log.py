@@ -42,6 +42,12 @@ class ConverseLog:
         return not self._events
 
     @property
+    def first(self) -> int:
+        """Number of the first event that the client has not received."""
+        with self._changed:
+            return self._number - len(self._events) + 1
+
+    @property
     def answers(self) -> int:
         """Answers that the client has not received."""
         with self._changed:

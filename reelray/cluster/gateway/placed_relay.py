@@ -27,17 +27,19 @@ class PlacedRelay:
     def __init__(self, visit: Visit, desk: Desk, send: Callable[[videos_pb2.GenerateEvent], Awaitable[None]]) -> None:
         self._visit, self._desk, self._send = visit, desk, send
         self._waited_s = 0.0
+        self._unread: asyncio.TimerHandle | None = None
 
     async def pass_on(self, event: videos_pb2.GenerateEvent) -> None:
         """Send the next event."""
         if event.HasField("progress") and event.progress.stage == wire.StageProgress.DENOISE:
             self._visit.moved(event.progress.done, event.progress.total)
         began_s = time.monotonic()
-        unread = asyncio.get_running_loop().call_later(UNREAD_S, self._visit.end)
+        self._watch()
         try:
             await self._send(event)
         finally:
-            unread.cancel()
+            if self._unread is not None:
+                self._unread.cancel()
         self._waited_s += time.monotonic() - began_s
 
     def finish(self) -> None:
@@ -45,3 +47,12 @@ class PlacedRelay:
         visit, took_s = self._visit, self._visit.took_s
         is_measured = visit.begun is not None and self._waited_s < DISTURBED * took_s
         visit.end(self._desk.measured(visit.begun, took_s) if visit.begun and is_measured else None)
+
+    def _watch(self) -> None:
+        self._unread = asyncio.get_running_loop().call_later(UNREAD_S, self._give_up_place)
+
+    def _give_up_place(self) -> None:
+        if self._visit.begun is None:  # it may get one while nobody reads that it waits
+            self._watch()
+        else:
+            self._visit.end()

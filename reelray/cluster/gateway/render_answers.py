@@ -61,6 +61,7 @@ def queued_render(
         events=1,
         bytes=0,
         webhook=_webhook(JobWebhook(url=submission.webhook), ended=False) if submission.webhook else None,
+        deadline=None if submission.deadline_ms is None else at_ms(submission.deadline_ms),
     )
 
 
@@ -85,6 +86,7 @@ def render_of(job: Job, size_bytes: int | None = None) -> renders_pb2.Render:
         error=job.error[:LONGEST_ERROR],
         webhook=None if job.webhook is None else _webhook(job.webhook, ended=job.state.ended),
         remixed_from=job.remixed_from,
+        deadline=None if job.deadline_ms is None else at_ms(job.deadline_ms),
     )
     if job.result is not None:
         render.summary.CopyFrom(_summary(job.result))

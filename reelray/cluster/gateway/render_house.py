@@ -169,10 +169,13 @@ def _keep_doing(name: str, work: Callable[[], Awaitable[None]]) -> "asyncio.Task
     async def run() -> None:
         pause_s = AGAIN_S
         while True:
+            began_s = time.monotonic()
             try:
                 await work()
                 pause_s = AGAIN_S
             except Exception as error:  # noqa: BLE001  nobody else would do it again
+                if time.monotonic() - began_s > LONGEST_PAUSE_S:  # it has worked since the last time
+                    pause_s = AGAIN_S
                 LOG.warning("%s of renders: %s: %s; again in %g s", name, type(error).__name__, error, pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

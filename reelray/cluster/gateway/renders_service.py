@@ -1,16 +1,18 @@
 """`reelray.v1.Renders` over the store and the models of one server."""
 
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.desk import Desk
+from reelray.cluster.coordinator.messages import Clip, Wish
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
-from reelray.cluster.gateway.option_check import check_options
+from reelray.cluster.gateway.option_check import check_options, seconds_until
 from reelray.cluster.gateway.render_answers import FROM_STATES, MEDIA, queued_render, render_of
 from reelray.cluster.gateway.render_download import ByteRange, download
 from reelray.cluster.gateway.render_watching import watch
@@ -27,7 +29,9 @@ from reelray.cluster.store.jobs import JobPage
 from reelray.cluster.store.names import JobRef
 from reelray.cluster.wire import LARGEST_MESSAGE
 from reelray.proto.errors import InputError, ResourceError, UnknownJobError, UnsupportedError
-from reelray.proto.v1 import renders_pb2, renders_pb2_grpc, video_spec_pb2
+from reelray.proto.request import RequestId
+from reelray.proto.v1 import renders_pb2, renders_pb2_grpc, request_options_pb2, video_spec_pb2
+from reelray.scheduler.fleet.ticket import Service
 
 PAGE, LONGEST_PAGE = 50, 100
 LARGEST_PAGE_BYTES = LARGEST_MESSAGE * 3 // 4
@@ -152,7 +156,7 @@ class Renders(renders_pb2_grpc.RendersServicer):
         self, request: renders_pb2.SubmitRenderRequest, context: Context, video: video_spec_pb2.VideoSpec
     ) -> Planned:
         options = request.options
-        ids = check_options(options, ("idempotency_key", "priority"), "Renders.Submit")
+        ids = check_options(options, ("idempotency_key", "priority", "deadline"), "Renders.Submit")
         tenant = self._callers.tenant_of(context, options.tenant)
         if request.media not in {video_spec_pb2.MEDIA_UNSPECIFIED, *MEDIA.values()}:
             raise _unknown_media(request.media)
@@ -166,11 +170,14 @@ class Renders(renders_pb2_grpc.RendersServicer):
             limits=self._quotas.limits_of(tenant, frames=job.request.frames),
             retention_s=self._archive.rule.ttl_s,
             webhook=_checked_webhook(self._archive, request.webhook),
+            deadline_ms=_deadline_ms(options),
         )
         return Planned(job=job, digest=model.description.digest, submission=submission, ids=ids)
 
     async def _submit(self, planned: Planned) -> renders_pb2.SubmitRenderResponse:
         archive = self._archive
+        if planned.submission.deadline_ms is not None:
+            planned = await self._with_promise(planned, planned.submission.deadline_ms)
         with in_plain_words():
             made = await submit_render(
                 archive.store, archive.artifacts, planned.job, planned.digest, planned.submission
@@ -181,6 +188,26 @@ class Renders(renders_pb2_grpc.RendersServicer):
         plan = plan_of(planned.job.request, planned.job.model.name, planned.digest, planned.job.fps)
         render = queued_render(made.ref, made.created_ms, planned.submission, plan)
         return renders_pb2.SubmitRenderResponse(render=render, fresh=True)
+
+    async def _with_promise(self, planned: Planned, deadline_ms: int) -> Planned:
+        """Ask whether its deadline can be kept, unless its key is known: then it was asked."""
+        submission, wanted = planned.submission, planned.job.request
+        if submission.key is not None:
+            with in_plain_words():
+                if await self._archive.store.jobs.has_key(submission.tenant, submission.key):
+                    return planned
+        ref = JobRef.fresh(submission.tenant)
+        wish = Wish(
+            request_id=RequestId(str(ref)),
+            model=planned.job.model.name,
+            clip=Clip(width=wanted.width, height=wanted.height, frames=wanted.frames, recipe=wanted.recipe),
+            tenant=submission.tenant,
+            service=Service.BATCH,
+            priority=submission.priority,
+            within_s=max(0.0, deadline_ms / 1000 - time.time()),
+        )
+        await self._desk.inquire(wish)
+        return replace(planned, submission=replace(submission, id=ref.id))
 
     async def _render(self, ref: JobRef) -> renders_pb2.Render:
         media = await find_media(self._archive.store, ref)
@@ -245,6 +272,13 @@ def _count_fitting(renders: list[renders_pb2.Render]) -> int:
         if size > LARGEST_PAGE_BYTES and count:
             return count
     return len(renders)
+
+
+def _deadline_ms(options: request_options_pb2.RequestOptions) -> int | None:
+    if not options.HasField("deadline"):
+        return None
+    seconds_until(options.deadline, 0.0)  # refuses what is no time
+    return int(options.deadline.ToMilliseconds())
 
 
 def _checked_webhook(archive: Archive, url: str) -> str:

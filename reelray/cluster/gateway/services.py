@@ -1,7 +1,6 @@
 """The services of `reelray.v1` over the models of one server."""
 
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -17,9 +16,10 @@ from reelray.cluster.gateway.conversations import Conversations, ConverseLimits
 from reelray.cluster.gateway.converse_call import converse
 from reelray.cluster.gateway.event_pump import EventPump
 from reelray.cluster.gateway.making import Making
-from reelray.cluster.gateway.option_check import check_options, seconds_until
+from reelray.cluster.gateway.option_check import check_options
 from reelray.cluster.gateway.placed_relay import PlacedRelay
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.session_place import Urgency, read_urgency
 from reelray.cluster.gateway.video_answers import planned as plan_of
 from reelray.cluster.gateway.video_answers import queued
 from reelray.cluster.gateway.video_reading import read_video
@@ -54,21 +54,6 @@ class Planned:
             threading.Thread(target=self.model.look_after, name=name, daemon=True).start()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Urgency:
-    """Who wants a video, and how soon.
-
-    Args:
-        tenant: Whose.
-        priority: Of the tenant's own.
-        within_s: Until its deadline; None without one.
-    """
-
-    tenant: str
-    priority: int = 0
-    within_s: float | None = None
-
-
 class Videos(videos_pb2_grpc.VideosServicer):
     """Makes videos while the client waits.
 
@@ -89,7 +74,7 @@ class Videos(videos_pb2_grpc.VideosServicer):
         limits: ConverseLimits | None = None,
     ) -> None:
         self._models, self._callers, self._sources, self._desk = models, callers, sources, desk
-        self.conversations = Conversations(models, sources, limits or ConverseLimits())
+        self.conversations = Conversations(models, sources, limits or ConverseLimits(), desk)
 
     async def Generate(self, request: videos_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """See `videos.proto`."""
@@ -99,11 +84,12 @@ class Videos(videos_pb2_grpc.VideosServicer):
 
     async def _make(self, planned: Planned, context: Context) -> None:
         async with self._desk.ask(planned.wish) as visit:
-            await send(context, planned.first)
+            relay = PlacedRelay(visit, self._desk, lambda event: send(context, event))
+            await relay.pass_on(planned.first)
             async for waits in visit.standings():
-                await send(context, queued(waits))
+                await relay.pass_on(queued(waits))
             try:
-                await self._relay(planned, PlacedRelay(visit, self._desk, lambda event: send(context, event)))
+                await self._relay(planned, relay)
             except ReelrayError as error:
                 planned.listen(error)
                 raise
@@ -126,8 +112,7 @@ class Videos(videos_pb2_grpc.VideosServicer):
         options = request.options
         ids = check_options(options, ("deadline", "priority"), "Videos.Generate")
         tenant = self._callers.tenant_of(context, options.tenant)
-        within_s = seconds_until(options.deadline, time.time()) if options.HasField("deadline") else None
-        urgency = Urgency(tenant=tenant, priority=options.priority, within_s=within_s)
+        urgency = read_urgency(options, tenant)
         entry = self._models.find(request.video.model).entry
         return await self._sources.plan(request.video, entry, tenant, partial(self._begin, request.media, ids, urgency))
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.coordinator.messages import Begin, Ended, MadeRoom, Moved, Run
@@ -112,10 +112,10 @@ def _run(order: _Order) -> Run:
     assert begin.render is not None, "orders are of renders"
     share = 0.0 if order.attempt is None else order.attempt.share
     return Run(
-        wish=replace(begin.render, left=1.0),
+        wish=begin.render,
         engine_id=begin.engine_id,
         gpus=begin.gpus,
         run=begin.run,
-        left=max(LEAST_SHARE, min(begin.render.left * begin.left, 1.0 - share)),
+        left=max(LEAST_SHARE, min(begin.left, (1.0 - share) / begin.render.left)),
         is_render=True,
     )

@@ -25,6 +25,8 @@ class Submission:
         retention_s: How long the job is known after its end.
         webhook: Who is told of its end; empty for nobody.
         remixed_from: Id of the render whose wish it repeats with a change; empty for none.
+        deadline_ms: When it should be complete, in milliseconds since 1970; None without one.
+        id: Its id; None chooses one.
     """
 
     tenant: str
@@ -34,6 +36,8 @@ class Submission:
     retention_s: float = 7 * 86_400.0
     webhook: str = ""
     remixed_from: str = ""
+    deadline_ms: int | None = None
+    id: str | None = None
 
 
 async def submit_render(
@@ -68,6 +72,8 @@ async def submit_render(
         retention_s=submission.retention_s,
         webhook=submission.webhook,
         remixed_from=submission.remixed_from,
+        deadline_ms=submission.deadline_ms,
+        id=submission.id,
     )
     return await store.jobs.submit(new, submission.limits)
 

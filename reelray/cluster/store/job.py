@@ -42,6 +42,8 @@ class NewJob:
         retention_s: How long it is kept after its end.
         webhook: Who is told of its end; empty for nobody. It is part of the wish.
         remixed_from: Id of the job whose wish it repeats with a change; empty for none. It is part of the wish.
+        deadline_ms: When it should have ended, in milliseconds since 1970; None without one. It is part of the wish.
+        id: Its id; None chooses one.
     """
 
     tenant: str
@@ -53,6 +55,8 @@ class NewJob:
     retention_s: float = 7 * 86_400.0
     webhook: str = ""
     remixed_from: str = ""
+    deadline_ms: int | None = None
+    id: str | None = None
 
     def __post_init__(self) -> None:
         check_name("tenant", self.tenant)
@@ -70,7 +74,9 @@ class NewJob:
     @property
     def beside(self) -> bytes:
         """What is part of the wish and not of the spec; nothing for most."""
-        said = {"webhook": self.webhook, "remixed_from": self.remixed_from}
+        said: dict[str, Any] = {"webhook": self.webhook, "remixed_from": self.remixed_from}
+        if self.deadline_ms is not None:
+            said["deadline_ms"] = self.deadline_ms
         return json_bytes("the job", said) if any(said.values()) else b""
 
 
@@ -116,6 +122,7 @@ class Job:
         error: Why it failed, was cancelled, or was given back the last time; else empty.
         webhook: Who is told of its end; None for nobody.
         remixed_from: As submitted.
+        deadline_ms: As submitted.
     """
 
     ref: JobRef
@@ -136,6 +143,7 @@ class Job:
     error: str
     webhook: JobWebhook | None = None
     remixed_from: str = ""
+    deadline_ms: int | None = None
 
 
 def json_bytes(what: str, value: Mapping[str, Any], *, largest: int = _LARGEST_BYTES) -> bytes:
@@ -185,6 +193,7 @@ def job_from(ref: JobRef, pairs: Sequence[bytes]) -> Job:
         error=row.get("error", b"").decode(),
         webhook=_webhook_from(row) if "webhook" in row else None,
         remixed_from=row.get("remixed_from", b"").decode(),
+        deadline_ms=int(row["deadline_ms"]) if "deadline_ms" in row else None,
     )
 
 

@@ -12,7 +12,7 @@ from reelray.proto.errors import ConflictError, InputError, UnknownJobError
 _LONGEST_PAGE, _LARGEST_PAGE_BYTES = 200, 4 << 20
 
 # tenant, id, key hash, spec, digest, queue, priority, max attempts, retention; then the limits as `SubmitLimits.words`;
-# then webhook and what it is a remix of.
+# then webhook, what it is a remix of, and its deadline.
 _SUBMIT = Script(
     JOBS
     + LIMITS
@@ -55,6 +55,7 @@ redis.call('HSET', job_key(ref), 'spec', spec, 'digest', digest, 'queue', ARGV[6
   'order', whole((100 - tonumber(ARGV[7])) * 17592186044416 + seq), 'created_ms', whole(now), 'state', 'queued')
 if ARGV[18] ~= '' then redis.call('HSET', job_key(ref), 'webhook', ARGV[18]) end
 if ARGV[19] ~= '' then redis.call('HSET', job_key(ref), 'remixed_from', ARGV[19]) end
+if ARGV[20] ~= '' then redis.call('HSET', job_key(ref), 'deadline_ms', ARGV[20]) end
 if key_hash ~= '' then redis.call('SET', keyed, id) end
 redis.call('ZADD', index(tenant, 'all'), seq, id)
 redis.call('ZADD', index(tenant, 'queued'), seq, id)
@@ -169,7 +170,8 @@ class Jobs:
             QuotaError: A limit is reached; `ids` says which and when to try again.
             InputError: The spec is not JSON, or above 1 MiB.
         """
-        ref, spec = JobRef.fresh(new.tenant), json_bytes("the job", new.spec)
+        ref = JobRef.fresh(new.tenant) if new.id is None else JobRef(tenant=new.tenant, id=new.id)
+        spec = json_bytes("the job", new.spec)
         retention_ms = max(1, round(new.retention_s * 1000))
         wish = (
             new.key_hash,
@@ -180,9 +182,8 @@ class Jobs:
             new.max_attempts,
             retention_ms,
         )
-        said = await self._connection.run(
-            _SUBMIT, ref.tenant, ref.id, *wish, *limits.words, new.webhook, new.remixed_from
-        )
+        beside = (new.webhook, new.remixed_from, "" if new.deadline_ms is None else new.deadline_ms)
+        said = await self._connection.run(_SUBMIT, ref.tenant, ref.id, *wish, *limits.words, *beside)
         if said[0] == b"refused":
             raise refused(new.tenant, said[1].decode(), int(said[2]))
         found = JobRef(tenant=new.tenant, id=said[1].decode())
@@ -191,6 +192,10 @@ class Jobs:
         created_ms = int(said[2]) if said[0] == b"new" else None
         fresh = created_ms is not None or found == ref  # made by a call whose answer was lost
         return Submitted(ref=found, fresh=fresh, created_ms=created_ms)
+
+    async def has_key(self, tenant: str, key: str) -> bool:
+        """Whether a tenant's key belongs to a job."""
+        return bool(await self._connection.command("EXISTS", self._connection.key("key", tenant, digest_of(key))))
 
     async def get(self, ref: JobRef) -> Job:
         """Look a job up.

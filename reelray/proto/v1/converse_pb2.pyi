@@ -108,7 +108,7 @@ class ConverseRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[ConverseRequest.Start, _Mapping]] = ..., go_on: _Optional[_Union[ConverseRequest.Continue, _Mapping]] = ..., command: _Optional[_Union[ConverseRequest.Command, _Mapping]] = ..., received: _Optional[int] = ..., leave: _Optional[_Union[ConverseRequest.Leave, _Mapping]] = ...) -> None: ...
 
 class ConverseEvent(_message.Message):
-    __slots__ = ("number", "accepted", "progress", "media", "answer", "done")
+    __slots__ = ("number", "accepted", "progress", "media", "answer", "done", "queued")
     class Accepted(_message.Message):
         __slots__ = ("session_id", "request_id", "plan", "first_frame", "commands", "paused")
         SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -179,10 +179,12 @@ class ConverseEvent(_message.Message):
     MEDIA_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
     number: int
     accepted: ConverseEvent.Accepted
     progress: _video_spec_pb2.StageProgress
     media: ConverseEvent.MediaChunk
     answer: ConverseEvent.Answer
     done: ConverseEvent.Done
-    def __init__(self, number: _Optional[int] = ..., accepted: _Optional[_Union[ConverseEvent.Accepted, _Mapping]] = ..., progress: _Optional[_Union[_video_spec_pb2.StageProgress, _Mapping]] = ..., media: _Optional[_Union[ConverseEvent.MediaChunk, _Mapping]] = ..., answer: _Optional[_Union[ConverseEvent.Answer, _Mapping]] = ..., done: _Optional[_Union[ConverseEvent.Done, _Mapping]] = ...) -> None: ...
+    queued: _video_spec_pb2.Queued
+    def __init__(self, number: _Optional[int] = ..., accepted: _Optional[_Union[ConverseEvent.Accepted, _Mapping]] = ..., progress: _Optional[_Union[_video_spec_pb2.StageProgress, _Mapping]] = ..., media: _Optional[_Union[ConverseEvent.MediaChunk, _Mapping]] = ..., answer: _Optional[_Union[ConverseEvent.Answer, _Mapping]] = ..., done: _Optional[_Union[ConverseEvent.Done, _Mapping]] = ..., queued: _Optional[_Union[_video_spec_pb2.Queued, _Mapping]] = ...) -> None: ...

@@ -105,7 +105,7 @@ class DownloadRenderRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., follow: bool = ...) -> None: ...
 
 class Render(_message.Message):
-    __slots__ = ("id", "tenant", "state", "plan", "media", "priority", "created", "started", "ended", "attempts", "events", "bytes", "summary", "error", "webhook", "remixed_from")
+    __slots__ = ("id", "tenant", "state", "plan", "media", "priority", "created", "started", "ended", "attempts", "events", "bytes", "summary", "error", "webhook", "remixed_from", "deadline")
     ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +122,7 @@ class Render(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     REMIXED_FROM_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
     state: RenderState
@@ -138,7 +139,8 @@ class Render(_message.Message):
     error: str
     webhook: Webhook
     remixed_from: str
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., state: _Optional[_Union[RenderState, str]] = ..., plan: _Optional[_Union[_video_spec_pb2.VideoPlan, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., priority: _Optional[int] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., events: _Optional[int] = ..., bytes: _Optional[int] = ..., summary: _Optional[_Union[_video_spec_pb2.VideoSummary, _Mapping]] = ..., error: _Optional[str] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., remixed_from: _Optional[str] = ...) -> None: ...
+    deadline: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., state: _Optional[_Union[RenderState, str]] = ..., plan: _Optional[_Union[_video_spec_pb2.VideoPlan, _Mapping]] = ..., media: _Optional[_Union[_video_spec_pb2.Media, str]] = ..., priority: _Optional[int] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., events: _Optional[int] = ..., bytes: _Optional[int] = ..., summary: _Optional[_Union[_video_spec_pb2.VideoSummary, _Mapping]] = ..., error: _Optional[str] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., remixed_from: _Optional[str] = ..., deadline: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Webhook(_message.Message):
     __slots__ = ("url", "state", "tries", "next", "error")

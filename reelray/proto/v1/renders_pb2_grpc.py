@@ -66,7 +66,8 @@ class RendersServicer(object):
 
         Errors besides: all that Videos.Generate says before it accepts; ALREADY_EXISTS (the idempotency key belongs to
         another request), RESOURCE_EXHAUSTED (a quota of the tenant; with a retry hint where time helps), UNIMPLEMENTED (an
-        option that is not acted on yet). Without an idempotency key a repetition is another render.
+        option that is not acted on yet), RESOURCE_EXHAUSTED with the code `deadline_unreachable`, and UNAVAILABLE where nobody
+        decides now whether a deadline can be kept. Without an idempotency key a repetition is another render.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,7 +53,8 @@ class VideosServicer(object):
     def Converse(self, request_iterator, context):
         """Make one video, chunk by chunk, that is talked about while it is made.
 
-        A call is a session, or goes on with one. Commands are answered in order, beside the media; one that cannot be carried
+        A call is a session, or goes on with one. A session begins when there is a place for it; until then it is queued. Who
+        is paused, away or reads nothing for 5 s gives the place to others, and goes on beside them. Commands are answered in order, beside the media; one that cannot be carried
         out is refused, and the session goes on as it was. A session without `keep_s` ends with its call; others wait for so
         long to be taken up by another call to this server, from the event behind the last one that arrived.
 

@@ -73,6 +73,11 @@ class Placed:
     finish_s: float
     left: float = 1.0
 
+    @property
+    def whole_s(self) -> float:
+        """Predicted seconds of all of it."""
+        return (self.finish_s - self.start_s) / self.left
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preempt:

@@ -37,13 +37,14 @@ class Fleet:
         self._turn = 0
         self._count = 0
 
-    def submit(self, ticket: Ticket, now: float, *, waited_s: float = 0.0) -> Queued | Refused:
+    def submit(self, ticket: Ticket, now: float, *, waited_s: float = 0.0, is_coming: bool = False) -> Queued | Refused:
         """Take a ticket on, or refuse it at once; `next_decisions` may give it a place in the same moment.
 
         Args:
             ticket: What wants a place.
             now: The time.
             waited_s: Seconds that it has waited elsewhere, which count for its place in line.
+            is_coming: It is submitted again in a moment; until then what it is promised is kept for it, and no more.
 
         Raises:
             InputError: One of this id is here already.
@@ -52,11 +53,14 @@ class Fleet:
         pool = self._pools.get(ticket.model)
         if pool is None or (ticket.engine is not None and ticket.engine not in pool.index.engines):
             return Refused(request_id=ticket.request_id, reason=Reason.NO_ENGINE)
+        pool.promises.came(ticket.request_id)
         self._count += 1
         entry = Entry(ticket, self._count, now - waited_s)
         entry.pinned = self._pin(ticket, pool)
         answer = admit(entry, pool, self._policy, now)
-        if isinstance(answer, Queued):
+        if is_coming and entry.is_promised:
+            pool.promises.expect(entry, now)
+        elif isinstance(answer, Queued):
             self._entries[ticket.request_id] = entry
             pool.wait(entry)
         return answer
@@ -86,7 +90,7 @@ class Fleet:
         """What can be done now; the driver carries all of it out."""
         decisions: list[Decision] = []
         self._now_s = now
-        for pool in self._pools.values():
+        for pool in _busy(self._pools):
             for decision in pool.decide(now):
                 decisions.append(decision)
                 entry = self._entries[decision.request_id]
@@ -98,7 +102,7 @@ class Fleet:
 
     def wake_s(self) -> float | None:
         """When a decision is due that no event brings about, later than the last ones; None where there is none."""
-        due_s = min((pool.wake_s(self._now_s) for pool in self._pools.values()), default=float("inf"))
+        due_s = min((pool.wake_s(self._now_s) for pool in _busy(self._pools)), default=float("inf"))
         return None if due_s == float("inf") else due_s
 
     def finish(self, request_id: RequestId, attempt: int, now: float) -> bool:
@@ -234,13 +238,8 @@ class Fleet:
         if self._policy.routing is Routing.LATE:
             return None
         engines = {name: engine for name, engine in pool.index.engines.items() if engine.could_take(ticket)}
-        return self._route(engines) if engines else None
-
-    def _route(self, engines: Mapping[EngineId, EngineState]) -> EngineId:
-        if self._policy.routing is Routing.TURNS:
-            self._turn += 1
-            return list(engines)[self._turn % len(engines)]
-        return min(engines, key=lambda name: (len(engines[name].running) + engines[name].line_count, name))
+        self._turn += 1
+        return _route(engines, self._turn if self._policy.routing is Routing.TURNS else None) if engines else None
 
     def _running(self, request_id: RequestId, attempt: int) -> Entry | None:
         entry = self._entries.get(request_id)
@@ -267,3 +266,14 @@ class Fleet:
 
     def _pool(self, entry: Entry) -> Pool:
         return self._pools[entry.ticket.model]
+
+
+def _route(engines: Mapping[EngineId, EngineState], turn: int | None) -> EngineId:
+    if turn is not None:
+        return list(engines)[turn % len(engines)]
+    return min(engines, key=lambda name: (len(engines[name].running) + engines[name].line_count, name))
+
+
+def _busy(pools: Mapping[str, Pool]) -> list[Pool]:
+    """Those in which something waits; of the others nothing is to be decided."""
+    return [pool for pool in pools.values() if pool.has_waiting]

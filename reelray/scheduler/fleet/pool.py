@@ -64,6 +64,11 @@ class Pool:
         return len(self.fair) + len(self.promises) + self.lines.count + len(self._parked)
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether there is one; of hundreds of pools most have none."""
+        return bool(self._by_tenant)
+
+    @property
     def free_gpus(self) -> int:
         """GPUs without work."""
         return self.index.gpus - self.running.load.gpus

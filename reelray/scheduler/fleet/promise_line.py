@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
+from reelray.proto.request import RequestId
 from reelray.scheduler.fleet.entry import Entry
 from reelray.scheduler.fleet.horizon import Horizon
 from reelray.scheduler.fleet.policy import FleetPolicy
@@ -15,6 +16,7 @@ SLACK = 64
 """Entries that have left may stay in a heap until they outnumber those that wait by so many."""
 LOOSE_S, CHANGES = 4.0, 4
 """Stock is taken when promises could be off by so many seconds, after one change for so many that wait at least."""
+EXPECTED_S = 5.0
 Row = tuple[float, int, Entry]
 
 
@@ -54,6 +56,7 @@ class PromiseLine:
         self._tree = SlackTree(0.0, now, horizon.taken_s)
         self._heap: list[Row] = []
         self._coming: list[Row] = []
+        self._expected: dict[RequestId, tuple[Entry, float]] = {}
         self._urgent: set[int] = set()
         self._urgent_gpus = 0
         self._waiting: set[int] = set()
@@ -118,6 +121,8 @@ class PromiseLine:
 
     def _take_stock(self, now: float) -> None:
         """Count what runs anew where that could matter; not more often than pays for its cost."""
+        for name in [name for name, (_, until_s) in self._expected.items() if until_s <= now]:
+            self.came(name)
         self._tree.move_on(now)
         horizon = self._horizon
         if horizon.changes * CHANGES >= len(self._waiting) and horizon.loose_s(now) > LOOSE_S * self.gpus:
@@ -141,6 +146,16 @@ class PromiseLine:
             self._weight += self._weights.get(tenant, 1.0)
         self._counts[tenant] += 1
         self._by_tenant[tenant] = self._by_tenant.get(tenant, 0.0) + entry.work_s
+
+    def expect(self, entry: Entry, now: float) -> None:
+        """Keep a promise for an entry that comes in a moment; nothing is kept of one that does not."""
+        self._expected[entry.ticket.request_id] = entry, now + EXPECTED_S
+        self._tree.add(entry)
+
+    def came(self, request_id: RequestId) -> None:
+        """What was expected is here, or will not come; harmless for others."""
+        if request_id in self._expected:
+            self._tree.remove(self._expected.pop(request_id)[0])
 
     def peek(self) -> Entry | None:
         """The earliest."""

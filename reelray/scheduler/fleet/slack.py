@@ -48,6 +48,8 @@ class SlackTree:
     def add(self, entry: Entry) -> None:
         """Count an entry; its promise must be set."""
         assert entry.latest_s is not None
+        if not self._is_full:
+            self._fill()
         entry.promise_tick = tick = self._tick(entry.latest_s)
         self._entries.setdefault(tick, {})[entry.number] = entry
         self._last_s[tick] = max(entry.latest_s, self._last_s.get(tick, NONE))
@@ -67,6 +69,8 @@ class SlackTree:
 
         The second is without now: the least C s - R(s) - W(s) of the promises that follow.
         """
+        if not self._is_full:
+            return 0.0, -NONE
         work, need = self._work, self._need
         tick, node, before, worst = self._tick(latest_s), 1, 0.0, NONE
         half = TICKS >> 1
@@ -115,6 +119,12 @@ class SlackTree:
     def _clear(self, gpus: float, now: float) -> None:
         self._gpus = gpus
         self._base_s = now
+        self._is_full = False
+        self._work, self._need = [0.0, 0.0], [NONE, NONE]
+
+    def _fill(self) -> None:
+        """Have all nodes, a megabyte of them: only where something is promised."""
+        self._is_full = True
         self._work = [0.0] * (2 * TICKS)
         self._need = [NONE] * (2 * TICKS)
 

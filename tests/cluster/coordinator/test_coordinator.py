@@ -9,15 +9,18 @@ from reelray.cluster.coordinator.messages import (
     Ended,
     EngineCame,
     EngineWent,
+    Inquired,
     Left,
     Load,
     MadeRoom,
     Moved,
     Run,
     Turned,
+    Waits,
 )
 from reelray.proto.request import RequestId
 from reelray.scheduler.fleet.decision import Reason
+from reelray.scheduler.fleet.ticket import EngineId
 from tests.support.coordinating import FakeHouse, a_coordinator, offer, wish
 
 
@@ -187,3 +190,79 @@ def test_a_lane_whose_requests_share_forwards_takes_several():
     for name in ("a", "b", "c"):
         house.say(Asked(wish=wish(name)))
     assert house.told() == [("Begin", "a"), ("Begin", "b")]
+
+
+def test_another_engine_of_a_house_that_is_there_has_nobody_ask_anew():
+    """Asking anew gives promises anew: those who wait could be refused what they were promised."""
+    coordinator, clock = a_coordinator()
+    houses = [FakeHouse(name, coordinator, offer(f"{name}/m")) for name in ("one", "two")]
+    for house in houses:
+        house.say(Asked(wish=wish(f"{house.name} runs", 81)))
+    houses[0].say(Asked(wish=wish("waits", within_s=70.0)))  # 50 s of the first, 10 of its own
+    clock.go_to(2.0)
+    first = houses[0].begun["one runs"]
+    houses[0].say(Moved(request_id=first.request_id, run=first.run, remaining_s=60.0))
+    FakeHouse("three", coordinator, offer("three/m"))
+    assert houses[0].told(Turned) == []
+    houses[0].say(ended(houses[0].begun["one runs"]))
+    assert houses[0].told()[-1] == ("Begin", "waits")
+
+
+def test_who_coordinates_no_more_lets_nobody_in_and_sets_no_alarms():
+    coordinator, clock = a_coordinator()
+    coordinator.close()
+    house = FakeHouse("late", coordinator, offer("late/m"))
+    clock.go_to(10.0)
+    house.say(Asked(wish=wish("a")))
+    assert house.words == []
+    assert clock.is_idle
+
+
+def inquire(house, name, within_s, frames=17):
+    house.words = []
+    house.say(Inquired(wish=wish(name, frames, render=True, within_s=within_s)))
+    (said,) = house.words
+    return said
+
+
+def test_a_render_with_a_deadline_is_foretold_and_its_promise_kept_until_it_comes():
+    coordinator, clock = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    assert isinstance(inquire(house, "t:1", 15.0), Waits)
+    refused = inquire(house, "t:2", 15.0)  # the first has the room
+    assert (refused.reason, refused.request_id) == (Reason.DEADLINE, "t:2")
+    assert refused.finish_s == pytest.approx(20.0, rel=0.2)
+    assert house.begun == {}
+    coordinator.know_renders([wish("t:1", render=True, within_s=15.0)])
+    assert list(house.begun) == ["t:1"]
+    assert isinstance(inquire(house, "t:2", 15.0), Turned)  # it runs
+    assert isinstance(inquire(house, "t:3", 40.0), Waits)
+    clock.go_to(6.0)  # it never came
+    assert isinstance(inquire(house, "t:4", 30.0), Waits)
+
+
+def test_a_render_that_is_late_is_made_all_the_same():
+    """Its deadline could be kept when it was submitted, and no more when it came: an engine was lost meanwhile."""
+    coordinator, _ = a_coordinator()
+    house = FakeHouse("h", coordinator, offer("h/m"))
+    house.say(Asked(wish=wish("runs", 49)))
+    coordinator.know_renders([wish("t:late", render=True, within_s=5.0)])
+    assert "t:late" in coordinator.renders
+    house.say(ended(house.begun["runs"]))
+    assert list(house.begun) == ["runs", "t:late"]
+
+
+def test_nobody_promises_without_an_engine():
+    coordinator, _ = a_coordinator()
+    house = FakeHouse("h", coordinator)
+    assert inquire(house, "t:1", 1e6).reason is Reason.NO_ENGINE
+
+
+def test_what_a_house_said_before_it_came_again_is_passed_over():
+    """Two lines may overlap: the last words of the first come behind the first ones of the second."""
+    coordinator, _ = a_coordinator()
+    old = FakeHouse("h", coordinator, offer("h/m"))
+    new = FakeHouse("h", coordinator, offer("h/m"))
+    coordinator.take("h", EngineWent(engine_id=EngineId("h/m")), old.hear)
+    coordinator.take("h", Asked(wish=wish("a")), new.hear)
+    assert new.told() == [("Begin", "a")]

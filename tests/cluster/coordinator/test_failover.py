@@ -6,6 +6,7 @@ import signal
 import threading
 from pathlib import Path
 
+import grpc
 import pytest
 
 from reelray.cluster.coordinator import keeper
@@ -91,6 +92,25 @@ def test_a_killed_coordinator_disturbs_nothing_and_is_followed(shelf, monkeypatc
     assert len(engine.requests) == 3
     assert states == [renders_pb2.RENDER_STATE_QUEUED, RUNNING, renders_pb2.RENDER_STATE_DONE]
     assert made == [80]
+
+
+def test_a_coordinator_that_hangs_is_started_anew_where_there_is_no_other(shelf):
+    hours = OfficeHours(lease_s=0.5, renew_s=0.1, try_s=0.05, hung_s=3.0)
+    engine = ServedModel(fake_entry(), FakeEngine)
+    with serve_house(shelf, engine, hours=hours) as here, connect(here.address) as channel:
+        before, hung = leader_of(here), here.house.keeper.pid
+        os.kill(hung, signal.SIGSTOP)
+        wait_until(lambda: leader_of(here) is None)
+        after = wait_until(lambda: leader_of(here))
+        assert after.fence > before.fence
+        assert here.house.keeper.pid not in {None, hung}
+        wait_until(lambda: reaches(channel))
+
+
+def reaches(channel):
+    with contextlib.suppress(grpc.RpcError):
+        return list(asking(channel, "fake", 5))[-1].HasField("done")
+    return False
 
 
 @contextlib.contextmanager

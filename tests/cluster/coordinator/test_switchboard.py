@@ -9,6 +9,7 @@ from reelray.cluster.coordinator.messages import Asked, Begin, Joined
 from reelray.cluster.coordinator.switchboard import Switchboard
 from reelray.cluster.coordinator.words import BEAT, HOUSE, METHOD, SECRET, pack_report, read_word
 from tests.support.coordinating import a_coordinator, offer, wish
+from tests.support.frail_line import FrailLine
 
 
 def on_a_board(case):
@@ -80,6 +81,27 @@ def test_who_leads_no_more_hangs_up_and_takes_no_lines():
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await end_of(connect(metadata=said()))
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    on_a_board(case)
+
+
+def test_a_house_that_is_frozen_or_unplugged_is_given_up():
+    """It hangs up on nobody, and TCP alone would wait for a quarter of an hour."""
+
+    async def case(board, coordinator, _connect):
+        line = FrailLine(board.address)
+        try:
+            async with grpc.aio.insecure_channel(line.address) as channel:
+                call = channel.stream_stream(METHOD)(metadata=said())
+                await call.write(pack_report(Joined(house="h", engines=(offer("h/m"),))))
+                await next_word(call)
+                line.freeze()
+                async with asyncio.timeout(30):
+                    while coordinator.engines:  # noqa: ASYNC110  nothing tells
+                        await asyncio.sleep(0.01)
+                call.cancel()
+        finally:
+            line.close()
 
     on_a_board(case)
 

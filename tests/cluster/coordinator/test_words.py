@@ -24,6 +24,7 @@ SAID = (
     messages.EngineCame(offer=offer("h/m", pace=2.0)),
     messages.EngineWent(engine_id=ENGINE),
     messages.Asked(wish=replace(wish("c"), clip=None)),
+    messages.Inquired(wish=wish("d", within_s=9.5, render=True)),
     messages.Ended(request_id=NAME, run=2, pace=None),
     messages.MadeRoom(request_id=NAME, run=2, left=0.125),
     messages.Left(request_id=NAME),

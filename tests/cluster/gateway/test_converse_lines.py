@@ -1,5 +1,6 @@
 """`Videos.Converse` where lines break, clients are rude and servers end."""
 
+import asyncio
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,13 +11,16 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from reelray.cluster.coordinator.local_line import coordinate_alone
 from reelray.cluster.gateway import services
 from reelray.cluster.gateway.callers import Callers
-from reelray.cluster.gateway.conversations import ConverseLimits
+from reelray.cluster.gateway.conversations import Conversations, ConverseLimits
 from reelray.cluster.gateway.converse_orders import check_prompts
+from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.server import Guard
+from reelray.cluster.gateway.session_place import Urgency
 from reelray.proto.chunking import Chunking
-from reelray.proto.errors import EngineError, InputError
+from reelray.proto.errors import EngineError, InputError, ResourceError
 from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.request import PromptChange
 from reelray.proto.session import Pause, Resume
@@ -47,6 +51,31 @@ class Watched:
         return list(self._engine._leader._clients.streams)
 
 
+def test_sessions_that_are_being_opened_count():
+    """Many that come at once do not all find the room that one would take; nothing is kept of who has left."""
+
+    class Slow:
+        async def plan(self, *_):
+            await opened.wait()
+            raise InputError("nothing is wrong but this")
+
+    async def case():
+        models = ServedModels([ServedModel(fake_entry(), FakeEngine)])
+        sessions = Conversations(models, Slow(), ConverseLimits(most=3), coordinate_alone(models))
+        start = start_of().start
+        opening = [asyncio.create_task(sessions.begin(start, Urgency(tenant=f"t{n}"), {}, print)) for n in range(5)]
+        await asyncio.sleep(0)
+        assert [isinstance(task.exception(), ResourceError) for task in opening if task.done()] == [True, True]
+        opened.set()
+        await asyncio.gather(*opening, return_exceptions=True)
+        sessions.check_room("another")
+        assert not sessions._tenants
+        sessions.close()
+
+    opened = asyncio.Event()
+    asyncio.run(case())
+
+
 @pytest.fixture(scope="module")
 def tiny(tiny_stream):
     entry, engine = open_tiny(tiny_stream)
@@ -63,7 +92,7 @@ def served(tiny, monkeypatch):
         entry, engine = tiny
         watched = Watched(engine)
         monkeypatch.setattr(services, "ConverseLimits", lambda: ConverseLimits(**limits))
-        with serve(watched, entries=[entry], guard=guard) as address, connect(address) as channel:
+        with serve(watched, entries=[entry], guard=guard, together=8) as address, connect(address) as channel:
             yield channel, watched
             wait_until(lambda: not watched.running)
 
@@ -208,7 +237,7 @@ def test_sessions_of_others_are_unknown(served):
         (start_of(media=7), ("INVALID_ARGUMENT", "invalid_input", False)),
         (start_of(keep_s=301), ("INVALID_ARGUMENT", "invalid_input", False)),
         (start_of(pace_fps=-2), ("INVALID_ARGUMENT", "invalid_input", False)),
-        (start_of(options={"priority": 3}), ("UNIMPLEMENTED", "unsupported", False)),
+        (start_of(options={"quality": 3}), ("UNIMPLEMENTED", "unsupported", False)),
         (start_of(options={"tenant": "a/b"}), ("INVALID_ARGUMENT", "invalid_input", False)),
     ],
     ids=lambda value: str(value)[:60],
@@ -304,7 +333,7 @@ def test_a_server_that_ends_says_so_to_those_who_talk(tiny):
     """Those who come to their end by then have it; nobody waits for a session without a client."""
     entry, engine = tiny
     ended, whole = [], []
-    with serve(engine, entries=[entry], grace_s=3) as address:
+    with serve(engine, entries=[entry], grace_s=3, together=8) as address:
         channel = grpc.insecure_channel(address)
         talk, parked = begin(channel, frames=253), begin(channel, frames=253, keep_s=60)
         parked.call.cancel()

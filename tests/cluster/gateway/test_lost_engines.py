@@ -71,7 +71,7 @@ def test_closed_while_it_opens_nothing_is_left():
 def test_clients_see_unavailable_then_their_video(monkeypatch):
     lost = FakeEngine(error=EngineError("the engine process ended unexpectedly"), fail_at_frame=8, lost=True)
     opener = Opener(lost, FakeEngine())
-    monkeypatch.setattr(gateway, "ServedModel", lambda entry, _open: ServedModel(entry, opener))
+    monkeypatch.setattr(gateway, "ServedModel", lambda entry, _open, **_: ServedModel(entry, opener))
     request = videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x"))
     with gateway.serve(lost) as address, gateway.connect(address) as channel:
         videos = videos_pb2_grpc.VideosStub(channel)
@@ -104,7 +104,7 @@ def test_a_real_engine_knows_whether_it_is_lost(tiny_t2v):
 def test_an_engine_that_was_stopped_for_its_memory_is_opened_again(monkeypatch, error):
     opener = Opener(FakeEngine(error=error, lost=True), FakeEngine())
     opener.allowed.set()
-    monkeypatch.setattr(gateway, "ServedModel", lambda entry, _open: ServedModel(entry, opener))
+    monkeypatch.setattr(gateway, "ServedModel", lambda entry, _open, **_: ServedModel(entry, opener))
     request = videos_pb2.GenerateRequest(video=video_spec_pb2.VideoSpec(prompt="x"))
     with gateway.serve(FakeEngine()) as address, gateway.connect(address) as channel:
         with pytest.raises(grpc.RpcError):

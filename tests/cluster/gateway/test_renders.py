@@ -81,7 +81,7 @@ WRONG = [
     (submission(video_spec=video(model="nope")), "NOT_FOUND", "unknown_model", "models here: fake"),
     (submission(media=2), "UNIMPLEMENTED", "unsupported", "MEDIA_RGB24"),
     (submission(media=9), "INVALID_ARGUMENT", "invalid_input", "MEDIA_MP4"),
-    (submission(deadline=Timestamp(seconds=9)), "UNIMPLEMENTED", "unsupported", "options.deadline"),
+    (submission(deadline=Timestamp(seconds=-9)), "INVALID_ARGUMENT", "invalid_input", "deadline is no time"),
     (submission(quality=3), "UNIMPLEMENTED", "unsupported", "options.quality"),
     (submission(quality=9), "INVALID_ARGUMENT", "invalid_input", "QUALITY_EXACT"),
     (submission(budget={"gpu_seconds": 3}), "UNIMPLEMENTED", "unsupported", "options.budget"),

@@ -1,13 +1,15 @@
 """Deadlines: those that can be kept are kept, the others refused at once."""
 
 import random
+import tracemalloc
+from dataclasses import replace
 
 import pytest
 
 from reelray.scheduler.fleet.decision import Preempt, Queued, Reason, Refused
 from reelray.scheduler.fleet.entry import Entry
 from reelray.scheduler.fleet.slack import SlackTree
-from tests.support.fleet_cases import Driver, a_fleet, a_ticket, places
+from tests.support.fleet_cases import Driver, a_fleet, a_ticket, an_engine, places
 
 
 def test_the_earliest_start_goes_first():
@@ -226,6 +228,21 @@ def test_between_ticks_the_tree_errs_on_the_safe_side_by_a_tick_at_most(seed):
         assert spare >= exact - gpus * 60.0 - 50.0 * 60 or exact == float("inf")
         tree.add(entry)
         waiting.append(entry)
+
+
+def test_hundreds_of_models_without_promises_take_no_room_for_them():
+    tracemalloc.start()
+    try:
+        fleet = a_fleet(promise_share=1.0, stop_s=0.0)
+        for number in range(200):
+            fleet.engine_up(an_engine(number, model=f"m{number}"), 0.0)
+        for number in range(200):  # and none where what is promised begins at once
+            fleet.submit(replace(a_ticket(number, 10.0, deadline_s=100.0), model=f"m{number}"), 0.0)
+        assert len(fleet.next_decisions(0.0)) == 200
+        assert tracemalloc.get_traced_memory()[0] < 10_000_000
+        assert isinstance(fleet.submit(replace(a_ticket("waits", 10.0, deadline_s=100.0), model="m7"), 0.0), Queued)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_newcomer_that_goes_just_before_an_older_promise_may_not_break_it():
