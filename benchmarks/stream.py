@@ -11,9 +11,9 @@ Random weights of the model's true size, bf16, the full VAE in the same engine, 
 (TAEHV's layout). Correctness first: the same stream again must give the same picture, within two levels of 255; the
 second time it runs by recorded graphs from its first window on. What is timed comes third and finds the engine warm.
 
-Frames per second count chunks that begin with a full memory, without the last one. `remember_ms` are clean passes. The gap of a chunk is the
-time between its frames and those before, as a client sees it. With several sessions the figures are of the time while
-all of them run. With `--layout` a gang of processes makes them, one GPU each.
+Frames per second count chunks that begin with a full memory, without the last one. `remember_ms` are clean passes. The
+gap of a chunk is the time between its frames and those before, as a client sees it. With several sessions the figures
+are of the time while all of them run. With `--layout` a gang of processes makes them, one GPU each.
 """
 
 import argparse
@@ -138,11 +138,6 @@ class Played:
     began_at: float
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
-
-    @property
-    def ended_at(self) -> float:
-        """When the last frames came."""
-        return self.arrivals[-1][0]
 
 
 def play(engine: LocalEngine, request: RenderRequest, *, keep: bool = False) -> Played:
