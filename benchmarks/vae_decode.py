@@ -82,10 +82,24 @@ def contenders(theirs: AutoencoderKLWan, ours: WanVae, latents: Tensor) -> dict[
         "diffusers": lambda: plain.decode(latents).sample,
         "diffusers channels-last": lambda: last.decode(latents).sample,
         "diffusers channels-last compiled": lambda: compiled.decode(latents).sample,
+        "diffusers channels-last compiled, untuned": untuned(lambda: compiled.decode(latents).sample),
     }
     for per_call in (1, 2, 4, 5, 10):
         table[f"ours, {per_call} latent frames per call"] = partial(decode_stream, decoder, latents, per_call)
     return table
+
+
+def untuned(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The same by the algorithms that cuDNN takes without trying them, which is what torch does unless it is asked."""
+
+    def run_untuned() -> Any:
+        torch.backends.cudnn.benchmark = False
+        try:
+            return run()
+        finally:
+            torch.backends.cudnn.benchmark = True
+
+    return run_untuned
 
 
 def put_channels_last(module: torch.nn.Module) -> None:
