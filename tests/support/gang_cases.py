@@ -202,9 +202,9 @@ class InStep:
                 wait_until((self.folder / f"decoded-{first}").exists)
             return denoise(*arguments, positions_BT=positions_BT, **rest)
 
-        def decode_and_tell(latents_1CTHW, state):
+        def decode_and_tell(latents_1CTHW, state, **options):
             nonlocal decoded
-            frames = decode(latents_1CTHW, state)
+            frames = decode(latents_1CTHW, state, **options)
             decoded += latents_1CTHW.shape[2]
             (self.folder / f"decoded-{decoded}").touch()
             return frames

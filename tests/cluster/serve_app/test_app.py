@@ -34,12 +34,16 @@ def free_port():
 
 
 def processes(title):
-    """Processes below this one whose title begins so; Ray names its actors' processes after them."""
+    """Processes below this one whose title begins so; Ray names its actors' processes after them.
+
+    One that they have just forked has their title until it becomes what it is to run.
+    """
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             found += [process] if process.cmdline()[:1] and process.cmdline()[0].startswith(title) else []
-    return found
+    pids = {process.pid for process in found}
+    return [process for process in found if process.ppid() not in pids]
 
 
 def again_and_again(render):
