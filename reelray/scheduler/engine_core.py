@@ -22,8 +22,8 @@ for room anyway.
 With `Lending`, ranks that only decode help to denoise while nothing is to be decoded (`reelray/scheduler/lending.py`
 says when that pays): both crews then have plans with the same window, and the next ones are formed when both are done.
 
-A request that ended (finished, cancelled, failed) is forgotten as soon as no step of its own is in flight, and released
-on the ranks in the next step, once; releases go before admits, so its id may be used again.
+A request that ended (finished, cancelled, failed) is forgotten as soon as no step of its own is in flight and no piece
+of it is late, and released on the ranks in the next step, once; releases go before admits, so its id may be used again.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -274,9 +274,9 @@ class EngineCore:
         return self._rollouts[request_id].phase if request_id in self._rollouts else None
 
     def _retire(self) -> None:
-        """Forget requests that ended and of which no step is in flight; the ranks are to forget them too."""
+        """Forget requests that ended and of which nothing is under way; the ranks are to forget them too."""
         busy = {i for line in self._lines if line.issued is not None for i in line.issued.touched}
-        for request_id in [i for i, r in self._rollouts.items() if r.phase in ENDED and i not in busy]:
+        for request_id in [i for i, r in self._rollouts.items() if _is_over(r) and i not in busy]:
             del self._rollouts[request_id]
             self._copies.forget(request_id)
             self._dismiss([request_id, *self._marks.forget(request_id)])
@@ -300,7 +300,7 @@ class EngineCore:
         moved = [self._rollouts[name].admitted() for name in names if self.phase(name) is Phase.ADMITTED]
         there = {i: rollout for i, rollout in self._rollouts.items() if self._goes_on(i) and i not in report.waiting}
         moved += [there[w.request_id].window_moved() for w in windows if w.request_id in there]
-        decoded = _find_decoded(there, plan, report)
+        decoded = _find_decoded(self._rollouts, there, plan, report)
         return (*moved, *(rollout.piece_decoded() for rollout in decoded))
 
     def _goes_on(self, request_id: RequestId) -> bool:
@@ -312,13 +312,19 @@ def _list_finished(rollouts: Mapping[RequestId, Rollout], decoded: Iterable[Requ
     return tuple(name for name in names if rollouts[name].phase is Phase.FINISHED)
 
 
-def _find_decoded(there: Mapping[RequestId, Rollout], plan: StepPlan, report: StepReport) -> list[Rollout]:
-    """Whose pieces a report brings: those of its plan, and late ones of plans before it."""
-    late = {name for name in report.late if name in there}
-    for name in filter(there.__contains__, (*report.arrived, *late)):
-        there[name].is_late = name in late
-    names = (*report.arrived, *(decode.request_id for decode in plan.decodes if decode.request_id not in late))
-    return [there[name] for name in names if name in there]
+def _is_over(rollout: Rollout) -> bool:
+    return rollout.phase in ENDED and not rollout.is_late
+
+
+def _find_decoded(
+    rollouts: Mapping[RequestId, Rollout], there: Mapping[RequestId, Rollout], plan: StepPlan, report: StepReport
+) -> list[Rollout]:
+    """Whose pieces a report brings: late ones of plans before, whatever became of their requests since, and its own."""
+    for name in filter(rollouts.__contains__, (*report.arrived, *report.late)):
+        rollouts[name].is_late = name in report.late
+    arrived = [rollouts[name] for name in report.arrived if name in rollouts and rollouts[name].phase not in ENDED]
+    names = [decode.request_id for decode in plan.decodes if decode.request_id not in report.late]
+    return arrived + [there[name] for name in names if name in there]
 
 
 def _fit(limits: EngineLimits, layouts: Sequence[Layout], lending: Lending | None) -> EngineLimits:

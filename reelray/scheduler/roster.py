@@ -35,6 +35,11 @@ class Roster:
         """Whether any request has clean latents that are not decoded."""
         return any(rollout.waits_for_decode for rollout in self.rollouts.values())
 
+    @property
+    def waits_for_late(self) -> bool:
+        """Whether a piece is late, if only of a request that has ended."""
+        return any(rollout.is_late for rollout in self.rollouts.values())
+
     def take_admits(self) -> list[Rollout]:
         """Requests that the ranks are to take in now."""
         queued = [r for r in self.rollouts.values() if r.phase is Phase.QUEUED and not _stays_away(r)]

@@ -75,7 +75,7 @@ class StepForming:
         at_work = self._roster.at_work()
         rests = self._roster.list_rests(frees=line.frees)
         has_work = any(rollout.has_work for rollout in at_work) or self._lanes.offers_room(at_work)
-        if not (line.has_news or any(rests.values()) or has_work):
+        if not (line.has_news or any(rests.values()) or has_work or self._roster.waits_for_late):
             return
         moves = self._lanes.arrange(at_work)
         rests = self._roster.list_rests({move.request_id for move in moves}, frees=line.frees)

@@ -244,6 +244,27 @@ def test_a_request_that_finds_no_room_on_its_new_lane_goes_back_and_is_not_broug
         trace.assert_complete(name)
 
 
+def test_a_late_piece_counts_though_its_request_finds_no_room_where_it_is_moved():
+    core, decoded = EngineCore(ROOMY, layouts=LANES), []
+
+    def step(late=(), **more):
+        if (plan := core.next_step(0.0)) is not None:
+            assert plan.sequence < 200, "the core waits for a piece that has come"
+            more["late"] = late if plan.decodes else ()
+            core.report(StepReport(sequence=plan.sequence, generation=plan.generation, **more))
+            decoded.extend(piece for piece in plan.decodes if piece.request_id == "a")
+        return plan
+
+    core.submit(make_request("a", recipe=make_recipe(steps=20, chunk=3), latent_frames=9), FACTS)
+    while not step(late=("a",)).decodes:
+        pass
+    core.submit(make_request("b", recipe=make_recipe(steps=20)), FACTS)
+    assert step(waiting=("a",), arrived=("a",)).moves
+    while step() is not None:
+        pass
+    assert [piece.first_latent_frame for piece in decoded] == [0, 3, 6]
+
+
 def test_a_request_without_room_anywhere_waits_until_another_one_is_gone():
     trace = start("a")
     for _ in range(4):
