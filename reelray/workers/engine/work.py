@@ -47,7 +47,9 @@ class Work:
         plain = self._desk.station.pipeline is None and self._model.residency.blocks is Blocks.RESIDENT
         self._is_ahead = plain and self._ahead.may_follow(plan) and not (plan.decodes and not self._goes_beside(plan))
         self._ahead.settle(record, leave=AHEAD if self._is_ahead else 0)
-        self.take_pieces(record, waits=not self._is_ahead or (self._frames_land and bool(plan.decodes)))
+        # Who has failed is left out of a plan, so all ranks know of it or none: not those alone whose piece is there.
+        if not self._is_ahead or (self._frames_land and plan.decodes):
+            self.take_pieces(record, waits=True)
         for held in [] if self._is_ahead else [*self._desk.held.values()]:
             self._desk.attempt(record, held.request, Stage.DENOISE, held.check_clean, told=False)
 
@@ -85,10 +87,12 @@ class Work:
         comes_late = self._is_ahead and has_room and not any(one.last or one.silent for one in decodes)
         if not comes_late:
             self.take_pieces(record, waits=True)
+            self._ahead.settle(record, leave=AHEAD)  # whose last piece that was is asked no more what its steps cost
             return
-        self._late.update(decodes)
+        begun = [decode for decode in decodes if decode.request_id in self._desk.held]
+        self._late.update(begun)
         if self._desk.station.role.tells_decode:
-            record.late += [decode.request_id for decode in decodes if decode.request_id in self._desk.held]
+            record.late += [decode.request_id for decode in begun]
 
     def take_pieces(self, record: StepRecord, *, waits: bool) -> None:
         """Tell what was decoded beside windows."""

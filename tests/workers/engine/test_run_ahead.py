@@ -1,11 +1,13 @@
 """Steps that are not waited for, and pieces that are decoded beside the windows that follow them."""
 
+from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
-from reelray.proto.errors import ReelrayError
+from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.events import Stage
 from reelray.proto.snapshot import SnapshotKind
 from reelray.scheduler.engine_core import EngineCore
@@ -161,6 +163,63 @@ def test_a_stream_cancelled_amid_a_late_piece_leaves_nothing(model, when):
     assert not rank._work._beside._pieces
 
 
+@pytest.mark.parametrize("when", range(8, 16))
+def test_who_takes_the_name_of_a_stream_gets_no_late_piece_of_it(model, when):
+    old, other = request_of("sink and latest"), replace(request_of("last step"), request_id="other", seed=5)
+    new, began = replace(old, seed=7), []
+    core, rank, video = EngineCore(EngineLimits()), Rank(model, new_event=SlowDevice(1000)), b""
+
+    def try_again():
+        if began or core.cancel(old.request_id):
+            return
+        with suppress(InputError):
+            core.submit(new, rank.describe().facts)
+            began.append(new)
+
+    for request in (old, other):
+        core.submit(request, rank.describe().facts)
+    while (plan := core.next_step(0.0)) is not None:
+        assert plan.sequence < 500
+        if plan.sequence >= when:
+            try_again()
+        named = bool(began)
+        report = rank.execute(plan)
+        core.report(report)
+        for frames in report.frames:
+            video += bytes(frames.data) if named and frames.request_id == new.request_id else b""
+            core.acknowledge(frames.request_id, frames.count)
+    assert began
+    assert video == render_on(Rank(model), new)
+
+
+@pytest.mark.parametrize("asks", [0, 1000])
+@pytest.mark.parametrize("latent_frames", [2, 4])
+def test_what_a_stream_cost_is_told_before_it_is_finished(model, asks, latent_frames):
+    short = request_of("last step", "short", latent_frames=latent_frames, seed=5)
+    played = Played(Rank(model, new_event=SlowDevice(asks)), [request_of("sink and latest"), short])
+    (ended,) = [i for i, outcome in enumerate(played.outcomes) if "short" in outcome.finished]
+    told = [i for i, report in enumerate(played.reports) for cost in report.costs if cost.request_id == "short"]
+    assert len(told) > latent_frames
+    assert max(told) <= ended
+
+
+def test_a_piece_that_could_not_be_begun_is_nobodys_late_piece(model, monkeypatch):
+    request, real, calls = request_of("sink and latest"), model.decode, []
+
+    def decode(*inputs, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("no memory for it")
+        return real(*inputs, **options)
+
+    monkeypatch.setattr(model, "decode", decode)
+    rank = Rank(model, new_event=SlowDevice(1000))
+    played = Played(rank, [request])
+    assert [failure.request_id for report in played.reports for failure in report.failures] == [request.request_id]
+    assert not rank._work._late
+    assert not [name for report in played.reports for name in (*report.late, *report.arrived)]
+
+
 @pytest.mark.parametrize("lands", [False, True])
 def test_pieces_of_two_streams_come_late_where_there_is_room_for_both(model, lands):
     requests = [request_of("sink and latest"), replace(request_of("last step"), request_id="other", seed=5)]
@@ -189,6 +248,22 @@ def test_values_that_are_not_finite_end_the_stream_before_a_frame_of_them_is_see
     assert played.videos[request.request_id]
     assert whole.startswith(played.videos[request.request_id])
     assert len(played.videos[request.request_id]) < len(whole) // 2
+
+
+@pytest.mark.parametrize("asks", range(1, 6))
+def test_a_window_that_is_told_ahead_does_not_depend_on_when_a_late_piece_is_there(model, monkeypatch, asks):
+    real, calls, before = model.denoise, [], []
+
+    def denoise(*inputs, **options):
+        calls.append(1)
+        return real(*inputs, **options) * (float("nan") if len(calls) == 5 else 1.0)
+
+    monkeypatch.setattr(model, "denoise", denoise)
+    rank = Rank(model, new_event=SlowDevice(asks))
+    played = Played(rank, [request_of("sink and latest")], look=lambda _core, _plan: before.append(len(calls)))
+    moved = [after - start for start, after in pairwise([*before, len(calls)])]
+    assert any(report.failures for report in played.reports)
+    assert [count > 0 for count in moved] == [bool(plan.windows) for plan in played.plans]
 
 
 @pytest.mark.gpu
