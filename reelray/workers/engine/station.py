@@ -122,7 +122,8 @@ def _make_station(model: "VideoModel", mesh: Mesh, layout: Layout) -> Station:
 
 def _exchanges_by_memory(lane: Lane) -> bool:
     """Whether forwards of the lane wait for no collective: those of a decode beside them would be in their way."""
-    return lane.ulysses.size == len(lane.ranks) and lane.ulysses.peer_memory is not None
+    by_memory = lane.ulysses.size == len(lane.ranks) and lane.ulysses.peer_memory is not None
+    return by_memory and lane.weights is None  # shares of weights come by collectives
 
 
 def _make_lent(model: "VideoModel", lane: Lane, own: Role) -> Station:

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from reelray.proto.snapshot import SnapshotKind
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.station import _exchanges_by_memory
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.pages_left import assert_nothing_stays
 from tests.support.render_on import render_on
@@ -264,6 +266,16 @@ def test_a_window_that_is_told_ahead_does_not_depend_on_when_a_late_piece_is_the
     moved = [after - start for start, after in pairwise([*before, len(calls)])]
     assert any(report.failures for report in played.reports)
     assert [count > 0 for count in moved] == [bool(plan.windows) for plan in played.plans]
+
+
+@pytest.mark.parametrize(
+    ("changes", "beside"),
+    [({}, True), ({"weights": "a group"}, False), ({"peer_memory": None}, False), ({"ranks": (0, 1, 2, 3)}, False)],
+)
+def test_nothing_is_decoded_beside_forwards_that_wait_for_a_collective(changes, beside):
+    lane = {"ranks": (0, 1), "weights": None, "peer_memory": "memory of two"} | changes
+    ulysses = SimpleNamespace(size=2, peer_memory=lane.pop("peer_memory"))
+    assert _exchanges_by_memory(SimpleNamespace(ulysses=ulysses, **lane)) == beside
 
 
 @pytest.mark.gpu
