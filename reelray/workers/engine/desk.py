@@ -33,7 +33,7 @@ class Desk:
         self.station = station
         self.wait: Callable[[], None] = partial(synchronize, device)
         self._device = device
-        self._on_progress = on_progress
+        self.on_progress = on_progress
 
     def try_on(
         self,
@@ -94,7 +94,7 @@ class Desk:
         except Exception as error:  # noqa: BLE001  the request boundary
             record.add_failure(request.request_id, as_reelray_error(error, request))
         else:
-            self._on_progress()
+            self.on_progress()
             if told:
                 record.add_cost(request.request_id, stage, time.perf_counter() - started, forwards)
             return

@@ -86,10 +86,11 @@ class RunAhead:
 
     Args:
         new_event: Makes events of the device; None means that every step is waited for.
+        on_progress: Called for every step that is done.
     """
 
-    def __init__(self, new_event: NewEvent | None) -> None:
-        self._new_event = new_event
+    def __init__(self, new_event: NewEvent | None, on_progress: Callable[[], None]) -> None:
+        self._new_event, self._on_progress = new_event, on_progress
         self._told: deque[_Told] = deque()
 
     def may_follow(self, plan: StepPlan) -> bool:
@@ -124,3 +125,4 @@ class RunAhead:
         """Wait for all steps but the last `leave` ones."""
         while len(self._told) > leave:
             self._told.popleft().add_to(record)
+            self._on_progress()  # each may take as long as a gang may stand still

@@ -31,7 +31,7 @@ class Work:
     def __init__(self, model: VideoModel, desk: Desk, new_event: NewEvent | None, *, frames_land: bool) -> None:
         self._model, self._desk, self._frames_land = model, desk, frames_land
         self._beside = Beside(model.device, new_event)
-        self._ahead, self._is_ahead = RunAhead(new_event), False
+        self._ahead, self._is_ahead = RunAhead(new_event, desk.on_progress), False
         self._late: set[DecodeStep] = set()
 
     def main(self) -> AbstractContextManager[object]:

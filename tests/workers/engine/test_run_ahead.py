@@ -11,10 +11,13 @@ import torch
 from reelray.proto.errors import InputError, ReelrayError
 from reelray.proto.events import Stage
 from reelray.proto.snapshot import SnapshotKind
+from reelray.proto.step_plan import StepPlan
 from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import EngineLimits
 from reelray.workers.engine.rank import Rank
+from reelray.workers.engine.run_ahead import RunAhead
 from reelray.workers.engine.station import _exchanges_by_memory
+from reelray.workers.engine.step_record import StepRecord
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.pages_left import assert_nothing_stays
 from tests.support.render_on import render_on
@@ -120,6 +123,15 @@ def test_only_one_step_is_under_way_while_the_next_is_told(model):
     Played(rank, [request_of("last step")], look=lambda _core, _plan: ahead.append(len(rank._work._ahead._told)))
     assert max(ahead) == 2  # the one that was just told, and the one before it
     assert device.waits > 5
+
+
+def test_whoever_watches_a_rank_sees_that_each_step_is_done():
+    device, seen = SlowDevice(1000), []
+    ahead = RunAhead(device, lambda: seen.append(device.waits))
+    for _ in range(2):
+        ahead.tell("a", Stage.DENOISE, ahead.mark(), forwards=1, counts=True)
+    ahead.settle(StepRecord(StepPlan(sequence=0, generation=0)))
+    assert seen == [1, 2]
 
 
 @pytest.mark.parametrize("when", range(4, 22, 3))
