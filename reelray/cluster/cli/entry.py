@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import FrameType
 
 import typer
@@ -29,9 +30,9 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
         arguments: Without the program's name; None takes those of the process.
         services: What commands are built from; None takes the real ones.
     """
-    session = Session(services=services or default_services())
+    session, signals = Session(services=services or default_services()), list[int]()
     try:
-        with _one_line_per_failure():
+        with _one_line_per_failure(signals):
             code = app(
                 args=None if arguments is None else list(arguments),
                 prog_name="reelray",
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
                 standalone_mode=False,
             )
     except SystemExit as leaving:
+        if signals:  # Ray leaves with 1 when it is told to while it waits
+            raise SystemExit(128 + signals[0]) from leaving
         if not isinstance(leaving.__context__, BrokenPipeError):  # Typer leaves with 1 then
             raise
         # Whoever read the output has left: `reelray models | head -1`. Nothing more can be said there.
@@ -83,14 +86,18 @@ def _print_error(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _one_line_per_failure() -> Iterator[None]:
-    """Keep the warnings of libraries and our own logged stack traces off standard error; unwind when terminated."""
+def _one_line_per_failure(signals: list[int]) -> Iterator[None]:
+    """Keep the warnings of libraries and our own logged stack traces off standard error; unwind when terminated.
+
+    Args:
+        signals: Takes the numbers of those that end the command.
+    """
     logger, silence = logging.getLogger("reelray"), logging.NullHandler()
     # A signal that is ignored, as under nohup, stays ignored.
     previous = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     for number, handler in previous.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, _end)
+            signal.signal(number, partial(_end, signals))
     logger.addHandler(silence)
     try:
         with warnings.catch_warnings():
@@ -103,6 +110,7 @@ def _one_line_per_failure() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
+def _end(signals: list[int], number: int, _frame: FrameType | None) -> None:
     # Unwinds the stack, so that partial files and the engine go away as with Ctrl-C.
+    signals.append(number)
     raise SystemExit(128 + number)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from reelray.cluster.cli import main
 from reelray.proto.errors import CancelledError, EngineError, WeightsError
 from tests.support.commands import start_process
+from tests.support.fake_engine import FakeEngine, fake_services, write_models
 
 OUT = ("-o", "clip.mp4")
 
@@ -263,4 +265,22 @@ def test_signals_remove_the_partial_file(tmp_path, number, code):
     assert process.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
+    assert names_in(tmp_path) == ["models"]
+
+
+def test_who_is_ended_while_ray_waits_says_so_with_the_exit_code(tmp_path, monkeypatch):
+    """Ray turns whatever a signal raises amid its own waiting into an exit with 1."""
+    engine = FakeEngine()
+
+    def render(_request, _snapshot=None):
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        raise SystemExit(1)
+
+    monkeypatch.setattr(engine, "render", render)
+    monkeypatch.chdir(tmp_path)
+    write_models(tmp_path / "models")
+    with pytest.raises(SystemExit) as left:
+        main(["render", "a", "-o", "clip.mp4"], fake_services(engine, tmp_path / "models"))
+    assert left.value.code == 143
     assert names_in(tmp_path) == ["models"]
