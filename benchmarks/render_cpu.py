@@ -56,7 +56,8 @@ def render_once(out: Path, watch: bool) -> dict[str, Any]:
     with av.open(str(out)) as file:
         frames = sum(1 for _ in file.decode(video=0))
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
-    return {"wall_s": wall_s, "peak_bytes": peak if watch else None, "frames": frames, "sha256": digest, "summary": summary}
+    watched_peak = peak if watch else None
+    return {"wall_s": wall_s, "peak_bytes": watched_peak, "frames": frames, "sha256": digest, "summary": summary}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import psutil
+import uvloop
 
 from benchmarks.service_engine import IdleEngine, entry
 from reelray.cluster.gateway.archive import Archive
@@ -104,7 +105,7 @@ def start_gateway(pace: Pace | None = None) -> Iterator[Gateway]:
 
 def run_gateway(pipe: Pipe, store: StoreAddress, files: Path, pace: Pace) -> None:
     """Serve until the other end of the pipe is closed."""
-    asyncio.run(_serve(pipe, store, files, pace))
+    uvloop.run(_serve(pipe, store, files, pace))
 
 
 async def _serve(pipe: Pipe, address: StoreAddress, files: Path, pace: Pace) -> None:

@@ -34,8 +34,9 @@ def line(engine, shelf, monkeypatch):
 def test_a_live_video_ends_on_both_sides(engine, line, fault):
     with connect(line.address) as channel:
         stub = videos_pb2_grpc.VideosStub(channel)
-        call = stub.Generate(videos_pb2.GenerateRequest(video=video(frames=4001)), timeout=20)
-        next(call)
+        call = stub.Generate(videos_pb2.GenerateRequest(video=video(frames=4001)), timeout=30)
+        while not next(call).HasField("media"):  # a video that the engine has not begun is not cancelled there
+            pass
         getattr(line, fault)()
         wait_until(lambda: engine.cancelled == 1)
         if fault == "cut":

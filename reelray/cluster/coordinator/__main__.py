@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvloop
+
 from reelray.cluster.coordinator.line_security import is_socket
 from reelray.cluster.coordinator.office import Office, OfficeHours
 from reelray.cluster.plain_json import from_plain
@@ -63,7 +65,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     orders = from_plain(Orders, json.loads(sys.stdin.readline()))
     try:
-        asyncio.run(work(orders))
+        uvloop.run(work(orders))
     finally:
         if is_socket(orders.address):
             _remove(Path(orders.address.removeprefix("unix:")))

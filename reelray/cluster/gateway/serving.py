@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+import uvloop
 
 from reelray.cluster.assets.asset import AssetRule
 from reelray.cluster.engine_groups.opening import PlannedGroup, open_groups, plan_groups, shares_ray
@@ -124,7 +125,7 @@ def serve(options: ServeOptions, services: Services, tell: Callable[[str], None]
         house = partial(
             open_house, address, embedded, data / "renders", options.keep, reach=reach, asset_rule=options.assets
         )
-        asyncio.run(_serve(models, options, guard, house, _Listener(tell, seat, shares_ray(planned))))
+        uvloop.run(_serve(models, options, guard, house, _Listener(tell, seat, shares_ray(planned))))
 
 
 def _speak_up() -> None:
