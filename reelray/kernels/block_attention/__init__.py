@@ -1,0 +1,1 @@
+"""Attention of blocks of queries over lists of blocks of keys."""

@@ -1,0 +1,94 @@
+"""The format of block lists: made of masks, read back, checked."""
+
+import pytest
+import torch
+
+from reelray.kernels.block_attention.lists import BlockLists
+
+
+def draw_mask(*shape, density=0.4, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
+
+
+def lists_of(mask, **more):
+    return BlockLists.of_mask(mask, query_rows=128, key_rows=64, **more)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (1, 4, 9, 33)])
+@pytest.mark.parametrize("density", [0.0, 0.4, 1.0])
+def test_lists_hold_what_the_mask_allows(shape, density):
+    mask = draw_mask(*shape, density=density)
+    lists = lists_of(mask)
+    lists.check(shape[3])
+    assert torch.equal(lists.mask(shape[3]), mask)
+    assert lists.capacity == int(mask.sum(-1).max()) + 1
+    assert lists.density(shape[3]) == pytest.approx(mask.double().mean().item())
+
+
+def test_lists_ascend_and_say_nothing_behind_their_count():
+    mask = torch.tensor([[[[True, False, True, True], [False, True, False, False]]]])
+    lists = lists_of(mask, capacity=6)
+    assert lists.index_BNQC.tolist() == [[[[0, 2, 3, 0, 0, 0], [1, 0, 0, 0, 0, 0]]]]
+    assert lists.count_BNQ.tolist() == [[[3, 1]]]
+
+
+def test_some_heads_are_views_and_shared_lists_stay_shared():
+    lists = lists_of(draw_mask(1, 6, 3, 8))
+    part = lists.heads(2, 3)
+    assert torch.equal(part.index_BNQC, lists.index_BNQC[:, 2:5])
+    assert part.index_BNQC.data_ptr() == lists.index_BNQC[:, 2:].data_ptr()
+    shared = lists_of(draw_mask(1, 1, 3, 8))
+    assert shared.heads(2, 3) is shared
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"index_BNQC": torch.zeros(1, 1, 2, 3)}, "torch.int32"),
+        ({"index_BNQC": torch.zeros(1, 2, 3, dtype=torch.int32)}, r"\[B, N, Q, C\]"),
+        ({"count_BNQ": torch.zeros(1, 2, 2, dtype=torch.int32)}, r"\[B, N, Q\]"),
+        ({"index_BNQC": torch.zeros(1, 1, 3, 2, dtype=torch.int32).mT}, "one after the other"),
+        ({"query_rows": 0}, "at least one"),
+        ({"length_G": torch.zeros(1, 4, dtype=torch.int32)}, "one dimension"),
+        ({"length_G": torch.zeros(4)}, "torch.int32"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(change, words):
+    right = {
+        "index_BNQC": torch.zeros(1, 1, 2, 3, dtype=torch.int32),
+        "count_BNQ": torch.zeros(1, 1, 2, dtype=torch.int32),
+        "query_rows": 128,
+        "key_rows": 64,
+    }
+    BlockLists(**right)
+    with pytest.raises(ValueError, match=words):
+        BlockLists(**(right | change))
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "words"),
+    [
+        ([[0, 4, 0]], [2], "head 0, query block 0 names key block 4 of 4"),
+        ([[0, 1, 0], [-1, 0, 0]], [1, 1], "query block 1 names key block -1"),
+        ([[0, 1, 2]], [3], "from 3 to 3; lists have 3 places"),
+        ([[0, 1, 2]], [-1], "from -1"),
+        ([[2, 1, 0]], [2], "not ascending"),
+        ([[1, 1, 0]], [2], "not ascending"),
+    ],
+)
+def test_wrong_lists_are_named(index, count, words):
+    lists = BlockLists(
+        index_BNQC=torch.tensor([[index]], dtype=torch.int32),
+        count_BNQ=torch.tensor([[count]], dtype=torch.int32),
+        query_rows=64,
+        key_rows=64,
+    )
+    with pytest.raises(ValueError, match=words):
+        lists.check(4)
+
+
+def test_what_stands_behind_a_count_is_not_checked():
+    index = torch.tensor([[[[0, 3, 9_999]]]], dtype=torch.int32)
+    lists = BlockLists(index_BNQC=index, count_BNQ=torch.tensor([[[2]]], dtype=torch.int32), query_rows=64, key_rows=64)
+    lists.check(4)
+    assert lists.mask(4).tolist() == [[[[True, False, False, True]]]]
