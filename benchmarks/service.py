@@ -138,9 +138,11 @@ def unread(seconds: float) -> Iterator[Row]:
     """What callers hold that stop reading."""
     with start_gateway(Pace(models=UNREAD)) as gateway, in_processes(1) as run:
         before = gateway.used_bytes()
-        with watching_memory(gateway) as memory:
-            (read,) = run(callers.stall, [(gateway.address, UNREAD, max(2.0, seconds))])
-        held, grown = gateway.produced() - sum(read), max(memory) - before
+        with watching(gateway) as seen:
+            ((read, left_at),) = run(callers.stall, [(gateway.address, UNREAD, max(2.0, seconds))])
+        while_there = [look for look in seen if look.at < left_at]  # what a caller that left has not read is held by none
+        held = max(look.produced for look in while_there) - sum(read)
+        grown = max(look.used_bytes for look in while_there) - before
         yield {
             "readers": UNREAD,
             "held_mb": round(held / UNREAD / 1e6, 2),
@@ -179,14 +181,31 @@ def in_processes(count: int) -> Iterator[Callable[[Callable[..., Any], Sequence[
         yield lambda function, jobs: pool.starmap(function, jobs, chunksize=1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """At a gateway.
+
+    Args:
+        at: `time.monotonic` before the look.
+        used_bytes: Memory of the gateway.
+        produced: Bytes of frames that were taken from its engine.
+    """
+
+    at: float
+    used_bytes: int
+    produced: int
+
+
 @contextmanager
-def watching_memory(gateway: Gateway) -> Iterator[list[int]]:
-    """Bytes that a gateway had, every now and then during a block."""
-    seen, over = [gateway.used_bytes()], threading.Event()
+def watching(gateway: Gateway) -> Iterator[list[Look]]:
+    """Looks at a gateway, every now and then during a block."""
+    seen: list[Look] = []
+    over = threading.Event()
 
     def look() -> None:
         while not over.wait(0.1):
-            seen.append(gateway.used_bytes())
+            at = time.monotonic()
+            seen.append(Look(at=at, used_bytes=gateway.used_bytes(), produced=gateway.produced()))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

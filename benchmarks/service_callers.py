@@ -155,15 +155,16 @@ def watch(address: str, ids: Sequence[str], count: int, channels: int, events: i
     return took
 
 
-def stall(address: str, count: int, seconds: float) -> list[int]:
-    """Begin videos, read one message of frames of each, and leave after some time: bytes that were read."""
+def stall(address: str, count: int, seconds: float) -> tuple[list[int], float]:
+    """Begin videos, read one message of frames of each, and leave after some time: bytes that were read, and when."""
     with grpc.insecure_channel(address, OPTIONS) as channel:
         calls = [videos(channel).Generate(generation(number), metadata=metadata()) for number in range(count)]
         read = [next(len(event.media.data) for event in call if event.HasField("media")) for call in calls]
         time.sleep(seconds)
+        left_at = time.monotonic()
         for call in calls:
             call.cancel()
-    return read
+    return read, left_at
 
 
 def cancel(address: str, count: int, pause_s: float) -> dict[str, float]:
