@@ -140,7 +140,8 @@ def unread(seconds: float) -> Iterator[Row]:
         before = gateway.used_bytes()
         with watching(gateway) as seen:
             ((read, left_at),) = run(callers.stall, [(gateway.address, UNREAD, max(2.0, seconds))])
-        while_there = [look for look in seen if look.at < left_at]  # what a caller that left has not read is held by none
+        # What a caller that left has not read is held by nobody.
+        while_there = [look for look in seen if look.at < left_at]
         held = max(look.produced for look in while_there) - sum(read)
         grown = max(look.used_bytes for look in while_there) - before
         yield {
