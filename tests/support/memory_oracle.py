@@ -158,6 +158,7 @@ class PlainMemory:
     grid: tuple[int, int]
     pairs: tuple[int, int, int]
     rotates: bool = True
+    repeats: bool = True
     kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     window: tuple[int, int] = (0, 0)
     commits: bool = False

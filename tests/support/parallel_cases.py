@@ -12,7 +12,8 @@ from torch import distributed as dist
 from reelray.proto.layout import Layout
 from reelray.workers.engine.rank import Rank
 from reelray.workers.engine.station import Station
-from reelray.workers.models.attention_op import DenseAttention
+from reelray.workers.models.attention_op import View, WindowAttention
+from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.transformer import WanTransformer
 from reelray.workers.parallel.cfg import ParallelBranches
@@ -23,6 +24,7 @@ from reelray.workers.parallel.token_split import TokenSplit
 from reelray.workers.samplers.guidance import Branch, SequentialBranches
 from tests.support.fake_model import FakeModel
 from tests.support.file_memory import open_file_memory
+from tests.support.ordered_core import Thirds
 from tests.support.render_on import render_on
 
 SIZE = (3, 10, 14)  # 3 latent frames of 5 x 7 tokens: nothing divides
@@ -64,13 +66,15 @@ def make_inputs(model, *, size=SIZE, batch=1, per_frame=True):
 
 
 @torch.inference_mode()
-def predict(model, *, branches=None, sharding=None, weight=3.0, **inputs):
+def predict(model, *, branches=None, sharding=None, weight=3.0, core=False, **inputs):
     """One guided prediction, as a rank makes it."""
     latents, timestep, texts, image = make_inputs(model, **inputs)
     _, _, frames, height, width = latents.shape
 
     def evaluate(branch):
-        shard = None if sharding is None else sharding.shard(frames, height * width // 4)
+        places = height * width // 4
+        view = View(core=Thirds(frames * places)) if core else None
+        shard = (sharding or WholeWindow()).shard(frames, places, view)
         return model(latents, timestep, texts[branch], image=image, shard=shard).float()
 
     shape = (latents.shape[0], model.config.out_channels, *latents.shape[2:])
@@ -101,7 +105,7 @@ def attention_gap(mesh, layout, device, *, heads, head_groups=0, places=11, make
     rest = {"layer": 0, "cos_BSP": None, "sin_BSP": None}
     attention = (make_attention or in_groups(head_groups))(lane, split)
     found = attention(*(split.take(part) for part in parts), **rest)
-    return (found - split.take(DenseAttention()(*parts, **rest))).abs().max().item()
+    return (found - split.take(WindowAttention()(*parts, **rest))).abs().max().item()
 
 
 @dataclass(frozen=True)

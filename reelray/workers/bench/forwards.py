@@ -17,7 +17,7 @@ from reelray.proto.errors import ReelrayError
 from reelray.proto.graphs import GRAPH_TOKENS
 from reelray.workers.bench.case import BenchModel, ParallelCase
 from reelray.workers.bench.timing import all_agree, gather, relative_error, time_interleaved
-from reelray.workers.models.attention_op import DenseAttention, View
+from reelray.workers.models.attention_op import View, WindowAttention
 from reelray.workers.models.sharding import Sharding, WholeWindow
 from reelray.workers.parallel.cfg import ParallelBranches
 from reelray.workers.parallel.mesh import Mesh
@@ -117,7 +117,7 @@ def measure_forwards(
 
 def list_ours(case: ParallelCase, model: BenchModel, mesh: Mesh, inputs: Any) -> list[Contender]:
     """One rank's forward and guided step first, then those of every layout."""
-    whole = WholeWindow(DenseAttention(draw_view(case, model)))
+    whole = WholeWindow(WindowAttention(draw_view(case, model)))
     found = [
         Contender(what=FORWARD, by=OURS, layout="", ranks=1, run=partial(forward, model, inputs, whole)),
         Contender(what=GUIDED, by=OURS, layout="", ranks=1, run=partial(guide, model, inputs, whole, None, case)),

@@ -20,9 +20,11 @@ class AttentionOp(Protocol):
     Attributes:
         rotates: False when queries and keys arrive rotated; True when they arrive un-rotated (a memory stores keys
             so) and the op applies `cos_BSP` and `sin_BSP` itself.
+        repeats: Whether every call does the same work, so that a forward may be recorded and played again.
     """
 
     rotates: bool
+    repeats: bool
 
     def __call__(
         self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, cos_BSP: Tensor, sin_BSP: Tensor
@@ -76,18 +78,69 @@ class Recorder(Protocol):
         ...
 
 
+class Core(Protocol):
+    """Attends in place of dense attention, where all tokens of a window are at hand for some heads.
+
+    Attributes:
+        order: The order in which it wants the window's tokens; None leaves them latent frame by latent frame.
+    """
+
+    @property
+    def order(self) -> "TokenOrder | None":
+        """See the class."""
+        ...
+
+    def __call__(self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> Tensor:
+        """Attend.
+
+        Args:
+            q_BSND: Queries of all tokens of the window, rotated.
+            k_BSND: Their keys.
+            v_BSND: Their values.
+            layer: Index of the block.
+            heads: Which heads of the model these are.
+
+        Returns:
+            Mixed values, shape of `q_BSND`.
+        """
+        ...
+
+
+class TokenOrder(Protocol):
+    """Another order of the tokens of a window than latent frame by latent frame.
+
+    Attributes:
+        slots: Places of the order; more than there are tokens where some of its blocks are not full.
+    """
+
+    @property
+    def slots(self) -> int:
+        """See the class."""
+        ...
+
+    def arrange(self, tokens_BSC: Tensor) -> Tensor:
+        """Tokens of a window, any number of channels, in this order; places without a token hold some other one."""
+        ...
+
+    def restore(self, slots_BSC: Tensor) -> Tensor:
+        """The reverse of `arrange`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class View:
-    """What a window has to do with memory; equal to itself alone.
+    """What a window attends; equal to itself alone.
 
     Args:
         past: Is attended besides the window; None where nothing is remembered.
         recorder: Takes down the window's own keys and values; None where they are not committed.
+        core: Attends in place of dense attention, for windows without memory.
         made: What others have made of it and want to find again, by their key.
     """
 
     past: Past | None = None
     recorder: Recorder | None = None
+    core: Core | None = None
     made: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def extend(self, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> tuple[Tensor, Tensor]:
@@ -96,24 +149,31 @@ class View:
             return k_BSND, v_BSND
         return self.past.extend(k_BSND, v_BSND, layer=layer, heads=heads)
 
+    def attend(self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> Tensor:
+        """Attend the window and what is remembered."""
+        if self.core is not None:
+            return self.core(q_BSND, k_BSND, v_BSND, layer=layer, heads=heads)
+        return attend(q_BSND, *self.extend(k_BSND, v_BSND, layer=layer, heads=heads))
 
-class DenseAttention:
-    """Every token of the window attends every other, and what is remembered.
+
+class WindowAttention:
+    """Every token of the window attends every other, and what is remembered, unless the view has a core of its own.
 
     Args:
-        view: Of the memory.
+        view: What it attends.
     """
 
     def __init__(self, view: View | None = None) -> None:
         self._view = view or View()
         self.rotates = self._view.recorder is not None
+        self.repeats = self._view.core is None
 
     def __call__(
         self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, cos_BSP: Tensor, sin_BSP: Tensor
     ) -> Tensor:
-        """Attend densely; see `AttentionOp`."""
+        """See `AttentionOp`."""
         heads = range(k_BSND.shape[2])
         if self._view.recorder is not None:
             self._view.recorder.write(k_BSND, v_BSND, layer=layer, heads=heads)
             q_BSND, k_BSND = (rotate(part_BSND, cos_BSP, sin_BSP) for part_BSND in (q_BSND, k_BSND))
-        return attend(q_BSND, *self._view.extend(k_BSND, v_BSND, layer=layer, heads=heads))
+        return self._view.attend(q_BSND, k_BSND, v_BSND, layer=layer, heads=heads)

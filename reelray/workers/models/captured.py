@@ -177,7 +177,11 @@ class CapturedModel:
         """See `Stages`."""
         rows, tokens, _ = forward.stream.shape
         # All ranks of a window record it or none: their shares may differ by a few tokens.
-        if rows * forward.shard.widest(tokens) > self._tokens or torch.is_grad_enabled():
+        if (
+            rows * forward.shard.widest(tokens) > self._tokens
+            or not forward.attention.repeats
+            or torch.is_grad_enabled()
+        ):
             return self._whole.evaluate(forward)
         shelf, kind = self._shelves[forward.shard.peers], _Kind.of(forward)
         if kind not in shelf:

@@ -64,9 +64,11 @@ class RowsAttention:
 
     rows: tuple[AttentionOp, ...]
     rotates: bool = field(init=False, compare=False)
+    repeats: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         self.rotates = any(row.rotates for row in self.rows)
+        self.repeats = all(row.repeats for row in self.rows)
 
     def __call__(
         self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, cos_BSP: Tensor, sin_BSP: Tensor

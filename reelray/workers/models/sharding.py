@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from reelray.workers.models.attention_op import AttentionOp, DenseAttention, View
+from reelray.workers.models.attention_op import AttentionOp, TokenOrder, View, WindowAttention
 
 
 class TokenShard(Protocol):
@@ -81,7 +81,7 @@ class WholeWindow:
     """
 
     def __init__(self, attention: AttentionOp | None = None, *, maker: "WholeWindow | None" = None) -> None:
-        self.attention: AttentionOp = attention or DenseAttention()
+        self.attention: AttentionOp = attention or WindowAttention()
         self._maker = maker
 
     def shard(self, frames: int, places: int, view: View | None = None) -> TokenShard:
@@ -89,7 +89,9 @@ class WholeWindow:
         del frames, places
         if view is None:
             return self
-        shard: TokenShard = view.made.setdefault(WholeWindow, WholeWindow(DenseAttention(view), maker=self))
+        if WholeWindow not in view.made:
+            view.made[WholeWindow] = in_order_of(view, WholeWindow(WindowAttention(view), maker=self))
+        shard: TokenShard = view.made[WholeWindow]
         return shard
 
     @property
@@ -112,6 +114,49 @@ class WholeWindow:
     def join(self, tokens_BSC: Tensor) -> Tensor:
         """See `TokenShard`."""
         return tokens_BSC
+
+
+class OrderedWindow:
+    """Implements `TokenShard`: the tokens of a window in the order that its core wants, shared as before.
+
+    Args:
+        shard: Of a window whose tokens are all of one latent frame, so that any order will do.
+        order: The order.
+    """
+
+    def __init__(self, shard: TokenShard, order: TokenOrder) -> None:
+        self._shard, self._order = shard, order
+
+    @property
+    def attention(self) -> AttentionOp:
+        """See `TokenShard`."""
+        return self._shard.attention
+
+    @property
+    def peers(self) -> Hashable:
+        """See `TokenShard`."""
+        return self._shard.peers
+
+    def agree(self, *, own: bool) -> bool:
+        """See `TokenShard`."""
+        return self._shard.agree(own=own)
+
+    def widest(self, own: int) -> int:
+        """See `TokenShard`."""
+        return self._shard.widest(own)
+
+    def take(self, tokens_BSC: Tensor) -> Tensor:
+        """See `TokenShard`."""
+        return self._shard.take(self._order.arrange(tokens_BSC))
+
+    def join(self, tokens_BSC: Tensor) -> Tensor:
+        """See `TokenShard`."""
+        return self._order.restore(self._shard.join(tokens_BSC))
+
+
+def in_order_of(view: View, shard: TokenShard) -> TokenShard:
+    """The shard with the tokens in the order that the view's core wants, if it wants one."""
+    return shard if view.core is None or view.core.order is None else OrderedWindow(shard, view.core.order)
 
 
 class PictureSharing(Protocol):

@@ -84,6 +84,7 @@ class MeasuredAttention:
     """
 
     rotates = False
+    repeats = True
 
     def __init__(
         self, lane: Lane, split: TokenSplit, xfuser: Xfuser, *, measured: Sequence[Measurement] = MEASURED

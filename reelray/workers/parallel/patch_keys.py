@@ -63,6 +63,7 @@ class KeepingAttention:
     """
 
     rotates = False
+    repeats = True
 
     def __init__(self, attention: AttentionOp, keys: PatchKeys) -> None:
         self._attention = attention
@@ -89,6 +90,7 @@ class PatchAttention:
     """
 
     rotates = False
+    repeats = True
 
     def __init__(self, patch: TokenSplit, keys: PatchKeys) -> None:
         self._patch = patch

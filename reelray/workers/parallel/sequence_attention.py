@@ -6,8 +6,8 @@ Shape suffixes: B batch, S tokens of this rank, N heads, D head width, P rotated
 import torch
 from torch import Tensor
 
-from reelray.kernels.attention.api import attend
 from reelray.kernels.norm_rope.api import rotate
+from reelray.proto.errors import UnsupportedError
 from reelray.workers.models.attention_op import View
 from reelray.workers.parallel.exchange import Exchange, HeadRanges, ToHeads, ToTokens, gather_places, plan_heads
 from reelray.workers.parallel.mesh import Lane
@@ -29,18 +29,27 @@ class SequenceAttention:
         head_groups: Groups of heads that are exchanged by collectives; more hide more of the exchange behind attention
             and make smaller kernels. 0 exchanges through the memory of the peers, or in one group where they share
             none.
-        view: Of the memory, which holds the heads that this rank computes, of all tokens: a ring passes on the window's
-            alone, and gathers them where they are recorded.
+        view: What is attended. Its memory holds the heads that this rank computes, of all tokens: a ring passes on the
+            window's alone, and gathers them where they are recorded.
+
+    Raises:
+        UnsupportedError: The view has a core of its own, and a ring has no rank with all keys of a head.
     """
 
     def __init__(self, lane: Lane, split: TokenSplit, *, head_groups: int = 0, view: View | None = None) -> None:
         if head_groups < 0:
             raise ValueError(f"head_groups is {head_groups}; it must be at least 0")
+        if view is not None and view.core is not None and lane.ring.size > 1:
+            raise UnsupportedError(
+                "sparse attention chooses among all keys of a head, and a ring passes them on part by part: "
+                "share tokens by ulysses in place of ring"
+            )
         self._lane = lane
         self._split = split
         self._head_groups = head_groups
         self._view = view or View()
         self.rotates = self._view.recorder is not None
+        self.repeats = self._view.core is None
         self._exchange = Exchange(group=lane.ulysses, frames=split.frames, places=split.block_places)
 
     def __call__(
@@ -93,9 +102,9 @@ class SequenceAttention:
         if self._view.recorder is not None:
             assert plain_k_BSND is not None
             self._view.recorder.write(*self._gather(plain_k_BSND, v_BSND), layer=layer, heads=heads)
-        extended = self._view.extend(k_BSND, v_BSND, layer=layer, heads=heads)
         if self._lane.ring.size == 1:
-            return attend(q_BSND, *extended)
+            return self._view.attend(q_BSND, k_BSND, v_BSND, layer=layer, heads=heads)
+        extended = self._view.extend(k_BSND, v_BSND, layer=layer, heads=heads)
         return attend_ring(q_BSND, k_BSND, v_BSND, self._lane.ring, self._split.block_tokens, extended)
 
     def _gather(self, k_BSND: Tensor, v_BSND: Tensor) -> tuple[Tensor, Tensor]:

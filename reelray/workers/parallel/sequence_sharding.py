@@ -10,6 +10,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from reelray.workers.models.attention_op import AttentionOp, View
+from reelray.workers.models.sharding import TokenShard, in_order_of
 from reelray.workers.parallel.attention_choice import AttentionFactory, make_ours
 from reelray.workers.parallel.exchange import gather_places
 from reelray.workers.parallel.mesh import AxisGroup, Lane
@@ -28,21 +29,24 @@ class SequenceSharding:
     def __init__(self, lane: Lane, *, make_attention: AttentionFactory = make_ours) -> None:
         self._lane = lane
         self._make_attention = make_attention
-        self._shards: dict[tuple[int, int], SequenceShard] = {}
+        self._shards: dict[tuple[int, int], TokenShard] = {}
 
-    def shard(self, frames: int, places: int, view: View | None = None) -> "SequenceShard":
+    def shard(self, frames: int, places: int, view: View | None = None) -> TokenShard:
         """Take this rank's part of a window; the same object for each window of a size and view.
 
         Raises:
             SizeError: A latent frame has fewer tokens than there are ranks.
             UnsupportedError: The chosen attention cannot share these tokens exactly.
         """
+        if view is not None and view.core is not None and view.core.order is not None:
+            # In another order frames do not lie apart; each rank takes consecutive tokens of that order.
+            frames, places = 1, view.core.order.slots
         shards = self._shards if view is None else view.made.setdefault(self, {})
         if (frames, places) not in shards:
             shards[frames, places] = self._make(frames, places, view)
         return shards[frames, places]
 
-    def _make(self, frames: int, places: int, view: View | None) -> "SequenceShard":
+    def _make(self, frames: int, places: int, view: View | None) -> TokenShard:
         lane = self._lane
         split = TokenSplit(
             frames=frames,
@@ -52,7 +56,8 @@ class SequenceSharding:
             index=lane.sequence.index,
         )
         attention = self._make_attention(lane, split) if view is None else SequenceAttention(lane, split, view=view)
-        return SequenceShard(split, lane.sequence, lane.sequence.device, attention)
+        shard = SequenceShard(split, lane.sequence, lane.sequence.device, attention)
+        return shard if view is None else in_order_of(view, shard)
 
 
 class SequenceShard:

@@ -147,6 +147,7 @@ class XfuserAttention:
     """
 
     rotates = False
+    repeats = True
 
     def __init__(self, lane: Lane, split: TokenSplit, xfuser: Xfuser, *, packed: bool = True) -> None:
         _check(split)

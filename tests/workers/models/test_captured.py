@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reelray.workers.memory.workspace import fill_workspace
-from reelray.workers.models.attention_op import DenseAttention, View
+from reelray.workers.models.attention_op import View, WindowAttention
 from reelray.workers.models.captured import CapturedModel, CudaRecorder
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.stages import WholeModel
@@ -160,10 +160,10 @@ def test_a_window_attends_what_is_remembered(model):
 
     q, k, v = draw(2 * tokens), draw(2 * tokens), draw(2 * tokens)
     own = {"layer": 1, "cos_BSP": None, "sin_BSP": None}
-    whole = DenseAttention()(q, k, v, **own)
+    whole = WindowAttention()(q, k, v, **own)
     past = fill_workspace([torch.zeros_like(k[:, :tokens]), k[:, :tokens]], [v[:, :tokens]] * 2, window=tokens)
     late = [part[:, tokens:] for part in (q, k, v)]
-    torch.testing.assert_close(DenseAttention(View(past=past))(*late, **own), whole[:, tokens:])
+    torch.testing.assert_close(WindowAttention(View(past=past))(*late, **own), whole[:, tokens:])
     some = fill_workspace([k[:, :tokens, 1:3]] * 2, [v[:, :tokens, 1:3]] * 2, window=tokens, first_head=1)
     keys, values = some.extend(late[1][:, :, 2:3], late[2][:, :, 2:3], layer=1, heads=range(2, 3))
     assert torch.equal(keys, k[:, :, 2:3])

@@ -12,7 +12,7 @@ class OneRoom:
     room = torch.empty(1, 3, 2, 4)
 
     def __init__(self, *, rotates=False):
-        self.rotates = rotates
+        self.rotates, self.repeats = rotates, True
 
     def __call__(self, q_BSND, k_BSND, v_BSND, *, layer, cos_BSP, sin_BSP):
         if self.rotates:

@@ -36,12 +36,19 @@ def plan_cases(ranks):
     cases += [(layout, "t2v", BF16, {}) for layout in sequence]
     # one place more than ranks, and as many
     cases += [(layout, "t2v", F32, {"size": (2, 2, 2 * n)}) for layout in sequence for n in (ranks, ranks + 1)]
+    cases += [(layout, "t2v", F32, {"core": True, "per_frame": False}) for layout in ulysses if "ring" not in layout]
     # five more switches over all layouts
     cases += [(layout, "t2v", F32, {}) for _ in range(5) for layout in LAYOUTS[ranks]]
     return cases
 
 
-REFUSED = {2: [("ulysses=2", "t2v", F32, {"size": (2, 2, 2)})], 4: [("ulysses=4", "three heads", F32, {})]}
+REFUSED = {
+    2: [
+        ("ulysses=2", "t2v", F32, {"size": (2, 2, 2)}),
+        ("ring=2", "t2v", F32, {"core": True, "per_frame": False}),
+    ],
+    4: [("ulysses=4", "three heads", F32, {})],
+}
 ATTENTIONS = [
     (layout, {"heads": heads, "head_groups": groups})
     for layout in [*LAYOUTS[2], *LAYOUTS[4]]
@@ -162,14 +169,17 @@ def test_a_render_with_parallel_guidance_equals_one_rank_bit_for_bit(world) -> N
 
 def test_what_cannot_be_shared_is_refused_by_every_rank(world) -> None:
     ranks, results = world.ranks, world.results
-    kind, words = {
-        2: (SizeError, "a latent frame of 1 tokens cannot be shared by 2 ranks"),
-        4: (UnsupportedError, "3 heads cannot be shared by ulysses=4"),
+    wanted = {
+        2: [
+            (SizeError, "a latent frame of 1 tokens cannot be shared by 2 ranks"),
+            (UnsupportedError, "share tokens by ulysses in place of ring"),
+        ],
+        4: [(UnsupportedError, "3 heads cannot be shared by ulysses=4")],
     }[ranks]
     for result in results:
-        error = result["predictions"][-1]
-        assert isinstance(error, kind)
-        assert words in error.message
+        for error, (kind, words) in zip(result["predictions"][-len(wanted) :], wanted, strict=True):
+            assert isinstance(error, kind)
+            assert words in error.message
 
 
 def test_unknown_layouts_and_closed_meshes_are_named(world) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reelray.proto.errors import ResourceError, UnsupportedError
-from reelray.workers.models.attention_op import DenseAttention, View
+from reelray.workers.models.attention_op import View, WindowAttention
 from reelray.workers.models.registry import open_checkpoint
 from reelray.workers.models.sharding import WholeWindow
 from reelray.workers.models.wan.decoding import DECODE_SHARE
@@ -170,7 +170,7 @@ def test_forwards_are_shared_as_the_sharding_says(tiny_t2v: Path) -> None:
             cells = tokens_BSC.unflatten(1, (self.cells[0], -1))
             return torch.cat([cells, 0 * cells], 2).flatten(1, 2)
 
-    class OwnToken(DenseAttention):
+    class OwnToken(WindowAttention):
         """Every token sees itself alone, so that the other row is not needed."""
 
         def __call__(self, *parts: Tensor, **_: object) -> Tensor:

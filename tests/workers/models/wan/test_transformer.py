@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reelray.workers.models.attention_op import DenseAttention
+from reelray.workers.models.attention_op import WindowAttention
 from reelray.workers.models.wan.config import WanConfig
 from reelray.workers.models.wan.rope import Positions
 from reelray.workers.models.wan.transformer import WanTransformer
@@ -124,7 +124,7 @@ def test_positions_move_frames() -> None:
 @torch.no_grad()
 def test_the_attention_op_sees_every_layer_and_may_rotate_by_itself() -> None:
     class LateRotation:
-        rotates = True
+        rotates, repeats = True, True
 
         def __init__(self) -> None:
             self.layers = []
@@ -136,7 +136,7 @@ def test_the_attention_op_sees_every_layer_and_may_rotate_by_itself() -> None:
                 torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
                 for x in (q, k)
             )
-            return DenseAttention()(q, k, v, layer=layer, cos_BSP=cos_BSP, sin_BSP=sin_BSP)
+            return WindowAttention()(q, k, v, layer=layer, cos_BSP=cos_BSP, sin_BSP=sin_BSP)
 
     twin = make_twin(make_oracle())
     latents, text = draw_inputs(make_oracle())
@@ -151,7 +151,7 @@ def test_rows_cut_over_two_windows_rejoin() -> None:
     """A rank that holds the lower rows sets row_offset; without attention between them rows are independent."""
 
     class OwnToken:
-        rotates = False
+        rotates, repeats = False, True
 
         def __call__(self, q, k, v, **_):
             return v + 0.1 * q + 0.1 * k
