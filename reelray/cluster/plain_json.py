@@ -42,6 +42,8 @@ def _read(kind: Any, value: Any, name: str) -> Any:
         return _read_union(get_args(kind), value, name)
     if get_origin(kind) is tuple:
         return _read_tuple(get_args(kind), value, name)
+    if get_origin(kind) is Mapping:
+        return _read_mapping(get_args(kind)[1], value, name)
     if is_dataclass(kind):
         return _read_object(kind, value, name)
     return _read_one(kind, value, name)
@@ -70,6 +72,12 @@ def _read_tuple(kinds: Sequence[Any], value: Any, name: str) -> tuple[Any, ...]:
     if kinds[1:] == (Ellipsis,):
         kinds = [kinds[0]] * len(value)
     return tuple(_read(kind, one, f"{name}[{n}]") for n, (kind, one) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _read_mapping(kind: Any, value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {value!r}, which is no mapping")  # noqa: TRY004  as above
+    return {str(key): _read(kind, one, f"{name}.{key}") for key, one in value.items()}
 
 
 def _read_object(kind: Any, value: Any, name: str) -> Any:

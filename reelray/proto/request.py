@@ -8,6 +8,7 @@ from reelray.proto.layout import Layout
 from reelray.proto.patching import Patching
 from reelray.proto.recipe import Recipe
 from reelray.proto.residency import Residency
+from reelray.proto.sparsity import SparsityPolicy, SparsityReport
 
 RequestId = NewType("RequestId", str)
 
@@ -46,6 +47,7 @@ class RenderRequest:
         recipe: Sampling as data; step count and guidance of the request are already merged into it.
         image: RGB bytes of the first frame at `width` x `height` (H, W, 3 uint8), for i2v models.
         patching: How much may be approximated where ranks split the layers; None means nothing.
+        sparsity: What of self-attention may be left out; None means nothing.
         changes: Prompts that follow the first, in order of time.
         live: Whether it may grow while it runs, so that its last chunk is remembered too where that takes no forward.
         pace_fps: Frames per second at which it is played while it is made: turns go by when its frames are due. None
@@ -62,6 +64,7 @@ class RenderRequest:
     recipe: Recipe
     image: bytes | None = None
     patching: Patching | None = None
+    sparsity: SparsityPolicy | None = None
     changes: tuple[PromptChange, ...] = ()
     live: bool = False
     pace_fps: float | None = None
@@ -110,6 +113,7 @@ class RenderSummary:
         residency: Where the weights were while they did not compute.
         decode_ranks: Ranks beside those of the layout that did nothing but decode.
         patching: What was approximated; None where the ranks made the video of one rank.
+        sparsity: What of self-attention was left out; None where nothing was to be.
     """
 
     request_id: RequestId
@@ -129,3 +133,4 @@ class RenderSummary:
     residency: Residency = field(default_factory=Residency)
     decode_ranks: int = 0
     patching: Patching | None = None
+    sparsity: SparsityReport | None = None

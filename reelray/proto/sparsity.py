@@ -135,6 +135,7 @@ class SparsityPolicy:
         refresh: Steps after which blocks are chosen anew.
         least_recall: Choose anew also where the share of the softmax that the kept blocks had falls below this share of
             what it was; 0 does not look.
+        forced: Leave out what may be left out even where dense attention is as fast.
         options: Numbers of the method; see `OPTIONS`.
 
     Raises:
@@ -153,6 +154,7 @@ class SparsityPolicy:
     compensate: bool | None = None
     refresh: int = 1
     least_recall: float = 0.0
+    forced: bool = False
     options: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -255,3 +257,44 @@ def progress(sigma: float, shift: float = 1.0) -> float:
     if shift <= 0:
         raise ValueError(f"shift is {shift}; it must be above 0")
     return 1 - sigma / (shift - (shift - 1) * sigma)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SparsityUse:
+    """How much was left out.
+
+    Args:
+        calls: Evaluations of a layer's self-attention.
+        dense: How many of them were dense.
+        attended: Sum over the others of the share of blocks that was attended.
+    """
+
+    calls: int = 0
+    dense: int = 0
+    attended: float = 0.0
+
+    @property
+    def density(self) -> float | None:
+        """Mean share of the blocks that was attended where not all were; None where all were."""
+        sparse = self.calls - self.dense
+        return self.attended / sparse if sparse else None
+
+    def __add__(self, other: "SparsityUse") -> "SparsityUse":
+        return SparsityUse(
+            calls=self.calls + other.calls, dense=self.dense + other.dense, attended=self.attended + other.attended
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SparsityReport:
+    """What became of a request's sparsity.
+
+    Args:
+        policy: What was asked for.
+        use: How much was left out.
+        refusal: Why nothing was left out, although it was asked for; empty where something was.
+    """
+
+    policy: SparsityPolicy
+    use: SparsityUse = field(default_factory=SparsityUse)
+    refusal: str = ""
