@@ -1,0 +1,1 @@
+"""What a forward may leave out, and what stands for it."""

@@ -1,0 +1,1 @@
+"""Sparse self-attention: token orders, and routers that choose blocks of keys."""

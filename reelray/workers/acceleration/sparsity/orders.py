@@ -1,0 +1,47 @@
+"""Picks the order of a window's tokens."""
+
+from reelray.proto.sparsity import TokenOrderKind
+from reelray.workers.acceleration.sparsity.curve import curve
+from reelray.workers.acceleration.sparsity.tilings import CUBE, PATCH, exact_tile, frame_major, tiled
+from reelray.workers.acceleration.sparsity.token_order import Grid, TokenOrder
+
+FULL_ENOUGH = 0.9
+
+
+def make_order(kind: TokenOrderKind, grid: Grid, rows: int) -> TokenOrder:
+    """Make an order on the CPU; who asks keeps it, as a large grid takes some tenths of a second.
+
+    Args:
+        kind: `AUTO` takes exact tiles where they fill nine tenths of a block, and otherwise the curve.
+        grid: Frames, rows and columns of tokens.
+        rows: Most tokens of a block; patches and cubes have their own.
+    """
+    match kind:
+        case TokenOrderKind.FRAMES:
+            return frame_major(grid, rows)
+        case TokenOrderKind.TILES:
+            return tiled(grid, exact_tile(grid, rows))
+        case TokenOrderKind.CURVE:
+            return curve(grid, rows)
+        case TokenOrderKind.PATCHES:
+            return tiled(grid, PATCH)
+        case TokenOrderKind.CUBES:
+            return tiled(grid, CUBE)
+        case TokenOrderKind.AUTO:
+            tile = exact_tile(grid, rows)
+            order = tiled(grid, tile)
+            return order if order.rows >= FULL_ENOUGH * rows else curve(grid, rows)
+
+
+class Orders:
+    """Makes each order once. An engine keeps one of these, so that nothing is shared between engines."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[TokenOrderKind, Grid, int, str], TokenOrder] = {}
+
+    def order(self, kind: TokenOrderKind, grid: Grid, rows: int, device: str = "cpu") -> TokenOrder:
+        """See `make_order`; the same object for the same arguments."""
+        key = (kind, grid, rows, str(device))
+        if key not in self._made:
+            self._made[key] = make_order(kind, grid, rows).to(device)
+        return self._made[key]
