@@ -267,11 +267,13 @@ class SparsityUse:
         calls: Evaluations of a layer's self-attention.
         dense: How many of them were dense.
         attended: Sum over the others of the share of blocks that was attended.
+        refusal: Why nothing was left out; empty where something was.
     """
 
     calls: int = 0
     dense: int = 0
     attended: float = 0.0
+    refusal: str = ""
 
     @property
     def density(self) -> float | None:
@@ -281,7 +283,10 @@ class SparsityUse:
 
     def __add__(self, other: "SparsityUse") -> "SparsityUse":
         return SparsityUse(
-            calls=self.calls + other.calls, dense=self.dense + other.dense, attended=self.attended + other.attended
+            calls=self.calls + other.calls,
+            dense=self.dense + other.dense,
+            attended=self.attended + other.attended,
+            refusal=self.refusal or other.refusal,
         )
 
 
@@ -292,9 +297,7 @@ class SparsityReport:
     Args:
         policy: What was asked for.
         use: How much was left out.
-        refusal: Why nothing was left out, although it was asked for; empty where something was.
     """
 
     policy: SparsityPolicy
     use: SparsityUse = field(default_factory=SparsityUse)
-    refusal: str = ""

@@ -10,6 +10,7 @@ from reelray.proto.layout import Layout, Place
 from reelray.proto.request import PromptChange, RenderRequest, RequestId
 from reelray.proto.session import Forked
 from reelray.proto.snapshot import Snapshot, SnapshotKind
+from reelray.proto.sparsity import SparsityUse
 
 
 class Crew(StrEnum):
@@ -346,6 +347,7 @@ class StepReport:
             latest with that of a plan that does more than move a window.
         arrived: Requests whose late piece of an earlier plan is decoded now.
         costs: Time spent, per request and stage; those of different lanes passed at the same time.
+        uses: How much of self-attention was left out for a request, by the ranks that tell of its denoising.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
         waiting: Requests for whose memory there is no room at present, among those that came back or were moved: they
             go on resting, and whatever else the plan said of them was skipped.
@@ -363,6 +365,7 @@ class StepReport:
     late: tuple[RequestId, ...] = ()
     arrived: tuple[RequestId, ...] = ()
     costs: tuple[StageCost, ...] = ()
+    uses: tuple[tuple[RequestId, SparsityUse], ...] = ()
     failures: tuple[RequestFailure, ...] = ()
     waiting: tuple[RequestId, ...] = ()
     refused: tuple[RequestId, ...] = ()

@@ -51,6 +51,7 @@ from reelray.scheduler.putting_down import take_up
 from reelray.scheduler.resting import note_report
 from reelray.scheduler.rollout import ENDED, Phase, Rollout
 from reelray.scheduler.roster import Roster
+from reelray.scheduler.sparsity_check import check_sparsity
 from reelray.scheduler.step_forming import StepForming
 
 
@@ -366,6 +367,7 @@ def _check_layouts(request: RenderRequest, facts: ModelFacts, layouts: Sequence[
             check_patched_layout(layout)
         if len(cut_chunks(request.recipe.chunking, facts.latent_frames(request.frames))) > 1:
             raise UnsupportedError(NO_STREAMS)
+    check_sparsity(request, layouts)
     if request.recipe.memory is not None or request.recipe.chunking.stagger is not None:
         for layout in layouts:
             check_remembering_layout(layout)

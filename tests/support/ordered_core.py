@@ -10,14 +10,14 @@ class Shuffle:
     """Implements `TokenOrder`."""
 
     def __init__(self, tokens):
-        self.slots = tokens
+        self.places = tokens
         self.permutation = torch.randperm(tokens, generator=torch.Generator().manual_seed(3))
 
-    def arrange(self, tokens_BSC):
+    def take(self, tokens_BSC):
         return tokens_BSC[:, self.permutation.to(tokens_BSC.device)]
 
-    def restore(self, slots_BSC):
-        return slots_BSC[:, self.permutation.argsort().to(slots_BSC.device)]
+    def join(self, laid_BPC):
+        return laid_BPC[:, self.permutation.argsort().to(laid_BPC.device)]
 
 
 class Thirds:
@@ -28,7 +28,7 @@ class Thirds:
         self.heads = set()
 
     def __call__(self, q_BSND, k_BSND, v_BSND, *, heads, **_):
-        assert q_BSND.shape[1] == k_BSND.shape[1] == self.order.slots
+        assert q_BSND.shape[1] == k_BSND.shape[1] == self.order.places
         assert len(heads) == q_BSND.shape[2]
         self.heads.add(heads)
         thirds = [torch.tensor_split(part_BSND, 3, dim=1) for part_BSND in (q_BSND, k_BSND, v_BSND)]

@@ -1,1 +1,1 @@
-"""What a forward may leave out, and what stands for it."""
+"""What makes a video faster and moves it a little."""

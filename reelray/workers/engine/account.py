@@ -3,6 +3,7 @@
 from reelray.proto.engine_description import EngineDescription
 from reelray.proto.events import Stage
 from reelray.proto.request import RenderRequest, RenderSummary
+from reelray.proto.sparsity import SparsityReport, SparsityUse
 from reelray.proto.step_plan import StageCost
 
 
@@ -22,12 +23,17 @@ class Account:
         self.frames = request.frames  # a stream may grow
         self.peak_bytes = 0
         self._steps = 0
+        self._use = SparsityUse()
 
     def add(self, cost: StageCost) -> None:
         """Add the cost of one step."""
         self._stage_s[str(cost.stage)] = self._stage_s.get(str(cost.stage), 0.0) + cost.seconds
         self._forwards += cost.forwards
         self._steps += cost.stage is Stage.DENOISE
+
+    def add_use(self, use: SparsityUse) -> None:
+        """Add how much of self-attention one step left out."""
+        self._use += use
 
     def summary(self) -> RenderSummary:
         """The summary of the complete request."""
@@ -50,4 +56,5 @@ class Account:
             residency=description.residency,
             decode_ranks=description.decode_ranks,
             patching=request.patching,
+            sparsity=request.sparsity and SparsityReport(policy=request.sparsity, use=self._use),
         )

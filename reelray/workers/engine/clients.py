@@ -88,6 +88,9 @@ class Clients:
         for cost in report.costs:
             if cost.request_id in self.accounts:
                 self.accounts[cost.request_id].add(cost)
+        for request_id, use in report.uses:
+            if request_id in self.accounts:
+                self.accounts[request_id].add_use(use)
         for frames in keep_frames(report).frames:
             if frames.request_id in self.streams:
                 self.streams[frames.request_id].put(frames)

@@ -21,6 +21,7 @@ from reelray.workers.engine.landing import Landing
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.mixed_text import MixedText
 from reelray.workers.engine.packing import on_cpu, pack, unpack
+from reelray.workers.engine.sparse_request import SparseRequest
 from reelray.workers.engine.station import Station, keep
 from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.engine.texts import Texts
@@ -44,6 +45,7 @@ class Forwards:
         texts: Contexts of its prompts.
         seats: How many streams of its kind may share a forward.
         clean: Clean chunks that may yet be remembered.
+        sparse: What its windows leave out of self-attention; None where that is nothing.
     """
 
     request: RenderRequest
@@ -64,9 +66,12 @@ class Forwards:
     _cuts: bool = field(default=False, init=False)  # whether another scene begins
     _landing: Landing = field(default_factory=Landing, init=False)
     _add_up: Callable[[Tensor], Tensor] = field(default=keep, init=False)  # see `Station`
+    sparse: SparseRequest | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.clean = CleanChunks(self.request.recipe, self.model)
+        if self.request.sparsity is not None:
+            self.sparse = SparseRequest(request=self.request, model=self.model)
 
     @property
     def memory(self) -> StreamMemory | None:
@@ -168,6 +173,8 @@ class Forwards:
             memory.settle(branch, partial(self.model.mean_text_keys, text), self._add_up)
             positions = memory.positions(branch, first, length, cuts=self._cuts)
             view = memory.view(branch, first, length, records=window.records)
+        elif self.sparse is not None:
+            view = self.sparse.view(window)
         return Row(
             latents_1CTHW=window.latents_1CTHW,
             timesteps=tuple(window.timesteps),

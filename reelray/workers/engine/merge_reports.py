@@ -28,6 +28,7 @@ def merge_reports(reports: Sequence[StepReport]) -> StepReport:
         late=tuple(request_id for report in reports for request_id in report.late),
         arrived=tuple(request_id for report in reports for request_id in report.arrived),
         costs=tuple(cost for report in reports for cost in report.costs),
+        uses=tuple(use for report in reports for use in report.uses),
         failures=tuple(failures.values()),
         waiting=tuple(dict.fromkeys(request_id for report in reports for request_id in report.waiting)),
         refused=tuple(dict.fromkeys(request_id for report in reports for request_id in report.refused)),

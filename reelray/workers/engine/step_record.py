@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from reelray.proto.errors import ReelrayError
 from reelray.proto.events import Frames, Stage
 from reelray.proto.request import RequestId
+from reelray.proto.sparsity import SparsityUse
 from reelray.proto.step_plan import Commit, RequestFailure, StageCost, StepPlan, StepReport
 
 
@@ -15,6 +16,7 @@ class StepRecord:
         self._plan = plan
         self._frames: list[Frames] = []
         self._costs: list[StageCost] = []
+        self._uses: list[tuple[RequestId, SparsityUse]] = []
         self._failures: dict[RequestId, ReelrayError] = {}
         self._commits: list[Commit] = []
         self._snapshots: list[Commit] = []
@@ -43,6 +45,10 @@ class StepRecord:
         """Add time spent."""
         self._costs.append(StageCost(request_id=request_id, stage=stage, seconds=seconds, forwards=forwards))
 
+    def add_use(self, request_id: RequestId, use: SparsityUse) -> None:
+        """Add how much of self-attention was left out."""
+        self._uses.append((request_id, use))
+
     def add_failure(self, request_id: RequestId, error: ReelrayError) -> None:
         """Note that a request cannot go on."""
         self._failures[request_id] = error
@@ -69,6 +75,7 @@ class StepRecord:
             late=tuple(self.late),
             arrived=tuple(self.arrived),
             costs=tuple(self._costs),
+            uses=tuple(self._uses),
             failures=tuple(RequestFailure(request_id=i, error=e) for i, e in self._failures.items()),
             waiting=tuple(sorted(self.waiting)),
             refused=tuple(sorted(self.refused)),

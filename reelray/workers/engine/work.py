@@ -121,14 +121,24 @@ class Work:
         for window in together.windows:
             close = partial(_check_after, partial(together.close, window))
             self._desk.try_on(record, window, _stage_of(window), close, spent_s=share_s)
+            self._tell_use(record, window)
 
     def _move_window(self, record: StepRecord, window: WindowStep) -> None:
         stage = _stage_of(window)
         if not self._is_ahead:
             self._desk.try_on(record, window, stage, partial(_check_after, partial(HeldRequest.move, window=window)))
+        else:
+            move = partial(self._move_ahead, window, self._ahead.mark())
+            self._desk.try_on(record, window, stage, move, silent=True, waits=False)
+        self._tell_use(record, window)
+
+    def _tell_use(self, record: StepRecord, window: WindowStep) -> None:
+        """Tell how much of self-attention was left out."""
+        held = self._desk.held.get(window.request_id)
+        if held is None or held.forwards.sparse is None:
             return
-        move = partial(self._move_ahead, window, self._ahead.mark())
-        self._desk.try_on(record, window, stage, move, silent=True, waits=False)
+        if self._desk.station.role.tells_denoise and held.here:
+            record.add_use(window.request_id, held.forwards.sparse.take_use())
 
     def _move_ahead(self, window: WindowStep, begin: Event, held: HeldRequest) -> int:
         """Tell the device to move a window."""

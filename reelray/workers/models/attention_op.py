@@ -90,7 +90,7 @@ class Core(Protocol):
         """See the class."""
         ...
 
-    def __call__(self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *, layer: int, heads: range) -> Tensor:
+    def __call__(self, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, /, *, layer: int, heads: range) -> Tensor:
         """Attend.
 
         Args:
@@ -110,20 +110,20 @@ class TokenOrder(Protocol):
     """Another order of the tokens of a window than latent frame by latent frame.
 
     Attributes:
-        slots: Places of the order; more than there are tokens where some of its blocks are not full.
+        places: More than there are tokens where some of its blocks are not full.
     """
 
     @property
-    def slots(self) -> int:
+    def places(self) -> int:
         """See the class."""
         ...
 
-    def arrange(self, tokens_BSC: Tensor) -> Tensor:
+    def take(self, tokens_BSC: Tensor, /) -> Tensor:
         """Tokens of a window, any number of channels, in this order; places without a token hold some other one."""
         ...
 
-    def restore(self, slots_BSC: Tensor) -> Tensor:
-        """The reverse of `arrange`."""
+    def join(self, laid_BPC: Tensor, /) -> Tensor:
+        """The reverse of `take`."""
         ...
 
 

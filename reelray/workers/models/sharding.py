@@ -147,11 +147,11 @@ class OrderedWindow:
 
     def take(self, tokens_BSC: Tensor) -> Tensor:
         """See `TokenShard`."""
-        return self._shard.take(self._order.arrange(tokens_BSC))
+        return self._shard.take(self._order.take(tokens_BSC))
 
     def join(self, tokens_BSC: Tensor) -> Tensor:
         """See `TokenShard`."""
-        return self._order.restore(self._shard.join(tokens_BSC))
+        return self._order.join(self._shard.join(tokens_BSC))
 
 
 def in_order_of(view: View, shard: TokenShard) -> TokenShard:

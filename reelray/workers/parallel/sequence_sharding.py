@@ -40,7 +40,7 @@ class SequenceSharding:
         """
         if view is not None and view.core is not None and view.core.order is not None:
             # In another order frames do not lie apart; each rank takes consecutive tokens of that order.
-            frames, places = 1, view.core.order.slots
+            frames, places = 1, view.core.order.places
         shards = self._shards if view is None else view.made.setdefault(self, {})
         if (frames, places) not in shards:
             shards[frames, places] = self._make(frames, places, view)
