@@ -1,6 +1,6 @@
 """Orders that lay the grid of a window tile by tile: each block is a box of frames, rows and columns.
 
-Exact tiles divide the grid and waste nothing. Other tiles are cut at the edges, and their blocks filled up with padding.
+Exact tiles divide the grid and waste nothing. Other tiles are cut at the edges and their blocks filled with padding.
 Sources: Sliding Tile Attention (arXiv 2502.04507) and VSA (arXiv 2505.13389) for tiles, DraftAttention (arXiv
 2505.14708) for patches of a frame.
 """
