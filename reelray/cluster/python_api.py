@@ -43,6 +43,7 @@ class Wishes(TypedDict, total=False):
     fps: float
     at: Times
     decoder: str
+    sparsity: str
     on_progress: OnProgress
 
 

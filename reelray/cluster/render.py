@@ -22,6 +22,7 @@ from reelray.proto.errors import InputError, PromptError, SizeError, Unsupported
 from reelray.proto.model_facts import LONGEST_LATENT_FRAMES, ModelFacts
 from reelray.proto.recipe import Recipe
 from reelray.proto.request import RenderRequest, RequestId
+from reelray.proto.sparsity_text import parse_sparsity
 
 MAX_STEPS = 1000
 """The flow time axis has 1000 training steps; more denoise steps would repeat some."""
@@ -31,7 +32,7 @@ SHORTEST_PROMPT_LIMIT = 2000
 CHARACTERS_PER_TOKEN = 16
 """No tokenizer packs ordinary text tighter; the exact limit, in tokens, is the text encoder's."""
 OPTION_KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
-    (("prompt", "negative", "decoder"), str, "text"),
+    (("prompt", "negative", "decoder", "sparsity"), str, "text"),
     (("frames", "seed", "steps"), Integral, "a whole number"),
     (("guidance", "fps", "pace"), Real, "a number"),
 )
@@ -63,6 +64,8 @@ class RenderOptions:
         at: Prompts that follow the first, each with the time from which it holds; see `reelray.cluster.prompt_changes`.
         stream: Refuse models that make whole clips; the default length is then `STREAM_SECONDS`.
         decoder: ``full``, or ``preview`` for quick pictures that are not exact.
+        sparsity: What of self-attention may be left out, such as ``sub_block,density=0.35``; see
+            `reelray.proto.sparsity_text`.
         pace: Frames per second at which a stream is played while it is made: beside its forks, turns go by when its
             frames are due.
 
@@ -83,6 +86,7 @@ class RenderOptions:
     at: Times | None = None
     stream: bool = False
     decoder: str | None = None
+    sparsity: str | None = None
     pace: float | None = None
 
     def __post_init__(self) -> None:
@@ -160,6 +164,7 @@ def plan_job(options: RenderOptions, model: ModelEntry) -> RenderJob:
         seed=choose_seed(options.seed),
         recipe=chosen,
         pace_fps=choose_pace(options.pace),
+        sparsity=parse_sparsity(options.sparsity) if options.sparsity else None,
         changes=choose_changes(
             options.at, recipe, facts, frames=frames, fps=fps, check=partial(check_text, "prompt", facts=facts)
         ),

@@ -11,6 +11,8 @@ from reelray.cluster.video_format import STANDARD_OUTPUT, VideoFormat
 from reelray.proto.placement import Placement
 from reelray.proto.request import RenderSummary
 from reelray.proto.residency import Residency
+from reelray.proto.sparsity import SparsityReport
+from reelray.proto.sparsity_text import write_sparsity
 
 
 def describe_job(video: VideoFacts) -> str:
@@ -42,6 +44,8 @@ def file_metadata(video: VideoFacts, digest: str, *, first_frame: int = 0) -> di
     """
     patching = video.patching
     approximate = {} if patching is None else {"approximate": True, **asdict(patching)}
+    if video.sparsity is not None:
+        approximate |= {"approximate": True, "sparsity": write_sparsity(video.sparsity)}
     if video.decoder.is_preview:
         approximate |= {"approximate": True, "decoder": video.decoder.value}
     later = [
@@ -82,6 +86,7 @@ def summary_json(
         "approximate": False,
         "decoder": video.decoder.value,
         **file_metadata(video, summary.model_digest),
+        **_sparsity_json(summary.sparsity),
         "frames": summary.frames,
         "forwards": summary.forwards,
         "device": summary.device,
@@ -96,6 +101,33 @@ def summary_json(
     }
 
 
+def _sparsity_json(report: SparsityReport | None) -> dict[str, object]:
+    """What was left out of self-attention; nothing where nothing was to be."""
+    if report is None:
+        return {}
+    use = report.use
+    return {
+        "approximate": not use.refusal,
+        "attention": {
+            "calls": use.calls,
+            "dense": use.dense,
+            "density": use.density and round(use.density, 4),
+            "refusal": use.refusal or None,
+        },
+    }
+
+
+def describe_sparsity(report: SparsityReport) -> str:
+    """A few words on what was left out of self-attention."""
+    use = report.use
+    if use.refusal:
+        return f"attention is dense: {use.refusal}"
+    if use.density is None:
+        return "attention was dense in every step"
+    share = (use.calls - use.dense) / use.calls
+    return f"approximate, {use.density:.0%} of the keys attended in {share:.0%} of self-attention"
+
+
 def _describe_place(summary: RenderSummary) -> str:
     placement = Placement(layout=summary.layout, decode_ranks=summary.decode_ranks)
     told = [] if placement.ranks == 1 else [str(placement)]
@@ -103,6 +135,8 @@ def _describe_place(summary: RenderSummary) -> str:
         told.append(f"weights {summary.residency}")
     if summary.patching is not None:
         told.append(f"approximate, {summary.patching.patches} patches")
+    if summary.sparsity is not None:
+        told.append(describe_sparsity(summary.sparsity))
     return f"{summary.device} ({', '.join(told)})" if told else summary.device
 
 

@@ -8,6 +8,7 @@ from reelray.cluster.video_writer import VideoSpec
 from reelray.proto.decoder import Decoder
 from reelray.proto.patching import Patching
 from reelray.proto.request import PromptChange
+from reelray.proto.sparsity import SparsityPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,7 @@ class VideoFacts:
         decoder: What makes its pictures.
         changes: Prompts that follow the first.
         patching: How much is approximated where ranks split the layers; None means nothing.
+        sparsity: What of self-attention may be left out; None means nothing.
         grows: Whether it may become longer.
     """
 
@@ -44,6 +46,7 @@ class VideoFacts:
     decoder: Decoder
     changes: tuple[PromptChange, ...] = ()
     patching: Patching | None = None
+    sparsity: SparsityPolicy | None = None
     grows: bool = False
 
     @property
@@ -69,6 +72,7 @@ def facts_of(job: RenderJob) -> VideoFacts:
         decoder=recipe.decoder,
         changes=request.changes,
         patching=request.patching,
+        sparsity=request.sparsity,
         grows=request.live,
     )
 

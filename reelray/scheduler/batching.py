@@ -101,13 +101,9 @@ def count_seats(batching: Batching, request: RenderRequest, facts: ModelFacts) -
 def find_class(rollout: "Rollout") -> WindowClass | None:
     """What its next window has in common with those that may share its forward; None where it goes alone."""
     window, request = rollout.next_window(), rollout.request
-    if (
-        window is None
-        or window.recaches
-        or rollout.suspect
-        or request.patching is not None
-        or request.sparsity is not None
-    ):
+    if window is None or window.recaches or rollout.suspect:
+        return None
+    if request.patching is not None or request.sparsity is not None:
         return None
     return WindowClass.of(request, window.latent_frames)
 

@@ -58,6 +58,7 @@ def render(
     decode_ranks: take.DecodeRanks = None,
     patches: take.Patches = None,
     exact_steps: take.ExactSteps = None,
+    sparsity: take.Sparsity = None,
     weights: take.Weights = None,
     encoder: take.EncoderPlace = None,
     decoder: take.DecoderChoice = None,
@@ -82,7 +83,7 @@ def render(
 
     wish = RenderOptions(
         prompt=prompt, seconds=seconds, frames=frames, size=size, seed=seed, steps=steps, guidance=guidance,
-        negative=negative, image=image, fps=fps, decoder=decoder,
+        negative=negative, image=image, fps=fps, decoder=decoder, sparsity=sparsity,
     )  # fmt: skip
     place = Place(
         model=model, device=device, engine=engine, gpus=gpus, layout=layout, decode_ranks=decode_ranks,

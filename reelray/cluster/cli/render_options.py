@@ -122,6 +122,14 @@ PreviewDecoder = Annotated[
         metavar="FILE", help="The tiny decoder of previews, such as taew2_1.pth. Default: the file in MODEL/taehv/."
     ),
 ]
+Sparsity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD,NAME=VALUE",
+        help="Approximate, for whole clips: what of self-attention may be left out, such as sub_block,density=0.35 "
+        "(docs/sparsity.md). Default: nothing.",
+    ),
+]
 Weights = Annotated[
     Literal["auto", "resident", "sharded", "offloaded"] | None,
     typer.Option(help="Transformer blocks: on each GPU, in shares, or in host memory. Default: by the plan."),

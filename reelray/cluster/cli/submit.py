@@ -71,6 +71,7 @@ def submit(
     image: take.ImageThere = None,
     fps: take.Fps = None,
     decoder: take.DecoderChoice = None,
+    sparsity: take.Sparsity = None,
     server: there.Server = there.HERE,
     token: take.Token = None,
     tls_ca: take.ServerCertificate = None,
@@ -90,6 +91,7 @@ def submit(
     changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
     said: dict[str, Any] = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed}
     said |= {"steps": steps, "guidance": guidance, "negative": negative, "image": image, "fps": fps, "decoder": decoder}
+    said |= {"sparsity": sparsity}
     options = {name: value for name, value in said.items() if value is not None}
     due = None if deadline is None else read_deadline(deadline)
     wanted = Wanted(model=model, key=key, priority=priority, webhook=webhook, deadline=due)

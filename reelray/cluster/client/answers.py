@@ -11,6 +11,8 @@ from reelray.proto.events import Progress
 from reelray.proto.layout import Layout
 from reelray.proto.request import PromptChange, RenderSummary, RequestId
 from reelray.proto.residency import Blocks, Encoder, Residency
+from reelray.proto.sparsity import SparsityPolicy, SparsityReport, SparsityUse
+from reelray.proto.sparsity_text import parse_sparsity
 from reelray.proto.v1 import video_spec_pb2 as wire
 
 
@@ -38,6 +40,7 @@ def read_plan(plan: wire.VideoPlan) -> VideoFacts:
             PromptChange(latent_frame=later.latent_frame, prompt=later.prompt, cut=later.cut)
             for later in plan.later_prompts
         ),
+        sparsity=_read_sparsity(plan),
     )
 
 
@@ -68,7 +71,25 @@ def read_summary(done: wire.VideoSummary, plan: wire.VideoPlan, request_id: Requ
         layout=_read_layout(done.layout),
         residency=_read_residency(done),
         decode_ranks=done.decode_ranks,
+        sparsity=_read_use(done, plan),
     )
+
+
+def _read_sparsity(plan: wire.VideoPlan) -> SparsityPolicy | None:
+    """The policy, or none where the server is newer and knows others."""
+    with suppress(InputError):
+        return parse_sparsity(plan.sparsity) if plan.sparsity else None
+    return None
+
+
+def _read_use(done: wire.VideoSummary, plan: wire.VideoPlan) -> SparsityReport | None:
+    policy = _read_sparsity(plan)
+    if policy is None or not done.HasField("sparsity"):
+        return None
+    said = done.sparsity
+    attended = said.density * (said.calls - said.dense)
+    use = SparsityUse(calls=said.calls, dense=said.dense, attended=attended, refusal=said.refusal)
+    return SparsityReport(policy=policy, use=use)
 
 
 def _read_layout(text: str) -> Layout:

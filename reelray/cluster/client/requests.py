@@ -10,6 +10,7 @@ from reelray.cluster.prompt_changes import read_cut, read_seconds
 from reelray.cluster.render import RenderOptions, parse_size
 from reelray.cluster.wire import LARGEST_MESSAGE, LARGEST_PICTURE
 from reelray.proto.errors import InputError, PromptError
+from reelray.proto.sparsity_text import parse_sparsity, write_sparsity
 from reelray.proto.v1 import converse_pb2, videos_pb2
 from reelray.proto.v1 import video_spec_pb2 as wire
 
@@ -74,6 +75,7 @@ def write_video(options: RenderOptions, model: str | None) -> wire.VideoSpec:
         prompt=options.prompt,
         changes=[_write_change(time, prompt) for time, prompt in options.at or ()],
         decoder=WIRE_DECODERS[options.decoder],
+        sparsity=write_sparsity(parse_sparsity(options.sparsity)) if options.sparsity else "",
     )
     _write_numbers(video, options)
     if options.negative is not None:

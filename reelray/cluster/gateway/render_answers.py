@@ -6,7 +6,8 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from reelray.cluster.gateway.video_answers import planned
+from reelray.cluster.gateway.video_answers import planned, sparsity_use
+from reelray.cluster.plain_json import from_plain
 from reelray.cluster.renders.attempt import PROGRESS
 from reelray.cluster.renders.growing_media import result_video
 from reelray.cluster.renders.spec import MediaForm, RenderSpec
@@ -16,6 +17,7 @@ from reelray.cluster.store.job import Job, JobState, JobWebhook
 from reelray.cluster.store.names import JobRef
 from reelray.cluster.wire import STAGES
 from reelray.proto.errors import InputError
+from reelray.proto.sparsity import SparsityUse
 from reelray.proto.v1 import renders_pb2, video_spec_pb2
 
 STATES = {
@@ -132,7 +134,11 @@ def _summary(result: Mapping[str, Any]) -> video_spec_pb2.VideoSummary:
     known = {name: result[name] for name in FACTS if isinstance(result.get(name), FACTS[name])}
     stage_s = result.get("stage_s")
     seconds = {str(name): float(s) for name, s in stage_s.items()} if isinstance(stage_s, dict) else {}
-    return video_spec_pb2.VideoSummary(**known, stage_seconds=seconds)
+    summary = video_spec_pb2.VideoSummary(**known, stage_seconds=seconds)
+    with suppress(ValueError):  # of another version
+        if "sparsity" in result:
+            summary.sparsity.CopyFrom(sparsity_use(from_plain(SparsityUse, result["sparsity"])))
+    return summary
 
 
 def at_ms(milliseconds: int) -> Timestamp:

@@ -9,6 +9,8 @@ from reelray.cluster.coordinator.messages import Waits
 from reelray.cluster.wire import TO_WIRE
 from reelray.proto.events import Progress
 from reelray.proto.request import RenderRequest, RenderSummary
+from reelray.proto.sparsity import SparsityUse
+from reelray.proto.sparsity_text import write_sparsity
 from reelray.proto.v1 import video_spec_pb2 as wire
 from reelray.proto.v1 import videos_pb2
 
@@ -41,6 +43,7 @@ def planned(request: RenderRequest, model: str, digest: str, fps: Fraction) -> w
             for change in request.changes
         ],
         decoder=wire.DECODER_PREVIEW if request.recipe.decoder.is_preview else wire.DECODER_FULL,
+        sparsity="" if request.sparsity is None else write_sparsity(request.sparsity),
     )
 
 
@@ -77,4 +80,10 @@ def done(summary: RenderSummary) -> wire.VideoSummary:
         decode_ranks=summary.decode_ranks,
         weights=summary.residency.blocks,
         encoder=summary.residency.encoder,
+        sparsity=None if summary.sparsity is None else sparsity_use(summary.sparsity.use),
     )
+
+
+def sparsity_use(use: SparsityUse) -> wire.SparsityUse:
+    """Say what was left out of self-attention."""
+    return wire.SparsityUse(calls=use.calls, dense=use.dense, density=use.density or 0.0, refusal=use.refusal)

@@ -53,6 +53,7 @@ def read_video(video: wire.VideoSpec, model: ModelEntry) -> RenderOptions:
         fps=video.fps if video.HasField("fps") else None,
         at=read_changes(video),
         decoder=DECODERS[video.decoder],
+        sparsity=video.sparsity or None,
         image=read_first_frame(video),
     )
 

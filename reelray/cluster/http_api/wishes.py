@@ -52,6 +52,7 @@ class Wish(BaseModel):
     fps: float | None = None
     negative_prompt: Text | None = None
     decoder: Text | None = None
+    sparsity: Text = ""
     changes: list[Change] = Field(default=[], max_length=1000)
     priority: int = Field(default=0, ge=-100, le=100)
     webhook: Text = ""
@@ -76,6 +77,7 @@ class Wish(BaseModel):
                 size=None if self.size is None else wire.Size(width=width, height=height),
                 changes=[wire.PromptChange(**change.model_dump()) for change in self.changes],
                 decoder=DECODERS[self.decoder],
+                sparsity=self.sparsity,
                 conditions=[] if picture is None else [picture],
             )
         except ValueError:  # such as halves of letters

@@ -242,6 +242,7 @@ def _facts(job: RenderJob, summary: RenderSummary, records: list[UnitRecord], le
         "peak_bytes": summary.peak_bytes,
         "forwards": summary.forwards,  # of the last attempt
         "stage_s": {stage: round(value, 3) for stage, value in summary.stage_s.items()},
+        **({} if summary.sparsity is None else {"sparsity": to_plain(summary.sparsity.use)}),  # of the last attempt
         "commits": len(records),
         "claims": lease.fence,
     }

@@ -14,7 +14,7 @@ from reelray.cluster.store.names import check_name, digest_of
 from reelray.proto.errors import InputError
 from reelray.proto.request import RenderRequest, RequestId
 
-VERSION = 1
+VERSION = 2
 NAMELESS = RequestId("render")
 """Engines need a name; each attempt gives its own, so that equal wishes are equal specs."""
 _FIELDS = {"version", "model", "digest", "fps", "media", "picture", "request"}

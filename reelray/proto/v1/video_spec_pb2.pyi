@@ -26,7 +26,7 @@ MEDIA_MP4: Media
 MEDIA_RGB24: Media
 
 class VideoSpec(_message.Message):
-    __slots__ = ("model", "prompt", "negative_prompt", "frames", "seconds", "size", "seed", "steps", "guidance", "fps", "changes", "decoder", "conditions")
+    __slots__ = ("model", "prompt", "negative_prompt", "frames", "seconds", "size", "seed", "steps", "guidance", "fps", "changes", "decoder", "conditions", "sparsity")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class VideoSpec(_message.Message):
     CHANGES_FIELD_NUMBER: _ClassVar[int]
     DECODER_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: str
     negative_prompt: str
@@ -53,7 +54,8 @@ class VideoSpec(_message.Message):
     changes: _containers.RepeatedCompositeFieldContainer[PromptChange]
     decoder: Decoder
     conditions: _containers.RepeatedCompositeFieldContainer[Condition]
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., frames: _Optional[int] = ..., seconds: _Optional[float] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., fps: _Optional[float] = ..., changes: _Optional[_Iterable[_Union[PromptChange, _Mapping]]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ...) -> None: ...
+    sparsity: str
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., frames: _Optional[int] = ..., seconds: _Optional[float] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., fps: _Optional[float] = ..., changes: _Optional[_Iterable[_Union[PromptChange, _Mapping]]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., sparsity: _Optional[str] = ...) -> None: ...
 
 class Size(_message.Message):
     __slots__ = ("width", "height")
@@ -104,7 +106,7 @@ class Condition(_message.Message):
     def __init__(self, kind: _Optional[_Union[Condition.Kind, str]] = ..., inline: _Optional[bytes] = ..., asset_id: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
 
 class VideoPlan(_message.Message):
-    __slots__ = ("model", "model_digest", "prompt", "negative_prompt", "size", "frames", "fps", "seed", "steps", "guidance", "later_prompts", "decoder")
+    __slots__ = ("model", "model_digest", "prompt", "negative_prompt", "size", "frames", "fps", "seed", "steps", "guidance", "later_prompts", "decoder", "sparsity")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +119,7 @@ class VideoPlan(_message.Message):
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     LATER_PROMPTS_FIELD_NUMBER: _ClassVar[int]
     DECODER_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_digest: str
     prompt: str
@@ -129,7 +132,8 @@ class VideoPlan(_message.Message):
     guidance: float
     later_prompts: _containers.RepeatedCompositeFieldContainer[LaterPrompt]
     decoder: Decoder
-    def __init__(self, model: _Optional[str] = ..., model_digest: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., frames: _Optional[int] = ..., fps: _Optional[_Union[Rational, _Mapping]] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., later_prompts: _Optional[_Iterable[_Union[LaterPrompt, _Mapping]]] = ..., decoder: _Optional[_Union[Decoder, str]] = ...) -> None: ...
+    sparsity: str
+    def __init__(self, model: _Optional[str] = ..., model_digest: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., frames: _Optional[int] = ..., fps: _Optional[_Union[Rational, _Mapping]] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., later_prompts: _Optional[_Iterable[_Union[LaterPrompt, _Mapping]]] = ..., decoder: _Optional[_Union[Decoder, str]] = ..., sparsity: _Optional[str] = ...) -> None: ...
 
 class Rational(_message.Message):
     __slots__ = ("numerator", "denominator")
@@ -184,7 +188,7 @@ class StageProgress(_message.Message):
     def __init__(self, stage: _Optional[_Union[StageProgress.Stage, str]] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class VideoSummary(_message.Message):
-    __slots__ = ("frames", "forwards", "device", "dtype", "layout", "ranks", "stage_seconds", "peak_bytes", "decode_ranks", "weights", "encoder")
+    __slots__ = ("frames", "forwards", "device", "dtype", "layout", "ranks", "stage_seconds", "peak_bytes", "decode_ranks", "weights", "encoder", "sparsity")
     class StageSecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +207,7 @@ class VideoSummary(_message.Message):
     DECODE_RANKS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_FIELD_NUMBER: _ClassVar[int]
     frames: int
     forwards: int
     device: str
@@ -214,4 +219,17 @@ class VideoSummary(_message.Message):
     decode_ranks: int
     weights: str
     encoder: str
-    def __init__(self, frames: _Optional[int] = ..., forwards: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., peak_bytes: _Optional[int] = ..., decode_ranks: _Optional[int] = ..., weights: _Optional[str] = ..., encoder: _Optional[str] = ...) -> None: ...
+    sparsity: SparsityUse
+    def __init__(self, frames: _Optional[int] = ..., forwards: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., ranks: _Optional[int] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., peak_bytes: _Optional[int] = ..., decode_ranks: _Optional[int] = ..., weights: _Optional[str] = ..., encoder: _Optional[str] = ..., sparsity: _Optional[_Union[SparsityUse, _Mapping]] = ...) -> None: ...
+
+class SparsityUse(_message.Message):
+    __slots__ = ("calls", "dense", "density", "refusal")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    DENSE_FIELD_NUMBER: _ClassVar[int]
+    DENSITY_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    calls: int
+    dense: int
+    density: float
+    refusal: str
+    def __init__(self, calls: _Optional[int] = ..., dense: _Optional[int] = ..., density: _Optional[float] = ..., refusal: _Optional[str] = ...) -> None: ...

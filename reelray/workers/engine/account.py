@@ -56,5 +56,5 @@ class Account:
             residency=description.residency,
             decode_ranks=description.decode_ranks,
             patching=request.patching,
-            sparsity=request.sparsity and SparsityReport(policy=request.sparsity, use=self._use),
+            sparsity=None if request.sparsity is None else SparsityReport(policy=request.sparsity, use=self._use),
         )
