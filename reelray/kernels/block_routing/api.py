@@ -4,12 +4,16 @@ Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width, Q 
 P parts of a block, R parts of a block of keys, C capacity of a list.
 """
 
+import importlib.util
+
 import torch
 from torch import Tensor
 
 from reelray.kernels.block_attention.lists import BlockLists
 from reelray.kernels.block_routing import reference, select_reference
-from reelray.kernels.block_routing.select_reference import Limits
+from reelray.kernels.block_routing.limits import make_limits
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def count_parts(
@@ -51,7 +55,12 @@ def pool_blocks(x_BSND: Tensor, rows: int, *, parts: int = 1, length_G: Tensor |
         ValueError: Rows, parts and lengths do not belong together.
     """
     _check_blocks(x_BSND.shape[1], rows, parts, length_G)
-    return reference.pool_blocks(x_BSND, rows, parts, length_G)
+    if not _runs_triton(x_BSND):
+        return reference.pool_blocks(x_BSND, rows, parts, length_G)
+    from reelray.kernels.block_routing.pooling import pool  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    means_BNGPD: Tensor = pool(x_BSND, length_G, rows, parts, is_sum=False, has_similarity=False)[0]
+    return means_BNGPD
 
 
 def pool_similarity(x_BSND: Tensor, rows: int, *, length_G: Tensor | None = None) -> Tensor:
@@ -90,8 +99,13 @@ def pool_with_similarity(
         ValueError: Rows, parts and lengths do not belong together.
     """
     _check_blocks(x_BSND.shape[1], rows, parts, length_G)
-    means_BNGPD = reference.pool_blocks(x_BSND, rows, parts, length_G)
-    return means_BNGPD, reference.pool_similarity(x_BSND, rows, length_G)
+    if not _runs_triton(x_BSND):
+        means_BNGPD = reference.pool_blocks(x_BSND, rows, parts, length_G)
+        return means_BNGPD, reference.pool_similarity(x_BSND, rows, length_G)
+    from reelray.kernels.block_routing.pooling import pool  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    pair: tuple[Tensor, Tensor] = pool(x_BSND, length_G, rows, parts, is_sum=False, has_similarity=True)
+    return pair
 
 
 def sum_blocks(x_BSND: Tensor, rows: int, *, length_G: Tensor | None = None) -> Tensor:
@@ -109,7 +123,12 @@ def sum_blocks(x_BSND: Tensor, rows: int, *, length_G: Tensor | None = None) -> 
         ValueError: Rows and lengths do not belong together.
     """
     _check_blocks(x_BSND.shape[1], rows, 1, length_G)
-    return reference.sum_blocks(x_BSND, rows, length_G)
+    if not _runs_triton(x_BSND):
+        return reference.sum_blocks(x_BSND, rows, length_G)
+    from reelray.kernels.block_routing.pooling import pool  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    sums_BNG1D: Tensor = pool(x_BSND, length_G, rows, 1, is_sum=True, has_similarity=False)[0]
+    return sums_BNG1D.squeeze(3)
 
 
 def score_blocks(
@@ -144,7 +163,12 @@ def score_blocks(
     for name, counts, shape in (("q_counts_QP", q_counts_QP, queries), ("k_counts_GR", k_counts_GR, keys)):
         if counts is not None and counts.shape != shape[2:4]:
             raise ValueError(f"{name} is {list(counts.shape)}; the means have {list(shape[2:4])} blocks and parts")
-    return reference.score_blocks(q_means_BNQPD, k_means_BNGRD, scale, q_counts_QP, k_counts_GR)
+    if not _runs_triton(q_means_BNQPD):
+        return reference.score_blocks(q_means_BNQPD, k_means_BNGRD, scale, q_counts_QP, k_counts_GR)
+    from reelray.kernels.block_routing.scores import score  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    scores_BNQG: Tensor = score(q_means_BNQPD.float(), k_means_BNGRD.float(), scale, q_counts_QP, k_counts_GR)
+    return scores_BNQG
 
 
 def score_antidiagonals(
@@ -224,7 +248,7 @@ def select_blocks(
         raise ValueError(
             f"scores are {list(scores_BNQG.shape)} of {scores_BNQG.dtype}; they must be [B, N, Q, G] of float32"
         )
-    limits = _limits(scores_BNQG, count, mass, least=least, most=most, capacity=capacity, has_keep=keep is not None)
+    limits = make_limits(scores_BNQG, count, mass, least=least, most=most, capacity=capacity, has_keep=keep is not None)
     for name, part in (("keep", keep), ("drop", drop)):
         if part is not None and part.dtype != torch.bool:
             raise ValueError(f"{name} is {part.dtype}; it must be torch.bool")
@@ -297,47 +321,5 @@ def _check_blocks(tokens: int, rows: int, parts: int, length_G: Tensor | None) -
         )
 
 
-def _limits(
-    scores_BNQG: Tensor,
-    count: int | Tensor | None,
-    mass: float | Tensor | None,
-    *,
-    least: int,
-    most: int | None,
-    capacity: int | None,
-    has_keep: bool,
-) -> Limits:
-    blocks = scores_BNQG.shape[3]
-    if count is None and mass is None:
-        raise ValueError("either count or mass must say how long a list becomes")
-    if least < 0 or (most is not None and most < least) or (isinstance(count, int) and count < 0):
-        raise ValueError(f"lists cannot have {least} blocks at least, {most} at most and {count} by count")
-    if isinstance(mass, float | int) and not 0 < mass <= 1:
-        raise ValueError(f"mass is {mass}; it must be above 0 and at most 1")
-    if capacity is not None and capacity < 1:
-        raise ValueError(f"capacity is {capacity}; it must be at least 1")
-    room = blocks if most is None else min(most, blocks)
-    if isinstance(count, int):
-        least = min(max(least, count), room)
-    is_exact = mass is None
-    if capacity is None:
-        bound = least if is_exact and isinstance(count, int) else room
-        capacity = (blocks if has_keep else bound) + 1
-    return Limits(
-        least=min(least, room),
-        most=room,
-        mass=float(mass) if isinstance(mass, float | int) else None,
-        count_BN=_per_head(scores_BNQG, "count", count, torch.int32) if isinstance(count, Tensor) else None,
-        mass_BN=_per_head(scores_BNQG, "mass", mass, torch.float32) if isinstance(mass, Tensor) else None,
-        is_exact=is_exact,
-        capacity=capacity,
-    )
-
-
-def _per_head(scores_BNQG: Tensor, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    batch, heads = scores_BNQG.shape[:2]
-    if value.dtype != dtype:
-        raise ValueError(f"{name} is {value.dtype}; it must be {dtype}")
-    if value.ndim > 2 or any(n not in {1, size} for n, size in zip(value.shape[::-1], (heads, batch), strict=False)):
-        raise ValueError(f"{name} is {list(value.shape)}; there are {batch} rows of {heads} heads")
-    return value.expand(batch, heads)
+def _runs_triton(tensor: Tensor) -> bool:
+    return HAS_TRITON and tensor.device.type == "cuda" and tensor.numel() > 0

@@ -3,10 +3,10 @@
 Shape suffixes: B batch, N heads, Q blocks of queries, G blocks of keys, C capacity of a list.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
+
+from reelray.kernels.block_routing.limits import Limits
 
 KEPT = 2**31 - 2
 """Order of a block that is kept whatever its score."""
@@ -14,29 +14,6 @@ ENDLESS = KEPT - 1
 """Order of a score that is not a number or plus infinity."""
 OUT = -(2**31)
 """Order of a block that is never chosen."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Limits:
-    """How long lists become.
-
-    Args:
-        least: Blocks at least, where so many are there.
-        most: Blocks at most, unless more are kept.
-        mass: Share of the softmax mass to reach between the two; None where only counts matter.
-        count_BN: Replaces `least`, int32 [B or 1, N or 1].
-        mass_BN: Replaces `mass`, float32 [B or 1, N or 1].
-        is_exact: Whether lists get no more blocks than they need at least.
-        capacity: C; a list has fewer blocks in any case.
-    """
-
-    least: int
-    most: int
-    mass: float | None
-    count_BN: Tensor | None
-    mass_BN: Tensor | None
-    is_exact: bool
-    capacity: int
 
 
 def order_of(scores_BNQG: Tensor, keep: Tensor | None, drop: Tensor | None) -> Tensor:

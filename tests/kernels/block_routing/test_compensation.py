@@ -26,8 +26,9 @@ def pool(k, v, rows):
     return api.pool_blocks(k, rows)[:, :, :, 0], api.sum_blocks(v, rows), sizes
 
 
-def attend_means(q, k_means, v_sums, sizes, mask, query_rows):
+def attend_means(q, parts, mask, query_rows):
     """The formula in float64, over all scores at once."""
+    k_means, v_sums, sizes = parts
     logits = torch.einsum("bsnd,bngd->bnsg", q.double(), k_means.double()) * q.shape[-1] ** -0.5
     weights = (
         logits.exp()
@@ -44,7 +45,7 @@ def test_mix_and_log_are_those_of_the_formula(size, shared):
     q, k, v, lists = draw(size, shared=shared)
     parts = pool(k, v, size[3])
     mixed, lse = api.compensate(q, *parts, lists)
-    wanted, wanted_lse = attend_means(q, *parts, lists.mask(len(parts[2])), size[1])
+    wanted, wanted_lse = attend_means(q, parts, lists.mask(len(parts[2])), size[1])
     assert mixed.dtype == lse.dtype == torch.float32
     assert (mixed - wanted).abs().max() <= 1e-5
     torch.testing.assert_close(lse, wanted_lse.float(), atol=1e-5, rtol=0)

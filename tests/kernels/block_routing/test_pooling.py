@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from reelray.kernels.block_routing import api
+from reelray.kernels.block_routing import api, reference
+from tests.support.interpreted import interpreted_only
+
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}  # rounded once: the tokens are exact
 
 # tokens, rows of a block, parts, lengths
 CASES = [
@@ -99,3 +102,35 @@ def test_blocks_that_do_not_fit_are_refused(arguments, words):
         api.pool_blocks(torch.ones(1, 40, 1, 4), **arguments)
     with pytest.raises(ValueError, match=words):
         api.count_parts(40, **arguments)
+
+
+@interpreted_only
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES)
+def test_interpreted_kernel_equals_reference(monkeypatch, dtype, case):
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    check(case, dtype, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", [*CASES, (4680, 128, 4, None), (3000, 63, 7, None), (3000, 120, 1, None)])
+def test_cuda_kernel_equals_reference(dtype, case):
+    check(case, dtype, "cuda")
+
+
+def check(case, dtype, device):
+    from reelray.kernels.block_routing.pooling import pool
+
+    x, rows, parts, lengths = draw(case, dtype=dtype, device=device, width=10 if device == "cpu" else 128)
+    x[0, 0] = 0.0
+    means, similarity = pool(x, lengths, rows, parts, False, True)
+    wanted = reference.pool_blocks(x, rows, parts, lengths), reference.pool_similarity(x, rows, lengths)
+    assert means.shape == wanted[0].shape
+    assert means.dtype == torch.float32
+    assert (means - wanted[0]).abs().max() <= TOLERANCE[dtype]
+    assert (similarity - wanted[1]).abs().max() <= TOLERANCE[dtype]
+    sums, none = pool(x, lengths, rows, 1, True, False)
+    assert none.numel() == 0
+    assert (sums[:, :, :, 0] - reference.sum_blocks(x, rows, lengths)).abs().max() <= rows * TOLERANCE[dtype]

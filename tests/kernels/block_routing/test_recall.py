@@ -53,4 +53,5 @@ def test_better_scores_keep_more():
         kept_mass(q, k, api.select_blocks(s, query_rows=8, key_rows=8, count=4)).mean()
         for s in (scores, torch.randn(scores.shape, generator=generator))
     ]
-    assert shares[0] > 0.8 > 0.5 > shares[1]
+    assert shares[0] > 0.8
+    assert shares[1] < 0.5

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reelray.kernels.block_routing import api, reference
+from tests.support.interpreted import interpreted_only
 
 
 def draw(*shape, seed=0, device="cpu"):
@@ -83,3 +84,45 @@ def test_parts_that_do_not_belong_together_are_refused():
         api.score_blocks(q, k, 1.0, k_counts_GR=counts_of([1, 1]))
     with pytest.raises(ValueError, match="whole groups of 4"):
         api.score_antidiagonals(torch.ones(1, 8, 1, 4), torch.ones(1, 8, 1, 4), 8, 6, 4)
+
+
+# query blocks, their parts, key blocks, their parts, width
+SIZES = [(1, 1, 1, 1, 8), (5, 1, 70, 1, 16), (33, 4, 17, 4, 16), (4, 3, 25, 7, 20), (2, 2, 3, 1, 24)]
+PRECISION = {"ieee": 1e-5, "split": 1e-4}
+
+
+@interpreted_only
+@pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:divide by zero")  # numpy's, of a maximum and of log 0
+@pytest.mark.parametrize("precision", PRECISION)
+@pytest.mark.parametrize("size", SIZES)
+def test_interpreted_kernel_equals_reference(monkeypatch, precision, size):
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    check(size, precision, PRECISION[precision], "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [*PRECISION.items(), ("tf32x3", 1e-5), ("tf32", 1e-2)])
+@pytest.mark.parametrize("size", [*SIZES, (591, 4, 591, 4, 128), (256, 1, 300, 1, 64), (100, 2, 300, 8, 128)])
+def test_cuda_kernel_equals_reference(precision, tolerance, size):
+    check(size, precision, tolerance, "cuda")
+
+
+def check(size, precision, tolerance, device):
+    from reelray.kernels.block_routing.scores import score
+
+    queries, parts, keys, key_parts, width = size
+    q = draw(2, 2, queries, parts, width, device=device)
+    k = draw(2, 2, keys, key_parts, width, seed=1, device=device)
+    q[0, 0, -1, -1, 0] = torch.nan
+    scale = width**-0.5
+    counts = torch.ones(queries, parts, dtype=torch.int32), torch.ones(keys, key_parts, dtype=torch.int32)
+    counts[0][0, 1:] = 0
+    counts[1][-1] = 0
+    for pair in ((None, None), [part.to(device) for part in counts]):
+        found = score(q, k, scale, *pair, precision)
+        wanted = reference.score_blocks(q, k, scale, *pair)
+        assert found.shape == wanted.shape
+        torch.testing.assert_close(found, wanted, atol=tolerance, rtol=0, equal_nan=True)
+        if pair[0] is None:
+            assert found[0, 0, -1].isnan().all()
