@@ -260,3 +260,6 @@ def test_kept_blocks_are_those_of_the_first_frame_and_beside_the_query() -> None
             beside = 2 * a - 1 <= b <= 2 * a + 2
             assert bool(keep[a, b]) == (beside or any(at[0] == 0 for at in tokens))
     assert not Blocking.of(order, first_frame=False, neighbours=-1).keep_QG.any()
+    padded = Blocking.of(tiled((3, 1, 1), (2, 1, 1)), key_rows=1)
+    assert padded.keep_QG[:, :3].any(0).all()
+    assert not padded.keep_QG[:, 3].any()  # padding only
