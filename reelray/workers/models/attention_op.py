@@ -134,7 +134,7 @@ class View:
     Args:
         past: Is attended besides the window; None where nothing is remembered.
         recorder: Takes down the window's own keys and values; None where they are not committed.
-        core: Attends in place of dense attention, for windows without memory.
+        core: Attends in place of dense attention, for windows without memory whose frames all have one timestep.
         made: What others have made of it and want to find again, by their key.
     """
 

@@ -3,7 +3,6 @@
 Shape suffixes: B batch, P places of the order (tokens and padding), N heads, D head width.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -46,13 +45,13 @@ class SparseWindows:
         """Of the window."""
         return Scene.of(self.order, self.policy)
 
-    def view(self, timesteps: Sequence[float]) -> View | None:
+    def view(self, timestep: float) -> View | None:
         """What a forward attends; None where all of it is dense.
 
         Args:
-            timesteps: In [0, 1000], of each latent frame; the noisiest frame decides.
+            timestep: In [0, 1000], of all latent frames.
         """
-        way = progress(min(1.0, max(timesteps) / TIME), self.shift)
+        way = progress(min(1.0, timestep / TIME), self.shift)
         if self.policy.dense_at(way, layer=self.policy.dense_layers):
             return None
         return View(core=SparseCore(windows=self, scene=self.scene.at(self.policy, way), way=way))

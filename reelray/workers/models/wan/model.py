@@ -241,6 +241,8 @@ class WanModel(LatentDecoding):
         _, ph, pw = self.facts.patch
         if view is None and frames * (height // ph) * (width // pw) <= SMALL_WINDOW:
             text = [context.unmerged or context for context in text]
+        if view is not None and view.core is not None:
+            timestep_BT = timestep_BT[:, :1]  # in another order tokens of a frame do not lie together
         return self.parts.transformer.open_forward(
             latents_BCTHW,
             timestep_BT,
