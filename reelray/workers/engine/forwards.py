@@ -21,7 +21,7 @@ from reelray.workers.engine.landing import Landing
 from reelray.workers.engine.memory_rooms import MemoryRooms
 from reelray.workers.engine.mixed_text import MixedText
 from reelray.workers.engine.packing import on_cpu, pack, unpack
-from reelray.workers.engine.sparse_request import SparseRequest
+from reelray.workers.engine.sparse_request import SparseRequest, open_sparse
 from reelray.workers.engine.station import Station, keep
 from reelray.workers.engine.stream_memory import Committed, StreamMemory
 from reelray.workers.engine.texts import Texts
@@ -70,8 +70,7 @@ class Forwards:
 
     def __post_init__(self) -> None:
         self.clean = CleanChunks(self.request.recipe, self.model)
-        if self.request.sparsity is not None:
-            self.sparse = SparseRequest(request=self.request, model=self.model)
+        self.sparse = open_sparse(self.request, self.model)
 
     @property
     def memory(self) -> StreamMemory | None:
@@ -167,14 +166,12 @@ class Forwards:
         text = self._text() if branch is Branch.CONDITIONAL else self.texts.negative
         begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
         positions: Sequence[int] = range(begin, begin + length)
-        view = None
+        view = None if self.sparse is None else self.sparse.view(window)
         if memory is not None:
             memory.turn_to(window.level)
             memory.settle(branch, partial(self.model.mean_text_keys, text), self._add_up)
             positions = memory.positions(branch, first, length, cuts=self._cuts)
             view = memory.view(branch, first, length, records=window.records)
-        elif self.sparse is not None:
-            view = self.sparse.view(window)
         return Row(
             latents_1CTHW=window.latents_1CTHW,
             timesteps=tuple(window.timesteps),

@@ -64,3 +64,8 @@ class SparseRequest:
         order = make_order(self.policy.token_order, grid, self.policy.rows).to(device)
         shift = request.recipe.schedule.shift
         self._windows = SparseWindows(policy=self.policy, router=make_router(self.policy), order=order, shift=shift)
+
+
+def open_sparse(request: RenderRequest, model: "VideoModel") -> SparseRequest | None:
+    """What a request's windows attend; None where that is everything."""
+    return None if request.sparsity is None else SparseRequest(request=request, model=model)

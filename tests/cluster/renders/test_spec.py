@@ -57,7 +57,7 @@ def test_a_picture_travels_beside_the_spec():
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        ("version", 2, "version 2; this build reads version 1"),
+        ("version", 1, "version 1; this build reads version 2"),
         ("version", None, "version None"),
         ("model", "", "model is ''"),
         ("model", 3, "model is 3"),
