@@ -18,6 +18,7 @@ from reelray.proto.recipe import Defaults, Guidance, Recipe, Schedule
 from reelray.proto.request import RenderRequest, RenderSummary, RequestId
 from reelray.proto.session import Fork, Forked, Order, Standing
 from reelray.proto.snapshot import Snapshot, SnapshotKind
+from reelray.proto.sparsity import SparsityReport, SparsityUse
 
 FACTS = ModelFacts(
     family="wan",
@@ -60,6 +61,10 @@ def draw_frames(request: RenderRequest) -> np.ndarray:
         inside = (columns - 10 - 2 * index) ** 2 + (rows - request.height / 2) ** 2 < (request.height / 4) ** 2
         frame[inside] = colour
     return frames
+
+
+USE = SparsityUse(calls=40, dense=8, attended=16.0)
+"""What a video with sparsity leaves out."""
 
 
 @dataclass
@@ -142,6 +147,7 @@ class FakeEngine:
                 dtype="float32",
                 stage_s={"text": 0.1, "denoise": 1.0, "decode": 0.5},
                 peak_bytes=123,
+                sparsity=None if request.sparsity is None else SparsityReport(policy=request.sparsity, use=USE),
             ),
         )
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 
@@ -28,6 +29,7 @@ OPTIONS = [
     ("--seed", "7"),
     ("--seed", "7", "--seconds", "1:00.5", "--fps", "4", "--size", "64x48"),
     ("--seed", "7", "--frames", "9", "--steps", "3", "--guidance", "1.5", "--negative", "fog"),
+    ("--seed", "7", "--sparsity", "radial,decay=0.5,dense_share=0.25"),
 ]
 
 
@@ -46,6 +48,20 @@ def test_the_file_is_the_one_made_here(cli, options, name):
         report.pop("seconds")
     assert told[0] == told[1]
     assert (engine.requests[0].prompt, engine.cancelled) == ("a disc", 0)
+    assert (engine.requests[0].sparsity is not None) == ("--sparsity" in options)
+    assert told[0]["approximate"] == ("--sparsity" in options)
+
+
+def test_what_was_left_out_is_told_and_stands_in_the_file(cli):
+    with serve(FakeEngine()) as address:
+        ran = cli.run("render", "a disc", "--sparsity", "sub_block,density=0.50", "--server", address, "-o", "a.mp4")
+        assert "(approximate, 50% of the keys attended in 80% of self-attention)" in ran.err
+        ran = cli.run("render", "a disc", "--sparsity", "sub_block", "--server", address, "-o", "b.mp4", "--json")
+    told = json.loads(ran.out)
+    assert told["attention"] == {"calls": 40, "dense": 8, "density": 0.5, "refusal": None}
+    with av.open(str(cli.cwd / "a.mp4")) as file:
+        said = json.loads(file.metadata["comment"])
+    assert (said["sparsity"], said["approximate"]) == ("sub_block,density=0.5", True)
 
 
 def test_without_a_name_the_seed_of_the_server_is_in_it(cli):
@@ -61,6 +77,8 @@ def test_without_a_name_the_seed_of_the_server_is_in_it(cli):
         (("--model", "nope"), 2, "models here: fake"),
         (("--gpus", "2", "--device", "cpu"), 2, "--device, --gpus cannot be given with --server"),
         (("--seed", "-1"), 2, "seed is -1"),
+        (("--sparsity", "dense"), 2, "begins with a method"),
+        (("--sparsity", "sub_block,density=2"), 2, "entries in 0..1"),
         (("--steps", str(2**40)), 2, "steps is"),
         (("--size", "0x0"), 2, "size 0x0"),
         (("--frames", "17", "--seconds", "1"), 2, "both frames and seconds"),

@@ -135,6 +135,8 @@ WRONG = [
     ({"prompt": "x", "seed": 2**64}, 400, "invalid_input", "seed"),
     ({"prompt": "x", "colour": "red"}, 400, "invalid_input", "colour"),
     ({"prompt": "x", "decoder": "fast"}, 400, "invalid_input", "full or preview"),
+    ({"prompt": "x", "sparsity": "dense"}, 400, "invalid_input", "begins with a method"),
+    ({"prompt": "x", "sparsity": 0.5}, 400, "invalid_input", "sparsity"),
     ({"prompt": "x", "priority": 101}, 400, "invalid_input", "priority"),
     ({"prompt": "x", "input_reference": "a picture"}, 400, "invalid_input", "image_url"),
     ({"prompt": "x", "input_reference": {"file_id": "f"}}, 400, "unsupported", "FIRST_FRAME"),

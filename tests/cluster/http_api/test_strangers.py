@@ -47,7 +47,7 @@ def status_of(served, data):
 
 
 NUMBERS = ["NaN", "-Infinity", "1e308", "1e-320", "-1", "0", "null", "[]", '"\\ud800"', "9" * 30, "9" * 5000]
-FIELDS = ["guidance", "fps", "seconds", "frames", "seed", "steps", "priority", "size", "model", "decoder"]
+FIELDS = ["guidance", "fps", "seconds", "frames", "seed", "steps", "priority", "size", "model", "decoder", "sparsity"]
 HOSTILE = [
     *(create(b'{"prompt": "x", "%s": %s}' % (name.encode(), n.encode())) for name in FIELDS for n in NUMBERS),
     *(create(b'{"prompt": "x", "changes": [{"prompt": "y", "seconds": %s}]}' % n.encode()) for n in NUMBERS),
