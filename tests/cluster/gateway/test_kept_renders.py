@@ -46,7 +46,7 @@ def test_renders_go_on_when_it_is_started_again(tmp_path, number):
     with start_process(SERVE, tmp_path, "0.2") as process, connect(wait_for_address(process)) as channel:
         caller = Caller(channel)
         first = caller.submit(video_spec=video(frames=401, seed=1), idempotency_key="k")
-        second = caller.submit(video_spec=video(frames=5, seed=2))
+        second = caller.submit(video_spec=video(frames=5, seed=2, sparsity="sub_block,density=0.50"))
         for event in caller.watching(first.id):
             if event.state == renders_pb2.RENDER_STATE_RUNNING:
                 break
@@ -68,6 +68,9 @@ def test_renders_go_on_when_it_is_started_again(tmp_path, number):
             assert frames_in(data) == frames
             done = caller.get(render.id)
             assert (done.bytes, done.summary.frames, done.summary.device) == (len(data), frames, "cpu")
+            assert done.plan.sparsity == ("" if render is first else "sub_block,density=0.5")
+            assert done.summary.HasField("sparsity") == (render is second)
+            assert done.summary.sparsity.density == (0.0 if render is first else 0.5)
 
 
 def test_a_store_that_is_killed_is_started_again(tmp_path):
