@@ -127,8 +127,10 @@ class SemanticOrder:
             rounds: See `Clusters.find`.
             before: The order of the step before, to begin with.
         """
-        queries = Clusters.find(q_BSND, query_clusters, rounds=rounds, before=before and before.queries)
-        keys = Clusters.find(k_BSND, key_clusters, rounds=rounds, before=before and before.keys)
+        queries = Clusters.find(
+            q_BSND, query_clusters, rounds=rounds, before=None if before is None else before.queries
+        )
+        keys = Clusters.find(k_BSND, key_clusters, rounds=rounds, before=None if before is None else before.keys)
         return cls(queries=queries, keys=keys, query_BNS=queries.order(), key_BNS=keys.order())
 
     def lay_queries(self, q_BSND: Tensor) -> Tensor:

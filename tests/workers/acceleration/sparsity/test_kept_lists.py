@@ -27,7 +27,7 @@ def plain() -> Blocking:
 
 
 def scene_of(density: float = 0.5, blocking: Blocking | None = None) -> Scene:
-    return Scene(blocking=blocking or plain(), key_blocks=8, density=density)
+    return Scene(blocking=blocking or plain(), density=density)
 
 
 def draw(seed: int, batch: int = 1) -> Tensor:

@@ -81,7 +81,7 @@ def test_clusters_along_a_line_follow_each_other() -> None:
 def test_blocks_of_alike_tokens_keep_more_at_the_same_density() -> None:
     x, _ = draw()
     blocking = Blocking.of(frame_major((1, 10, 12), 20), first_frame=False, neighbours=-1)
-    scene = Scene(blocking=blocking, key_blocks=6, density=0.2)
+    scene = Scene(blocking=blocking, density=0.2)
     order = SemanticOrder.find(x, x, query_clusters=6, key_clusters=6, rounds=10)
     recalls = []
     for q, k in ((x, x), (order.lay_queries(x), order.lay_keys(x))):
