@@ -305,9 +305,17 @@ def compensate(
     scale = width**-0.5 if scale is None else scale
     v_means_BNGD = v_sums_BNGD / sizes_G.clamp(min=1)[:, None]
     bias_G = sizes_G.float().log()
-    return reference.compensate(
-        q_BSND, k_means_BNGD * scale, v_means_BNGD, bias_G, listed=lists.mask(blocks), query_rows=lists.query_rows
-    )
+    if not _runs_triton(q_BSND):
+        k_scaled_BNGD, mask = k_means_BNGD.float() * scale, lists.mask(blocks)
+        return reference.compensate(
+            q_BSND, k_scaled_BNGD, v_means_BNGD, bias_G, listed=mask, query_rows=lists.query_rows
+        )
+    from reelray.kernels.block_routing import compensation  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    means = (part.to(q_BSND.dtype) for part in (k_means_BNGD, v_means_BNGD))
+    index, count, rows = lists.index_BNQC, lists.count_BNQ, lists.query_rows
+    pair: tuple[Tensor, Tensor] = compensation.compensate(q_BSND, *means, bias_G, index, count, rows, scale)
+    return pair
 
 
 def _select(scores_BNQG: Tensor, keep: Tensor | None, drop: Tensor | None, limits: Limits) -> tuple[Tensor, Tensor]:
