@@ -22,6 +22,7 @@ QUERY_TILE = 128
 """Most queries that a program holds."""
 KEY_TILE = 64
 """Means at a time."""
+STAGES = 3
 LISTED = 256
 """Entries of a list at a time."""
 
@@ -187,7 +188,7 @@ def compensate(
         BLOCK=max(16, triton.next_power_of_2(width)),
         ROWS=rows,
         KEYS=KEY_TILE,
-        num_warps=8 if rows == QUERY_TILE else 4,
-        num_stages=3,
+        num_warps=8 if rows >= 128 else 4,
+        num_stages=STAGES,
     )
     return mixed_BSND, lse_BSN
