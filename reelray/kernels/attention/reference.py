@@ -69,7 +69,7 @@ def merge_reference(
 def merge_all_reference(mixed_PBSND: Tensor, lse_PBSN: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Merge attention of the same queries over disjoint sets of keys, in float32.
 
-    With l = log sum exp(lse) over the sets the result is the sum of exp(lse - l) mixed; see `merge_reference` for sets
+    With weights softmax(lse) over the sets the result is their weighted sum; see `merge_reference` for sets
     without keys.
 
     Args:
@@ -80,8 +80,7 @@ def merge_all_reference(mixed_PBSND: Tensor, lse_PBSN: Tensor, dtype: torch.dtyp
     Returns:
         Mixed values over all in `dtype`, and the logs of their sums in float32.
     """
-    lse_BSN = lse_PBSN.logsumexp(0)
-    weight_PBSN = (lse_PBSN - lse_BSN.masked_fill(lse_BSN == -torch.inf, 0)).exp()
-    has_none_PBSN1 = (lse_PBSN == -torch.inf).unsqueeze(-1)
-    parts_PBSND = weight_PBSN.unsqueeze(-1) * mixed_PBSND.float().masked_fill(has_none_PBSN1, 0)
-    return parts_PBSND.sum(0).to(dtype), lse_BSN
+    has_none_PBSN = lse_PBSN == -torch.inf
+    weight_PBSN = lse_PBSN.softmax(0).masked_fill(has_none_PBSN, 0)
+    values_PBSND = mixed_PBSND.float().masked_fill(has_none_PBSN.unsqueeze(-1), 0)
+    return (weight_PBSN.unsqueeze(-1) * values_PBSND).sum(0).to(dtype), lse_PBSN.logsumexp(0)

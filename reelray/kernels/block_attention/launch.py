@@ -122,6 +122,7 @@ def launch(
         MASKED=masked,
         PAGED=paged,
         SHARED=k_BKND.shape[0] == 1,
+        ALIKE=k_BKND.stride() == v_BKND.stride(),
         WIDTH=width,
         QUERY_ROWS=query_rows,
         KEY_ROWS=key_rows,

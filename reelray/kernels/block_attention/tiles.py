@@ -51,7 +51,7 @@ TABLE: dict[tuple[int, int, int], Tile] = {
     (128, 64, 64): Tile(queries=64, keys=64, warps=4, stages=3),
     (128, 64, 128): Tile(queries=64, keys=64, warps=4, stages=3),
     (128, 128, 64): Tile(queries=128, keys=64, warps=8, stages=3),
-    (128, 128, 128): Tile(queries=128, keys=128, warps=8, stages=2),
+    (128, 128, 128): Tile(queries=128, keys=128, warps=8, stages=3),
 }
 # fewest steps of a program -> most loads in flight: short lists end before a deep pipeline is full
 DEPTHS = ((16, 3), (8, 2), (0, 1))

@@ -102,6 +102,7 @@ def _go_through(
     MASKED: tl.constexpr,
     PAGED: tl.constexpr,
     SHARED: tl.constexpr,
+    ALIKE: tl.constexpr,
     WIDTH: tl.constexpr,
     KEY_ROWS: tl.constexpr,
     KEY_TILE: tl.constexpr,
@@ -115,6 +116,8 @@ def _go_through(
     key, column = tl.arange(0, KEY_TILE), tl.arange(0, WIDTH)
     k_offset = key[:, None] * k_token + column[None, :]
     v_offset = key[:, None] * v_token + column[None, :]
+    if ALIKE:
+        v_block, v_token, v_offset = k_block, k_token, k_offset
     ahead = tl.load(list_ptr)
     if HAS_LENGTHS:
         rows_ahead = tl.load(length_ptr + _clamp(ahead, limit), mask=limit > 0, other=0)
@@ -177,6 +180,7 @@ def _go_through_pairs(
     k_token,
     v_block,
     v_token,
+    ALIKE: tl.constexpr,
     WIDTH: tl.constexpr,
     KEY_ROWS: tl.constexpr,
     STAGES: tl.constexpr,
@@ -186,6 +190,8 @@ def _go_through_pairs(
     key, column = tl.arange(0, 2 * KEY_ROWS), tl.arange(0, WIDTH)
     k_offset = key[:, None] * k_token + column[None, :]
     v_offset = key[:, None] * v_token + column[None, :]
+    if ALIKE:
+        v_block, v_token, v_offset = k_block, k_token, k_offset
     one, two = tl.load(list_ptr), tl.load(list_ptr + tl.minimum(1, places - 1))
     for step in tl.range(0, whole // 2, num_stages=STAGES):
         wrong = wrong | (one < 0) | (one >= limit) | (two < 0) | (two >= limit)
@@ -266,6 +272,7 @@ def block_attention_kernel(
     MASKED: tl.constexpr,
     PAGED: tl.constexpr,
     SHARED: tl.constexpr,
+    ALIKE: tl.constexpr,
     WIDTH: tl.constexpr,
     QUERY_ROWS: tl.constexpr,
     KEY_ROWS: tl.constexpr,
@@ -323,13 +330,13 @@ def block_attention_kernel(
     if ENTRIES == 2:
         acc, most, total, wrong = _go_through_pairs(
             q, k_ptr, v_ptr, list_ptr, acc, most, total, wrong, scale, keys, blocks, listed, whole, limit,
-            capacity - begin, k_block, k_token, v_block, v_token, WIDTH, KEY_ROWS, STAGES, SETTLES,
+            capacity - begin, k_block, k_token, v_block, v_token, ALIKE, WIDTH, KEY_ROWS, STAGES, SETTLES,
         )  # fmt: skip
     else:
         acc, most, total, wrong = _go_through(
             q, k_ptr, v_ptr, k_desc, v_desc, list_ptr, length_ptr, acc, most, total, wrong, scale, keys, listed, whole,
-            limit, row, head, k_block, k_token, v_block, v_token, HAS_LENGTHS, HAS_TAIL, MASKED, PAGED, SHARED, WIDTH,
-            KEY_ROWS, KEY_TILE, STAGES, DESCRIPTORS, SPECIALIZES, SETTLES,
+            limit, row, head, k_block, k_token, v_block, v_token, HAS_LENGTHS, HAS_TAIL, MASKED, PAGED, SHARED, ALIKE,
+            WIDTH, KEY_ROWS, KEY_TILE, STAGES, DESCRIPTORS, SPECIALIZES, SETTLES,
         )  # fmt: skip
 
     total = tl.where(total == 0.0, 1.0, total)
