@@ -25,6 +25,8 @@ class BlockLists:
         key_rows: Tokens of a block of keys.
         length_G: Tokens of each block of keys that are there, int32, for tiles and pages that are not full; None where
             all are but the end of the sequence.
+        order_BNQ: Blocks of queries in the order in which they start, int32, every one once: the longest lists first
+            where lengths differ (`longest_first`), so that no long one is left at the end. None keeps their order.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not belong together.
@@ -35,6 +37,7 @@ class BlockLists:
     query_rows: int
     key_rows: int
     length_G: Tensor | None = None
+    order_BNQ: Tensor | None = None
 
     def __post_init__(self) -> None:
         index, count = self.index_BNQC, self.count_BNQ
@@ -45,6 +48,8 @@ class BlockLists:
         parts = {"index_BNQC": index, "count_BNQ": count}
         if self.length_G is not None:
             parts["length_G"] = self.length_G
+        if self.order_BNQ is not None:
+            parts["order_BNQ"] = self.order_BNQ
         for name, part in parts.items():
             if part.dtype != torch.int32:
                 raise ValueError(f"{name} is {part.dtype}; it must be torch.int32")
@@ -52,10 +57,15 @@ class BlockLists:
                 raise ValueError(f"{name} is on {part.device}, index_BNQC on {index.device}")
         if index.shape[3] and index.stride(3) != 1:
             raise ValueError("the entries of a list must lie one after the other")
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
         if self.query_rows < 1 or self.key_rows < 1:
             raise ValueError(f"blocks have {self.query_rows} and {self.key_rows} rows; they must have at least one")
         if self.length_G is not None and self.length_G.ndim != 1:
             raise ValueError(f"length_G is {list(self.length_G.shape)}; it must have one dimension")
+        if self.order_BNQ is not None and self.order_BNQ.shape != self.count_BNQ.shape:
+            raise ValueError(f"order_BNQ is {list(self.order_BNQ.shape)}, counts are {list(self.count_BNQ.shape)}")
 
     @classmethod
     def of_mask(
@@ -103,13 +113,22 @@ class BlockLists:
         if self.index_BNQC.shape[1] == 1:
             return self
         part = slice(first, first + count)
-        return replace(self, index_BNQC=self.index_BNQC[:, part], count_BNQ=self.count_BNQ[:, part])
+        order_BNQ = None if self.order_BNQ is None else self.order_BNQ[:, part]
+        return replace(
+            self, index_BNQC=self.index_BNQC[:, part], count_BNQ=self.count_BNQ[:, part], order_BNQ=order_BNQ
+        )
+
+    def longest_first(self) -> Self:
+        """The same lists, the longest of each head to be started first; the device does not wait."""
+        order_BNQ = torch.argsort(self.count_BNQ, dim=-1, descending=True, stable=True)
+        return replace(self, order_BNQ=order_BNQ.to(torch.int32))
 
     def check(self, key_blocks: int) -> None:
         """Read every list once; waits for the device, so lists from outside are checked, not those of every layer.
 
         Raises:
-            ValueError: A count exceeds the capacity, or a list names a block that does not exist or is not ascending.
+            ValueError: A count exceeds the capacity, a list names a block that does not exist or is not ascending, a
+                block has more tokens than rows, or the order is none.
         """
         count = self.count_BNQ
         if bool(((count < 0) | (count >= self.capacity)).any()):
@@ -129,3 +148,11 @@ class BlockLists:
         if bool(falls.any()):
             row, head, query, _ = falls.nonzero()[0].tolist()
             raise ValueError(f"the list of row {row}, head {head}, query block {query} is not ascending")
+        if self.length_G is not None and bool(((self.length_G < 0) | (self.length_G > self.key_rows)).any()):
+            raise ValueError(
+                f"blocks of {self.key_rows} rows have {int(self.length_G.min())} to {int(self.length_G.max())} tokens"
+            )
+        if self.order_BNQ is not None:
+            every = torch.arange(count.shape[2], dtype=torch.int32, device=count.device)
+            if not torch.equal(self.order_BNQ.sort(-1).values, every.expand_as(count)):
+                raise ValueError("order_BNQ does not name every block of queries once")

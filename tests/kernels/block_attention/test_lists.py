@@ -1,5 +1,7 @@
 """The format of block lists: made of masks, read back, checked."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,6 +53,8 @@ def test_some_heads_are_views_and_shared_lists_stay_shared():
         ({"query_rows": 0}, "at least one"),
         ({"length_G": torch.zeros(1, 4, dtype=torch.int32)}, "one dimension"),
         ({"length_G": torch.zeros(4)}, "torch.int32"),
+        ({"order_BNQ": torch.zeros(1, 1, 2)}, "torch.int32"),
+        ({"order_BNQ": torch.zeros(1, 1, 3, dtype=torch.int32)}, "counts are"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(change, words):
@@ -92,3 +96,23 @@ def test_what_stands_behind_a_count_is_not_checked():
     lists = BlockLists(index_BNQC=index, count_BNQ=torch.tensor([[[2]]], dtype=torch.int32), query_rows=64, key_rows=64)
     lists.check(4)
     assert lists.mask(4).tolist() == [[[[True, False, False, True]]]]
+
+
+def test_the_longest_lists_of_each_head_start_first():
+    mask = torch.tensor([[[[1, 0, 0], [1, 1, 1], [1, 1, 0], [0, 1, 0]], [[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 1, 0]]]])
+    lists = lists_of(mask.bool())
+    assert lists.order_BNQ is None
+    ordered = lists.longest_first()
+    assert ordered.order_BNQ.tolist() == [[[1, 2, 0, 3], [3, 1, 0, 2]]]
+    assert ordered.order_BNQ.dtype == torch.int32
+    ordered.check(3)
+    assert ordered.heads(1, 1).order_BNQ.tolist() == [[[3, 1, 0, 2]]]
+
+
+def test_an_order_that_leaves_one_out_and_tokens_beyond_the_rows_are_named():
+    lists = lists_of(torch.ones(1, 2, 3, 4).bool(), length_G=torch.tensor([64, 0, 1, 64], dtype=torch.int32))
+    lists.check(4)
+    with pytest.raises(ValueError, match="every block of queries once"):
+        replace(lists, order_BNQ=torch.tensor([[[0, 1, 2], [0, 2, 2]]], dtype=torch.int32)).check(4)
+    with pytest.raises(ValueError, match="64 rows have 0 to 65 tokens"):
+        replace(lists, length_G=torch.tensor([64, 0, 65, 1], dtype=torch.int32)).check(4)
