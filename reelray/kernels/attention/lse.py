@@ -1,14 +1,16 @@
 """Attention that also returns the log of its sums, and the merge of two such results over different keys.
 
-Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width.
+Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width,
+P sets of keys.
 """
 
 import torch
 from torch import Tensor
 
-from reelray.kernels.attention.reference import attend_with_lse_reference, merge_reference
+from reelray.kernels.attention.reference import attend_with_lse_reference, merge_all_reference, merge_reference
 
 HALF = (torch.float16, torch.bfloat16)
+MOST_SETS = 8
 
 
 def attend_with_lse(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,6 +65,32 @@ def merge_partials(
     from reelray.kernels.attention import merge  # noqa: PLC0415  (triton exists on GPU machines only)
 
     merged: tuple[Tensor, Tensor] = merge.merge(mixed_BSND, lse_BSN, other_BSND, other_BSN, dtype)
+    return merged
+
+
+def merge_all(mixed_PBSND: Tensor, lse_PBSN: Tensor, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Merge attention over disjoint sets of keys in one pass: what attention over all of them gives.
+
+    Args:
+        mixed_PBSND: Mixed values over each of at most 8 sets, any float dtype.
+        lse_PBSN: Logs of their sums, float32; minus infinity where a set has no keys.
+        dtype: Of the mixed values; float32 where they are to be merged again.
+
+    Returns:
+        Mixed values over all, and the logs of their sums in float32; 0 and minus infinity where no set has keys.
+
+    Raises:
+        ValueError: There are no sets or too many, or values and logs do not belong together.
+    """
+    if not 1 <= len(mixed_PBSND) <= MOST_SETS or lse_PBSN.shape != mixed_PBSND.shape[:-1]:
+        raise ValueError(
+            f"values are {list(mixed_PBSND.shape)}, logs {list(lse_PBSN.shape)}; both have 1 to {MOST_SETS} sets"
+        )
+    if mixed_PBSND.device.type != "cuda":
+        return merge_all_reference(mixed_PBSND, lse_PBSN, dtype)
+    from reelray.kernels.attention import merge  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    merged: tuple[Tensor, Tensor] = merge.merge_all(mixed_PBSND, lse_PBSN, dtype)
     return merged
 
 

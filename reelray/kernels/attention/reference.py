@@ -5,7 +5,6 @@ Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def attend_reference(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, bias_BK: Tensor | None = None) -> Tensor:
@@ -47,7 +46,8 @@ def merge_reference(
 ) -> tuple[Tensor, Tensor]:
     """Merge attention of the same queries over two disjoint sets of keys, in float32.
 
-    With w = exp(other) / (exp(lse) + exp(other)) the result is (1 - w) mixed + w other.
+    With w = exp(other) / (exp(lse) + exp(other)) the result is (1 - w) mixed + w other. A set without keys has minus
+    infinity for a log, and then its values count for nothing; two such sets give 0 and minus infinity.
 
     Args:
         mixed_BSND: Mixed values over the first set.
@@ -59,6 +59,28 @@ def merge_reference(
     Returns:
         Mixed values over both in `dtype`, and the logs of their sums in float32.
     """
-    weight_BSN1 = torch.sigmoid(other_BSN - lse_BSN).unsqueeze(-1)
-    merged_BSND = torch.lerp(mixed_BSND.float(), other_BSND.float(), weight_BSN1)
-    return merged_BSND.to(dtype), lse_BSN - F.logsigmoid(lse_BSN - other_BSN)
+    has_none_BSN, has_no_other_BSN = lse_BSN == -torch.inf, other_BSN == -torch.inf
+    weight_BSN1 = torch.sigmoid((other_BSN - lse_BSN).masked_fill(has_none_BSN & has_no_other_BSN, 0)).unsqueeze(-1)
+    one_BSND = mixed_BSND.float().masked_fill(has_none_BSN[..., None], 0)
+    two_BSND = other_BSND.float().masked_fill(has_no_other_BSN[..., None], 0)
+    return torch.lerp(one_BSND, two_BSND, weight_BSN1).to(dtype), torch.logaddexp(lse_BSN, other_BSN)
+
+
+def merge_all_reference(mixed_PBSND: Tensor, lse_PBSN: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Merge attention of the same queries over disjoint sets of keys, in float32.
+
+    With weights softmax(lse) over the sets the result is their weighted sum; see `merge_reference` for sets
+    without keys.
+
+    Args:
+        mixed_PBSND: Mixed values over each set.
+        lse_PBSN: Natural logs of their sums, float32.
+        dtype: Of the result.
+
+    Returns:
+        Mixed values over all in `dtype`, and the logs of their sums in float32.
+    """
+    has_none_PBSN = lse_PBSN == -torch.inf
+    weight_PBSN = lse_PBSN.softmax(0).masked_fill(has_none_PBSN, 0)
+    values_PBSND = mixed_PBSND.float().masked_fill(has_none_PBSN.unsqueeze(-1), 0)
+    return (weight_PBSN.unsqueeze(-1) * values_PBSND).sum(0).to(dtype), lse_PBSN.logsumexp(0)

@@ -3,16 +3,20 @@
 Shape suffixes: B batch, S query tokens, K key tokens, N heads, D head width, P pages, R rows of a page.
 """
 
+import importlib.util
+
 import torch
 from torch import Tensor
 
 from reelray.kernels.block_attention.lists import BlockLists
 from reelray.kernels.block_attention.reference import Seed, attend_blocks_reference
 
+HALF = (torch.bfloat16, torch.float16)
 WIDTHS = (64, 128)
 """Head widths of the Triton kernel."""
 ALIGNED = 8
 """Elements of a half-precision vector load."""
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def attend_blocks(
@@ -22,8 +26,8 @@ def attend_blocks(
     lists: BlockLists,
     *,
     seed: Seed | None = None,
-    longest: int | None = None,  # noqa: ARG001
-    splits: int | None = None,  # noqa: ARG001
+    longest: int | None = None,
+    splits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute softmax(q k^T / sqrt(D)) v over the listed keys, and the log of the sums; for inference.
 
@@ -52,7 +56,9 @@ def attend_blocks(
     if len(k_BKND) not in {1, len(q_BSND)}:
         raise ValueError(f"keys have {len(k_BKND)} rows; queries have {len(q_BSND)}")
     _check_blocks(lists, -(-k_BKND.shape[1] // lists.key_rows))
-    return attend_blocks_reference(q_BSND, k_BKND, v_BKND, lists, seed=seed)
+    if not _runs_triton(q_BSND):
+        return attend_blocks_reference(q_BSND, k_BKND, v_BKND, lists, seed=seed)
+    return _call_kernel(q_BSND, k_BKND, v_BKND, lists, seed=seed, longest=longest, splits=splits, paged=False)
 
 
 def attend_pages(
@@ -62,8 +68,8 @@ def attend_pages(
     lists: BlockLists,
     *,
     seed: Seed | None = None,
-    longest: int | None = None,  # noqa: ARG001
-    splits: int | None = None,  # noqa: ARG001
+    longest: int | None = None,
+    splits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute what `attend_blocks` does over keys and values that lie on pages; a list names pages.
 
@@ -87,8 +93,10 @@ def attend_pages(
     if k_PRND.shape[1] != lists.key_rows:
         raise ValueError(f"pages have {k_PRND.shape[1]} rows; blocks of keys have {lists.key_rows}")
     _check_blocks(lists, len(k_PRND))
-    k_1KND, v_1KND = (part_PRND.flatten(0, 1)[None] for part_PRND in (k_PRND, v_PRND))
-    return attend_blocks_reference(q_BSND, k_1KND, v_1KND, lists, seed=seed)
+    if not _runs_triton(q_BSND):
+        k_1KND, v_1KND = (part_PRND.flatten(0, 1)[None] for part_PRND in (k_PRND, v_PRND))
+        return attend_blocks_reference(q_BSND, k_1KND, v_1KND, lists, seed=seed)
+    return _call_kernel(q_BSND, k_PRND, v_PRND, lists, seed=seed, longest=longest, splits=splits, paged=True)
 
 
 def check_layout(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor) -> None:
@@ -142,3 +150,41 @@ def _check_shapes(q_BSND: Tensor, k_BKND: Tensor, v_BKND: Tensor, lists: BlockLi
 def _check_blocks(lists: BlockLists, blocks: int) -> None:
     if lists.length_G is not None and len(lists.length_G) != blocks:
         raise ValueError(f"length_G is of {len(lists.length_G)} blocks of keys; there are {blocks}")
+
+
+def _runs_triton(q_BSND: Tensor) -> bool:
+    return HAS_TRITON and q_BSND.device.type == "cuda" and q_BSND.dtype in HALF and q_BSND.numel() > 0
+
+
+def _call_kernel(
+    q_BSND: Tensor,
+    k_BKND: Tensor,
+    v_BKND: Tensor,
+    lists: BlockLists,
+    *,
+    seed: Seed | None,
+    longest: int | None,
+    splits: int | None,
+    paged: bool,
+) -> tuple[Tensor, Tensor]:
+    check_layout(q_BSND, k_BKND, v_BKND)
+    from reelray.kernels.block_attention import launch  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    mixed_BSND, lse_BSN = seed or (None, None)
+    found: tuple[Tensor, Tensor] = launch.attend_listed(
+        q_BSND,
+        k_BKND,
+        v_BKND,
+        lists.index_BNQC,
+        lists.count_BNQ,
+        lists.length_G,
+        lists.order_BNQ,
+        mixed_BSND,
+        lse_BSN,
+        query_rows=lists.query_rows,
+        key_rows=lists.key_rows,
+        paged=paged,
+        longest=lists.capacity - 1 if longest is None else longest,
+        splits=0 if splits is None else splits,
+    )
+    return found

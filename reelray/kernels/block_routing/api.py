@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reelray.kernels.block_attention.lists import BlockLists
 from reelray.kernels.block_routing import reference, select_reference
-from reelray.kernels.block_routing.limits import make_limits
+from reelray.kernels.block_routing.limits import MOST_BLOCKS, Limits, make_limits
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -257,7 +257,7 @@ def select_blocks(
             raise ValueError(f"length_G is {list(length_G.shape)}; there are {scores_BNQG.shape[3]} blocks")
         drop = length_G < 1 if drop is None else drop | (length_G < 1)
     keep, drop = (None if part is None else part.expand(scores_BNQG.shape) for part in (keep, drop))
-    index_BNQC, count_BNQ = select_reference.select(scores_BNQG, keep, drop, limits)
+    index_BNQC, count_BNQ = _select(scores_BNQG, keep, drop, limits)
     return BlockLists(
         index_BNQC=index_BNQC, count_BNQ=count_BNQ, query_rows=query_rows, key_rows=key_rows, length_G=length_G
     )
@@ -305,9 +305,27 @@ def compensate(
     scale = width**-0.5 if scale is None else scale
     v_means_BNGD = v_sums_BNGD / sizes_G.clamp(min=1)[:, None]
     bias_G = sizes_G.float().log()
-    return reference.compensate(
-        q_BSND, k_means_BNGD * scale, v_means_BNGD, bias_G, listed=lists.mask(blocks), query_rows=lists.query_rows
-    )
+    if not _runs_triton(q_BSND):
+        k_scaled_BNGD, mask = k_means_BNGD.float() * scale, lists.mask(blocks)
+        return reference.compensate(
+            q_BSND, k_scaled_BNGD, v_means_BNGD, bias_G, listed=mask, query_rows=lists.query_rows
+        )
+    from reelray.kernels.block_routing import compensation  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    means = (part.to(q_BSND.dtype) for part in (k_means_BNGD, v_means_BNGD))
+    index, count, rows = lists.index_BNQC, lists.count_BNQ, lists.query_rows
+    pair: tuple[Tensor, Tensor] = compensation.compensate(q_BSND, *means, bias_G, index, count, rows, scale)
+    return pair
+
+
+def _select(scores_BNQG: Tensor, keep: Tensor | None, drop: Tensor | None, limits: Limits) -> tuple[Tensor, Tensor]:
+    if not _runs_triton(scores_BNQG) or scores_BNQG.shape[3] > MOST_BLOCKS:
+        return select_reference.select(scores_BNQG, keep, drop, limits)
+    from reelray.kernels.block_routing.selection import select  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    bounds = {name: getattr(limits, name) for name in ("least", "most", "mass", "is_exact", "capacity")}
+    chosen: tuple[Tensor, Tensor] = select(scores_BNQG, keep, drop, limits.count_BN, limits.mass_BN, **bounds)
+    return chosen
 
 
 def _check_blocks(tokens: int, rows: int, parts: int, length_G: Tensor | None) -> None:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MOST_BLOCKS = 4096
+"""Scores of a row that the kernel holds in registers; the reference selects from more."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Limits:

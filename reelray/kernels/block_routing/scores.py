@@ -24,6 +24,7 @@ QUERY_CELLS = 128
 """Parts of queries that a program holds."""
 KEY_CELLS = 64
 """Parts of keys at a time."""
+WARPS, STAGES = 8, 2
 PROGRAMS = 528
 """Aim: four for each of 132 processors."""
 SPLIT = "split"
@@ -145,7 +146,7 @@ def score(
         BLOCK=max(16, triton.next_power_of_2(width)),
         PRECISION=precision,
         HALF=half,
-        num_warps=8,
-        num_stages=2,
+        num_warps=WARPS,
+        num_stages=STAGES,
     )
     return scores_BNQG

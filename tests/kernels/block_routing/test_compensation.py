@@ -5,7 +5,8 @@ import torch
 
 from reelray.kernels.attention.lse import attend_with_lse, merge_partials
 from reelray.kernels.block_attention.lists import BlockLists
-from reelray.kernels.block_routing import api
+from reelray.kernels.block_routing import api, reference
+from tests.support.interpreted import interpreted_only
 
 # tokens, query rows, keys, key rows
 SIZES = [(32, 16, 48, 16), (37, 16, 45, 8), (20, 32, 9, 4)]
@@ -104,3 +105,53 @@ def test_parts_that_do_not_belong_together_are_refused():
         api.compensate(q, k_means, v_sums, sizes[:2], lists)
     with pytest.raises(ValueError, match="2 lists of 16 rows"):
         api.compensate(q[:, :16], k_means, v_sums, sizes, lists)
+
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+@interpreted_only
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # numpy's, of a maximum
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter multiplies bfloat16 as integers
+@pytest.mark.parametrize("size", [*SIZES, (150, 140, 600, 4)])
+def test_interpreted_kernel_equals_reference(monkeypatch, dtype, size):
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    check(size, dtype, "cpu", width=8)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("size", [*SIZES, (150, 140, 600, 4), (1500, 128, 4680, 64), (1000, 63, 4680, 63)])
+def test_cuda_kernel_equals_reference(dtype, size):
+    for width in (24, 64, 128):
+        check(size, dtype, "cuda", width=width)
+
+
+def check(size, dtype, device, *, width):
+    from reelray.kernels.block_routing.compensation import compensate
+
+    for shared, density in ((False, 0.4), (True, 0.7), (False, 1.1), (False, 0.0)):
+        q, k, v, lists = draw(size, width=width, dtype=dtype, shared=shared, density=density)
+        q, k, v = (x.to(device) for x in (q, k, v))
+        k_means, v_sums, sizes = pool(k, v, size[3])
+        sizes[-1] = 0
+        v_means = v_sums / sizes.clamp(min=1)[:, None]
+        index, count = lists.index_BNQC.to(device), lists.count_BNQ.to(device)
+        parts = k_means.to(dtype), v_means.to(dtype), sizes.float().log()
+        mixed, lse = compensate(q, *parts, index, count, size[1], width**-0.5)
+        k_scaled = parts[0].float() * width**-0.5
+        mask = lists.mask(len(sizes)).to(device)
+        wanted = reference.compensate(q, k_scaled, *parts[1:], listed=mask, query_rows=size[1])
+        assert mixed.dtype == lse.dtype == torch.float32
+        assert (mixed - wanted[0]).abs().max() <= TOLERANCE[dtype]
+        torch.testing.assert_close(lse, wanted[1], atol=max(1e-5, TOLERANCE[dtype] / 10), rtol=0)
+        if density > 1:
+            assert (mixed == 0).all()
+            assert (lse == -torch.inf).all()
+        q[0, 0] = torch.nan
+        mixed, lse = compensate(q, *parts, index, count, size[1], width**-0.5)
+        is_empty = mask[0, :, 0, : len(sizes) - 1].all(-1)
+        assert (lse[0, 0].isnan() | is_empty).all()
+        assert (mixed[0, 0].isnan().all(-1) | is_empty).all()
+        assert not lse[0, 1:].isnan().any()

@@ -6,7 +6,8 @@ import random
 import pytest
 import torch
 
-from reelray.kernels.block_routing import api
+from reelray.kernels.block_routing import api, select_reference
+from tests.support.interpreted import interpreted_only
 
 INF = math.inf
 
@@ -216,3 +217,85 @@ def test_limits_that_make_no_sense_are_refused(how, words):
         select(torch.zeros(1, 2, 3, 5), **how)
     with pytest.raises(ValueError, match="float32"):
         select(torch.zeros(1, 2, 3, 5, dtype=torch.bfloat16), count=1)
+
+
+def check_kernel(scores, device="cpu", **how):
+    """The kernel's lists, which are those of the reference."""
+    from reelray.kernels.block_routing import selection
+
+    def launch(scores, keep, drop, limits):
+        parts = [None if part is None else part.to(device) for part in (keep, drop, limits.count_BN, limits.mass_BN)]
+        found = selection.select(
+            scores.to(device), *parts, limits.least, limits.most, limits.mass, limits.is_exact, limits.capacity
+        )
+        return tuple(part.cpu() for part in found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select_reference, "select", launch)
+        return select(scores, **how)
+
+
+NUMPY = "ignore:All-NaN slice", "ignore:invalid value"
+
+
+@interpreted_only
+@pytest.mark.filterwarnings(*NUMPY)
+@pytest.mark.parametrize("how", HOW)
+def test_interpreted_kernel_makes_lists_of_a_sorted_row(monkeypatch, how):
+    poison(monkeypatch)
+    check_rows(draw((1, 1, 1, 1)), how, select=check_kernel)
+    check_rows(draw((1, 2, 1, 33), seed=1), how, select=check_kernel)
+    check_rows(*draw_hard((2, 1, 3, 19), 0), how, select=check_kernel)
+
+
+@interpreted_only
+@pytest.mark.filterwarnings(*NUMPY)
+def test_interpreted_kernel_equals_reference_in_everything_else(monkeypatch):
+    check_rest(monkeypatch, "cpu")
+
+
+@pytest.mark.gpu
+def test_cuda_kernel_makes_lists_of_a_sorted_row(monkeypatch):
+    def on_cuda(*parts, **how):
+        return check_kernel(*parts, device="cuda", **how)
+
+    for how in HOW:
+        for levels in (None, 3):
+            for shape in (*SHAPES, (1, 2, 3, 700), (1, 1, 4, 4096)):
+                check_rows(draw(shape, levels=levels, seed=1), how, select=on_cuda)
+        for seed in range(3):
+            check_rows(*draw_hard((2, 2, 4, 19), seed), how, select=on_cuda)
+    check_rest(monkeypatch, "cuda")
+
+
+def poison(monkeypatch):
+    """What the kernel leaves out names no block."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(-7))
+
+
+def check_rest(monkeypatch, device):
+    poison(monkeypatch)
+    scores = draw((2, 3, 1, 70))
+    keep = torch.zeros(3, 1, 70, dtype=torch.bool)
+    keep[1:, :, [5, 66]] = True
+    count = torch.tensor([[1], [9]], dtype=torch.int32)
+    share = torch.tensor([0.3, 0.8, 0.99])
+    for how in (
+        {"count": count},
+        {"count": count, "keep": keep, "most": 5},
+        {"mass": share, "drop": keep},
+        {"mass": share, "keep": keep, "drop": ~keep},
+        {"mass": share, "count": count, "most": 20},
+        {"count": 8, "keep": keep, "capacity": 2},
+        {"count": 8, "capacity": 300},
+        {"mass": 1.0, "capacity": 4},
+        {"count": 3, "length_G": torch.arange(70, dtype=torch.int32) % 3},
+        {"count": 3, "keep": torch.ones(3, 1, 1, dtype=torch.bool)},
+    ):
+        found, wanted = check_kernel(scores, device, **how), select(scores, **how)
+        assert torch.equal(found.index_BNQC, wanted.index_BNQC), how
+        assert torch.equal(found.count_BNQ, wanted.count_BNQ), how
+    wide = torch.cat([scores * 1e-30, scores * 1e30, -scores.abs() * 1e-38, torch.zeros_like(scores)], -1)
+    for k in (1, 69, 150, 279):
+        assert rows_of(check_kernel(wide, device, count=k)) == rows_of(select(wide, count=k))

@@ -19,12 +19,16 @@ def choose(scores_BNQG: Tensor, scene: Scene, *, keep: Tensor | None = None) -> 
         keep: What is attended besides, bool, broadcast to the scores.
     """
     blocking = scene.blocking
+    kept = blocking.keep_QG if blocking.most_kept else None
+    # Lists are as long as they can become and no longer: over all blocks they would be most of a request's memory.
+    capacity = None if keep is not None or scene.count is None else max(scene.count, blocking.most_kept) + 1
     return select_blocks(
         scores_BNQG,
         query_rows=blocking.queries.rows,
         key_rows=blocking.keys.rows,
-        keep=blocking.keep_QG if keep is None else keep | blocking.keep_QG,
+        keep=kept if keep is None else keep | blocking.keep_QG,
         count=scene.count,
         mass=scene.mass,
         length_G=blocking.keys.list_lengths,
+        capacity=capacity,
     )

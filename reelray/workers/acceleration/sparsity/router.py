@@ -24,12 +24,16 @@ class Blocking:
         queries: Its blocks of queries.
         keys: Its blocks of keys.
         keep_QG: Blocks that are always attended, bool.
+        most_kept: Of a block of queries.
+        key_blocks: Blocks of keys that are not padding only.
     """
 
     order: TokenOrder
     queries: Blocks
     keys: Blocks
     keep_QG: Tensor
+    most_kept: int
+    key_blocks: int
 
     @classmethod
     def of(
@@ -41,7 +45,7 @@ class Blocking:
         first_frame: bool = True,
         neighbours: int = 1,
     ) -> Self:
-        """Cut a window.
+        """Cut a window; waits for the device.
 
         Args:
             order: Order of the tokens.
@@ -56,12 +60,15 @@ class Blocking:
             keep_QG |= keys.holds_first
         if neighbours >= 0:
             keep_QG |= _beside(queries, keys, neighbours)
-        return cls(order=order, queries=queries, keys=keys, keep_QG=keep_QG & ~keys.is_empty)
-
-    @property
-    def full_keys(self) -> int:
-        """Blocks of keys that are not padding only; waits for the device."""
-        return int((~self.keys.is_empty).sum()) if self.keys.is_padded else self.keys.count
+        keep_QG &= ~keys.is_empty
+        return cls(
+            order=order,
+            queries=queries,
+            keys=keys,
+            keep_QG=keep_QG,
+            most_kept=int(keep_QG.sum(1).max()),
+            key_blocks=int((~keys.is_empty).sum()),
+        )
 
 
 def _beside(queries: Blocks, keys: Blocks, neighbours: int) -> Tensor:
@@ -80,8 +87,7 @@ class Scene:
 
     Args:
         blocking: How the window is cut.
-        key_blocks: Blocks of keys that have tokens.
-        density: Share of them to be attended; None where the mass decides.
+        density: Share of the blocks of keys to be attended; None where the mass decides.
         mass: Share of the softmax to be attended; None where the density decides.
 
     Raises:
@@ -89,7 +95,6 @@ class Scene:
     """
 
     blocking: Blocking
-    key_blocks: int
     density: float | None = None
     mass: float | None = None
 
@@ -99,7 +104,7 @@ class Scene:
 
     @classmethod
     def of(cls, order: TokenOrder, policy: SparsityPolicy, progress: float = 1.0) -> Self:
-        """The scene of a window under a policy; waits for the device once if tiles are padded.
+        """The scene of a window under a policy; waits for the device.
 
         Args:
             order: Order of the tokens, as the policy wants it.
@@ -108,13 +113,12 @@ class Scene:
         """
         blocking = Blocking.of(order, first_frame=policy.first_frame, neighbours=policy.neighbours)
         density = policy.density_at(progress)
-        return cls(blocking=blocking, key_blocks=blocking.full_keys, density=density, mass=policy.mass)
+        return cls(blocking=blocking, density=density, mass=policy.mass)
 
     def at(self, policy: SparsityPolicy, progress: float) -> "Scene":
         """The same window in another step."""
         return Scene(
             blocking=self.blocking,
-            key_blocks=self.key_blocks,
             density=policy.density_at(progress),
             mass=policy.mass,
         )
@@ -122,7 +126,7 @@ class Scene:
     @property
     def count(self) -> int | None:
         """Blocks of a list, kept ones among them; None where the mass decides."""
-        return None if self.density is None else max(1, math.ceil(self.density * self.key_blocks - 1e-9))
+        return None if self.density is None else max(1, math.ceil(self.density * self.blocking.key_blocks - 1e-9))
 
 
 class Router(Protocol):

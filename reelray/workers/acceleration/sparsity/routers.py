@@ -16,6 +16,7 @@ from reelray.workers.acceleration.sparsity.patterns import (
 from reelray.workers.acceleration.sparsity.pooled import BLOCK_MEAN, Chunks, Draft, Sparge, SubBlock
 from reelray.workers.acceleration.sparsity.radial import Radial
 from reelray.workers.acceleration.sparsity.router import Router
+from reelray.workers.acceleration.sparsity.trained import Sla, Vsa
 
 
 def _sliding_tile(policy: SparsityPolicy) -> Router:
@@ -50,8 +51,8 @@ ROUTERS: Mapping[SparseMethod, Callable[[SparsityPolicy], Router]] = MappingProx
         SparseMethod.DRAFT: lambda _: Draft(),
         SparseMethod.CHUNKS: lambda _: Chunks(),
         SparseMethod.HEAD_CLASSES: lambda policy: HeadClasses(samples=int(policy.option("samples"))),
-        SparseMethod.VSA: lambda _: BLOCK_MEAN,
-        SparseMethod.SLA: lambda _: BLOCK_MEAN,
+        SparseMethod.VSA: lambda _: Vsa(),
+        SparseMethod.SLA: lambda _: Sla(),
     }
 )
 

@@ -39,7 +39,7 @@ def scene_of(
     order: TokenOrder, density: float | None = None, mass: float | None = None, *, keeps: bool = False
 ) -> Scene:
     blocking = Blocking.of(order, first_frame=keeps, neighbours=1 if keeps else -1)
-    return Scene(blocking=blocking, key_blocks=blocking.full_keys, density=density, mass=mass)
+    return Scene(blocking=blocking, density=density, mass=mass)
 
 
 def chosen(lists: BlockLists, keys: int) -> Tensor:
@@ -117,7 +117,7 @@ def test_sub_blocks_are_chosen_by_the_mass_that_means_of_parts_estimate(
         return {key: float((own @ of_k[key][batch, head].mT).exp().sum().log()) for key in range(keys)}
 
     compare(lists, scene, score)
-    assert not torch.equal(lists.mask(scene.key_blocks)[:, 0], lists.mask(scene.key_blocks)[:, 1])
+    assert not torch.equal(lists.mask(scene.blocking.key_blocks)[:, 0], lists.mask(scene.blocking.key_blocks)[:, 1])
 
 
 def test_a_block_is_cut_into_the_nearest_number_of_parts() -> None:
@@ -353,3 +353,12 @@ def test_a_policy_reaches_the_lists() -> None:
     assert BLOCK_MEAN.route(q, k, v, scene.at(policy, 0.9), layer=0, heads=range(HEADS)).density(10) == pytest.approx(
         0.3
     )
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_lists_have_room_for_what_they_can_hold_and_one_more(keeps: bool) -> None:
+    q, k, v = draw(FRAMES)
+    scene = scene_of(FRAMES, 0.25, keeps=keeps)
+    lists = SubBlock().route(q, k, v, scene, layer=0, heads=range(HEADS))
+    assert lists.capacity == int(lists.count_BNQ.max()) + 1
+    assert int(lists.count_BNQ.max()) == (6 if keeps else 3)  # 3 of the first frame, and 3 beside the query

@@ -245,10 +245,10 @@ def test_a_scene_counts_blocks_that_have_tokens() -> None:
     assert (scene.count, scene.at(policy, 0.6).count) == (5, 2)
     assert Scene.of(frame_major((10, 4, 4), 16), SparsityPolicy(densities=(0.01,))).count == 1
     blocking = Blocking.of(tiled((3, 1, 1), (2, 1, 1)), key_rows=1)
-    assert blocking.full_keys == 3
+    assert blocking.key_blocks == 3
     assert Scene.of(frame_major((10, 4, 4), 16), SparsityPolicy(mass=0.9)).count is None
     with pytest.raises(ValueError, match="exactly one must be given"):
-        Scene(blocking=blocking, key_blocks=3)
+        Scene(blocking=blocking)
 
 
 def test_kept_blocks_are_those_of_the_first_frame_and_beside_the_query() -> None:

@@ -6,7 +6,7 @@ from reelray.workers.acceleration.sparsity.orders import make_order
 from reelray.workers.acceleration.sparsity.router import Scene
 from reelray.workers.acceleration.sparsity.routers import ROUTERS, make_router
 
-GRID = (16, 12, 16)
+GRID = (6, 40, 16)
 
 
 def policy_of(method: SparseMethod, options: dict[str, float] | None = None) -> SparsityPolicy:
