@@ -11,7 +11,7 @@ from reelray.cluster.plain_json import from_plain, to_plain
 from reelray.cluster.render import RANDOM_SEED_BITS, RenderJob
 from reelray.cluster.renders.artifact import INPUTS, Artifact
 from reelray.cluster.store.names import check_name, digest_of
-from reelray.proto.errors import InputError
+from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.request import RenderRequest, RequestId
 
 VERSION = 2
@@ -63,7 +63,16 @@ class RenderSpec:
             job: What `plan_job` made of a wish.
             digest: Of the model that is to make it: `EngineDescription.digest`.
             picture: Where `job.request.image` lies, if there is one.
+
+        Raises:
+            UnsupportedError: What it attends cannot be made again after a loss.
         """
+        sparsity = job.request.sparsity
+        if sparsity is not None and sparsity.refresh > 1:
+            raise UnsupportedError(
+                f"sparsity has refresh={sparsity.refresh}; a kept render goes on with the same frames after a loss, when "
+                "the lists of earlier steps are gone: take refresh=1"
+            )
         assert (picture is None) == (job.request.image is None), "the picture is written first"
         return cls(
             model=job.model.name,

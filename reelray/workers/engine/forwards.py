@@ -166,7 +166,7 @@ class Forwards:
         text = self._text() if branch is Branch.CONDITIONAL else self.texts.negative
         begin = 0 if self.request.recipe.chunking.round_latent_frames is not None else first
         positions: Sequence[int] = range(begin, begin + length)
-        view = None if self.sparse is None else self.sparse.view(window)
+        view = None if self.sparse is None else self.sparse.view(window, branch)
         if memory is not None:
             memory.turn_to(window.level)
             memory.settle(branch, partial(self.model.mean_text_keys, text), self._add_up)

@@ -10,6 +10,7 @@ from reelray.workers.acceleration.sparsity.orders import make_order
 from reelray.workers.acceleration.sparsity.routers import make_router
 from reelray.workers.acceleration.sparsity.windows import SparseWindows
 from reelray.workers.models.attention_op import View
+from reelray.workers.samplers.guidance import Branch
 
 if TYPE_CHECKING:
     from reelray.workers.engine.window_input import WindowInput
@@ -37,12 +38,12 @@ class SparseRequest:
         assert self.request.sparsity is not None
         return self.request.sparsity
 
-    def view(self, window: "WindowInput") -> View | None:
+    def view(self, window: "WindowInput", branch: Branch) -> View | None:
         """What a forward attends; None where all of it is dense."""
         if self._refusal is None:
             self._open(window.length)
         is_even = len(set(window.timesteps)) == 1
-        view = self._windows.view(window.timesteps[0]) if self._windows is not None and is_even else None
+        view = self._windows.view(window.timesteps[0], branch) if self._windows is not None and is_even else None
         if view is None:
             self._dense += self.model.facts.layers
         return view

@@ -10,8 +10,9 @@ from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.renders.artifact import Artifact
 from reelray.cluster.renders.spec import RenderSpec, queue_of, seed_for_key
 from reelray.cluster.store.names import check_name
-from reelray.proto.errors import InputError
+from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.request import RequestId
+from reelray.proto.sparsity_text import parse_sparsity
 from tests.support.fake_engine import DIGEST, FACTS, RECIPE, fake_entry
 
 WISH = {"negative": "dull", "seed": 2**62 + 1, "frames": 9, "size": "64x48", "guidance": 2.5, "fps": 23.976, "steps": 3}
@@ -33,6 +34,15 @@ def test_a_spec_gives_the_planned_job_back_under_another_name():
     assert (spec.digest, spec.media, spec.picture) == (DIGEST, "mp4", None)
     named = replace(job, request=replace(job.request, request_id=RequestId("j-1")))
     assert spec.job(fake_entry(), RequestId("j-1")) == named
+
+
+def test_sparsity_travels_with_the_spec_unless_a_loss_would_change_it():
+    job = plan(**WISH, sparsity="radial,decay=0.5,density=0.5/0.25")
+    text = json.dumps(RenderSpec.of(job, DIGEST).to_json())
+    found = RenderSpec.from_json(json.loads(text)).job(fake_entry(), job.request.request_id)
+    assert found.request.sparsity == parse_sparsity("radial,decay=0.5,density=0.5/0.25")
+    with pytest.raises(UnsupportedError, match="take refresh=1"):
+        RenderSpec.of(plan(**WISH, sparsity="sub_block,refresh=2"), DIGEST)
 
 
 def test_equal_wishes_are_equal_specs():

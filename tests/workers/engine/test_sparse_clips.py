@@ -15,6 +15,8 @@ from reelray.scheduler.engine_core import EngineCore
 from reelray.scheduler.limits import Batching, EngineLimits
 from reelray.workers.acceleration.sparsity import break_even
 from reelray.workers.acceleration.sparsity.break_even import Measured
+from reelray.workers.acceleration.sparsity.pooled import BLOCK_MEAN
+from reelray.workers.engine import sparse_request
 from reelray.workers.engine.rank import Rank
 from reelray.workers.models.registry import open_checkpoint
 from tests.support.live_cases import live_request
@@ -123,6 +125,7 @@ def test_cubes_that_are_not_full_show_no_padding(model, dense):
         (replace(clip("sub_block"), patching=Patching(patches=2)), (Layout(pipe=2),), "do not go together"),
         (replace(live_request("keep"), sparsity=parse_sparsity("sub_block")), (Layout(),), "for whole clips"),
         (replace(clip("sub_block"), recipe=make_recipe(chunk=2)), (Layout(),), "for whole clips"),
+        (clip("vsa,rows=64"), (Layout(),), "vsa takes a checkpoint that was trained with it"),
     ],
 )
 def test_what_it_does_not_go_with_is_refused(request_, layouts, words):
@@ -165,3 +168,25 @@ def test_a_clip_goes_on_with_the_same_frames(model):
             core.acknowledge(request.request_id, frames.count)
     assert windows < STEPS
     assert (np.frombuffer(video, np.uint8) == whole).all()
+
+
+class Counting:
+    """A router that counts."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def route(self, *parts, **more):
+        self.calls += 1
+        return BLOCK_MEAN.route(*parts, **more)
+
+
+@pytest.mark.parametrize(("more", "routes"), [("", 4), (",refresh=2", 2), (",refresh=4", 1)])
+@pytest.mark.parametrize("recall", [0, 0.01])
+def test_lists_may_be_kept_from_step_to_step(model, monkeypatch, more, routes, recall):
+    router = Counting()
+    monkeypatch.setattr(sparse_request, "make_router", lambda _: router)
+    policy = f"block_mean,density=0.4,dense_share=0,dense_layers=0,forced=yes,rows=64,least_recall={recall}"
+    _, uses = render(model, clip(policy + more))
+    assert sum(use.calls - use.dense for use in uses) == 2 * STEPS * LAYERS
+    assert router.calls == routes * 2 * LAYERS

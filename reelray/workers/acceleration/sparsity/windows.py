@@ -3,6 +3,7 @@
 Shape suffixes: B batch, P places of the order (tokens and padding), N heads, D head width.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from reelray.kernels.attention.api import attend
+from reelray.kernels.attention.lse import merge_partials
 from reelray.kernels.block_attention.api import attend_blocks
 from reelray.kernels.block_attention.lists import BlockLists
 from reelray.kernels.block_routing.api import compensate, pool_blocks, sum_blocks
 from reelray.proto.sparsity import SparsityPolicy, SparsityUse, progress
+from reelray.workers.acceleration.sparsity.kept_lists import KeptLists
 from reelray.workers.acceleration.sparsity.router import Router, Scene
 from reelray.workers.acceleration.sparsity.token_order import TokenOrder
 from reelray.workers.models.attention_op import View
@@ -28,7 +31,7 @@ class SparseWindows:
 
     Args:
         policy: What may be left out.
-        router: Chooses blocks by it.
+        router: Chooses blocks by it; what is kept from step to step is kept here.
         order: Order of the tokens of a window, on the device.
         shift: Timestep shift of the schedule.
     """
@@ -37,6 +40,7 @@ class SparseWindows:
     router: Router
     order: TokenOrder
     shift: float
+    _kept: dict[Hashable, KeptLists] = field(default_factory=dict, init=False)  # of each branch
     _use: SparsityUse = field(default_factory=SparsityUse, init=False)
     _counts: list[Tensor] = field(default_factory=list, init=False)  # blocks that were attended, on the device
 
@@ -45,16 +49,26 @@ class SparseWindows:
         """Of the window."""
         return Scene.of(self.order, self.policy)
 
-    def view(self, timestep: float) -> View | None:
+    def view(self, timestep: float, branch: Hashable) -> View | None:
         """What a forward attends; None where all of it is dense.
 
         Args:
             timestep: In [0, 1000], of all latent frames.
+            branch: Of guidance; each keeps lists of its own.
         """
         way = progress(min(1.0, timestep / TIME), self.shift)
         if self.policy.dense_at(way, layer=self.policy.dense_layers):
             return None
-        return View(core=SparseCore(windows=self, scene=self.scene.at(self.policy, way), way=way))
+        scene = self.scene.at(self.policy, way)
+        return View(core=SparseCore(windows=self, kept=self._kept_of(branch), scene=scene, way=way))
+
+    def _kept_of(self, branch: Hashable) -> KeptLists | None:
+        policy = self.policy
+        if policy.refresh == 1:
+            return None
+        if branch not in self._kept:
+            self._kept[branch] = KeptLists(self.router, refresh=policy.refresh, least_recall=policy.least_recall)
+        return self._kept[branch]
 
     def note_dense(self, calls: int = 1) -> None:
         """Count evaluations of a layer that were dense."""
@@ -64,7 +78,7 @@ class SparseWindows:
         """Count an evaluation of a layer by lists."""
         self._use += SparsityUse(calls=1)
         self._counts.append(
-            lists.count_BNQ.sum(dtype=torch.float64) / (lists.count_BNQ.numel() * self.scene.key_blocks)
+            lists.count_BNQ.sum(dtype=torch.float64) / (lists.count_BNQ.numel() * self.scene.blocking.key_blocks)
         )
 
     def take_use(self) -> SparsityUse:
@@ -82,11 +96,13 @@ class SparseCore:
 
     Args:
         windows: Of whose request.
+        kept: Lists of the steps before; None where all are chosen anew.
         scene: The window and the step.
         way: How far the step lies on the way from noise to picture.
     """
 
     windows: SparseWindows
+    kept: KeptLists | None
     scene: Scene
     way: float
 
@@ -101,11 +117,15 @@ class SparseCore:
         if windows.policy.dense_at(self.way, layer):
             windows.note_dense()
             return attend_densely(windows.order, q_BPND, k_BPND, v_BPND)
-        lists = windows.router.route(q_BPND, k_BPND, v_BPND, self.scene, layer=layer, heads=heads)
+        router = windows.router if self.kept is None else self.kept
+        lists = router.route(q_BPND, k_BPND, v_BPND, self.scene, layer=layer, heads=heads)
         windows.note(lists)
         seed = self._means(q_BPND, k_BPND, v_BPND, lists) if windows.policy.compensates else None
-        mixed_BPND, _ = attend_blocks(q_BPND, k_BPND, v_BPND, lists, seed=seed)
-        return mixed_BPND
+        if self.kept is None or not windows.policy.least_recall:
+            return attend_blocks(q_BPND, k_BPND, v_BPND, lists, seed=seed)[0]
+        mixed_BPND, lse_BPN = attend_blocks(q_BPND, k_BPND, v_BPND, lists)
+        self.kept.observe(lse_BPN, layer=layer, heads=heads)
+        return mixed_BPND if seed is None else merge_partials(mixed_BPND, lse_BPN, *seed, dtype=q_BPND.dtype)[0]
 
     def _means(self, q_BPND: Tensor, k_BPND: Tensor, v_BPND: Tensor, lists: BlockLists) -> tuple[Tensor, Tensor]:
         """What stands for the blocks that are left out."""
