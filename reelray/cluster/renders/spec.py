@@ -70,8 +70,8 @@ class RenderSpec:
         sparsity = job.request.sparsity
         if sparsity is not None and sparsity.refresh > 1:
             raise UnsupportedError(
-                f"sparsity has refresh={sparsity.refresh}; a kept render goes on with the same frames after a loss, when "
-                "the lists of earlier steps are gone: take refresh=1"
+                f"sparsity has refresh={sparsity.refresh}, and a kept render must go on with the same frames after a "
+                "loss, when the lists of earlier steps are gone: take refresh=1"
             )
         assert (picture is None) == (job.request.image is None), "the picture is written first"
         return cls(
