@@ -126,6 +126,20 @@ def test_two_processes_share_a_video_as_the_user_says(render_here):
     check_two_processes(*render_here("--layout", "ulysses=2", steps=3), "ulysses=2")
 
 
+def test_two_processes_leave_out_what_one_leaves_out(render_here):
+    """Each attends half of the heads, and every head has stripes of its own."""
+    policy = "stripes,reach=0,every=3,first_frame=no,neighbours=-1,dense_share=0.3,dense_layers=1,rows=64,forced=yes"
+    wish = ("--size", "160x160", "--frames", "17", "--sparsity", policy)
+    said, lines, frames = render_here(*wish, "--layout", "ulysses=2", steps=3)
+    alone, _, wanted = render_here(*wish, steps=3)
+    assert_equal(frames, wanted)
+    assert said["attention"]["density"] == pytest.approx(alone["attention"]["density"], abs=0.1)  # of one's own heads
+    assert (said["attention"]["calls"], said["attention"]["dense"]) == (48, 20)
+    assert (said["approximate"], alone["approximate"]) == (True, True)
+    assert "2 x cpu (ulysses=2, approximate, 4" in lines[-1]
+    assert said["attention"]["density"] < 0.6
+
+
 def test_patches_come_near_the_frames_of_one_rank_and_say_so(render_here):
     wish = ("--layout", "pipe=2", "--patches", "2", "--exact-steps", "2")
     said, lines, frames = render_here(*wish, steps=12)
