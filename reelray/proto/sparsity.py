@@ -32,10 +32,10 @@ class SparseMethod(StrEnum):
 class TokenOrderKind(StrEnum):
     """In which order the tokens of a window are laid, so that a block of them is a piece of the video."""
 
-    AUTO = "auto"  # tiles where they fill their blocks, otherwise the curve
+    AUTO = "auto"  # that of the method, or else the curve
     FRAMES = "frames"  # frame by frame, row by row, as the model has them
     TILES = "tiles"  # boxes of frames, rows and columns that divide the grid
-    CURVE = "curve"  # along a Hilbert curve; every grid fits
+    CURVE = "curve"  # along a Hilbert curve, the first frame apart; every grid fits
     PATCHES = "patches"  # patches of 8 rows and 16 columns of one frame, not full at the edges
     CUBES = "cubes"  # cubes of 4 x 4 x 4 tokens, not full at the edges
 
@@ -52,10 +52,19 @@ FIXED = frozenset(
 )
 BY_MASS = frozenset({SparseMethod.SUB_BLOCK, SparseMethod.BLOCK_MEAN, SparseMethod.SPARGE, SparseMethod.ANTIDIAGONAL})
 BLOCK_ROWS = (64, 128)
+_BY_FRAME = (
+    TokenOrderKind.FRAMES,
+    TokenOrderKind.PATCHES,
+    TokenOrderKind.TILES,
+    TokenOrderKind.CUBES,
+    TokenOrderKind.CURVE,
+)
 ORDERS: Mapping[SparseMethod, tuple[TokenOrderKind, ...]] = MappingProxyType(
     {
         SparseMethod.RADIAL: (TokenOrderKind.FRAMES,),
         SparseMethod.SLIDING_TILE: (TokenOrderKind.TILES, TokenOrderKind.CUBES, TokenOrderKind.PATCHES),
+        SparseMethod.FRAME_DIAGONAL: _BY_FRAME,
+        SparseMethod.HEAD_CLASSES: _BY_FRAME,
         SparseMethod.DRAFT: (TokenOrderKind.PATCHES,),
         SparseMethod.VSA: (TokenOrderKind.CUBES,),
         SparseMethod.SLA: (TokenOrderKind.FRAMES,),
@@ -128,7 +137,8 @@ class SparsityPolicy:
         dense_share: Share of the way from noise to picture, at its beginning, that is computed densely; see
             `progress`. Not a number of steps, so that few-step schedules and many-step ones keep the same part.
         dense_layers: First layers that are always dense.
-        first_frame: Always attend the blocks that hold the first latent frame.
+        first_frame: Always attend the blocks that hold the first latent frame; few do where it lies apart, as in frame
+            order and along the curve, and all may where tiles reach through time.
         neighbours: Always attend so many blocks before and after the query's own, and its own; -1 does not.
         compensate: Let the means of blocks that are left out stand for them. None goes by the method: where blocks are
             chosen without training.
@@ -179,10 +189,10 @@ class SparsityPolicy:
 
     @property
     def token_order(self) -> TokenOrderKind:
-        """The order of the tokens; `AUTO` where every grid is to be looked at."""
-        if self.order is TokenOrderKind.AUTO and self.method in ORDERS:
-            return ORDERS[self.method][0]
-        return self.order
+        """The order of the tokens, never `AUTO`."""
+        if self.order is not TokenOrderKind.AUTO:
+            return self.order
+        return ORDERS.get(self.method, (TokenOrderKind.CURVE,))[0]
 
     def dense_at(self, progress: float, layer: int) -> bool:
         """Whether a layer is to be computed densely.

@@ -92,3 +92,11 @@ def test_options_have_defaults_that_their_method_takes() -> None:
 def test_progress_refuses_what_is_no_noise_level(sigma: float, shift: float, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         progress(sigma, shift)
+
+
+def test_the_order_goes_by_the_method() -> None:
+    assert SparsityPolicy().token_order is TokenOrderKind.CURVE
+    assert SparsityPolicy(method=SparseMethod.RADIAL).token_order is TokenOrderKind.FRAMES
+    assert SparsityPolicy(order=TokenOrderKind.TILES).token_order is TokenOrderKind.TILES
+    sliding = SparsityPolicy(method=SparseMethod.SLIDING_TILE, order=TokenOrderKind.PATCHES)
+    assert sliding.token_order is TokenOrderKind.PATCHES

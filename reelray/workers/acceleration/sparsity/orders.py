@@ -5,14 +5,12 @@ from reelray.workers.acceleration.sparsity.curve import curve
 from reelray.workers.acceleration.sparsity.tilings import CUBE, PATCH, exact_tile, frame_major, tiled
 from reelray.workers.acceleration.sparsity.token_order import Grid, TokenOrder
 
-FULL_ENOUGH = 0.9
-
 
 def make_order(kind: TokenOrderKind, grid: Grid, rows: int) -> TokenOrder:
     """Make an order on the CPU; who asks keeps it, as a large grid takes some tenths of a second.
 
     Args:
-        kind: `AUTO` takes exact tiles where they fill nine tenths of a block, and otherwise the curve.
+        kind: Which; `AUTO` takes the curve.
         grid: Frames, rows and columns of tokens.
         rows: Most tokens of a block; patches and cubes have their own.
     """
@@ -21,16 +19,12 @@ def make_order(kind: TokenOrderKind, grid: Grid, rows: int) -> TokenOrder:
             return frame_major(grid, rows)
         case TokenOrderKind.TILES:
             return tiled(grid, exact_tile(grid, rows))
-        case TokenOrderKind.CURVE:
+        case TokenOrderKind.CURVE | TokenOrderKind.AUTO:
             return curve(grid, rows)
         case TokenOrderKind.PATCHES:
             return tiled(grid, PATCH)
         case TokenOrderKind.CUBES:
             return tiled(grid, CUBE)
-        case TokenOrderKind.AUTO:
-            tile = exact_tile(grid, rows)
-            order = tiled(grid, tile)
-            return order if order.rows >= FULL_ENOUGH * rows else curve(grid, rows)
 
 
 class Orders:

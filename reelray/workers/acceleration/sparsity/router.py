@@ -25,6 +25,7 @@ class Blocking:
         keys: Its blocks of keys.
         keep_QG: Blocks that are always attended, bool.
         most_kept: Of a block of queries.
+        kept_share: Of all; a smaller density cannot be had.
         key_blocks: Blocks of keys that are not padding only.
     """
 
@@ -33,6 +34,7 @@ class Blocking:
     keys: Blocks
     keep_QG: Tensor
     most_kept: int
+    kept_share: float
     key_blocks: int
 
     @classmethod
@@ -67,6 +69,7 @@ class Blocking:
             keys=keys,
             keep_QG=keep_QG,
             most_kept=int(keep_QG.sum(1).max()),
+            kept_share=float(keep_QG[~queries.is_empty][:, ~keys.is_empty].float().mean()),
             key_blocks=int((~keys.is_empty).sum()),
         )
 

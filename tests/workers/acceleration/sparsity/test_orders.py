@@ -63,12 +63,12 @@ def test_the_curve_goes_from_each_token_to_one_next_to_it(grid: Grid) -> None:
 
 
 def test_the_curve_moves_along_one_axis_at_a_time_in_even_boxes() -> None:
-    way = [where((4, 8, 6), token) for token in curve((4, 8, 6), 64).token_P.tolist()]
+    way = [where((5, 8, 6), token) for token in curve((5, 8, 6), 64).token_P.tolist()]
     assert {sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in itertools.pairwise(way)} == {1}
 
 
 def test_blocks_of_the_curve_are_compact() -> None:
-    blocks = curve((16, 16, 16), 64).cut()
+    blocks = curve((17, 16, 16), 64).cut()
     extents = (blocks.high_G3 - blocks.low_G3).float()
     assert extents.amax(1).mean() <= 6  # 64 tokens of a row-major order are 4 whole rows, 16 long
 
@@ -161,9 +161,11 @@ def test_frames_overlap_within_reach_and_never_in_padding() -> None:
     ]
 
 
-def test_auto_takes_the_curve_where_no_tile_fills_a_block() -> None:
-    assert make_order(TokenOrderKind.AUTO, (21, 8, 12), 128).tile == (21, 2, 3)
-    assert make_order(TokenOrderKind.AUTO, (13, 17, 19), 128).tile is None
+def test_the_first_frame_lies_apart_on_the_curve() -> None:
+    for grid in ((21, 8, 12), (5, 7, 9), (1, 4, 4)):
+        frame = grid[1] * grid[2]
+        assert set(curve(grid, 64).token_P[:frame].tolist()) == set(range(frame))
+    assert int(curve(WAN_720P, 128).cut().holds_first.sum()) == math.ceil(45 * 80 / 128)
 
 
 def test_orders_are_made_once_by_whoever_keeps_them() -> None:

@@ -260,6 +260,10 @@ def test_kept_blocks_are_those_of_the_first_frame_and_beside_the_query() -> None
             beside = 2 * a - 1 <= b <= 2 * a + 2
             assert bool(keep[a, b]) == (beside or any(at[0] == 0 for at in tokens))
     assert not Blocking.of(order, first_frame=False, neighbours=-1).keep_QG.any()
+    through = Blocking.of(tiled((4, 6, 6), (4, 2, 2)), neighbours=-1)  # tiles of all frames
+    assert (through.most_kept, through.kept_share) == (9, 1.0)
+    apart = Blocking.of(frame_major((4, 6, 6), 36), neighbours=-1)
+    assert (apart.most_kept, apart.kept_share) == (1, 0.25)
     padded = Blocking.of(tiled((3, 1, 1), (2, 1, 1)), key_rows=1)
     assert padded.keep_QG[:, :3].any(0).all()
     assert not padded.keep_QG[:, 3].any()  # padding only
