@@ -6,7 +6,6 @@ import pytest
 
 pytest.importorskip("triton")
 
-import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
@@ -42,7 +41,7 @@ SCORE = {
     "WIDTH": 128,
     "BLOCK": 128,
     "PRECISION": "split",
-    "HALF": tl.bfloat16,
+    "IS_BFLOAT": True,
 }
 SELECT = {
     "HAS_KEEP": True,
