@@ -28,7 +28,7 @@ from reelray.kernels.block_routing import api, reference, select_reference
 from reelray.kernels.block_routing.limits import make_limits
 
 COPY_BYTES_PER_S, PRODUCT_FLOPS, SCORE_FLOPS, SPARSE_FLOPS = 4.3e12, 788e12, 600e12, 450e12
-DENSITY, MASS, SPREAD, REPEATS = 0.1, 0.8, 2.0, 10
+DENSITY, MASS, SPREAD, STRIDE, REPEATS = 0.1, 0.8, 2.0, 16, 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +100,7 @@ def floors(shape: Shape) -> dict[str, float]:
         "score parts in tf32x3": score(shape.parts),
         "score halves of blocks": score(2),
         "score means": score(1),
+        "score antidiagonals": 2 * shape.heads * shape.tokens**2 * shape.width / STRIDE / PRODUCT_FLOPS * 1e3,
         "select count": written,
         "select mass": written,
         "select by torch.topk and sort": written,
@@ -152,6 +153,10 @@ class Routing:
         counts = self.counts[parts]
         return api.score_blocks(*(means or self.means[parts]), self.scale, q_counts_QP=counts, k_counts_GR=counts)
 
+    def score_antidiagonals(self) -> Tensor:
+        """Scores by antidiagonals."""
+        return api.score_antidiagonals(self.q, self.k, self.shape.rows, self.shape.rows, STRIDE)
+
     def score_in(self, precision: str) -> Tensor:
         """Scores of parts in another precision of the kernel."""
         from reelray.kernels.block_routing.scores import score
@@ -197,6 +202,7 @@ class Routing:
             "score means": partial(self.score, 1),
             "score halves of blocks": partial(self.score, 2),
             "score parts": partial(self.score, parts),
+            "score antidiagonals": self.score_antidiagonals,
             "select count": partial(self.select, scores),
             "select mass": partial(self.select, scores, mass=MASS),
             "select by torch.topk and sort": self.select_by_sort,
@@ -238,6 +244,10 @@ def check(routing: Routing) -> list[dict[str, Any]]:
         index, count = select_reference.select(routing.scores, None, None, limits)
         wrong = (lists.index_BNQC != index).any(-1) | (lists.count_BNQ != count)
         add(f"lists by {how}, share of other rows", float(wrong.double().mean()), 1e-3 if mass else 0.0)
+    q, k = (x[:, : 16 * shape.rows + 5, :1] for x in (routing.q, routing.k))
+    diagonals = reference.score_antidiagonals(q, k, (shape.rows, shape.rows), STRIDE, routing.scale)
+    diagonals -= api.score_antidiagonals(q, k, shape.rows, shape.rows, STRIDE, scale=routing.scale)
+    add("antidiagonals, largest error", float(diagonals.abs().max()), 1e-4)
     mixed, lse = routing.compensate()
     sizes, k_means = routing.counts[1][:, 0], routing.means[1][1][:, :, :, 0]
     v_means = routing.v_sums / sizes[:, None]

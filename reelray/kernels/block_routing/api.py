@@ -197,7 +197,12 @@ def score_antidiagonals(
     if stride < 1 or rows_q % stride or rows_k % stride or rows_q < 1 or rows_k < 1:
         raise ValueError(f"blocks of {rows_q} and {rows_k} tokens are not whole groups of {stride}")
     scale = q_BSND.shape[-1] ** -0.5 if scale is None else scale
-    return reference.score_antidiagonals(q_BSND, k_BKND, (rows_q, rows_k), stride, scale)
+    if not _runs_triton(q_BSND):
+        return reference.score_antidiagonals(q_BSND, k_BKND, (rows_q, rows_k), stride, scale)
+    from reelray.kernels.block_routing.antidiagonals import score  # noqa: PLC0415  (triton exists on GPU machines only)
+
+    scores_BNQG: Tensor = score(q_BSND, k_BKND, rows_q, rows_k, stride, scale)
+    return scores_BNQG
 
 
 def select_blocks(

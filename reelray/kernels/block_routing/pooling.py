@@ -91,7 +91,7 @@ def pool(
         x_BSND,
         x_BSND if length_G is None else length_G,
         pooled_BNGPD,
-        similarity_BNG if has_similarity else pooled_BNGPD,
+        similarity_BNG if has_similarity else x_BSND,
         tokens,
         heads,
         *x_BSND.stride()[:3],

@@ -32,6 +32,18 @@ SPLIT = "split"
 
 
 @triton.jit
+def _split(x, IS_BFLOAT: tl.constexpr):
+    """The half of a float and the half of what is left."""
+    if IS_BFLOAT:
+        high = x.to(tl.bfloat16)
+        low = (x - high.to(tl.float32)).to(tl.bfloat16)
+    else:
+        high = x.to(tl.float16)
+        low = (x - high.to(tl.float32)).to(tl.float16)
+    return high, low
+
+
+@triton.jit
 def _score_kernel(
     q_ptr,
     k_ptr,
@@ -53,7 +65,7 @@ def _score_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
-    HALF: tl.constexpr,
+    IS_BFLOAT: tl.constexpr,
 ):
     head = tl.program_id(2).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -66,8 +78,7 @@ def _score_kernel(
     if HAS_Q_COUNT:
         is_query &= tl.load(q_count_ptr + query * PARTS + part, mask=is_query, other=0) > 0
     if PRECISION == "split":
-        q_high = q.to(HALF)
-        q_low = (q - q_high.to(tl.float32)).to(HALF)
+        q_high, q_low = _split(q, IS_BFLOAT)
     key_cell = tl.arange(0, KEY_TILE * KEY_PART_TILE)
     out_query = tl.program_id(0) * QUERY_TILE + tl.arange(0, QUERY_TILE)
     first = tl.program_id(1) * tiles_each
@@ -81,8 +92,7 @@ def _score_kernel(
         if HAS_K_COUNT:
             is_key &= tl.load(k_count_ptr + key * KEY_PARTS + key_part, mask=is_key, other=0) > 0
         if PRECISION == "split":
-            k_high = k.to(HALF)
-            k_low = (k - k_high.to(tl.float32)).to(HALF)
+            k_high, k_low = _split(k, IS_BFLOAT)
             # The small products first.
             scores = tl.dot(q_low, tl.trans(k_high))
             scores = tl.dot(q_high, tl.trans(k_low), scores)
@@ -121,14 +131,12 @@ def score(
     query_tile, key_tile = max(1, QUERY_CELLS // part_tile), max(1, KEY_CELLS // key_part_tile)
     query_tiles, key_tiles = triton.cdiv(queries, query_tile), triton.cdiv(keys, key_tile)
     tiles_each = max(1, min(key_tiles, query_tiles * key_tiles * batch * heads // PROGRAMS))
-    # The interpreter multiplies bfloat16 as integers.
-    half = tl.bfloat16 if q_means_BNQPD.is_cuda else tl.float16
     kernel = wrap_triton(_score_kernel) if isinstance(_score_kernel, triton.JITFunction) else _score_kernel
     kernel[(query_tiles, triton.cdiv(key_tiles, tiles_each), batch * heads)](
         q_means_BNQPD.contiguous(),
         k_means_BNGRD.contiguous(),
-        scores_BNQG if q_counts_QP is None else q_counts_QP.contiguous(),
-        scores_BNQG if k_counts_GR is None else k_counts_GR.contiguous(),
+        q_means_BNQPD if q_counts_QP is None else q_counts_QP.contiguous(),
+        k_means_BNGRD if k_counts_GR is None else k_counts_GR.contiguous(),
         scores_BNQG,
         queries,
         keys,
@@ -145,7 +153,7 @@ def score(
         WIDTH=width,
         BLOCK=max(16, triton.next_power_of_2(width)),
         PRECISION=precision,
-        HALF=half,
+        IS_BFLOAT=q_means_BNQPD.is_cuda,  # the interpreter multiplies bfloat16 as integers
         num_warps=WARPS,
         num_stages=STAGES,
     )

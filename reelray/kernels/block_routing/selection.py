@@ -224,9 +224,9 @@ def select(
     kernel = wrap_triton(_select_kernel) if isinstance(_select_kernel, triton.JITFunction) else _select_kernel
     kernel[(batch * heads * queries,)](
         scores_BNQG.contiguous(),
-        count_BNQ if keep is None else keep.view(torch.uint8),
-        count_BNQ if drop is None else drop.view(torch.uint8),
-        count_BNQ if count_BN is None else count_BN,
+        scores_BNQG if keep is None else keep.view(torch.uint8),
+        scores_BNQG if drop is None else drop.view(torch.uint8),
+        scores_BNQG if count_BN is None else count_BN,
         scores_BNQG if mass_BN is None else mass_BN,
         index_BNQC,
         count_BNQ,

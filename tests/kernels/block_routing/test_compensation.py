@@ -113,16 +113,17 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 @interpreted_only
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # numpy's, of a maximum
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter multiplies bfloat16 as integers
-@pytest.mark.parametrize("size", [*SIZES, (150, 140, 600, 4)])
+@pytest.mark.parametrize("size", [*SIZES, (150, 140, 290, 4)])
 def test_interpreted_kernel_equals_reference(monkeypatch, dtype, size):
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    monkeypatch.setattr("reelray.kernels.block_routing.compensation.LISTED", 4)  # fewer than a list has
     check(size, dtype, "cpu", width=8)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("size", [*SIZES, (150, 140, 600, 4), (1500, 128, 4680, 64), (1000, 63, 4680, 63)])
+@pytest.mark.parametrize("size", [*SIZES, (150, 140, 290, 4), (1500, 128, 4680, 64), (1000, 63, 4680, 63)])
 def test_cuda_kernel_equals_reference(dtype, size):
     for width in (24, 64, 128):
         check(size, dtype, "cuda", width=width)
@@ -149,6 +150,8 @@ def check(size, dtype, device, *, width):
         if density > 1:
             assert (mixed == 0).all()
             assert (lse == -torch.inf).all()
+        if density != 0.4:
+            continue
         q[0, 0] = torch.nan
         mixed, lse = compensate(q, *parts, index, count, size[1], width**-0.5)
         is_empty = mask[0, :, 0, : len(sizes) - 1].all(-1)

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("triton")
 
-import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 
+from reelray.kernels.block_routing.antidiagonals import _average_kernel, _multiply_kernel
 from reelray.kernels.block_routing.compensation import _compensate_kernel, _mark_kernel
 from reelray.kernels.block_routing.pooling import _pool_kernel
 from reelray.kernels.block_routing.scores import _score_kernel
@@ -41,7 +41,7 @@ SCORE = {
     "WIDTH": 128,
     "BLOCK": 128,
     "PRECISION": "split",
-    "HALF": tl.bfloat16,
+    "IS_BFLOAT": True,
 }
 SELECT = {
     "HAS_KEEP": True,
@@ -52,9 +52,30 @@ SELECT = {
     "IS_EXACT": False,
     "BLOCK": 2048,
 }
+MULTIPLY = {
+    "STRIDE": 16,
+    "PER_BLOCK": 4,
+    "PER_TILE": 4,
+    "BLOCK_TILE": 32,
+    "WIDTH": 128,
+    "BLOCK": 128,
+    "ROWS": 128,
+}
 COMPENSATE = {"QUERY_ROWS": 64, "TILES": 1, "WIDTH": 128, "BLOCK": 128, "ROWS": 64, "KEYS": 64}
 # A launch makes constants of numbers that are 1.
-ONES = ("heads", "queries", "blocks", "keys", "tokens", "least", "capacity", "tiles_each", "keep_block", "drop_block")
+ONES = (
+    "heads",
+    "queries",
+    "blocks",
+    "keys",
+    "tokens",
+    "least",
+    "capacity",
+    "groups",
+    "tiles_each",
+    "keep_block",
+    "drop_block",
+)
 
 
 def compile_for_hopper(kernel, constants, *, warps, halves=()):
@@ -105,6 +126,13 @@ def test_compensation_runs_on_tensor_cores_and_copies_ahead(rows):
     assert "cp.async.cg.shared.global" in ptx
 
 
+def test_groups_are_copied_from_where_they_lie_to_tensor_cores():
+    ptx = compile_for_hopper(_multiply_kernel, MULTIPLY, warps=8, halves=("q_ptr", "k_ptr")).asm["ptx"]
+    assert "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16" in ptx
+    assert not loads_of(ptx)  # all by copies ahead
+    assert not re.search(r"(ld|st)\.local", ptx)
+
+
 @pytest.mark.parametrize(
     ("kernel", "constants"),
     [
@@ -115,6 +143,8 @@ def test_compensation_runs_on_tensor_cores_and_copies_ahead(rows):
         (_select_kernel, SELECT | {"HAS_COUNT": True, "HAS_MASSES": True}),
         (_compensate_kernel, COMPENSATE),
         (_mark_kernel, {"BLOCK": 256}),
+        (_multiply_kernel, MULTIPLY),
+        (_average_kernel, {"PER_BLOCK": 4, "BLOCK": 2048}),
     ],
 )
 @pytest.mark.parametrize("ones", [True, False])

@@ -20,7 +20,7 @@ CASES = [
 ]
 
 
-def draw(case, *, dtype=torch.float32, heads=3, width=10, device="cpu"):
+def draw(case, *, dtype=torch.float32, heads=2, width=10, device="cpu"):
     tokens, rows, parts, lengths = case
     generator = torch.Generator().manual_seed(tokens)
     x = torch.randn(2, tokens, 3 * heads * width, generator=generator).to(device, dtype)
@@ -51,12 +51,12 @@ def test_means_and_counts_are_those_of_slices(case):
     means = api.pool_blocks(x, rows, parts=parts, length_G=lengths)
     counts = api.count_parts(x.shape[1], rows, parts=parts, length_G=lengths)
     blocks = pieces(x, rows, parts, lengths)
-    assert means.shape == (2, 3, len(blocks), parts, 10)
+    assert means.shape == (2, 2, len(blocks), parts, 10)
     assert means.dtype == torch.float32
     assert counts.tolist() == [[piece.shape[1] for piece in block] for block in blocks]
     for g, block in enumerate(blocks):
         for p, piece in enumerate(block):
-            wanted = piece.double().mean(1) if piece.shape[1] else torch.zeros(2, 3, 10, dtype=torch.float64)
+            wanted = piece.double().mean(1) if piece.shape[1] else torch.zeros(2, 2, 10, dtype=torch.float64)
             assert (means[:, :, g, p] - wanted).abs().max() <= 1e-6
 
 
@@ -105,7 +105,7 @@ def test_blocks_that_do_not_fit_are_refused(arguments, words):
 
 
 @interpreted_only
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("case", CASES)
 def test_interpreted_kernel_equals_reference(monkeypatch, dtype, case):
     empty = torch.empty

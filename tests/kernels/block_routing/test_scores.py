@@ -126,3 +126,59 @@ def check(size, precision, tolerance, device):
         torch.testing.assert_close(found, wanted, atol=tolerance, rtol=0, equal_nan=True)
         if pair[0] is None:
             assert found[0, 0, -1].isnan().all()
+
+
+# query tokens, key tokens, rows of their blocks, stride, width
+DIAGONALS = [(16, 24, 8, 8, 4, 8), (21, 19, 12, 8, 4, 20), (5, 300, 8, 9, 1, 16), (290, 37, 126, 63, 9, 16)]
+
+
+@interpreted_only
+@pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:divide by zero", "ignore:invalid value")  # numpy's
+@pytest.mark.parametrize("case", DIAGONALS)
+def test_interpreted_kernel_of_antidiagonals_equals_reference(monkeypatch, case):
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    check_antidiagonals(case, torch.float32, 1e-4, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-4)])
+@pytest.mark.parametrize("case", [*DIAGONALS, (4680, 4680, 128, 64, 16, 128), (3000, 5000, 64, 64, 8, 64)])
+def test_cuda_kernel_of_antidiagonals_equals_reference(dtype, tolerance, case):
+    check_antidiagonals(case, dtype, tolerance, "cuda")
+
+
+def check_antidiagonals(case, dtype, tolerance, device):
+    from reelray.kernels.block_routing.antidiagonals import score
+
+    queries, keys, rows_q, rows_k, stride, width = case
+    q = draw(2, queries, 2, width, device=device).to(dtype)
+    k = draw(2, keys, 4, width, seed=1, device=device).to(dtype)[:, :, 1:3]
+    found = score(q, k, rows_q, rows_k, stride, 0.5)
+    wanted = reference.score_antidiagonals(q, k, (rows_q, rows_k), stride, 0.5)
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() <= tolerance
+    q[0, 0, 0, 0] = torch.nan
+    is_wrong = score(q, k, rows_q, rows_k, stride, 0.5).isnan()
+    assert is_wrong[0, 0, 0].all()
+    assert is_wrong.sum() == is_wrong[0, 0, 0].numel()
+
+
+def test_a_share_that_vanishes_is_small_and_there():
+    check_vanishing("cpu")
+
+
+@interpreted_only
+@pytest.mark.filterwarnings("ignore:divide by zero")  # numpy's, of log 0
+def test_interpreted_kernel_knows_shares_that_vanish(monkeypatch):
+    monkeypatch.setattr(api, "_runs_triton", torch.is_tensor)
+    check_vanishing("cpu")
+
+
+def check_vanishing(device):
+    """Minus infinity would mean that there is no block."""
+    q, k = torch.ones(1, 8, 1, 16, device=device), torch.ones(1, 16, 1, 16, device=device)
+    k[:, 8:] = -40.0
+    scores = api.score_antidiagonals(q, k, 8, 8, 4, scale=1.0)
+    assert scores[..., 0] == pytest.approx(0.0, abs=1e-6)
+    assert -1000 < scores[..., 1] < -80

@@ -123,10 +123,6 @@ def test_count_is_met_exactly_among_equal_scores_and_the_lower_block_wins():
     assert lists.capacity == 5
 
 
-def test_zero_and_minus_zero_are_equal():
-    assert rows_of(select(torch.tensor([[[[-0.0, 0.0, -0.0, 0.0]]]]), count=2)) == [[0, 1]]
-
-
 def test_kept_blocks_are_part_of_the_count_and_win_over_dropped_ones():
     scores = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]).expand(1, 1, 1, 5)
     keep = torch.tensor([False, False, False, True, True])
@@ -147,11 +143,30 @@ def test_a_row_without_blocks_is_empty():
         assert lists.count_BNQ[0, 0, 0] > 0
 
 
-def test_what_is_not_a_number_is_computed():
-    scores = torch.tensor([[[[1.0, math.nan, 2.0, INF], [math.nan] * 4]]])
-    assert rows_of(select(scores, count=2)) == [[1, 3], [0, 1]]
-    assert rows_of(select(scores, count=3)) == [[1, 2, 3], [0, 1, 2]]
-    assert rows_of(select(scores, mass=0.9)) == [[1, 3], [0, 1, 2, 3]]
+def test_odd_scores():
+    check_odd(select)
+
+
+def check_odd(select):
+    """Zeros of both signs, numbers that are none of both signs, infinity, and masses that these leave to nothing."""
+    none = torch.tensor([0x7FC00000, -0x400000], dtype=torch.int32).view(torch.float32)
+    assert none.isnan().all()
+    plus, minus = none.tolist()
+    for row, how, wanted in (
+        ([-0.0, 0.0, -0.0, 0.0], {"count": 2}, [0, 1]),
+        ([1.0, plus, 2.0, INF], {"count": 2}, [1, 3]),
+        ([1.0, plus, 2.0, INF], {"count": 3}, [1, 2, 3]),
+        ([1.0, plus, 2.0, INF], {"mass": 0.9}, [1, 3]),
+        ([INF, plus, minus, 3.0], {"count": 1}, [0]),
+        ([1.0, INF, minus, plus], {"count": 2}, [1, 2]),
+        ([minus] * 4, {"count": 2}, [0, 1]),
+        ([minus] * 4, {"mass": 0.9}, [0, 1, 2, 3]),
+        ([2.0, INF, 2.0, 2.0], {"mass": 0.6, "least": 2}, [0, 1]),
+        ([0.0, -200.0, -200.0, -300.0], {"mass": 1.0, "least": 2}, [0, 1]),
+    ):
+        scores = torch.tensor(row)
+        scores[[n for n, score in enumerate(row) if score is minus]] = none[1]  # a list does not keep the sign
+        assert rows_of(select(scores.expand(1, 1, 1, 4), **how)) == [wanted], (row, how)
 
 
 def test_heads_may_differ():
@@ -296,6 +311,7 @@ def check_rest(monkeypatch, device):
         found, wanted = check_kernel(scores, device, **how), select(scores, **how)
         assert torch.equal(found.index_BNQC, wanted.index_BNQC), how
         assert torch.equal(found.count_BNQ, wanted.count_BNQ), how
+    check_odd(lambda scores, **how: check_kernel(scores, device, **how))
     wide = torch.cat([scores * 1e-30, scores * 1e30, -scores.abs() * 1e-38, torch.zeros_like(scores)], -1)
     for k in (1, 69, 150, 279):
         assert rows_of(check_kernel(wide, device, count=k)) == rows_of(select(wide, count=k))
