@@ -13,8 +13,12 @@ SMALLEST = 16
 WIDEST = 128
 """Most rows of a tile."""
 MOST_SPLITS = 8
-FEWEST_STEPS = 8
-"""Tiles of keys that a split should have left, below which its beginning and end cost more than it gains."""
+AROUND_STEPS = 2.0
+"""What the beginning and the end of a program cost, in steps of its loop."""
+PARTIAL_STEPS = 1.75
+"""What it costs to write a tile's partial result in float32 and to read it again: 131 kB at 33 GB/s per processor,
+where a step of 128 x 128 takes 2.3 us. Estimated, not measured."""
+LEAST_GAIN = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +46,8 @@ class Tile:
     settles: bool = False
 
 
-# (head width, rows of queries, rows of keys), powers of two -> launch; rows between take the next greater entry
+# (head width, rows of queries, rows of keys), powers of two -> launch; rows between take the next greater entry.
+# Chosen by what the compiler makes of them for sm_90a (no spills in the loop, loads two steps ahead), not yet measured.
 TABLE: dict[tuple[int, int, int], Tile] = {
     (64, 64, 64): Tile(queries=64, keys=64, warps=4, stages=3),
     (64, 64, 128): Tile(queries=64, keys=64, warps=4, stages=3),
@@ -95,17 +100,21 @@ def deepen(tile: Tile, key_rows: int, longest: int) -> Tile:
 
 
 def choose_splits(tiles: int, steps: int, processors: int) -> int:
-    """Parts in which lists are attended so that few programs fill all processors; 1 where there are enough.
+    """Parts in which lists are attended so that the last wave of programs is nearly full; 1 where nothing is gained.
 
     Args:
         tiles: Programs without splits.
         steps: Tiles of keys of each.
         processors: Of the device.
     """
-    most = min(MOST_SPLITS, steps // FEWEST_STEPS)
-    if most < 2 or tiles >= 2 * processors:
-        return 1
-    return max(1, min(most, 2 * processors // tiles))
+
+    def cost(splits: int) -> float:
+        waves = -(-tiles * splits // processors)
+        partial = PARTIAL_STEPS * tiles * splits / processors if splits > 1 else 0.0
+        return waves * (-(-steps // splits) + AROUND_STEPS) + partial
+
+    best = min((1, 2, 4, MOST_SPLITS), key=cost)
+    return best if cost(best) < (1 - LEAST_GAIN) * cost(1) else 1
 
 
 def round_up(rows: int) -> int:

@@ -111,7 +111,11 @@ def _go_through(
     SPECIALIZES: tl.constexpr,
     SETTLES: tl.constexpr,
 ):
-    """All blocks of a list, each in one tile or in several; an index is read one step before it is used."""
+    """All blocks of a list, each in one tile or in several; an index is read one step before it is used.
+
+    A length is read one step before as well, by an index that is read two steps before: Triton 3.6 does not compile a
+    loop in which one load gives the address of another and both are for the next step.
+    """
     SUBS: tl.constexpr = (KEY_ROWS + KEY_TILE - 1) // KEY_TILE
     key, column = tl.arange(0, KEY_TILE), tl.arange(0, WIDTH)
     k_offset = key[:, None] * k_token + column[None, :]
@@ -121,6 +125,7 @@ def _go_through(
     ahead = tl.load(list_ptr)
     if HAS_LENGTHS:
         rows_ahead = tl.load(length_ptr + _clamp(ahead, limit), mask=limit > 0, other=0)
+        beyond = tl.load(list_ptr + tl.minimum(1, whole * SUBS) // SUBS)
     for step in tl.range(0, whole * SUBS, num_stages=STAGES, warp_specialize=SPECIALIZES):
         wrong = wrong | (ahead < 0) | (ahead >= limit)
         block = _clamp(ahead, limit)
@@ -134,7 +139,8 @@ def _go_through(
             if HAS_LENGTHS:
                 rows = rows_ahead
                 wrong = wrong | (rows < 0) | (rows > KEY_ROWS)
-                rows_ahead = tl.load(length_ptr + _clamp(ahead, limit))
+                rows_ahead = tl.load(length_ptr + _clamp(beyond, limit))
+                beyond = tl.load(list_ptr + tl.minimum(step + 2, whole * SUBS) // SUBS)
             there = key < tl.minimum(rows, keys - block * KEY_ROWS) - sub
             k = tl.load(k_here + k_offset, mask=there[:, None], other=0.0)
             v = tl.load(v_here + v_offset, mask=there[:, None], other=0.0)
@@ -148,8 +154,8 @@ def _go_through(
             v = tl.load(v_here + v_offset)
         acc, most, total = _fold_in(q, k, v, acc, most, total, scale, there, MASKED, SETTLES)
     if HAS_TAIL:
-        k_here = k_ptr + limit.to(tl.int64) * k_block + k_offset
-        v_here = v_ptr + limit.to(tl.int64) * v_block + v_offset
+        k_here = k_ptr + tl.cast(limit, tl.int64) * k_block + k_offset
+        v_here = v_ptr + tl.cast(limit, tl.int64) * v_block + v_offset
         for step in tl.range(0, (listed - whole) * SUBS, num_stages=1):
             sub = step * KEY_TILE
             there = key < keys - limit * KEY_ROWS - sub

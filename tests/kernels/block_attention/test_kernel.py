@@ -1,5 +1,6 @@
 """The Triton kernel against the formula: through the interpreter on a CPU, and on a GPU."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from tests.support.listed_attention import cut_lists, draw_lists, draw_qkv
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 LOG_TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
+DEVICE = "cpu"
 HALVES = [torch.float16, torch.bfloat16]
 TILE = Tile(queries=32, keys=32, warps=4, stages=2)
 
@@ -34,12 +36,19 @@ CASES = {
 }
 
 
-def attend(q, k, v, lists, *, tile=TILE, seed=None, splits=1, paged=False):
+def attend(q, k, v, lists, *, tile=TILE, seed=None, splits=1, paged=False, device=None):
+    """The kernel on `DEVICE`; results come back to where the inputs are."""
     from reelray.kernels.block_attention.launch import launch
 
+    back, device = q.device, device or DEVICE
+    lists = move(lists, device)
     parts = (lists.index_BNQC, lists.count_BNQ, lists.length_G, lists.order_BNQ)
     rows = (lists.query_rows, lists.key_rows)
-    return launch((q, k, v), parts, seed, tile, rows=rows, paged=paged, splits=splits)
+    # a copy of keys and values keeps their strides
+    moved = (q.to(device), *(part if device == "cpu" else part.to(device) for part in (k, v)))
+    seed = seed and (seed[0].to(device), seed[1].to(device))
+    mixed, lse = launch(moved, parts, seed, tile, rows=rows, paged=paged, splits=splits)
+    return mixed.to(back), lse.to(back)
 
 
 def check(found, wanted, dtype=torch.float32):
@@ -59,7 +68,7 @@ def check_case(name, density, dtype, device="cpu", shared=(False, False)) -> Non
     q, k, v = (part.to(device) for part in draw_qkv(batch, queries, keys, heads, width, dtype=dtype))
     rows = (1 if shared[0] else batch, 1 if shared[1] else heads)
     lists = move(draw_lists(*rows, queries, keys, query_rows=query_rows, key_rows=key_rows, density=density), device)
-    found = attend(q, k, v, lists, tile=tile)
+    found = attend(q, k, v, lists, tile=tile, device=device)
     check(found, attend_blocks_reference(q, k, v, lists, precision=torch.float64), dtype)
 
 
@@ -262,3 +271,52 @@ def test_interpreted_op_chooses_its_launch() -> None:
             query_rows=64, key_rows=64, paged=False, longest=2, splits=splits,
         )  # fmt: skip
         check(found, attend_blocks_reference(q, k, v, lists, precision=torch.float64))
+
+
+ON_CUDA = [
+    (test_interpreted_empty_lists_give_nothing, {}),
+    (test_interpreted_keys_and_values_may_lie_differently, {"keys": 32}),
+    (test_interpreted_seed_adds_the_keys_that_it_stands_for, {"keys": 64, "seed_dtype": torch.float32}),
+    (test_interpreted_seed_is_kept_where_nothing_is_listed_and_ignored_at_minus_infinity, {"splits": 3}),
+    (test_interpreted_lengths_end_blocks_early_and_nan_behind_them_stays_there, {"rows": 29}),
+    (
+        test_interpreted_pages_are_read_where_they_lie_and_freed_ones_are_not,
+        {"descriptors": True, "has_lengths": False},
+    ),
+    (
+        test_interpreted_pages_are_read_where_they_lie_and_freed_ones_are_not,
+        {"descriptors": False, "has_lengths": True},
+    ),
+    (test_interpreted_order_changes_nothing_but_the_order, {"splits": 2}),
+    (test_interpreted_splits_give_what_one_program_gives, {"splits": 8, "keys": 32}),
+    (test_interpreted_short_block_before_the_end_of_a_list_is_refused_as_nan, {"tokens": 70}),
+    (test_interpreted_lengths_that_a_block_cannot_have_are_nan, {}),
+    *(
+        (
+            test_interpreted_what_is_out_of_range_makes_its_block_nan_and_no_other,
+            {"index": index, "count": count, "tokens": 150, "keys": keys, "splits": 1},
+        )
+        for index, count in WRONG
+        for keys in (32, 64)
+    ),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("case", "arguments"), ON_CUDA, ids=lambda part: getattr(part, "__name__", None))
+def test_cuda_kernel_does_what_the_interpreter_does(monkeypatch, case, arguments) -> None:
+    module = sys.modules[__name__]
+    monkeypatch.setattr(module, "DEVICE", "cuda")
+    monkeypatch.setitem(TOLERANCE, torch.float32, 1e-5)  # exp2 is approximate there
+    monkeypatch.setitem(LOG_TOLERANCE, torch.float32, 1e-5)
+    case(**arguments)
+
+
+@pytest.mark.gpu
+def test_cuda_compiled_region_has_no_breaks() -> None:
+    from reelray.kernels.block_attention.api import attend_blocks
+
+    q, k, v = (part.cuda() for part in draw_qkv(1, 300, 500, 2, 64, dtype=torch.bfloat16))
+    lists = move(draw_lists(1, 2, 300, 500, query_rows=128, key_rows=64, density=0.5), "cuda")
+    found = torch.compile(attend_blocks, fullgraph=True)(q, k, v, lists)
+    check(found, attend_blocks_reference(q, k, v, lists, precision=torch.float64), torch.bfloat16)
