@@ -112,7 +112,7 @@ OPTIONS: Mapping[SparseMethod, Mapping[str, Option]] = MappingProxyType(
         SparseMethod.STRIPES: {"reach": _count(1, 0), "every": _count(8)},
         SparseMethod.BLOCK_DIAGONAL: {"blocks": _count(8)},
         SparseMethod.SUB_BLOCK: {"parts": _count(4)},
-        SparseMethod.SPARGE: {"similarity": Option(default=0.6, least=-1.0, most=1.0)},
+        SparseMethod.SPARGE: {"similarity": Option(default=-0.1, least=-1.0, most=1.0)},
         SparseMethod.ANTIDIAGONAL: {"stride": _count(16)},
         SparseMethod.HEAD_CLASSES: {"samples": _count(32)},
     }

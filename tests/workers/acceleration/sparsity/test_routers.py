@@ -46,7 +46,7 @@ CHANGED = {
     SparseMethod.STRIPES: {"every": 2},
     SparseMethod.BLOCK_DIAGONAL: {"blocks": 2},
     SparseMethod.SUB_BLOCK: {"parts": 16},
-    SparseMethod.SPARGE: {"similarity": -1},
+    SparseMethod.SPARGE: {"similarity": 0.05},
     SparseMethod.ANTIDIAGONAL: {"stride": 2},
 }
 
