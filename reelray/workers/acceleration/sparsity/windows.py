@@ -122,8 +122,8 @@ class SparseCore:
         windows.note(lists)
         seed = self._means(q_BPND, k_BPND, v_BPND, lists) if windows.policy.compensates else None
         if self.kept is None or not windows.policy.least_recall:
-            return attend_blocks(q_BPND, k_BPND, v_BPND, lists, seed=seed)[0]
-        mixed_BPND, lse_BPN = attend_blocks(q_BPND, k_BPND, v_BPND, lists)
+            return attend_blocks(q_BPND, k_BPND, v_BPND, lists, seed=seed, longest=self.scene.count)[0]
+        mixed_BPND, lse_BPN = attend_blocks(q_BPND, k_BPND, v_BPND, lists, longest=self.scene.count)
         self.kept.observe(lse_BPN, layer=layer, heads=heads)
         return mixed_BPND if seed is None else merge_partials(mixed_BPND, lse_BPN, *seed, dtype=q_BPND.dtype)[0]
 
