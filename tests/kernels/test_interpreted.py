@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(600)  # all kernels in one process, interpreted
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already inside")
 def test_kernels_through_the_interpreter() -> None:
     pytest.importorskip("triton")
