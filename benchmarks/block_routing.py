@@ -73,6 +73,7 @@ TARGETS = {
     "pool q and k, parts and similarity": 0.120,
     "sum v": 0.060,
     "score parts": 0.250,
+    "score parts in half": 0.250,
     "score parts in tf32x3": 0.250,
     "score halves of blocks": 0.090,
     "score means, select count": 0.060,
@@ -97,6 +98,7 @@ def floors(shape: Shape) -> dict[str, float]:
         "pool q and k, parts and similarity": 2 * tokens,
         "sum v": tokens,
         "score parts": score(shape.parts),
+        "score parts in half": score(shape.parts),
         "score parts in tf32x3": score(shape.parts),
         "score halves of blocks": score(2),
         "score means": score(1),
@@ -213,7 +215,8 @@ class Routing:
             "pool, score parts, select": partial(self.route, parts),
         }
         if self.q.is_cuda:
-            found["score parts in tf32x3"] = partial(self.score_in, "tf32x3")
+            for precision in ("half", "tf32x3"):
+                found[f"score parts in {precision}"] = partial(self.score_in, precision)
         return found
 
 

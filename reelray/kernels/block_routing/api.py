@@ -5,6 +5,7 @@ P parts of a block, R parts of a block of keys, C capacity of a list.
 """
 
 import importlib.util
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -138,6 +139,7 @@ def score_blocks(
     *,
     q_counts_QP: Tensor | None = None,
     k_counts_GR: Tensor | None = None,
+    precision: Literal["split", "half"] = "split",
 ) -> Tensor:
     """Estimate the log of the softmax mass of a block of queries over a block of keys.
 
@@ -150,6 +152,8 @@ def score_blocks(
         scale: Of the products, 1 / sqrt(D) as a rule.
         q_counts_QP: Tokens of the parts, int32 (`count_parts`); parts without tokens do not count. None: all count.
         k_counts_GR: The same of the keys; a block without tokens scores minus infinity.
+        precision: Of the kernel: `split` is nearly float32, `half` rounds the means to float16 for a third of the
+            products. Scores are float32 in both.
 
     Returns:
         Scores [B, N, Q, G], float32.
@@ -167,7 +171,8 @@ def score_blocks(
         return reference.score_blocks(q_means_BNQPD, k_means_BNGRD, scale, q_counts_QP, k_counts_GR)
     from reelray.kernels.block_routing.scores import score  # noqa: PLC0415  (triton exists on GPU machines only)
 
-    scores_BNQG: Tensor = score(q_means_BNQPD.float(), k_means_BNGRD.float(), scale, q_counts_QP, k_counts_GR)
+    means = q_means_BNQPD.float(), k_means_BNGRD.float()
+    scores_BNQG: Tensor = score(*means, scale, q_counts_QP, k_counts_GR, precision)
     return scores_BNQG
 
 

@@ -5,7 +5,7 @@ tile of query parts and walks tiles of key parts. The tensor cores multiply halv
 of them (`SPLIT`): its bfloat16 and the bfloat16 of what is left. Of the four products the three that matter are added
 up in float32, which leaves a relative error of 2^-16 for each product. Scores are not rounded to a half anywhere:
 that makes ties, and ties favour the first blocks. Reference: `reference.score_blocks`; tolerance 1e-4 on unit-normal
-means with 128 channels, 1e-5 with `ieee`.
+means with 128 channels, 1e-5 with `ieee`, 3e-3 with `half`.
 Shape suffixes: B batch, N heads, D head width, Q blocks of queries, G blocks of keys, P parts of a block, R parts of a
 block of keys.
 """
@@ -28,7 +28,11 @@ WARPS, STAGES = 8, 2
 PROGRAMS = 528
 """Aim: four for each of 132 processors."""
 SPLIT = "split"
-"""Precision: two halves for each mean, three products. Others are those of `tl.dot`: ieee, tf32x3, tf32."""
+"""Precision: two halves for each mean, three products.
+
+`half` is one product of float16, a third of the work. Others are those of `tl.dot`: ieee, tf32x3, tf32.
+"""
+FLOAT16_MOST = tl.constexpr(65504.0)
 
 
 @triton.jit
@@ -41,6 +45,12 @@ def _split(x, IS_BFLOAT: tl.constexpr):
         high = x.to(tl.float16)
         low = (x - high.to(tl.float32)).to(tl.float16)
     return high, low
+
+
+@triton.jit
+def _halve(x):
+    """The nearest float16 that is finite; not a number stays one."""
+    return tl.where(x > FLOAT16_MOST, FLOAT16_MOST, tl.where(x < -FLOAT16_MOST, -FLOAT16_MOST, x)).to(tl.float16)
 
 
 @triton.jit
@@ -79,6 +89,8 @@ def _score_kernel(
         is_query &= tl.load(q_count_ptr + query * PARTS + part, mask=is_query, other=0) > 0
     if PRECISION == "split":
         q_high, q_low = _split(q, IS_BFLOAT)
+    if PRECISION == "half":
+        q_high = _halve(q)
     key_cell = tl.arange(0, KEY_TILE * KEY_PART_TILE)
     out_query = tl.program_id(0) * QUERY_TILE + tl.arange(0, QUERY_TILE)
     first = tl.program_id(1) * tiles_each
@@ -97,6 +109,8 @@ def _score_kernel(
             scores = tl.dot(q_low, tl.trans(k_high))
             scores = tl.dot(q_high, tl.trans(k_low), scores)
             scores = tl.dot(q_high, tl.trans(k_high), scores)
+        elif PRECISION == "half":
+            scores = tl.dot(q_high, tl.trans(_halve(k)))
         else:
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         scores = tl.where(is_query[:, None] & is_key[None, :], scores * scale, float("-inf"))

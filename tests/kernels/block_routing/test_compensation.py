@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from reelray.kernels.attention.lse import attend_with_lse, merge_partials
+from reelray.kernels.block_attention.api import attend_blocks
 from reelray.kernels.block_attention.lists import BlockLists
 from reelray.kernels.block_routing import api, reference
 from tests.support.interpreted import interpreted_only
@@ -80,6 +81,18 @@ def test_blocks_of_equal_keys_are_exact(size):
                     exact, exact_lse = attend_with_lse(q[here], *part)
                     merged, _ = merge_partials(exact, exact_lse, mixed[here], lse[here], dtype=torch.float32)
                 assert (merged - dense[here]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_as_a_seed_it_makes_sparse_attention_dense_where_keys_of_a_block_are_equal(size):
+    _, _, keys, key_rows = size
+    q, k, v, lists = draw(size)
+    k = k[:, ::key_rows].repeat_interleave(key_rows, 1)[:, :keys]
+    seed = api.compensate(q, *pool(k, v, key_rows), lists)
+    mixed, lse = attend_blocks(q, k, v, lists, seed=seed)
+    dense, dense_lse = attend_with_lse(q, k, v)
+    assert (mixed - dense).abs().max() <= 1e-5
+    assert (lse - dense_lse).abs().max() <= 1e-5
 
 
 def test_blocks_without_tokens_have_no_weight():

@@ -138,6 +138,7 @@ def test_groups_are_copied_from_where_they_lie_to_tensor_cores():
     [
         (_pool_kernel, POOL),
         (_score_kernel, SCORE),
+        (_score_kernel, SCORE | {"PRECISION": "half"}),
         (_select_kernel, SELECT),
         (_select_kernel, SELECT | {"HAS_MASS": False, "IS_EXACT": True, "HAS_KEEP": False, "HAS_DROP": False}),
         (_select_kernel, SELECT | {"HAS_COUNT": True, "HAS_MASSES": True}),

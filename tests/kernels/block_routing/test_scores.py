@@ -88,7 +88,7 @@ def test_parts_that_do_not_belong_together_are_refused():
 
 # query blocks, their parts, key blocks, their parts, width
 SIZES = [(1, 1, 1, 1, 8), (5, 1, 70, 1, 16), (33, 4, 17, 4, 16), (4, 3, 25, 7, 20), (2, 2, 3, 1, 24)]
-PRECISION = {"ieee": 1e-5, "split": 1e-4}
+PRECISION = {"ieee": 1e-5, "split": 1e-4, "half": 3e-3}
 
 
 @interpreted_only
@@ -162,6 +162,14 @@ def check_antidiagonals(case, dtype, tolerance, device):
     is_wrong = score(q, k, rows_q, rows_k, stride, 0.5).isnan()
     assert is_wrong[0, 0, 0].all()
     assert is_wrong.sum() == is_wrong[0, 0, 0].numel()
+
+
+@interpreted_only
+def test_interpreted_halves_do_not_overflow():
+    from reelray.kernels.block_routing.scores import score
+
+    q, k = torch.full((1, 1, 1, 1, 16), 1e6), torch.full((1, 1, 1, 1, 16), -1e-3)
+    assert -16 * 66 < score(q, k, 1.0, None, None, "half").item() < -16 * 65
 
 
 def test_a_share_that_vanishes_is_small_and_there():
