@@ -65,3 +65,21 @@ def test_references_compile_without_breaks():
     parts = draw("cpu")
     compiled = torch.compile(route, fullgraph=True, backend="aot_eager")
     check(compiled(*parts), route(*parts), 1e-5)
+
+
+def test_rows_that_do_not_fit_registers_are_sorted(monkeypatch):
+    scores = torch.randn(1, 2, 3, 9, generator=torch.Generator().manual_seed(0))
+    wanted = api.select_blocks(scores, query_rows=16, key_rows=16, count=3)
+    monkeypatch.setattr(api, "_runs_triton", torch.is_tensor)
+    monkeypatch.setattr(api, "MOST_BLOCKS", 8)
+    found = api.select_blocks(scores, query_rows=16, key_rows=16, count=3)
+    assert torch.equal(found.index_BNQC, wanted.index_BNQC)
+
+
+@pytest.mark.gpu
+def test_cuda_sorts_rows_that_do_not_fit_registers():
+    scores = torch.randn(1, 1, 2, 5000, generator=torch.Generator().manual_seed(0))
+    wanted = api.select_blocks(scores, query_rows=16, key_rows=16, mass=0.5)
+    found = api.select_blocks(scores.cuda(), query_rows=16, key_rows=16, mass=0.5)
+    assert torch.equal(found.count_BNQ.cpu(), wanted.count_BNQ)
+    assert torch.equal(found.index_BNQC.cpu(), wanted.index_BNQC)
