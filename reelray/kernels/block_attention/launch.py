@@ -118,7 +118,7 @@ def launch(
         HAS_LENGTHS=length_G is not None,
         HAS_ORDER=order_BNQ is not None,
         HAS_SEED=seed is not None,
-        HAS_TAIL=not masked and keys % key_rows != 0,
+        HAS_TAIL=keys % key_rows != 0,
         MASKED=masked,
         PAGED=paged,
         SHARED=k_BKND.shape[0] == 1,
