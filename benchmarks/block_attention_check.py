@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from reelray.kernels.block_attention.lists import BlockLists
@@ -41,7 +42,7 @@ def check(
         picked = pick(lists, head, block, len(keys[0]))
         few = [one[picked, head] for one in keys]
         wanted, wanted_lse = attend_exactly(q[0, part, head], *few)
-        plain = scaled_dot_product_attention(q[0, part, head][None], few[0][None], few[1][None])[0]
+        plain = attend_plainly(q[0, part, head], *few)
         found, torchs = (one.double() - wanted for one in (mixed[0, part, head], plain))
         worst["error"] = larger(worst["error"], found.abs().max())
         worst["limit"] = larger(worst["limit"], torchs.abs().max() * 2 + 1e-5)
@@ -86,3 +87,11 @@ def attend_exactly(q_SD: Tensor, k_KD: Tensor, v_KD: Tensor) -> tuple[Tensor, Te
     """Attention in float64, and the logs of its sums."""
     scores = q_SD.double() @ k_KD.double().T * q_SD.shape[-1] ** -0.5
     return scores.softmax(-1) @ v_KD.double(), scores.logsumexp(-1)
+
+
+def attend_plainly(q_SD: Tensor, k_KD: Tensor, v_KD: Tensor) -> Tensor:
+    """Attention by torch in the dtype of the inputs; on CUDA its flash kernel, which rounds weights as ours does."""
+    q, k, v = (part[None, None] for part in (q_SD, k_KD, v_KD))
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION if q_SD.is_cuda else SDPBackend.MATH):
+        mixed: Tensor = scaled_dot_product_attention(q, k, v)
+    return mixed[0, 0]

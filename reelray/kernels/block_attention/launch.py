@@ -9,7 +9,6 @@ import math
 import torch
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from reelray.kernels.attention.merge import merge_all
@@ -17,7 +16,8 @@ from reelray.kernels.block_attention.tiles import Tile, choose_splits, choose_ti
 from reelray.kernels.block_attention.triton import block_attention_kernel
 
 
-@triton_op("reelray::attend_block_lists", mutates_args={})
+# An opaque op: torch's `triton_op` passes on neither tensor descriptors nor a bound on registers.
+@torch.library.custom_op("reelray::attend_block_lists", mutates_args=())
 def attend_listed(  # noqa: PLR0917  (an op takes its tensors by position)
     q_BSND: Tensor,
     k_BKND: Tensor,
@@ -46,6 +46,12 @@ def attend_listed(  # noqa: PLR0917  (an op takes its tensors by position)
         paged=paged,
         splits=splits or _choose_splits(q_BSND, tile, query_rows, key_rows, longest),
     )
+
+
+@attend_listed.register_fake
+def _shape_of_result(q_BSND: Tensor, *_others: object, **_options: object) -> tuple[Tensor, Tensor]:
+    lse_BSN = torch.empty(q_BSND.shape[:3], dtype=torch.float32, device=q_BSND.device)
+    return torch.empty_like(q_BSND, memory_format=torch.contiguous_format), lse_BSN
 
 
 def launch(
@@ -82,13 +88,8 @@ def launch(
     out = torch.empty(shape, dtype=q_BSND.dtype if splits == 1 else torch.float32, device=q_BSND.device)
     lse = torch.empty(shape[:-1], dtype=torch.float32, device=q_BSND.device)
     described = (_describe(k_BKND, tile), _describe(v_BKND, tile)) if tile.descriptors else (k_BKND, v_BKND)
-    kernel = (
-        wrap_triton(block_attention_kernel)
-        if isinstance(block_attention_kernel, triton.JITFunction)
-        else block_attention_kernel
-    )
     programs = query_blocks * triton.cdiv(query_rows, tile.queries)
-    kernel[(programs, splits, batch * heads)](
+    block_attention_kernel[(programs, splits, batch * heads)](
         q_BSND,
         k_BKND,
         v_BKND,
@@ -118,7 +119,7 @@ def launch(
         HAS_LENGTHS=length_G is not None,
         HAS_ORDER=order_BNQ is not None,
         HAS_SEED=seed is not None,
-        HAS_TAIL=not masked and keys % key_rows != 0,
+        HAS_TAIL=keys % key_rows != 0,
         MASKED=masked,
         PAGED=paged,
         SHARED=k_BKND.shape[0] == 1,

@@ -22,11 +22,12 @@ RUNTIME = ("tokens", "keys", "query_blocks", "blocks", "capacity", "splits")
 
 
 @triton.jit
-def _fold_in(q, k, v, acc, most, total, scale, there, MASKED: tl.constexpr, SETTLES: tl.constexpr):
-    """One tile of keys into the running result; logs are to the base of 2."""
+def _fold_in(q, k, v, acc, most, total, scale, rows, there, MASKED: tl.constexpr, SETTLES: tl.constexpr):
+    """One tile of keys, of which `rows` are there, into the running result; logs are to the base of 2."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-    if MASKED:
-        scores = tl.where(there[None, :], scores, float("-inf"))
+    if MASKED:  # noqa: SIM102  (the one is known when the kernel is compiled, the other is not)
+        if rows < scores.shape[1]:
+            scores = tl.where(there[None, :], scores, float("-inf"))
     most_now = tl.maximum(most, tl.max(scores, 1) * scale)
     shift = most_now
     if MASKED:
@@ -133,15 +134,18 @@ def _go_through(
         ahead = tl.load(list_ptr + (step + 1) // SUBS)
         k_here = k_ptr + (block.to(tl.int64) * k_block + sub * k_token)
         v_here = v_ptr + (block.to(tl.int64) * v_block + sub * v_token)
+        rows = KEY_ROWS
         there = key < KEY_TILE
         if MASKED:
-            rows = KEY_ROWS
             if HAS_LENGTHS:
                 rows = rows_ahead
                 wrong = wrong | (rows < 0) | (rows > KEY_ROWS)
                 rows_ahead = tl.load(length_ptr + _clamp(beyond, limit))
                 beyond = tl.load(list_ptr + tl.minimum(step + 2, whole * SUBS) // SUBS)
-            there = key < tl.minimum(rows, keys - block * KEY_ROWS) - sub
+            if HAS_TAIL:
+                rows = tl.minimum(rows, keys - block * KEY_ROWS)
+            rows -= sub
+            there = key < rows
             k = tl.load(k_here + k_offset, mask=there[:, None], other=0.0)
             v = tl.load(v_here + v_offset, mask=there[:, None], other=0.0)
         elif DESCRIPTORS:
@@ -152,16 +156,17 @@ def _go_through(
         else:
             k = tl.load(k_here + k_offset)
             v = tl.load(v_here + v_offset)
-        acc, most, total = _fold_in(q, k, v, acc, most, total, scale, there, MASKED, SETTLES)
-    if HAS_TAIL:
+        acc, most, total = _fold_in(q, k, v, acc, most, total, scale, rows, there, MASKED, SETTLES)
+    if HAS_TAIL and not MASKED:
         k_here = k_ptr + tl.cast(limit, tl.int64) * k_block + k_offset
         v_here = v_ptr + tl.cast(limit, tl.int64) * v_block + v_offset
         for step in tl.range(0, (listed - whole) * SUBS, num_stages=1):
             sub = step * KEY_TILE
-            there = key < keys - limit * KEY_ROWS - sub
+            rows = keys - limit * KEY_ROWS - sub
+            there = key < rows
             k = tl.load(k_here + sub * k_token, mask=there[:, None], other=0.0)
             v = tl.load(v_here + sub * v_token, mask=there[:, None], other=0.0)
-            acc, most, total = _fold_in(q, k, v, acc, most, total, scale, there, True, SETTLES)
+            acc, most, total = _fold_in(q, k, v, acc, most, total, scale, rows, there, True, SETTLES)
     return acc, most, total, wrong
 
 
@@ -206,7 +211,7 @@ def _go_through_pairs(
         two = tl.load(list_ptr + tl.minimum(2 * step + 3, places - 1))
         k = tl.load(k_ptr + _pair(key, first, second, k_block, k_token, KEY_ROWS) + k_offset)
         v = tl.load(v_ptr + _pair(key, first, second, v_block, v_token, KEY_ROWS) + v_offset)
-        acc, most, total = _fold_in(q, k, v, acc, most, total, scale, key < 0, False, SETTLES)
+        acc, most, total = _fold_in(q, k, v, acc, most, total, scale, 0, key < 0, False, SETTLES)
     rest = listed - whole // 2 * 2
     for _ in tl.range(0, tl.where(blocks > 0, tl.minimum(rest, 1), 0), num_stages=1):
         wrong = wrong | (one < 0) | (one >= blocks) | ((rest > 1) & ((two < 0) | (two >= blocks)))
@@ -218,7 +223,7 @@ def _go_through_pairs(
         v_here = v_ptr + _pair(key, first, second, v_block, v_token, KEY_ROWS) + v_offset
         k = tl.load(k_here, mask=there[:, None], other=0.0)
         v = tl.load(v_here, mask=there[:, None], other=0.0)
-        acc, most, total = _fold_in(q, k, v, acc, most, total, scale, there, True, SETTLES)
+        acc, most, total = _fold_in(q, k, v, acc, most, total, scale, 0, there, True, SETTLES)
     return acc, most, total, wrong
 
 
@@ -318,7 +323,7 @@ def block_attention_kernel(
 
     # Whole blocks are read without masks; the end of the sequence, the last of an ascending list, is read apart.
     whole, limit = listed, blocks
-    if HAS_TAIL:
+    if HAS_TAIL and not MASKED:
         limit = blocks - 1
         last = tl.load(list_ptr + tl.maximum(listed, 1) - 1)
         whole = tl.where((listed > 0) & (last == limit), listed - 1, listed)

@@ -24,11 +24,12 @@ FORMS = {
     "a seed, an order and a short last block": ("HAS_TAIL", "HAS_SEED", "HAS_ORDER"),
     "pages that are not full": ("HAS_LENGTHS", "MASKED", "PAGED"),
     "rows that are no power of two": ("MASKED",),
+    "rows that are no power of two and a short last block": ("MASKED", "HAS_TAIL"),
 }
 
 
 def compile_for_hopper(width, tile, flags=(), *, pairs=False):
-    odd = 2 if flags == ("MASKED",) else 0
+    odd = 2 if "MASKED" in flags and "HAS_LENGTHS" not in flags else 0
     key_rows = tile.keys // 2 if pairs else tile.keys
     constants = {
         **{name: name in flags for name in FLAGS},

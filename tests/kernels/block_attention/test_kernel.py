@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -260,17 +261,19 @@ def test_interpreted_lengths_that_a_block_cannot_have_are_nan() -> None:
 
 
 @interpreted_only
-def test_interpreted_op_chooses_its_launch() -> None:
+def test_interpreted_op_chooses_its_launch_and_is_one_for_compiled_regions() -> None:
     from reelray.kernels.block_attention.launch import attend_listed
 
     q, k, v = draw_qkv(1, 70, 130, 1, 64)
     lists = draw_lists(1, 1, 70, 130, density=0.7).longest_first()
+    inputs = (q, k, v, lists.index_BNQC, lists.count_BNQ, None, lists.order_BNQ, None, None)
+    wanted = attend_blocks_reference(q, k, v, lists, precision=torch.float64)
     for splits in (0, 2):
-        found = attend_listed(
-            q, k, v, lists.index_BNQC, lists.count_BNQ, None, lists.order_BNQ, None, None,
-            query_rows=64, key_rows=64, paged=False, longest=2, splits=splits,
-        )  # fmt: skip
-        check(found, attend_blocks_reference(q, k, v, lists, precision=torch.float64))
+        options = {"query_rows": 64, "key_rows": 64, "paged": False, "longest": 2, "splits": splits}
+        check(attend_listed(*inputs, **options), wanted)
+        compiled = torch.compile(partial(attend_listed, **options), fullgraph=True, backend="aot_eager")
+        check(compiled(*inputs), wanted)
+        torch.library.opcheck(attend_listed, inputs, options, test_utils=("test_schema", "test_faketensor"))
 
 
 ON_CUDA = [
