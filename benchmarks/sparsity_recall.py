@@ -4,10 +4,9 @@
 
 A clip of 81 frames (21 x 8 x 12 tokens, 4 heads of 64) is denoised densely; queries, keys and values of some layers and
 steps are taken down. Each method chooses blocks of 64 tokens for them under the policy's defaults (first frame and
-neighbours kept; tiles keep no first frame, which all of them hold), and attention over those is compared with
-dense attention, without and with means that stand for the blocks that are left out. "best" sorts blocks by their exact
-mass, "chance" draws them. Routing is timed on the CPU in torch, as a share of dense attention there: it orders methods,
-and says nothing about a GPU.
+neighbours kept), and attention over those is compared with dense attention, without and with means that stand for the
+blocks that are left out. "best" sorts blocks by their exact mass, "chance" draws them. Routing is timed on the CPU in
+torch, as a share of dense attention there: it orders methods, and says nothing about a GPU.
 """
 
 import argparse
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import describe_machine, relative_error
+from benchmarks.harness import describe_machine, relative_error, time_interleaved
 from reelray.kernels.attention.api import attend
 from reelray.kernels.attention.lse import merge_partials
 from reelray.kernels.block_attention.api import attend_blocks
@@ -52,6 +51,7 @@ LAYERS = (2, 5)
 STEPS = (5, 10, 15)  # of 20; the first 4 are dense by default
 NEXT = 6  # looked at only for lists that are a step old
 DENSITIES = (0.75, 0.5, 0.35, 0.25)
+TIMED = 0.35
 MASSES = (0.95, 0.9)
 Parts = tuple[Tensor, Tensor, Tensor]
 
@@ -103,12 +103,14 @@ class Case:
         order: Order of the tokens.
         scene: How much is attended.
         route: From laid queries, keys and values, and a layer, to lists.
+        is_timed: Whether routing is timed; it takes as long at every density.
     """
 
     name: str
     order: TokenOrderKind
     scene: Scene
     route: Callable[[Parts, int], BlockLists]
+    is_timed: bool = False
 
 
 def cases(orders: Orders) -> Iterator[Case]:
@@ -129,8 +131,6 @@ def cases(orders: Orders) -> Iterator[Case]:
 
 def _policies(method: SparseMethod, rows: int, orders: Orders, order: TokenOrderKind | None) -> Iterator[Case]:
     own = SparsityPolicy(method=method, rows=rows, order=order or TokenOrderKind.AUTO)
-    # Exact tiles of this grid reach through all frames: with the first one everything would be kept.
-    own = replace(own, first_frame=own.token_order is not TokenOrderKind.TILES)
     laid = orders.order(own.token_order, GRID, rows)
     amounts: list[dict[str, Any]] = [{"densities": (density,)} for density in DENSITIES]
     if method in BY_MASS and order is None:
@@ -138,7 +138,8 @@ def _policies(method: SparseMethod, rows: int, orders: Orders, order: TokenOrder
     for amount in amounts[:1] if method in FIXED else amounts:
         policy = replace(own, **amount)
         scene, router = Scene.of(laid, policy), make_router(policy)
-        yield Case(name=str(method), order=own.token_order, scene=scene, route=_by(router, scene))
+        is_timed = method in FIXED or policy.mass == MASSES[-1] or scene.density == TIMED
+        yield Case(name=str(method), order=own.token_order, scene=scene, route=_by(router, scene), is_timed=is_timed)
 
 
 def _by(router: Router, scene: Scene) -> Callable[[Parts, int], BlockLists]:
@@ -205,14 +206,14 @@ def judge(parts: Parts, lists: BlockLists, blocking: Blocking, mass_BNQG: Tensor
     }
 
 
-def time_ms(run: Callable[[], Any], runs: int = 3) -> float:
-    run()
-    samples = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        samples.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(samples)
+def time_routing(case: Case, laid: Parts) -> float:
+    """Routing as a share of dense attention, both timed in turn."""
+    contenders: dict[str, Callable[[], Any]] = {
+        "route": lambda: case.route(laid, LAYERS[0]),
+        "dense": lambda: attend(*laid),
+    }
+    times = time_interleaved(contenders, runs=5, warmup=1)
+    return times["route"].median_ms / times["dense"].median_ms
 
 
 def summarise(name: str, order: str, asked: str, found: list[dict[str, Any]], ratio: float | None) -> dict[str, Any]:
@@ -234,7 +235,6 @@ def summarise(name: str, order: str, asked: str, found: list[dict[str, Any]], ra
 def measure_cases(captures: dict[tuple[int, int], Parts], orders: Orders) -> list[dict[str, Any]]:
     masses: dict[tuple[Any, tuple[int, int]], Tensor] = {}
     dense = {key: attend(*parts) for key, parts in captures.items()}
-    dense_ms = time_ms(lambda: attend(*next(iter(captures.values()))))
     rows = []
     for case in cases(orders):
         blocking, found = case.scene.blocking, []
@@ -247,7 +247,7 @@ def measure_cases(captures: dict[tuple[int, int], Parts], orders: Orders) -> lis
                 masses[known] = block_mass(laid[0], laid[1], blocking)
             found.append(judge(laid, case.route(laid, key[1]), blocking, masses[known], dense[key]))
         laid = lay(captures[STEPS[0], LAYERS[0]], blocking)
-        ratio = None if case.name in {"best", "chance"} else time_ms(lambda: case.route(laid, LAYERS[0])) / dense_ms  # noqa: B023
+        ratio = time_routing(case, laid) if case.is_timed else None
         scene = case.scene
         asked = f"mass {scene.mass}" if scene.mass else f"density {scene.density}"
         if case.name in FIXED:

@@ -137,8 +137,8 @@ class SparsityPolicy:
         dense_share: Share of the way from noise to picture, at its beginning, that is computed densely; see
             `progress`. Not a number of steps, so that few-step schedules and many-step ones keep the same part.
         dense_layers: First layers that are always dense.
-        first_frame: Always attend the blocks that hold the first latent frame; few do where it lies apart, as in frame
-            order and along the curve, and all may where tiles reach through time.
+        first_frame: Always attend the blocks that hold the first latent frame: as many as it fills in frame order and
+            along the curve, and a layer of tiles where a tile has several frames.
         neighbours: Always attend so many blocks before and after the query's own, and its own; -1 does not.
         compensate: Let the means of blocks that are left out stand for them. None goes by the method: where blocks are
             chosen without training.

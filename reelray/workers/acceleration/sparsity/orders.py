@@ -5,6 +5,10 @@ from reelray.workers.acceleration.sparsity.curve import curve
 from reelray.workers.acceleration.sparsity.tilings import CUBE, PATCH, exact_tile, frame_major, tiled
 from reelray.workers.acceleration.sparsity.token_order import Grid, TokenOrder
 
+SLACK = 0.125
+"""Share of the tokens that tiles may have fewer to be more compact: long ones reach through all frames, and where the
+first frame is always attended, so is all that shares a tile with it."""
+
 
 def make_order(kind: TokenOrderKind, grid: Grid, rows: int) -> TokenOrder:
     """Make an order on the CPU; who asks keeps it, as a large grid takes some tenths of a second.
@@ -18,7 +22,7 @@ def make_order(kind: TokenOrderKind, grid: Grid, rows: int) -> TokenOrder:
         case TokenOrderKind.FRAMES:
             return frame_major(grid, rows)
         case TokenOrderKind.TILES:
-            return tiled(grid, exact_tile(grid, rows))
+            return tiled(grid, exact_tile(grid, rows, SLACK))
         case TokenOrderKind.CURVE | TokenOrderKind.AUTO:
             return curve(grid, rows)
         case TokenOrderKind.PATCHES:

@@ -161,6 +161,23 @@ def test_frames_overlap_within_reach_and_never_in_padding() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("grid", "rows", "tile"),
+    [
+        (WAN_720P, 128, (3, 5, 8)),
+        (WAN_480P, 128, (3, 10, 4)),
+        (HUNYUAN, 128, (3, 5, 8)),
+        (WAN_720P, 64, (3, 5, 4)),
+        (WAN_480P, 64, (3, 5, 4)),
+    ],
+)
+def test_tiles_are_short_in_time_so_that_keeping_the_first_frame_keeps_few(grid: Grid, rows: int, tile: Grid) -> None:
+    order = make_order(TokenOrderKind.TILES, grid, rows)
+    assert order.tile == tile
+    assert order.length_T is None
+    assert order.cut().holds_first.float().mean() == pytest.approx(tile[0] / grid[0])
+
+
 def test_the_first_frame_lies_apart_on_the_curve() -> None:
     for grid in ((21, 8, 12), (5, 7, 9), (1, 4, 4)):
         frame = grid[1] * grid[2]
