@@ -81,12 +81,14 @@ class Option:
         default: What it is where nothing is said.
         least: Smallest value.
         most: Largest value.
+        by_mass: What it is where nothing is said and the mass decides; `default` if None.
         whole: Whether it counts something.
     """
 
     default: float
     least: float
     most: float = math.inf
+    by_mass: float | None = None
     whole: bool = False
 
     def check(self, name: str, value: float) -> None:
@@ -107,12 +109,16 @@ def _count(default: int, least: int = 1, most: float = math.inf) -> Option:
 OPTIONS: Mapping[SparseMethod, Mapping[str, Option]] = MappingProxyType(
     {
         SparseMethod.RADIAL: {"decay": Option(default=0.2, least=0.0), "near_frames": _count(0, 0, 1)},
-        SparseMethod.SLIDING_TILE: {"frames": _count(3), "rows": _count(3), "columns": _count(3)},
+        SparseMethod.SLIDING_TILE: {
+            "window_frames": _count(3),
+            "window_rows": _count(3),
+            "window_columns": _count(3),
+        },
         SparseMethod.FRAME_DIAGONAL: {"reach": _count(0, 0), "references": _count(2, 0)},
         SparseMethod.STRIPES: {"reach": _count(1, 0), "every": _count(8)},
         SparseMethod.BLOCK_DIAGONAL: {"blocks": _count(8)},
         SparseMethod.SUB_BLOCK: {"parts": _count(4)},
-        SparseMethod.SPARGE: {"similarity": Option(default=-0.1, least=-1.0, most=1.0)},
+        SparseMethod.SPARGE: {"similarity": Option(default=-0.1, by_mass=0.6, least=-1.0, most=1.0)},
         SparseMethod.ANTIDIAGONAL: {"stride": _count(16)},
         SparseMethod.HEAD_CLASSES: {"samples": _count(32)},
     }
@@ -180,7 +186,9 @@ class SparsityPolicy:
 
     def option(self, name: str) -> float:
         """A number of the method, or its default."""
-        return self.options.get(name, OPTIONS[self.method][name].default)
+        option = OPTIONS[self.method][name]
+        default = option.default if self.mass is None or option.by_mass is None else option.by_mass
+        return self.options.get(name, default)
 
     @property
     def compensates(self) -> bool:

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from typing import Any
 
@@ -100,3 +101,16 @@ def test_the_order_goes_by_the_method() -> None:
     assert SparsityPolicy(order=TokenOrderKind.TILES).token_order is TokenOrderKind.TILES
     sliding = SparsityPolicy(method=SparseMethod.SLIDING_TILE, order=TokenOrderKind.PATCHES)
     assert sliding.token_order is TokenOrderKind.PATCHES
+
+
+def test_no_option_is_named_like_a_field_so_that_both_can_be_written() -> None:
+    names = {field.name for field in dataclasses.fields(SparsityPolicy)} | {"density"}
+    assert not names & {name for options in OPTIONS.values() for name in options}
+
+
+def test_similarity_goes_by_what_decides_as_published() -> None:
+    sparge = SparsityPolicy(method=SparseMethod.SPARGE)
+    assert sparge.option("similarity") == -0.1
+    assert SparsityPolicy(method=SparseMethod.SPARGE, mass=0.9).option("similarity") == 0.6
+    said = SparsityPolicy(method=SparseMethod.SPARGE, mass=0.9, options={"similarity": 0.3})
+    assert said.option("similarity") == 0.3

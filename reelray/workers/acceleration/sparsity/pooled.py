@@ -74,8 +74,9 @@ class Sparge:
     to lie far below the running maximum, needs exact scores: it is a matter of the kernel, not of lists.
 
     Args:
-        similarity: Least mean cosine of a block that is alike; -1 takes all for alike. Published are 0.6 with a mass of
-            0.98 and -0.1 with half of the blocks; other models want other values.
+        similarity: Least mean cosine of a block that is alike. No mean cosine of all pairs is negative, so that
+            anything below 0 takes all for alike. Published are 0.6 with a mass of 0.98, and -0.1 with half of the
+            blocks; what fits differs from model to model.
     """
 
     similarity: float = -0.1

@@ -20,7 +20,7 @@ from reelray.workers.acceleration.sparsity.trained import Sla, Vsa
 
 
 def _sliding_tile(policy: SparsityPolicy) -> Router:
-    frames, rows, columns = (int(policy.option(axis)) for axis in ("frames", "rows", "columns"))
+    frames, rows, columns = (int(policy.option(f"window_{axis}")) for axis in ("frames", "rows", "columns"))
     return FixedRouter(SlidingTile(windows=((frames, rows, columns),)))
 
 

@@ -41,7 +41,7 @@ def test_every_method_makes_lists_from_its_policy(method: SparseMethod) -> None:
 
 CHANGED = {
     SparseMethod.RADIAL: {"near_frames": 1, "decay": 8},
-    SparseMethod.SLIDING_TILE: {"columns": 1},
+    SparseMethod.SLIDING_TILE: {"window_columns": 1},
     SparseMethod.FRAME_DIAGONAL: {"reach": 2},
     SparseMethod.STRIPES: {"every": 2},
     SparseMethod.BLOCK_DIAGONAL: {"blocks": 2},
