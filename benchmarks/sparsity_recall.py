@@ -122,6 +122,7 @@ def cases(orders: Orders) -> Iterator[Case]:
         yield from _policies(method, rows, orders, order=None)
     for kind in (TokenOrderKind.FRAMES, TokenOrderKind.TILES):
         yield from _policies(SparseMethod.SUB_BLOCK, ROWS, orders, order=kind)
+    yield from _policies(SparseMethod.SPARGE, ROWS, orders, order=None, options={"similarity": 0.3})
     order = orders.order(TokenOrderKind.CURVE, GRID, ROWS)
     for density in DENSITIES:
         scene = Scene.of(order, SparsityPolicy(densities=(density,)))
@@ -129,8 +130,16 @@ def cases(orders: Orders) -> Iterator[Case]:
         yield Case(name="chance", order=TokenOrderKind.CURVE, scene=scene, route=_chance(scene))
 
 
-def _policies(method: SparseMethod, rows: int, orders: Orders, order: TokenOrderKind | None) -> Iterator[Case]:
-    own = SparsityPolicy(method=method, rows=rows, order=order or TokenOrderKind.AUTO)
+def _policies(
+    method: SparseMethod,
+    rows: int,
+    orders: Orders,
+    *,
+    order: TokenOrderKind | None,
+    options: dict[str, float] | None = None,
+) -> Iterator[Case]:
+    own = SparsityPolicy(method=method, rows=rows, order=order or TokenOrderKind.AUTO, options=options or {})
+    name = " ".join([str(method), *(f"{value:g}" for value in own.options.values())])
     laid = orders.order(own.token_order, GRID, rows)
     amounts: list[dict[str, Any]] = [{"densities": (density,)} for density in DENSITIES]
     if method in BY_MASS and order is None:
@@ -139,7 +148,7 @@ def _policies(method: SparseMethod, rows: int, orders: Orders, order: TokenOrder
         policy = replace(own, **amount)
         scene, router = Scene.of(laid, policy), make_router(policy)
         is_timed = method in FIXED or policy.mass == MASSES[-1] or scene.density == TIMED
-        yield Case(name=str(method), order=own.token_order, scene=scene, route=_by(router, scene), is_timed=is_timed)
+        yield Case(name=name, order=own.token_order, scene=scene, route=_by(router, scene), is_timed=is_timed)
 
 
 def _by(router: Router, scene: Scene) -> Callable[[Parts, int], BlockLists]:
