@@ -39,7 +39,7 @@ METHODS = tuple(method for method in SparseMethod if method not in TRAINED)
 DENSITIES = (0.75, 0.5, 0.35, 0.25, 0.1)
 OPTIONS = {
     SparseMethod.RADIAL: ("decay=2", "decay=1", "decay=0.5", "decay=0.2"),
-    SparseMethod.SLIDING_TILE: ("frames=5,rows=3,columns=3", "frames=3,rows=3,columns=3", "frames=3,rows=1,columns=1"),
+    SparseMethod.SLIDING_TILE: ("window_frames=5", "window_frames=3", "window_frames=3,window_rows=1,window_columns=1"),
     SparseMethod.FRAME_DIAGONAL: ("reach=4,references=4", "reach=2,references=2", "reach=0,references=2"),
     SparseMethod.STRIPES: ("every=2", "every=4", "every=8"),
     SparseMethod.BLOCK_DIAGONAL: ("blocks=16", "blocks=8", "blocks=4"),
