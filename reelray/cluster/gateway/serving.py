@@ -66,7 +66,7 @@ class ServeOptions:
         allow_urls: Beginnings of addresses from which pictures may be fetched.
         allow_webhooks: Beginnings of addresses that may be told of ends of renders.
         assets: How much is kept of what callers bring along.
-        quotas: How much tenants may ask of renders.
+        quotas: How much tenants may ask for.
     """
 
     groups: Sequence[GroupOptions] = ()

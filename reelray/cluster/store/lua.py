@@ -173,7 +173,9 @@ local function window_wait_ms(key, n, limit, width_ms)
 end
 local function window_add(key, n, width_ms)
   local width = width_ms / SLICES
-  redis.call('HINCRBY', key, whole(math.floor(math.floor(now / width) * width)), n)
+  local slice = whole(math.floor(math.floor(now / width) * width))
+  redis.call('HINCRBY', key, slice, n)
   redis.call('PEXPIRE', key, math.ceil(width_ms * (1 + 1 / SLICES)) + 1000)
+  return slice
 end
 """
