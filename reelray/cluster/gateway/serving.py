@@ -264,7 +264,7 @@ async def _serve(
         asked = _listen_for_signals(models)
         try:
             http = await _start_http(
-                House(models=models, archive=house.archive, quotas=guard.quotas, loads=house.desk.loads), options, guard
+                House(models=models, archive=house.archive, desk=house.desk, quotas=guard.quotas), options, guard
             )
         except ReelrayError:
             await server.stop(0)

@@ -35,7 +35,7 @@ def make_app(house: House, callers: Callers, *, on_loopback: bool) -> ASGIApp:
         callers: Who may call.
         on_loopback: Whether only this machine can reach it.
     """
-    metrics = Metrics(house.models, house.archive, house.loads)
+    metrics = Metrics(house.models, house.archive, house.desk.loads)
     app = Starlette(
         routes=_routes(house, metrics),
         exception_handlers={

@@ -125,7 +125,7 @@ async def start_http(
         key=arguments.tls_key,
         shares_port=True,
     )
-    found = House(models=models, archive=house.archive, quotas=guard.quotas, loads=house.desk.loads)
+    found = House(models=models, archive=house.archive, desk=house.desk, quotas=guard.quotas)
     return await HttpServer(found, place, guard.callers).start()
 
 
