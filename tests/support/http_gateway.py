@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from reelray.cluster.assets.room import AssetRoom
 from reelray.cluster.coordinator.local_line import coordinate_alone
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
@@ -49,7 +50,7 @@ class Served:
 
     def house(self, models, archive) -> House:
         self.desk = coordinate_alone(models)
-        return House(models=models, archive=archive, desk=self.desk, quotas=self._quotas)
+        return House(models=models, archive=archive, room=AssetRoom(archive), desk=self.desk, quotas=self._quotas)
 
     def close(self) -> None:
         self.run(self._end())

@@ -101,7 +101,8 @@ class GatewayServer:
         options = (*OPTIONS, ("grpc.so_reuseport", int(shares_port)))
         self._server: Any = grpc.aio.server(options=options, interceptors=guards, maximum_concurrent_rpcs=MOST_CALLS)
         self._credentials = guard.credentials
-        room = None if archive is None else AssetRoom(archive)
+        self.room = room = None if archive is None else AssetRoom(archive)
+        """Whoever else takes uploads in in this process does so there, so that they count together."""
         sources = Sources(room, AllowList() if archive is None else archive.reach.urls)
         self._live = LiveQuotas(guard.quotas, None if archive is None else archive.store.calls)
         videos = Videos(models, guard.callers, sources, desk, live=self._live)

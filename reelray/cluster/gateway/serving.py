@@ -263,9 +263,9 @@ async def _serve(
         server = await GatewayServer(models, options.address, guard, house.archive, desk=house.desk).start()
         asked = _listen_for_signals(models)
         try:
-            http = await _start_http(
-                House(models=models, archive=house.archive, desk=house.desk, quotas=guard.quotas), options, guard
-            )
+            assert server.room is not None, "it keeps renders"
+            found = House(models=models, archive=house.archive, room=server.room, desk=house.desk, quotas=guard.quotas)
+            http = await _start_http(found, options, guard)
         except ReelrayError:
             await server.stop(0)
             raise

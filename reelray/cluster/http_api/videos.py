@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from reelray.cluster.assets.room import AssetRoom
 from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.gateway.archive import Archive, in_plain_words
@@ -54,6 +55,7 @@ class House:
     Args:
         models: What is served.
         archive: Where renders are kept.
+        room: Where uploads are taken in; that of the gRPC side beside it.
         desk: Asks who decides, and knows how much the engines of each model have to do.
         quotas: Of tenants.
         closing: Set when the server is about to end.
@@ -61,6 +63,7 @@ class House:
 
     models: ServedModels
     archive: Archive
+    room: AssetRoom
     desk: Desk
     quotas: TenantQuotas = field(default_factory=TenantQuotas)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
