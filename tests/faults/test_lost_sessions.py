@@ -32,7 +32,9 @@ def house(stream, tmp_path_factory):
 
 def watch_all(house):
     with reelray.Client(house.address) as client, client.converse("a red circle", **WISH) as session:
-        return np.concatenate(list(session))
+        frames = np.concatenate(list(session))
+        house.to_charge += len(frames)
+        return frames
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,7 @@ def test_a_stream_whose_server_was_killed_ends_with_an_error_that_says_try_again
         begin = next(session)
         with house.gate(tiny_stream=0):
             house.server().kill()
+            house.to_charge += WISH["frames"]  # nobody is there to give it back
             with pytest.raises(EngineError, match="the server was lost") as raised:
                 list(session)
         assert raised.value.retryable
@@ -78,6 +81,7 @@ def test_a_call_over_grpc_hears_that_its_server_is_gone(house, wanted):
         talk.until("media")
         with house.gate(tiny_stream=0):
             house.server().kill()
+            house.to_charge += 125
             with pytest.raises(grpc.RpcError) as raised:
                 talk.rest()
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -100,6 +104,7 @@ def test_a_killed_coordinator_disturbs_nobody(house, wanted):
         other.call.cancel()
         house.open_gates()
         assert len(first.rest().frames) == 125
+        house.to_charge += 125  # and nothing for who left while it waited
         waiting.join(90)
     assert np.array_equal(frames[0], wanted)
 
@@ -115,6 +120,7 @@ def test_a_killed_engine_ends_its_stream_with_a_hint_when_to_come_back(stream, t
                 house.processes("ray::EngineActor")[0].kill()
                 with pytest.raises(grpc.RpcError) as raised:
                     talk.rest(receives=True)
+                house.to_charge += len(talk.frames)  # the rest is given back
         details = rpc_status.from_call(raised.value).details
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         assert any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in details)

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import queue
 import struct
+from contextlib import contextmanager
 
 from PIL import Image
 
@@ -63,3 +65,24 @@ class AssetCaller:
             ids += [asset.id for asset in page.assets]
             token, more = page.next_page_token, bool(page.next_page_token)
         return ids
+
+
+@contextmanager
+def holding_uploads(channel, count, metadata=None):
+    """So many uploads over gRPC that have begun and do not go on; four of a tenant."""
+    said, calls = queue.SimpleQueue(), []
+
+    def parts(number):
+        data = wav(100 + number)
+        yield next(parts_of(data, tenant=f"tenant-{number // 4}"))
+        yield assets_pb2.UploadAssetRequest(data=data[:20])
+        said.get()
+
+    stub = assets_pb2_grpc.AssetsStub(channel)
+    try:
+        calls = [stub.Upload.future(parts(number), metadata=metadata) for number in range(count)]
+        yield
+    finally:
+        for call in calls:
+            call.cancel()
+            said.put(None)

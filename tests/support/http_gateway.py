@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from reelray.cluster.assets.room import AssetRoom
+from reelray.cluster.coordinator.local_line import coordinate_alone
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.tenant_quotas import TenantQuotas
@@ -44,7 +46,11 @@ class Served:
 
     async def _start(self, models, archive, callers) -> HttpServer:
         place = HttpPlace(host="127.0.0.1", port=0, on_loopback=True)
-        return await HttpServer(House(models=models, archive=archive, quotas=self._quotas), place, callers).start()
+        return await HttpServer(self.house(models, archive), place, callers).start()
+
+    def house(self, models, archive) -> House:
+        self.desk = coordinate_alone(models)
+        return House(models=models, archive=archive, room=AssetRoom(archive), desk=self.desk, quotas=self._quotas)
 
     def close(self) -> None:
         self.run(self._end())

@@ -16,7 +16,7 @@ async def claim_all(store: Store, owner: str) -> None:
 
     async def one(n: int) -> None:
         while lease := await store.leases.claim(f"{owner}-{n}", lease_s=60):
-            claimed.append([str(lease.ref), lease.fence])
+            claimed.append([str(lease.ref), lease.job.claims])
 
     await asyncio.gather(*(one(n) for n in range(8)))
     print(json.dumps(claimed), flush=True)

@@ -86,7 +86,8 @@ def submit(
     """
     session_of(context).set_debug(wanted=debug)
     address = there.address_of(server, token, tls_ca)
-    from reelray.cluster.client.kept_reading import Wanted, read_deadline  # noqa: PLC0415  `--help` needs none of this
+    from reelray.cluster.client.deadlines import read_deadline  # noqa: PLC0415  `--help` needs none of this
+    from reelray.cluster.client.kept_reading import Wanted  # noqa: PLC0415
 
     changes = [(time, text) for time, _, text in (change.partition("\n") for change in at or ())]
     said: dict[str, Any] = {"at": changes or None, "seconds": seconds, "frames": frames, "size": size, "seed": seed}

@@ -1,10 +1,12 @@
 """What Python says of videos to a server, and what a server says of itself; for clients of both kinds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 
+from reelray.cluster.client.deadlines import read_deadline
 from reelray.cluster.client.dialogue import Dialogue
 from reelray.cluster.client.requests import SessionWish, write_start
 from reelray.cluster.python_api import Rendered, Wishes
@@ -23,6 +25,15 @@ class VideoArguments(Wishes, total=False):
     """Options of a video; what is missing comes from the server's model. `model` is the name of one that is served."""
 
     model: str
+
+
+class LiveArguments(VideoArguments, total=False):
+    """The same for whoever waits: by when it is to be complete, or begun where it is talked to.
+
+    What cannot be is refused at once. A `datetime`, or text such as ``18:30``, of this machine's zone if it names none.
+    """
+
+    deadline: datetime | str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,15 +101,16 @@ class FrameStack:
 
 
 def begin_dialogue(
-    prompt: str, arguments: VideoArguments, *, pace: float | None, keep_s: int
+    prompt: str, arguments: LiveArguments, *, pace: float | None, keep_s: int
 ) -> tuple[Dialogue, Callable[[Progress], None]]:
     """What a session begins with, and who is told how far it is.
 
     Raises:
         InputError: An option is wrong.
     """
-    wish, model, on_progress = read_arguments(prompt, arguments)
-    first = write_start(replace(wish, stream=True, pace=pace), SessionWish(model=model, keep_s=keep_s))
+    wish, how, on_progress = read_live_arguments(prompt, arguments)
+    session = SessionWish(model=how.model, keep_s=keep_s, deadline=how.deadline)
+    first = write_start(replace(wish, stream=True, pace=pace), session)
     return Dialogue(first, grows=True), on_progress
 
 
@@ -114,10 +126,42 @@ def read_waiting_arguments(prompt: str, arguments: VideoArguments) -> tuple[Rend
     return wish, model
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveWish:
+    """Who makes a video that is waited for, and by when.
+
+    Args:
+        model: Name of a served model; None takes the server's first.
+        deadline: When it is to be complete or begun; None has no such time.
+    """
+
+    model: str | None
+    deadline: datetime | None
+
+
+def read_live_arguments(
+    prompt: str, arguments: LiveArguments
+) -> tuple[RenderOptions, LiveWish, Callable[[Progress], None]]:
+    """Options of a video that is waited for, and who is told how far it is.
+
+    Raises:
+        InputError: An option is wrong.
+    """
+    said = arguments.copy()
+    due = said.pop("deadline", None)
+    wish, model, on_progress = read_arguments(prompt, said, LiveArguments.__annotations__)
+    return wish, LiveWish(model=model, deadline=None if due is None else read_deadline(due)), on_progress
+
+
 def read_arguments(
-    prompt: str, arguments: VideoArguments
+    prompt: str, arguments: VideoArguments, known: Mapping[str, object] = VideoArguments.__annotations__
 ) -> tuple[RenderOptions, str | None, Callable[[Progress], None]]:
     """Options of a video, its model, and who is told how far it is.
+
+    Args:
+        prompt: What it shows.
+        arguments: The options.
+        known: Those that there are, for the message.
 
     Raises:
         InputError: An option is wrong.
@@ -127,7 +171,7 @@ def read_arguments(
     if not callable(on_progress):
         raise InputError(f"on_progress is {on_progress!r}; it must be a function")
     if unknown := sorted(set(options) - set(VideoArguments.__annotations__)):
-        raise InputError(f"unknown option {', '.join(unknown)}; there are {', '.join(VideoArguments.__annotations__)}")
+        raise InputError(f"unknown option {', '.join(unknown)}; there are {', '.join(known)}")
     model = options.pop("model", None)
     wish = RenderOptions(prompt=prompt, **options)  # type: ignore[arg-type]  # checked there
     return wish, None if model is None else str(model), on_progress

@@ -13,11 +13,12 @@ import grpc
 from reelray.cluster.client.arguments import (
     DESCRIBE_S,
     FrameStack,
+    LiveArguments,
     ServedEngine,
     VideoArguments,
     begin_dialogue,
-    read_arguments,
     read_engines,
+    read_live_arguments,
     read_waiting_arguments,
 )
 from reelray.cluster.client.async_renders import AsyncRenders
@@ -69,7 +70,7 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise error_of(error) from None
 
-    async def render(self, prompt: str, **arguments: Unpack[VideoArguments]) -> Rendered:
+    async def render(self, prompt: str, **arguments: Unpack[LiveArguments]) -> Rendered:
         """Have a video made and return its frames; cancelling the task stops it.
 
         Raises:
@@ -81,9 +82,7 @@ class AsyncClient:
                 stack.add(batch_FHWC)
             return stack.rendered(reader.summary)
 
-    async def render_stream(
-        self, prompt: str, **arguments: Unpack[VideoArguments]
-    ) -> AsyncGenerator[FramesArray, None]:
+    async def render_stream(self, prompt: str, **arguments: Unpack[LiveArguments]) -> AsyncGenerator[FramesArray, None]:
         """Have a video made and yield its frames, RGB uint8 of shape H, W, 3, as they come.
 
         The server begins when the first is asked for. Closing the generator (`contextlib.aclosing`) stops it; whoever
@@ -103,7 +102,7 @@ class AsyncClient:
         *,
         pace: float | None = None,
         keep_s: int = KEEP_S,
-        **arguments: Unpack[VideoArguments],
+        **arguments: Unpack[LiveArguments],
     ) -> AsyncSession:
         """A stream that is talked to while it is made; see `reelray.Client.converse`.
 
@@ -135,7 +134,7 @@ class AsyncClient:
         key: str | None = None,
         priority: int = 0,
         webhook: str | None = None,
-        deadline: datetime | None = None,
+        deadline: datetime | str | None = None,
         **arguments: Unpack[VideoArguments],
     ) -> KeptRender:
         """Have a video made by the server, whether or not anybody waits; see `reelray.Client.submit`."""
@@ -197,11 +196,13 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _video(
-        self, prompt: str, arguments: VideoArguments
+        self, prompt: str, arguments: LiveArguments
     ) -> AsyncIterator[tuple[VideoReader, AsyncIterator[FramesArray]]]:
-        wish, model, on_progress = read_arguments(prompt, arguments)
+        wish, how, on_progress = read_live_arguments(prompt, arguments)
         stub = videos_pb2_grpc.VideosStub(await self._connect())  # type: ignore[no-untyped-call]
-        call: Any = stub.Generate(write_request(wish, model, wire.MEDIA_RGB24), metadata=self._server.metadata)
+        call: Any = stub.Generate(
+            write_request(wish, how.model, wire.MEDIA_RGB24, how.deadline), metadata=self._server.metadata
+        )
         try:
             events = aiter(call)
             reader = VideoReader(await anext(events, None))

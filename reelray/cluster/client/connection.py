@@ -1,6 +1,8 @@
 """A channel to a server, and the server's statuses as our errors."""
 
 import asyncio
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ from reelray.proto.errors import CancelledError, EngineError, InputError, Reelra
 DEFAULT_PORT = 50051
 CONNECT_S, REFUSED_S = 5.0, 1.5
 """A server that has never answered is waited for so long; no longer than the second after it was refused at first."""
+REFUSED = os.strerror(errno.ECONNREFUSED)
+"""As gRPC says it at the end of what it tried."""
 WRITE_FAILED = "Internal error from Core"
 """What gRPC's asyncio says where the line broke while it wrote; nothing came of a server."""
 OPTIONS = (("grpc.max_receive_message_length", LARGEST_MESSAGE), *KEEPALIVE)
@@ -96,6 +100,10 @@ async def open_async_channel(server: ServerAddress) -> grpc.aio.Channel:
     raise _nobody_at(server)
 
 
+class NobodyListensError(EngineError):
+    """Connections to the server's address are refused: its process is gone, and what it held in memory with it."""
+
+
 class FirstTry:
     """How long a server is waited for that has never answered: not long where something refuses.
 
@@ -160,6 +168,8 @@ def error_of(failed: grpc.RpcError) -> ReelrayError:
     if code is grpc.StatusCode.INTERNAL and text == WRITE_FAILED:
         code = grpc.StatusCode.UNAVAILABLE
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+        if REFUSED in text:
+            return NobodyListensError(f"the server was lost: {text}")
         text = f"the server was lost: {text}"
     if code is grpc.StatusCode.UNIMPLEMENTED:  # of the server itself: what our services say comes with details
         text = f"this server does not have the call: it keeps no renders, or is of another version ({text})"

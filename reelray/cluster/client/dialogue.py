@@ -3,15 +3,16 @@
 Shape legend: F pixel frames, H/W pixel height/width.
 """
 
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reelray.cluster.client.answers import read_plan, read_progress, read_summary
-from reelray.cluster.client.connection import error_for
+from reelray.cluster.client.connection import REFUSED_S, NobodyListensError, error_for
 from reelray.cluster.client.patience import Patience
 from reelray.cluster.client.requests import check_bytes
 from reelray.cluster.video_facts import VideoFacts
@@ -198,18 +199,22 @@ class Dialogue:
 class Reunion:
     """Decides what follows when a call breaks: the session is taken up again, or lost.
 
+    A server that is silent may keep the session; one whose address refuses connections for a moment has taken it along.
+
     Args:
         dialogue: What is known of the session.
         patience: How long to go on trying.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, dialogue: Dialogue, patience: Patience) -> None:
-        self._dialogue, self._patience = dialogue, patience
+    def __init__(self, dialogue: Dialogue, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
+        self._dialogue, self._patience, self._clock = dialogue, patience, clock
         self._broke: ReelrayError | None = None
+        self._refused_s: float | None = None
 
     def heard(self) -> None:
         """The session was taken up."""
-        self._broke = None
+        self._broke = self._refused_s = None
         self._patience.heard()
 
     def pause_s(self, error: ReelrayError | None) -> float:
@@ -229,4 +234,13 @@ class Reunion:
         if self._broke is None:
             self._broke = error
             self._patience.begin()
-        return self._patience.pause_s(error)
+        pause_s = self._patience.pause_s(error)
+        if not isinstance(error, NobodyListensError):
+            self._refused_s = None
+            return pause_s
+        if self._refused_s is None:
+            self._refused_s = self._clock()
+        left_s = self._refused_s + REFUSED_S - self._clock()
+        if left_s <= 0:
+            raise self._broke
+        return min(pause_s, left_s)

@@ -1,11 +1,11 @@
 """What is asked of `Renders`, and how answers are read; what goes on where a line breaks. Nothing here waits."""
 
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime
 from typing import Protocol, TypeVar
 
+from reelray.cluster.client.deadlines import on_the_wire
 from reelray.cluster.client.kept_render import FROM_STATES, KeptEvent, KeptRender, read_event, read_render
 from reelray.cluster.client.requests import check_bytes, write_video
 from reelray.cluster.render import RenderOptions
@@ -34,7 +34,7 @@ class Wanted:
     key: str | None = None
     priority: int = 0
     webhook: str | None = None
-    deadline: datetime | None = None
+    deadline: datetime | str | None = None
 
 
 def write_submission(options: RenderOptions, wanted: Wanted) -> wire.SubmitRenderRequest:
@@ -53,24 +53,9 @@ def write_submission(options: RenderOptions, wanted: Wanted) -> wire.SubmitRende
     except ValueError:
         raise InputError(f"priority is {wanted.priority}; it must be -100 to 100") from None
     if wanted.deadline is not None:
-        said.options.deadline.FromDatetime(wanted.deadline.astimezone(UTC))
+        said.options.deadline.CopyFrom(on_the_wire(wanted.deadline))
     check_bytes(said.ByteSize())
     return said
-
-
-def read_deadline(text: str) -> datetime:
-    """Read a time such as ``2026-12-24T18:00`` or ``18:30``, of this machine's zone where it names none.
-
-    Raises:
-        InputError: It is none.
-    """
-    with suppress(ValueError):
-        return datetime.fromisoformat(text).astimezone()
-    with suppress(ValueError):
-        now = datetime.now().astimezone()
-        found = datetime.combine(now.date(), time.fromisoformat(text)).astimezone()
-        return found if found > now else found + timedelta(days=1)
-    raise InputError(f"deadline is {text[:40]!r}; write a time such as 2026-12-24T18:00 or 18:30")
 
 
 class Pages:

@@ -13,11 +13,12 @@ import grpc
 from reelray.cluster.client.arguments import (
     DESCRIBE_S,
     FrameStack,
+    LiveArguments,
     ServedEngine,
     VideoArguments,
     begin_dialogue,
-    read_arguments,
     read_engines,
+    read_live_arguments,
     read_waiting_arguments,
 )
 from reelray.cluster.client.connection import ServerAddress, error_of, open_channel
@@ -71,7 +72,7 @@ class Client:
             raise error_of(error) from None
         return read_engines(answer)
 
-    def render(self, prompt: str, **arguments: Unpack[VideoArguments]) -> Rendered:
+    def render(self, prompt: str, **arguments: Unpack[LiveArguments]) -> Rendered:
         """Have a video made and return its frames.
 
         Raises:
@@ -83,7 +84,7 @@ class Client:
                 stack.add(batch_FHWC)
         return stack.rendered(video.summary)
 
-    def render_stream(self, prompt: str, **arguments: Unpack[VideoArguments]) -> Iterator[FramesArray]:
+    def render_stream(self, prompt: str, **arguments: Unpack[LiveArguments]) -> Iterator[FramesArray]:
         """Have a video made and yield its frames, RGB uint8 of shape H, W, 3, as they come.
 
         The server begins at once and refuses at once. Closing the iterator early stops it; whoever takes no frames
@@ -100,7 +101,7 @@ class Client:
         *,
         pace: float | None = None,
         keep_s: int = KEEP_S,
-        **arguments: Unpack[VideoArguments],
+        **arguments: Unpack[LiveArguments],
     ) -> RemoteSession:
         """Begin a stream that is talked to while it is made; see `reelray.stream`.
 
@@ -136,7 +137,7 @@ class Client:
         key: str | None = None,
         priority: int = 0,
         webhook: str | None = None,
-        deadline: datetime | None = None,
+        deadline: datetime | str | None = None,
         **arguments: Unpack[VideoArguments],
     ) -> KeptRender:
         """Have a video made by the server, whether or not anybody waits; it is kept until it is fetched.
@@ -202,9 +203,9 @@ class Client:
     ) -> None:
         self.close()
 
-    def _begin(self, prompt: str, arguments: VideoArguments) -> RemoteVideo:
-        wish, model, on_progress = read_arguments(prompt, arguments)
-        request = write_request(wish, model, wire.MEDIA_RGB24)
+    def _begin(self, prompt: str, arguments: LiveArguments) -> RemoteVideo:
+        wish, how, on_progress = read_live_arguments(prompt, arguments)
+        request = write_request(wish, how.model, wire.MEDIA_RGB24, how.deadline)
         return RemoteVideo(self._open_channel(), self._server, request, on_progress)
 
     def _renders(self) -> KeptRenders:

@@ -2,8 +2,10 @@
 
 import io
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from reelray.cluster.client.deadlines import on_the_wire
 from reelray.cluster.decoder_choice import DECODERS
 from reelray.cluster.first_frame import Picture, load_picture
 from reelray.cluster.prompt_changes import read_cut, read_seconds
@@ -19,9 +21,13 @@ KEEP_S, LONGEST_KEEP_S = 30, 300
 WIRE_DECODERS = {None: wire.DECODER_UNSPECIFIED, "full": wire.DECODER_FULL, "preview": wire.DECODER_PREVIEW}
 
 
-def write_request(options: RenderOptions, model: str | None, media: wire.Media) -> videos_pb2.GenerateRequest:
+def write_request(
+    options: RenderOptions, model: str | None, media: wire.Media, deadline: datetime | None = None
+) -> videos_pb2.GenerateRequest:
     """Put a wish for a video that the caller waits for on the wire; raises as `write_video` does."""
     request = videos_pb2.GenerateRequest(video=write_video(options, model), media=media)
+    if deadline is not None:
+        request.options.deadline.CopyFrom(on_the_wire(deadline))
     check_bytes(request.ByteSize())
     return request
 
@@ -34,11 +40,13 @@ class SessionWish:
         model: Name of a served model; None takes the server's first.
         settled: Its length is final, and not rounded.
         keep_s: Seconds for which the server keeps it when the line breaks.
+        deadline: When it is to have begun; None has no such time.
     """
 
     model: str | None = None
     settled: bool = False
     keep_s: int = KEEP_S
+    deadline: datetime | None = None
 
     def __post_init__(self) -> None:
         if type(self.keep_s) is not int or not 1 <= self.keep_s <= LONGEST_KEEP_S:
@@ -54,6 +62,8 @@ def write_start(options: RenderOptions, wish: SessionWish) -> converse_pb2.Conve
     )
     if options.pace is not None:
         start.pace_fps = float(options.pace)
+    if wish.deadline is not None:
+        start.options.deadline.CopyFrom(on_the_wire(wish.deadline))
     request = converse_pb2.ConverseRequest(start=start)
     check_bytes(request.ByteSize())
     return request

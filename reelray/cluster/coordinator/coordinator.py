@@ -66,6 +66,17 @@ class _Known:
     run: int = 0
     """Number of the decision that began it; no two have the same, of predecessors neither."""
 
+    @property
+    def deadline_s(self) -> float | None:
+        """By the clock of its coordinator; None without one."""
+        within_s = self.wish.within_s
+        return None if within_s is None else self.asked_s + self.wish.waited_s + within_s
+
+    def promised_wish(self, placed: Placed, now: float) -> Wish:
+        """The wish with its deadline if that is to be kept, and without it else."""
+        deadline_s = self.deadline_s if placed.is_promised else None
+        return replace(self.wish, within_s=None if deadline_s is None else deadline_s - now)
+
 
 class Coordinator:
     """Not for several threads at once.
@@ -205,9 +216,8 @@ class Coordinator:
 
     def _submit(self, name: RequestId) -> None:
         known, now = self._known[name], self._clock.now()
-        wish = known.wish
-        deadline_s = None if wish.within_s is None else known.asked_s + wish.waited_s + wish.within_s
-        ticket = self._engines.ticket(wish, deadline_s, known.house)
+        deadline_s = known.deadline_s
+        ticket = self._engines.ticket(known.wish, deadline_s, known.house)
         answer = self._fleet.submit(ticket, now, waited_s=now - known.asked_s)
         if isinstance(answer, Refused) and known.house is None and deadline_s is not None:  # it is made all the same
             answer = self._fleet.submit(replace(ticket, deadline_s=None), now, waited_s=now - known.asked_s)
@@ -245,12 +255,12 @@ class Coordinator:
         name, now = run.wish.request_id, self._clock.now()
         if name in self._known or self._engines.home_of(run.engine_id) != house:
             return
-        ticket = self._engines.ticket(run.wish, None, None)
-        placed = place_of(run, ticket, now)
+        owner, asked_s = None if run.is_render else house, now - run.wish.waited_s
+        known = _Known(wish=run.wish, asked_s=asked_s, house=owner, run=run.run)
+        ticket = self._engines.ticket(run.wish, known.deadline_s, None)
+        known.placed = placed = place_of(run, ticket, now)
         if self._fleet.adopt(placed, ticket):
-            owner = None if run.is_render else house
-            asked_s = now - run.wish.waited_s
-            self._known[name] = _Known(wish=run.wish, asked_s=asked_s, house=owner, placed=placed, run=run.run)
+            self._known[name] = known
         else:
             LOG.warning("what runs as %s finds no place on engine %s", name, run.engine_id)
 
@@ -287,7 +297,8 @@ class Coordinator:
         if isinstance(decision, Placed):
             self._runs += 1
             known.placed, known.run = decision, self._runs
-            said = self._engines.begin(decision, known.run, known.wish, is_render=known.house is None)
+            wish = known.promised_wish(decision, self._clock.now())
+            said = self._engines.begin(decision, known.run, wish, is_render=known.house is None)
         else:
             said = MakeRoom(request_id=decision.request_id, run=known.run)
         self._houses.say(self._engines.home_of(decision.engine_id), said)

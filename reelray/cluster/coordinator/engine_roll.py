@@ -79,7 +79,7 @@ class EngineRoll:
             run=run,
             work_s=work_s,
             left=placed.left,
-            render=wish if is_render else None,
+            render=wish if is_render else None,  # with what is left of its promise: a successor hears it from the house
         )
 
     def note_pace(self, engine_id: EngineId, pace: float) -> None:

@@ -102,7 +102,7 @@ class Run:
     """What runs in a house.
 
     Args:
-        wish: What was asked for.
+        wish: What was asked for; with a deadline only where that was promised, to a render.
         engine_id: Where.
         gpus: On how many GPUs.
         run: Of the decision that began it.
@@ -264,7 +264,7 @@ class Begin:
         run: Say it in all reports; no two decisions have the same.
         work_s: Seconds that it takes by the table, at pace 1; 0 where nobody can say.
         left: Share of the whole work that is left.
-        render: The render's wish; None for what the house asked for itself.
+        render: The render's wish, with its deadline where that is promised; None for what the house asked for itself.
     """
 
     request_id: RequestId

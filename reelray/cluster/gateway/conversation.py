@@ -5,6 +5,7 @@ import secrets
 import threading
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from reelray.cluster.gateway.boundary import INTERNAL
@@ -12,6 +13,7 @@ from reelray.cluster.gateway.converse_log import ConverseLog
 from reelray.cluster.gateway.converse_orders import carry_out, refusal_of
 from reelray.cluster.gateway.media import MediaEncoder
 from reelray.cluster.gateway.served_models import ServedModel
+from reelray.cluster.gateway.session_charges import SessionCharges
 from reelray.cluster.gateway.video_answers import done, moved_on
 from reelray.cluster.gateway.video_answers import planned as plan_of
 from reelray.cluster.render import RenderJob
@@ -67,13 +69,15 @@ class Conversation:
         stream: Just begun.
         terms: What was agreed on.
         home: Where its forks go.
+        charges: What its tenant pays.
 
     Raises:
         InputError: The media are none that this version knows.
     """
 
-    def __init__(self, stream: StreamSession, terms: Terms, home: Home) -> None:
+    def __init__(self, stream: StreamSession, terms: Terms, home: Home, charges: SessionCharges) -> None:
         self.id, self.terms, self.first_frame = secrets.token_hex(16), terms, stream.position
+        self.charges = charges
         self.log = ConverseLog(terms.window_bytes)
         self.commands, self.is_paused = 0, False
         self.steps = self.all_steps = 0
@@ -101,6 +105,11 @@ class Conversation:
     def job(self) -> RenderJob:
         """What is made by now."""
         return self._stream.job
+
+    @property
+    def frames_left(self) -> int:
+        """Pixel frames that have not been taken."""
+        return max(0, self._stream.frames - self._stream.position)
 
     def moves(self) -> bool:
         """Whether something is being made, and was received since this was asked the last time."""
@@ -154,7 +163,8 @@ class Conversation:
         try:
             if command.HasField("fork"):
                 self._home.check_room(self.terms.tenant)
-            answer = carry_out(self._stream, command, self._take_in)
+            with self.charges.order(self._stream, command) as charges:
+                answer = carry_out(self._stream, command, partial(self._take_in, charges))
         except ReelrayError as error:
             return wire.ConverseEvent.Answer(refusal=refusal_of(error))
         except Exception:
@@ -167,8 +177,9 @@ class Conversation:
         if (kind := command.WhichOneof("order")) in {"pause", "resume", "stop"}:
             self.is_paused = kind == "pause"
 
-    def _take_in(self, fork: StreamSession) -> str:
-        other = Conversation(fork, self.terms, self._home)
+    def _take_in(self, charges: SessionCharges, fork: StreamSession) -> str:
+        charges.charge_only(fork.frames - fork.position)
+        other = Conversation(fork, self.terms, self._home, charges)
         other.is_paused = self.is_paused
         self._home.adopt(other)
         return other.id

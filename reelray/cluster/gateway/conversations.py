@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -14,18 +14,15 @@ from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.coordinator.messages import Waits
 from reelray.cluster.gateway.conversation import Conversation, Terms
-from reelray.cluster.gateway.converse_orders import check_prompts
-from reelray.cluster.gateway.media import FORMATS
+from reelray.cluster.gateway.live_quotas import LiveQuotas
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
+from reelray.cluster.gateway.session_charges import SessionCharges
 from reelray.cluster.gateway.session_place import LOOK_S, SessionPlace, Urgency
-from reelray.cluster.gateway.video_reading import read_video
-from reelray.cluster.render import RenderJob, plan_job
-from reelray.cluster.stream_job import as_live
-from reelray.cluster.stream_session import StreamSession
+from reelray.cluster.gateway.session_start import check_start, open_stream, plan_stream
+from reelray.cluster.render import RenderJob
 from reelray.proto.errors import (
     CancelledError,
     EngineError,
-    InputError,
     ReelrayError,
     ResourceError,
     UnknownSessionError,
@@ -106,10 +103,13 @@ class Conversations:
         sources: Where conditions are found that do not come with the request.
         limits: What is given to sessions.
         desk: Gives places on engines.
+        live: What tenants may ask for.
     """
 
-    def __init__(self, models: ServedModels, sources: Sources, limits: ConverseLimits, desk: Desk) -> None:
-        self.limits, self._desk = limits, desk
+    def __init__(
+        self, models: ServedModels, sources: Sources, limits: ConverseLimits, desk: Desk, live: LiveQuotas
+    ) -> None:
+        self.limits, self._desk, self._live = limits, desk, live
         self._models, self._sources = models, sources
         self._seats: dict[str, Seat] = {}
         self._tenants: Counter[str] = Counter()
@@ -136,7 +136,7 @@ class Conversations:
 
         Raises:
             InputError: It cannot be made here.
-            ResourceError: There are as many as are taken, or no place in time.
+            ResourceError: There are as many as are taken, or no place in time, or a quota is used up.
             EngineError: The engine is lost, or the server is about to end.
             CoordinatorError: Nobody decides.
         """
@@ -148,21 +148,33 @@ class Conversations:
         try:
             plan = partial(self._plan, start, urgency, ids)
             job, terms = await self._sources.plan(start.video, model.entry, tenant, plan)
-            place = SessionPlace(self._desk, job, model.entry.name, urgency)
-            self._entering.add(place)
+            name, frames = job.request.request_id, job.request.frames
+            charges = SessionCharges(self._live, await self._live.enter(tenant, name, frames))
             try:
-                with model.counted():
-                    await place.enter(tell)
-            finally:
-                self._entering.discard(place)
-            try:
-                conversation = await self._open(job, terms)
+                place = await self._enter(SessionPlace(self._desk, job, model.entry.name, urgency), model, tell)
+                try:
+                    conversation = await _open(lambda: Conversation(open_stream(job, model), terms, self, charges))
+                except BaseException:
+                    place.leave()
+                    raise
             except BaseException:
-                place.leave()
+                charges.leave(frames)
                 raise
         finally:
             self._count_out(tenant)
         return self._take_in(conversation, place)
+
+    async def _enter(
+        self, place: SessionPlace, model: ServedModel, tell: Callable[[Waits], Awaitable[None]]
+    ) -> SessionPlace:
+        """Wait for a place, also while the server ends."""
+        self._entering.add(place)
+        try:
+            with model.counted():
+                await place.enter(tell)
+        finally:
+            self._entering.discard(place)
+        return place
 
     def adopt(self, conversation: Conversation) -> None:
         """See `Home`. It goes on beside the session that it was forked from until it has a place of its own."""
@@ -251,6 +263,7 @@ class Conversations:
         seat.left.close()
         seat.place.leave()
         self._count_out(seat.conversation.terms.tenant)
+        seat.conversation.charges.leave(_unmade(seat.conversation, error, self._ending))
         _close(seat.conversation, error)
 
     def end(self, grace_s: float) -> None:
@@ -274,7 +287,7 @@ class Conversations:
     def _plan(
         self, start: wire.ConverseRequest.Start, urgency: Urgency, ids: dict[str, str], video: video_spec_pb2.VideoSpec
     ) -> tuple[RenderJob, Terms]:
-        _check_start(start, self.limits)
+        check_start(start, self.limits.longest_keep_s)
         model = self._models.find(start.video.model)
         terms = Terms(
             model=model,
@@ -285,18 +298,7 @@ class Conversations:
             window_bytes=self.limits.window_bytes,
             ids=ids,
         )
-        return _plan_stream(start, video, model), terms
-
-    async def _open(self, job: RenderJob, terms: Terms) -> Conversation:
-        """Begin on the engine; what is wanted no more when that is done is closed."""
-        opening = asyncio.ensure_future(
-            asyncio.to_thread(lambda: Conversation(_open_stream(job, terms.model), terms, self))
-        )
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_unwanted)
-            raise
+        return plan_stream(start, video, model), terms
 
     def _take_in(self, conversation: Conversation, place: SessionPlace) -> Seat:
         terms = conversation.terms
@@ -340,28 +342,22 @@ class Conversations:
         seat.timers["idle"] = asyncio.get_running_loop().call_later(wait_s, self._watch, seat)
 
 
-def _check_start(start: wire.ConverseRequest.Start, limits: ConverseLimits) -> None:
-    if start.keep_s > limits.longest_keep_s:
-        raise InputError(f"keep_s is {start.keep_s}; a session is kept for at most {limits.longest_keep_s:g} s")
-    if start.media not in FORMATS:
-        raise InputError(f"media is {start.media}; it must be one of {', '.join(video_spec_pb2.Media.keys())}")
-
-
-def _plan_stream(start: wire.ConverseRequest.Start, video: video_spec_pb2.VideoSpec, model: ServedModel) -> RenderJob:
-    pace = start.pace_fps if start.HasField("pace_fps") else None
-    job = plan_job(replace(read_video(video, model.entry), stream=True, pace=pace), model.entry)
-    check_prompts(job.request)
-    if not start.settled:
-        job = as_live(job, rounds=start.video.WhichOneof("length") != "frames")
-    return job
-
-
-def _open_stream(job: RenderJob, model: ServedModel) -> StreamSession:
+async def _open(begin: Callable[[], Conversation]) -> Conversation:
+    """Begin on the engine; what is wanted no more when that is done is closed."""
+    opening = asyncio.ensure_future(asyncio.to_thread(begin))
     try:
-        return StreamSession(model.engine, job)
-    except (EngineError, ResourceError):
-        threading.Thread(target=model.look_after, name=f"look after {model.entry.name}", daemon=True).start()
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unwanted)
         raise
+
+
+def _unmade(conversation: Conversation, error: ReelrayError | None, is_ending: bool) -> int:
+    """Frames that its client did not get for no reason of its own."""
+    error = error or conversation.log.error
+    if isinstance(error, CancelledError) or (error is None and not is_ending):
+        return 0
+    return conversation.frames_left
 
 
 def _now() -> float:

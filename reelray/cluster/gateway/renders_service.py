@@ -1,20 +1,19 @@
 """`reelray.v1.Renders` over the store and the models of one server."""
 
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from reelray.cluster.assets.sources import Sources
 from reelray.cluster.coordinator.desk import Desk
-from reelray.cluster.coordinator.messages import Clip, Wish
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.boundary import Context, or_status, send
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.option_check import check_options, seconds_until
 from reelray.cluster.gateway.render_answers import FROM_STATES, MEDIA, queued_render, render_of
 from reelray.cluster.gateway.render_download import ByteRange, download
+from reelray.cluster.gateway.render_promise import with_promise
 from reelray.cluster.gateway.render_watching import watch
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import plan_request
@@ -29,9 +28,7 @@ from reelray.cluster.store.jobs import JobPage
 from reelray.cluster.store.names import JobRef
 from reelray.cluster.wire import LARGEST_MESSAGE
 from reelray.proto.errors import InputError, ResourceError, UnknownJobError, UnsupportedError
-from reelray.proto.request import RequestId
 from reelray.proto.v1 import renders_pb2, renders_pb2_grpc, request_options_pb2, video_spec_pb2
-from reelray.scheduler.fleet.ticket import Service
 
 PAGE, LONGEST_PAGE = 50, 100
 LARGEST_PAGE_BYTES = LARGEST_MESSAGE * 3 // 4
@@ -176,38 +173,15 @@ class Renders(renders_pb2_grpc.RendersServicer):
 
     async def _submit(self, planned: Planned) -> renders_pb2.SubmitRenderResponse:
         archive = self._archive
-        if planned.submission.deadline_ms is not None:
-            planned = await self._with_promise(planned, planned.submission.deadline_ms)
+        submission = await with_promise(self._desk, archive.store.jobs, planned.job, planned.submission)
         with in_plain_words():
-            made = await submit_render(
-                archive.store, archive.artifacts, planned.job, planned.digest, planned.submission
-            )
+            made = await submit_render(archive.store, archive.artifacts, planned.job, planned.digest, submission)
             if made.created_ms is None:
                 return renders_pb2.SubmitRenderResponse(render=await self._render(made.ref), fresh=made.fresh)
         self._desk.look_for_renders()
         plan = plan_of(planned.job.request, planned.job.model.name, planned.digest, planned.job.fps)
-        render = queued_render(made.ref, made.created_ms, planned.submission, plan)
+        render = queued_render(made.ref, made.created_ms, submission, plan)
         return renders_pb2.SubmitRenderResponse(render=render, fresh=True)
-
-    async def _with_promise(self, planned: Planned, deadline_ms: int) -> Planned:
-        """Ask whether its deadline can be kept, unless its key is known: then it was asked."""
-        submission, wanted = planned.submission, planned.job.request
-        if submission.key is not None:
-            with in_plain_words():
-                if await self._archive.store.jobs.has_key(submission.tenant, submission.key):
-                    return planned
-        ref = JobRef.fresh(submission.tenant)
-        wish = Wish(
-            request_id=RequestId(str(ref)),
-            model=planned.job.model.name,
-            clip=Clip(width=wanted.width, height=wanted.height, frames=wanted.frames, recipe=wanted.recipe),
-            tenant=submission.tenant,
-            service=Service.BATCH,
-            priority=submission.priority,
-            within_s=max(0.0, deadline_ms / 1000 - time.time()),
-        )
-        await self._desk.inquire(wish)
-        return replace(planned, submission=replace(submission, id=ref.id))
 
     async def _render(self, ref: JobRef) -> renders_pb2.Render:
         media = await find_media(self._archive.store, ref)

@@ -14,6 +14,7 @@ from reelray.cluster.coordinator.local_line import coordinate_alone
 from reelray.cluster.gateway.archive import Archive
 from reelray.cluster.gateway.assets_service import Assets
 from reelray.cluster.gateway.callers import Callers
+from reelray.cluster.gateway.live_quotas import LiveQuotas
 from reelray.cluster.gateway.message_guard import MessageGuard
 from reelray.cluster.gateway.renders_service import Renders
 from reelray.cluster.gateway.served_models import ServedModels
@@ -62,7 +63,7 @@ class Guard:
     Args:
         callers: Who may come in.
         credentials: Certificate and key; None sends everything in the clear.
-        quotas: Of tenants' renders.
+        quotas: Of tenants; without an archive there are none.
     """
 
     callers: Callers = field(default_factory=Callers)
@@ -100,9 +101,11 @@ class GatewayServer:
         options = (*OPTIONS, ("grpc.so_reuseport", int(shares_port)))
         self._server: Any = grpc.aio.server(options=options, interceptors=guards, maximum_concurrent_rpcs=MOST_CALLS)
         self._credentials = guard.credentials
-        room = None if archive is None else AssetRoom(archive)
+        self.room = room = None if archive is None else AssetRoom(archive)
+        """Whoever else takes uploads in in this process does so there, so that they count together."""
         sources = Sources(room, AllowList() if archive is None else archive.reach.urls)
-        videos = Videos(models, guard.callers, sources, desk)
+        self._live = LiveQuotas(guard.quotas, None if archive is None else archive.store.calls)
+        videos = Videos(models, guard.callers, sources, desk, live=self._live)
         self._conversations = videos.conversations
         videos_pb2_grpc.add_VideosServicer_to_server(videos, self._server)  # type: ignore[no-untyped-call]
         cluster_pb2_grpc.add_ClusterServicer_to_server(Cluster(models, desk), self._server)  # type: ignore[no-untyped-call]
@@ -142,8 +145,9 @@ class GatewayServer:
 
     async def stop(self, grace_s: float) -> None:
         """Take nothing new, wait for what runs, and end what is left after `grace_s`."""
-        self.is_serving = False
+        self.is_serving, self._live.is_ending = False, True
         await self._health.enter_graceful_shutdown()
         self._conversations.end(max(0.0, grace_s - LAST_WORD_S))
         await self._server.stop(grace_s)
         self._conversations.close()
+        await self._live.close()

@@ -15,11 +15,13 @@ from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.conversations import Conversations, ConverseLimits
 from reelray.cluster.gateway.converse_call import converse
 from reelray.cluster.gateway.event_pump import EventPump
+from reelray.cluster.gateway.live_quotas import LiveQuotas
 from reelray.cluster.gateway.making import Making
 from reelray.cluster.gateway.option_check import check_options
 from reelray.cluster.gateway.placed_relay import PlacedRelay
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.gateway.session_place import Urgency, read_urgency
+from reelray.cluster.gateway.tenant_quotas import TenantQuotas
 from reelray.cluster.gateway.video_answers import planned as plan_of
 from reelray.cluster.gateway.video_answers import queued
 from reelray.cluster.gateway.video_reading import read_video
@@ -37,6 +39,7 @@ class Planned:
         model: What makes it.
         making: Its video.
         wish: For a place on an engine.
+        frames: That it has.
         first: What the client is told at first.
         ids: Go along with its errors.
     """
@@ -44,6 +47,7 @@ class Planned:
     model: ServedModel
     making: Making
     wish: Wish
+    frames: int
     first: videos_pb2.GenerateEvent
     ids: dict[str, str]
 
@@ -63,6 +67,7 @@ class Videos(videos_pb2_grpc.VideosServicer):
         sources: Where conditions are found that do not come with the request.
         desk: Gives places on engines.
         limits: Of sessions.
+        live: What tenants may ask for; everything if it is left out.
     """
 
     def __init__(
@@ -71,10 +76,13 @@ class Videos(videos_pb2_grpc.VideosServicer):
         callers: Callers,
         sources: Sources,
         desk: Desk,
+        *,
         limits: ConverseLimits | None = None,
+        live: LiveQuotas | None = None,
     ) -> None:
         self._models, self._callers, self._sources, self._desk = models, callers, sources, desk
-        self.conversations = Conversations(models, sources, limits or ConverseLimits(), desk)
+        self._live = live or LiveQuotas(TenantQuotas(), None)
+        self.conversations = Conversations(models, sources, limits or ConverseLimits(), desk, self._live)
 
     async def Generate(self, request: videos_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """See `videos.proto`."""
@@ -83,23 +91,34 @@ class Videos(videos_pb2_grpc.VideosServicer):
             await or_status(context, lambda: self._make(planned, context), planned.ids)
 
     async def _make(self, planned: Planned, context: Context) -> None:
-        async with self._desk.ask(planned.wish) as visit:
-            relay = PlacedRelay(visit, self._desk, lambda event: send(context, event))
-            await relay.pass_on(planned.first)
-            async for waits in visit.standings():
-                await relay.pass_on(queued(waits))
-            try:
+        wish = planned.wish
+        admission = await self._live.enter(wish.tenant, wish.request_id, planned.frames)
+        charged: int | None = 0  # until it begins
+        try:
+            async with self._desk.ask(wish) as visit:
+                relay = PlacedRelay(visit, self._desk, lambda event: send(context, event))
+                await relay.pass_on(planned.first)
+                async for waits in visit.standings():
+                    await relay.pass_on(queued(waits))
+                charged = None
                 await self._relay(planned, relay)
-            except ReelrayError as error:
-                planned.listen(error)
-                raise
+        except BaseException as error:
+            if not self._live.was_wanted(error):
+                charged = 0
+            raise
+        finally:
+            admission.leave(charged)
 
     async def _relay(self, planned: Planned, relay: PlacedRelay) -> None:
         making = planned.making
         pump = EventPump(making, leave=making.leave, name=planned.ids["request"], ahead=1)
-        async with aclosing(pump.items()) as events:
-            async for event in events:
-                await relay.pass_on(event)
+        try:
+            async with aclosing(pump.items()) as events:
+                async for event in events:
+                    await relay.pass_on(event)
+        except ReelrayError as error:
+            planned.listen(error)
+            raise
         relay.finish()
 
     async def Converse(  # noqa: N802  named by the service
@@ -130,7 +149,8 @@ class Videos(videos_pb2_grpc.VideosServicer):
             priority=urgency.priority,
             within_s=urgency.within_s,
         )
-        return Planned(model=model, making=making, wish=wish, first=first, ids={"request": wanted.request_id, **ids})
+        ids = {"request": wanted.request_id, **ids}
+        return Planned(model=model, making=making, wish=wish, frames=wanted.frames, first=first, ids=ids)
 
 
 def plan_request(

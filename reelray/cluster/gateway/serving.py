@@ -66,7 +66,7 @@ class ServeOptions:
         allow_urls: Beginnings of addresses from which pictures may be fetched.
         allow_webhooks: Beginnings of addresses that may be told of ends of renders.
         assets: How much is kept of what callers bring along.
-        quotas: How much tenants may ask of renders.
+        quotas: How much tenants may ask for.
     """
 
     groups: Sequence[GroupOptions] = ()
@@ -263,9 +263,9 @@ async def _serve(
         server = await GatewayServer(models, options.address, guard, house.archive, desk=house.desk).start()
         asked = _listen_for_signals(models)
         try:
-            http = await _start_http(
-                House(models=models, archive=house.archive, quotas=guard.quotas, loads=house.desk.loads), options, guard
-            )
+            assert server.room is not None, "it keeps renders"
+            found = House(models=models, archive=house.archive, room=server.room, desk=house.desk, quotas=guard.quotas)
+            http = await _start_http(found, options, guard)
         except ReelrayError:
             await server.stop(0)
             raise

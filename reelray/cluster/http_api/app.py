@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reelray.cluster.assets.room import AssetRoom
 from reelray.cluster.assets.sources import Sources
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.http_api.asset_pages import AssetPages
@@ -35,7 +34,7 @@ def make_app(house: House, callers: Callers, *, on_loopback: bool) -> ASGIApp:
         callers: Who may call.
         on_loopback: Whether only this machine can reach it.
     """
-    metrics = Metrics(house.models, house.archive, house.loads)
+    metrics = Metrics(house.models, house.archive, house.desk.loads)
     app = Starlette(
         routes=_routes(house, metrics),
         exception_handlers={
@@ -49,8 +48,8 @@ def make_app(house: House, callers: Callers, *, on_loopback: bool) -> ASGIApp:
 
 
 def _routes(house: House, metrics: Metrics) -> list[Route]:
-    room = AssetRoom(house.archive)
-    videos, assets = Videos(house, Sources(room, house.archive.reach.urls)), AssetPages(room)
+    videos = Videos(house, Sources(house.room, house.archive.reach.urls))
+    assets = AssetPages(house.room)
 
     async def healthz(_request: Request) -> Response:
         is_well = not house.closing.is_set() and any(model.is_ready for model in house.models)

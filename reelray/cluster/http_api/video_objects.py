@@ -45,6 +45,7 @@ def video_of(job: Job, kept_s: float, progress: int = 0) -> dict[str, Any]:
         "error": {"code": CODES[job.state], "message": job.error[:LONGEST_ERROR]} if job.state in CODES else None,
         "remixed_from_video_id": job.remixed_from or None,
         **_wish(job),
+        **({} if job.deadline_ms is None else {"deadline": job.deadline_ms / 1000}),
         **_webhook(job),
     }
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
@@ -12,10 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from reelray.cluster.assets.room import AssetRoom
 from reelray.cluster.assets.sources import Sources
-from reelray.cluster.coordinator.messages import Load
+from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.gateway.archive import Archive, in_plain_words
 from reelray.cluster.gateway.option_check import LONGEST_KEY
+from reelray.cluster.gateway.render_promise import with_promise
 from reelray.cluster.gateway.served_models import ServedModels
 from reelray.cluster.gateway.services import plan_request
 from reelray.cluster.gateway.tenant_quotas import TenantQuotas
@@ -54,16 +55,18 @@ class House:
     Args:
         models: What is served.
         archive: Where renders are kept.
+        room: Where uploads are taken in; that of the gRPC side beside it.
+        desk: Asks who decides, and knows how much the engines of each model have to do.
         quotas: Of tenants.
         closing: Set when the server is about to end.
-        loads: How much the engines of each model have to do.
     """
 
     models: ServedModels
     archive: Archive
+    room: AssetRoom
+    desk: Desk
     quotas: TenantQuotas = field(default_factory=TenantQuotas)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    loads: Mapping[str, Load] = field(default_factory=dict)
 
 
 class Videos:
@@ -80,6 +83,7 @@ class Videos:
     async def create(self, request: Request) -> Response:
         """Take on a video: a wish as JSON or as a form."""
         wish, tenant = await read_wish(request), request.state.tenant
+        due_ms = wish.deadline_ms()
         key = _key_of(request)
         seed = None if key is None else seed_for_key(tenant, key)
         video = wish.video()
@@ -90,7 +94,9 @@ class Videos:
             job, digest = await self._sources.plan(video, entry, tenant, partial(self._plan, seed))
         if wish.webhook:
             self._archive.reach.webhooks.check(wish.webhook)
-        submission = Submission(tenant=tenant, key=key, priority=wish.priority, webhook=wish.webhook)
+        submission = Submission(
+            tenant=tenant, key=key, priority=wish.priority, webhook=wish.webhook, deadline_ms=due_ms
+        )
         return await self._submit(job, digest, submission)
 
     async def retrieve(self, request: Request) -> Response:
@@ -175,8 +181,11 @@ class Videos:
         archive = self._archive
         limits = self._house.quotas.limits_of(submission.tenant, frames=job.request.frames)
         submission = replace(submission, limits=limits, retention_s=archive.rule.ttl_s)
+        submission = await with_promise(self._house.desk, archive.store.jobs, job, submission)
         with in_plain_words():
             made = await submit_render(archive.store, archive.artifacts, job, digest, submission)
+            if made.fresh:
+                self._house.desk.look_for_renders()
             return JSONResponse(await self._told(await archive.store.jobs.get(made.ref)))
 
     async def _job(self, request: Request) -> Job:

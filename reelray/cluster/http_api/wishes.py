@@ -2,11 +2,15 @@
 
 import base64
 import json
+import math
+from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
+from reelray.cluster.gateway.option_check import LAST_S
 from reelray.cluster.http_api.bodies import read_body, read_form
 from reelray.cluster.render import parse_size
 from reelray.proto.errors import InputError
@@ -56,6 +60,15 @@ class Wish(BaseModel):
     changes: list[Change] = Field(default=[], max_length=1000)
     priority: int = Field(default=0, ge=-100, le=100)
     webhook: Text = ""
+    deadline: Any = None
+
+    def deadline_ms(self) -> int | None:
+        """When it should be complete, in milliseconds since 1970; None without such a time.
+
+        Raises:
+            InputError: It is no time.
+        """
+        return None if self.deadline is None else _milliseconds_of(self.deadline)
 
     def video(self) -> wire.VideoSpec:
         """The same as gRPC says it.
@@ -158,6 +171,22 @@ def _checked(values: dict[str, Any]) -> Wish:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"])[:LONGEST_PLACE]
         raise InputError(f"{place}: {first['msg'][:200]}") from None
+
+
+def _milliseconds_of(deadline: object) -> int:
+    """Seconds since 1970, or a date with a time and its zone."""
+    with suppress(ValueError, OverflowError):
+        if isinstance(deadline, str) and not deadline.replace(".", "", 1).isdecimal():
+            time = datetime.fromisoformat(deadline)
+            seconds = time.timestamp() if time.tzinfo is not None else math.nan
+        else:
+            seconds = float(deadline) if isinstance(deadline, int | float | str) else math.nan
+        if 0 <= seconds <= LAST_S and not isinstance(deadline, bool):
+            return math.floor(1000 * seconds)
+    raise InputError(
+        f"deadline is {str(deadline)[:LONGEST_PLACE]!r}; it must be seconds since 1970, or a time with its zone, such "
+        "as 2026-12-24T18:00:00Z"
+    )
 
 
 def _condition_of(reference: bytes | Reference | None) -> wire.Condition | None:

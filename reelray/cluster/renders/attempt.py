@@ -244,5 +244,5 @@ def _facts(job: RenderJob, summary: RenderSummary, records: list[UnitRecord], le
         "stage_s": {stage: round(value, 3) for stage, value in summary.stage_s.items()},
         **({} if summary.sparsity is None else {"sparsity": to_plain(summary.sparsity.use)}),  # of the last attempt
         "commits": len(records),
-        "claims": lease.fence,
+        "claims": lease.job.claims,
     }

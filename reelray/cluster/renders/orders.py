@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reelray.cluster.coordinator.desk import Desk
 from reelray.cluster.coordinator.messages import Begin, Ended, MadeRoom, Moved, Run
@@ -22,6 +22,7 @@ LEAST_SHARE = 0.02
 @dataclass(kw_only=True, slots=True)
 class _Order:
     begin: Begin
+    begun_s: float
     task: "asyncio.Task[None] | None" = None
     attempt: Attempt | None = None
     is_to_end: bool = False
@@ -45,7 +46,7 @@ class RenderOrders:
         if begin.request_id in self._orders:  # it comes to its end there, and is not to be had before
             self._desk.say(Ended(request_id=begin.request_id, run=begin.run))
             return
-        order = self._orders[begin.request_id] = _Order(begin=begin)
+        order = self._orders[begin.request_id] = _Order(begin=begin, begun_s=self._clock())
         order.task = asyncio.create_task(self._carry_out(order), name=f"render {begin.request_id}")
 
     def make_room(self, request_id: RequestId, run: int) -> None:
@@ -59,7 +60,7 @@ class RenderOrders:
 
     def runs(self) -> tuple[Run, ...]:
         """What is being made."""
-        return tuple(_run(order) for order in self._orders.values())
+        return tuple(_run(order, self._clock()) for order in self._orders.values())
 
     async def close(self) -> None:
         """Give back what was begun; it goes on from its last commit wherever it is made next."""
@@ -107,12 +108,13 @@ class RenderOrders:
             self._desk.say(Moved(request_id=begin.request_id, run=begin.run, remaining_s=remaining_s))
 
 
-def _run(order: _Order) -> Run:
+def _run(order: _Order, now: float) -> Run:
     begin = order.begin
     assert begin.render is not None, "orders are of renders"
     share = 0.0 if order.attempt is None else order.attempt.share
+    within_s = None if begin.render.within_s is None else begin.render.within_s - (now - order.begun_s)
     return Run(
-        wish=begin.render,
+        wish=replace(begin.render, within_s=None if within_s is None or within_s <= 0 else within_s),
         engine_id=begin.engine_id,
         gpus=begin.gpus,
         run=begin.run,

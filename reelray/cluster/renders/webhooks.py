@@ -13,12 +13,12 @@ from reelray.cluster.outbound.allow_list import Reach
 from reelray.cluster.outbound.background import in_background
 from reelray.cluster.outbound.exchange import Answer, Letter, Limits, exchange
 from reelray.cluster.renders.webhook_event import WebhookEvent
+from reelray.cluster.renders.webhook_turns import OF_A_RECEIVER, WebhookTurns
 from reelray.cluster.store.connection import Connection
-from reelray.cluster.store.webhooks import DueWebhook, Webhooks
+from reelray.cluster.store.webhooks import DueWebhook, Share, Webhooks, receiver_of
 from reelray.proto.errors import InputError, ReelrayError
 
 LOG = logging.getLogger("reelray.renders")
-AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,7 @@ class WebhookHabits:
         longest_pause_s: Between two tries.
         give_up_s: After a render's end; who has not listened until then is not told.
         limits: Of one try.
+        slow_s: A try that takes longer gives its turn to others, while it goes on.
     """
 
     look_s: float = 0.5
@@ -38,6 +39,7 @@ class WebhookHabits:
     longest_pause_s: float = 3600.0
     give_up_s: float = 86_400.0
     limits: Limits = field(default_factory=lambda: Limits(total_s=15.0, largest_bytes=None))
+    slow_s: float = 1.0
 
     @property
     def hold_s(self) -> float:
@@ -69,6 +71,7 @@ class WebhookTeller:
     ) -> None:
         self._webhooks, self._reach, self._clock = Webhooks(connection), reach, clock
         self._habits = habits or WebhookHabits()
+        self._turns = WebhookTurns(self._habits.slow_s, time.monotonic)
 
     async def run(self) -> None:
         """Tell; see the class.
@@ -79,14 +82,21 @@ class WebhookTeller:
         telling = set[asyncio.Task[None]]()
         try:
             while True:
-                if len(telling) < AT_ONCE:  # who is slow to listen holds up nobody else
-                    due = await self._webhooks.claim(AT_ONCE - len(telling), hold_s=self._habits.hold_s)
-                    telling |= {asyncio.create_task(self._tell(one)) for one in due}
+                if free := self._turns.free:
+                    share = Share(most=OF_A_RECEIVER, taken=self._turns.taken(), later_s=self._habits.look_s)
+                    due = await self._webhooks.claim(free, hold_s=self._habits.hold_s, share=share)
+                    telling |= {self._begin(one) for one in due}
                 telling = await self._rest(telling)
         finally:
             for task in telling:
                 task.cancel()
             await asyncio.gather(*telling, return_exceptions=True)
+
+    def _begin(self, due: DueWebhook) -> "asyncio.Task[None]":
+        task = asyncio.create_task(self._tell(due))
+        self._turns.begin(task, "" if due.job.webhook is None else receiver_of(due.job.webhook.url))
+        task.add_done_callback(self._turns.end)
+        return task
 
     async def _rest(self, telling: "set[asyncio.Task[None]]") -> "set[asyncio.Task[None]]":
         """Wait until one of them is told, or for a while; gives those that are not."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from reelray.cluster.gateway.serving import GRACE_S, is_loopback
 from reelray.cluster.outbound.allow_list import read_prefix
 from reelray.cluster.render_plan import Place
-from reelray.cluster.serve_config.keeping import KeepingConfig
+from reelray.cluster.serve_config.keeping import KeepingConfig, QuotasConfig
 from reelray.proto.errors import InputError
 from reelray.proto.layout import Layout
 from reelray.scheduler.plan.machine import MAX_GPUS
@@ -118,6 +118,8 @@ class GatewayArguments(KeepingConfig):
             raise ValueError("tls_certificate and tls_key belong together; give both or none")
         if self.files is None and (self.allow_urls or self.allow_webhooks):
             raise ValueError("allow_urls and allow_webhooks are for gateways that keep something; give files")
+        if self.files is None and self.quotas != QuotasConfig():
+            raise ValueError("quotas are counted in the store of gateways that keep something; give files")
         guards = (self.token_file, self.tokens_file, self.tls_certificate)
         if not _as_value_error(is_loopback, self.address) and not any(guards):
             raise ValueError(

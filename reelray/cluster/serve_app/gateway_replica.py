@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from reelray.cluster.assets.room import AssetRoom
 from reelray.cluster.gateway.reach import read_reach
 from reelray.cluster.gateway.render_house import RenderHouse, open_house
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
@@ -65,7 +66,7 @@ class GatewayReplica:
         desk = None if self._house is None else self._house.desk
         server = GatewayServer(self._models, arguments.address, guard, archive, desk=desk, shares_port=True)
         # In this order: whoever finds the gRPC side healthy may come over HTTP, too.
-        self._http = await start_http(arguments, guard, self._models, self._house)
+        self._http = await start_http(arguments, guard, self._models, self._house, server.room)
         self._server = await server.start()
         self._greeting = [
             asyncio.create_task(keep_greeting(*pair)) for pair in zip(self._doors, self._models, strict=True)
@@ -107,7 +108,11 @@ class GatewayReplica:
 
 
 async def start_http(
-    arguments: GatewayArguments, guard: Guard, models: ServedModels, house: RenderHouse | None
+    arguments: GatewayArguments,
+    guard: Guard,
+    models: ServedModels,
+    house: RenderHouse | None,
+    room: AssetRoom | None,
 ) -> HttpServer | None:
     """Listen for OpenAI's clients, where that is asked for.
 
@@ -115,7 +120,7 @@ async def start_http(
         InputError: The certificate cannot be used.
         ResourceError: The port is not to be had.
     """
-    if arguments.http_port is None or house is None:
+    if arguments.http_port is None or house is None or room is None:
         return None
     place = HttpPlace(
         host=arguments.address.rpartition(":")[0],
@@ -125,7 +130,7 @@ async def start_http(
         key=arguments.tls_key,
         shares_port=True,
     )
-    found = House(models=models, archive=house.archive, quotas=guard.quotas, loads=house.desk.loads)
+    found = House(models=models, archive=house.archive, room=room, desk=house.desk, quotas=guard.quotas)
     return await HttpServer(found, place, guard.callers).start()
 
 

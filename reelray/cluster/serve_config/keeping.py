@@ -15,13 +15,15 @@ CLOSED = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class QuotaConfig(BaseModel):
-    """How much a tenant may ask of renders; null lifts a limit."""
+    """How much a tenant may ask for; null lifts a limit."""
 
     model_config = CLOSED
 
     renders_per_minute: float | None = Field(default=None, ge=0.001, le=1_000_000, description="Submitted.")
     open_renders: int | None = Field(default=None, ge=0, le=1_000_000, description="Queued or running.")
-    frames_per_day: int | None = Field(default=None, ge=1, le=10**12, description="Of all that it submits.")
+    frames_per_day: int | None = Field(default=None, ge=1, le=10**12, description="Of all that it asks for.")
+    live_per_minute: float | None = Field(default=None, ge=0.001, le=1_000_000, description="Live videos begun.")
+    open_live: int | None = Field(default=None, ge=0, le=1_000_000, description="Live videos that wait or are made.")
 
 
 class QuotasConfig(BaseModel):
@@ -62,7 +64,7 @@ class KeepingConfig(BaseModel):
     asset_mb: float = Field(default=2000.0, ge=0.001, le=1_000_000, description="Most MB of one of them.")
     asset_count: int = Field(default=10_000, ge=1, le=100_000, description="How many a tenant may have.")
     asset_uploads: int = Field(default=8, ge=1, le=MOST_UPLOADS, description="How many it may send at a time.")
-    quotas: QuotasConfig = Field(default_factory=QuotasConfig, description="How much tenants may ask of renders.")
+    quotas: QuotasConfig = Field(default_factory=QuotasConfig, description="How much tenants may ask for.")
 
 
 def asset_rule(said: Mapping[str, Any]) -> AssetRule:

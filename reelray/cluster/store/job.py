@@ -110,7 +110,8 @@ class Job:
         digest: Hash of the spec's JSON, and of what else belongs to the wish.
         queue: Which workers may claim it.
         priority: Higher ones are claimed first.
-        fence: How often it was claimed; the number of the newest lease.
+        fence: Number of the newest lease, larger than all before it; 0 where it was never claimed.
+        claims: How often it was claimed.
         attempts: Claims in a row without a commit.
         max_attempts: Limit of those.
         owner: Who holds the lease, or empty.
@@ -132,6 +133,7 @@ class Job:
     queue: str
     priority: int
     fence: int
+    claims: int
     attempts: int
     max_attempts: int
     owner: str
@@ -182,6 +184,7 @@ def job_from(ref: JobRef, pairs: Sequence[bytes]) -> Job:
         queue=row["queue"].decode(),
         priority=int(row["priority"]),
         fence=int(row["fence"]),
+        claims=int(row.get("claims", 0)),
         attempts=int(row["attempts"]),
         max_attempts=int(row["max_attempts"]),
         owner=row.get("owner", b"").decode(),

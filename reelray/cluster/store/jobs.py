@@ -51,7 +51,7 @@ if rate ~= '' then bucket_set(rate_key, level - 1, per_s, burst) end
 local ref = tenant .. ':' .. id
 local seq = redis.call('INCR', P .. ':seq')
 redis.call('HSET', job_key(ref), 'spec', spec, 'digest', digest, 'queue', ARGV[6], 'priority', ARGV[7],
-  'max_attempts', ARGV[8], 'retention_ms', ARGV[9], 'key', key_hash, 'seq', seq, 'fence', 0, 'attempts', 0,
+  'max_attempts', ARGV[8], 'retention_ms', ARGV[9], 'key', key_hash, 'seq', seq, 'fence', 0, 'claims', 0, 'attempts', 0,
   'order', whole((100 - tonumber(ARGV[7])) * 17592186044416 + seq), 'created_ms', whole(now), 'state', 'queued')
 if ARGV[18] ~= '' then redis.call('HSET', job_key(ref), 'webhook', ARGV[18]) end
 if ARGV[19] ~= '' then redis.call('HSET', job_key(ref), 'remixed_from', ARGV[19]) end

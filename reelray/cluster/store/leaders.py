@@ -28,8 +28,8 @@ _ACQUIRE = Script(
 if held and is[1] ~= ARGV[2] then return nil end
 even_when_full()
 local fence = is[2]
-if not held then fence = redis.call('HINCRBY', key, 'fence', 1) end
-redis.call('HSET', key, 'owner', ARGV[2], 'until_ms', whole(now + tonumber(ARGV[3])), 'data', ARGV[4])
+if not held then fence = next_fence(is[2]) end
+redis.call('HSET', key, 'fence', fence, 'owner', ARGV[2], 'until_ms', whole(now + tonumber(ARGV[3])), 'data', ARGV[4])
 return redis.call('HMGET', key, 'owner', 'fence', 'until_ms', 'data')
 """
 )

@@ -53,9 +53,10 @@ if not best then return nil end
 
 withdraw(best)
 local key = job_key(best)
-local fence = redis.call('HINCRBY', key, 'fence', 1)
+local fence = next_fence(redis.call('HGET', key, 'fence'))
+redis.call('HINCRBY', key, 'claims', 1)
 redis.call('HINCRBY', key, 'attempts', 1)
-redis.call('HSET', key, 'owner', owner)
+redis.call('HSET', key, 'owner', owner, 'fence', fence)
 redis.call('HSETNX', key, 'started_ms', whole(now))
 redis.call('ZADD', P .. ':leases', whole(now + lease_ms), best)
 move(best, 'running')
@@ -169,7 +170,7 @@ class Leases:
             return None
         ref, fence, until_ms, commits, row = found
         claimed = job_from(JobRef.parse(ref), row)
-        return Lease(job=claimed, fence=fence, lease_s=lease_s, until_ms=int(until_ms), commits=commits)
+        return Lease(job=claimed, fence=int(fence), lease_s=lease_s, until_ms=int(until_ms), commits=commits)
 
     async def renew(self, lease: Lease, *, lease_s: float | None = None) -> int:
         """Hold the job for longer, counted from now.

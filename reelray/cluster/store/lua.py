@@ -20,6 +20,10 @@ local P = KEYS[1]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local function whole(x) return string.format('%.0f', x) end
+-- Larger than all before it, also those of data that were lost: the time in microseconds, or one more than the last.
+local function next_fence(last)
+  return whole(math.max(tonumber(last or 0) + 1, tonumber(clock[1]) * 1000000 + tonumber(clock[2])))
+end
 -- Where memory is full a script may still write if it has written already; work that goes on must get to its end.
 local function even_when_full() redis.call('DEL', P .. ':none') end
 """
@@ -173,7 +177,9 @@ local function window_wait_ms(key, n, limit, width_ms)
 end
 local function window_add(key, n, width_ms)
   local width = width_ms / SLICES
-  redis.call('HINCRBY', key, whole(math.floor(math.floor(now / width) * width)), n)
+  local slice = whole(math.floor(math.floor(now / width) * width))
+  redis.call('HINCRBY', key, slice, n)
   redis.call('PEXPIRE', key, math.ceil(width_ms * (1 + 1 / SLICES)) + 1000)
+  return slice
 end
 """

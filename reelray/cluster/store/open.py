@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from reelray.cluster.settings import Settings
+from reelray.cluster.store.calls import Calls
 from reelray.cluster.store.connection import Connection, StoreAddress
 from reelray.cluster.store.embedded import EmbeddedStore
 from reelray.cluster.store.events import Events
@@ -33,6 +34,7 @@ class Store:
         sessions: Which engine has which live stream.
         leaders: Who leads.
         quotas: What tenants have used and hold.
+        calls: Those that last, within their tenants' limits.
     """
 
     connection: Connection
@@ -43,6 +45,7 @@ class Store:
     sessions: Sessions
     leaders: Leaders
     quotas: Quotas
+    calls: Calls
 
     @classmethod
     def over(cls, connection: Connection) -> Self:
@@ -56,6 +59,7 @@ class Store:
             sessions=Sessions(connection),
             leaders=Leaders(connection),
             quotas=Quotas(connection),
+            calls=Calls(connection),
         )
 
 

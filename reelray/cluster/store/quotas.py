@@ -86,6 +86,11 @@ class SlotLimit:
         if not 0 <= self.limit <= 10**6 or not 0 < self.hold_s <= 86_400:
             raise InputError(f"slots '{self.name}': limit must be 0 or more, hold_s above 0 and up to a day")
 
+    @property
+    def hold_ms(self) -> int:
+        """How long a slot is held without a word, in milliseconds."""
+        return max(1, round(self.hold_s * 1000))
+
 
 class Quotas:
     """What a tenant has used and holds.
@@ -145,7 +150,7 @@ class Quotas:
         Raises:
             QuotaError: All are held by others.
         """
-        words = _key("slots", tenant, slots.name), digest_of(holder), slots.limit, round(slots.hold_s * 1000)
+        words = _key("slots", tenant, slots.name), digest_of(holder), slots.limit, slots.hold_ms
         wait_ms = await self._connection.run(_HOLD, *words)
         if wait_ms:
             raise refused(tenant, slots.name, wait_ms)

@@ -12,14 +12,22 @@ from reelray.cluster.store.names import check_name
 from reelray.proto.errors import EpochError, InputError
 
 _LARGEST_DATA_BYTES = 16 << 10
+_EPOCHS = """
+local function next_epoch()
+  local epoch = next_fence(redis.call('GET', P .. ':epochs'))
+  redis.call('SET', P .. ':epochs', epoch)
+  return epoch
+end
+"""
 
-# key, engine, data, keep in ms. Epochs come from one counter, so that a session made anew never has an old one's.
+# key, engine, data, keep in ms. Epochs are fences of all sessions together: one made anew never has an old one's.
 _OPEN = Script(
     CLOCK
+    + _EPOCHS
     + """
 local key = P .. ARGV[1]
 if redis.call('EXISTS', key) == 0 then
-  redis.call('HSET', key, 'engine', ARGV[2], 'data', ARGV[3], 'epoch', redis.call('INCR', P .. ':epochs'))
+  redis.call('HSET', key, 'engine', ARGV[2], 'data', ARGV[3], 'epoch', next_epoch())
 end
 redis.call('PEXPIRE', key, ARGV[4])
 return redis.call('HMGET', key, 'engine', 'epoch', 'data')
@@ -41,6 +49,7 @@ return redis.call('HMGET', key, 'engine', 'epoch', 'data')
 # key, epoch, engine, data, keep in ms
 _MOVE = Script(
     CLOCK
+    + _EPOCHS
     + """
 local key = P .. ARGV[1]
 local is = redis.call('HMGET', key, 'epoch', 'moved_from', 'engine', 'data')
@@ -48,7 +57,7 @@ if not is[1] then return {0, ''} end
 local again = is[2] == ARGV[2] and is[3] == ARGV[3] and is[4] == ARGV[4]
 if is[1] ~= ARGV[2] and not again then return {0, is[1]} end
 if not again then
-  redis.call('HSET', key, 'engine', ARGV[3], 'data', ARGV[4], 'epoch', redis.call('INCR', P .. ':epochs'),
+  redis.call('HSET', key, 'engine', ARGV[3], 'data', ARGV[4], 'epoch', next_epoch(),
     'moved_from', ARGV[2])
 end
 redis.call('PEXPIRE', key, ARGV[5])

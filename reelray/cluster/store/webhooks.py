@@ -3,30 +3,44 @@
 An end waits here from the change by which its job ended on, so no crash loses it; it is told at least once.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from reelray.cluster.store.connection import Connection, Script
 from reelray.cluster.store.job import Job, job_from
 from reelray.cluster.store.lua import JOBS
 from reelray.cluster.store.names import JobRef
 
-# most, how long they are held in ms
+_LOOKED_AT = 500
+
+# most, how long they are held in ms, tries of a receiver, pause of those beyond in ms, how many are looked at;
+# then pairs of a receiver and how many tries it has
 _CLAIM = Script(
     JOBS
     + """
 even_when_full()
-local due, hold = {}, whole(now + tonumber(ARGV[2]))
-for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. ':hooks', '-inf', whole(now), 'LIMIT', 0, ARGV[1])) do
+local most, hold, share, later = tonumber(ARGV[1]), whole(now + tonumber(ARGV[2])), tonumber(ARGV[3]), tonumber(ARGV[4])
+local due, taken, passed = {}, {}, 0
+for i = 6, #ARGV, 2 do taken[ARGV[i]] = tonumber(ARGV[i + 1]) end
+for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. ':hooks', '-inf', whole(now), 'LIMIT', 0, ARGV[5])) do
+  if #due == most then break end
+  local url = field(ref, 'webhook')
+  local receiver = url and string.match(string.lower(url), '^[^/]*//([^/?#]*)') or ''
   if is_gone(ref) then
     redis.call('ZREM', P .. ':hooks', ref)
+  elseif (taken[receiver] or 0) >= share then
+    redis.call('ZADD', P .. ':hooks', whole(now + later), ref)
+    passed = passed + 1
   else
+    taken[receiver] = (taken[receiver] or 0) + 1
     redis.call('HINCRBY', job_key(ref), 'hook_tries', 1)
     redis.call('HSET', job_key(ref), 'hook_next_ms', hold)
     redis.call('ZADD', P .. ':hooks', hold, ref)
     table.insert(due, {ref, redis.call('HGETALL', job_key(ref))})
   end
 end
-return due
+return {due, passed}
 """
 )
 
@@ -64,6 +78,26 @@ class DueWebhook:
     number: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """How much of a server each receiver gets.
+
+    Args:
+        most: Tries at a time.
+        taken: How many of them receivers have, by host and port as `receiver_of` says them.
+        later_s: How long what is beyond that rests.
+    """
+
+    most: int = 1 << 30
+    taken: Mapping[str, int] = field(default_factory=dict)
+    later_s: float = 1.0
+
+
+def receiver_of(url: str) -> str:
+    """Host and port of an address, as the script finds them."""
+    return re.split(r"[/?#]", url.lower().partition("//")[2], maxsplit=1)[0]
+
+
 class Webhooks:
     """Who is told of ends. Methods raise `StoreError`.
 
@@ -74,9 +108,21 @@ class Webhooks:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def claim(self, most: int, *, hold_s: float) -> list[DueWebhook]:
-        """Take what is due; where nothing is said of it within `hold_s`, somebody else gets it."""
-        rows = await self._connection.run(_CLAIM, most, round(hold_s * 1000))
+    async def claim(self, most: int, *, hold_s: float, share: Share | None = None) -> list[DueWebhook]:
+        """Take what is due; where nothing is said of it within `hold_s`, somebody else gets it.
+
+        Args:
+            most: How many.
+            hold_s: See above.
+            share: Of each receiver; what is beyond it rests, so that others come first.
+        """
+        share = share or Share()
+        words = round(hold_s * 1000), share.most, round(share.later_s * 1000), _LOOKED_AT
+        taken = [word for pair in share.taken.items() for word in pair]
+        while True:
+            rows, passed = await self._connection.run(_CLAIM, most, *words, *taken)
+            if rows or passed < _LOOKED_AT:
+                break
         jobs = [job_from(JobRef.parse(ref), row) for ref, row in rows]
         return [DueWebhook(job=job, number=job.webhook.tries) for job in jobs if job.webhook is not None]
 

@@ -63,6 +63,7 @@ class Placed:
         start_s: Now.
         finish_s: Predicted.
         left: Share of the work that is left.
+        is_promised: Whether it is to keep its deadline, and is stopped for nobody.
     """
 
     request_id: RequestId
@@ -72,6 +73,7 @@ class Placed:
     start_s: float
     finish_s: float
     left: float = 1.0
+    is_promised: bool = False
 
     @property
     def whole_s(self) -> float:

@@ -152,8 +152,7 @@ class Pool:
     def decide(self, now: float) -> Iterator[Decision]:
         """What can be done now. Every decision is carried out in these books before the next one is made."""
         for number in self.lines.due(now):
-            engine = self.index.by_number.get(number)
-            if engine is not None:
+            if (engine := self.index.by_number.get(number)) is not None:
                 self._touched[engine.number] = engine
         touched, self._touched = self._touched, {}
         for engine in touched.values():
@@ -264,6 +263,7 @@ class Pool:
             start_s=now,
             finish_s=entry.finish_s,
             left=entry.left,
+            is_promised=entry.is_promised,
         )
 
     def _give_up(self, entry: Entry, reason: Reason, instead: Callable[[Entry], None]) -> Iterator[Refused]:

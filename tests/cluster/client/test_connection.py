@@ -3,16 +3,20 @@
 import asyncio
 import socket
 import threading
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
+import reelray
 from reelray.cluster.client import connection
-from reelray.cluster.client.connection import CONNECT_S, REFUSED_S, FirstTry, ServerAddress
+from reelray.cluster.client.connection import CONNECT_S, REFUSED_S, FirstTry, NobodyListensError, ServerAddress
 from reelray.cluster.client.converse_line import ConverseLine
-from reelray.cluster.client.dialogue import Dialogue
+from reelray.cluster.client.dialogue import Dialogue, Reunion
 from reelray.cluster.client.kept_renders import connect_renders
 from reelray.cluster.client.notices import Notices
+from reelray.cluster.client.orders import PAUSE
+from reelray.cluster.client.patience import Patience
 from reelray.cluster.client.requests import SessionWish, write_start
 from reelray.cluster.render import RenderOptions
 from reelray.proto.errors import EngineError
@@ -107,6 +111,77 @@ def test_people_hear_that_a_stream_is_tried_again_and_lost(tiny_address):
     assert raised.value.retryable
     assert len(told) == 1
     assert told[0].endswith("; trying again for up to 1 s")
+
+
+def begin_session(line):
+    """A session that is kept for long, and that its client would wait for for days."""
+    wish = RenderOptions(prompt="a red circle", frames=253, size=(48, 32), stream=True)
+    return Dialogue(write_start(wish, SessionWish(keep_s=300)), grows=True), ServerAddress(address=line.address)
+
+
+def test_a_session_whose_server_is_gone_ends_soon_with_a_hint(tiny_address):
+    with cut_line(tiny_address) as line, grpc.insecure_channel(line.address) as channel:
+        dialogue, server = begin_session(line)
+        talk = ConverseLine(channel, server, dialogue, 1e6)
+        assert talk.take(lambda _: None) is not None
+        line.close()
+        with pytest.raises(EngineError, match="the server was lost") as raised:
+            list(iter(lambda: talk.take(lambda _: None), None))
+        with pytest.raises(EngineError, match="the server was lost"):
+            talk.tell(PAUSE)
+        talk.close()
+    assert raised.value.retryable
+    assert raised.value.retry_after_ms > 0
+
+
+def test_a_session_in_asyncio_whose_server_is_gone_ends_soon(tiny_address):
+    async def case(line):
+        how = {"frames": 253, "size": (48, 32), "keep_s": 300}
+        async with reelray.AsyncClient(line.address) as client, client.converse("a red circle", **how) as session:
+            await anext(session)
+            line.close()
+            with pytest.raises(EngineError, match="the server was lost"):
+                [frames async for frames in session]
+
+    with cut_line(tiny_address) as line:
+        asyncio.run(asyncio.wait_for(case(line), 60))
+
+
+def lost(kind=EngineError):
+    return kind("the server was lost: somehow")
+
+
+def test_a_server_that_refuses_is_given_up_and_one_that_is_silent_is_waited_for():
+    now, dialogue = 100.0, SimpleNamespace(session_id="s")
+    reunion = Reunion(dialogue, Patience(300.0, lambda: now), lambda: now)
+    broke = lost()
+    now += reunion.pause_s(broke)
+    while now < 200.0:
+        now += reunion.pause_s(lost())
+    began = now
+
+    def go_on():
+        nonlocal now
+        now += reunion.pause_s(lost(NobodyListensError))
+
+    with pytest.raises(EngineError) as raised:
+        list(iter(go_on, "for ever"))
+    assert raised.value is broke
+    assert now - began == pytest.approx(REFUSED_S)
+
+
+def test_a_server_that_refuses_for_a_moment_only_is_not_given_up():
+    now, dialogue = 100.0, SimpleNamespace(session_id="s")
+    reunion = Reunion(dialogue, Patience(300.0, lambda: now), lambda: now)
+    for _ in range(5):
+        now += reunion.pause_s(lost(NobodyListensError))
+        now += reunion.pause_s(lost(NobodyListensError))
+        now += 1.0
+        reunion.heard()
+    for _ in range(5):
+        now += reunion.pause_s(lost(NobodyListensError))
+        now += 1.0
+        now += reunion.pause_s(lost())  # something listens there, and does not answer
 
 
 @pytest.fixture

@@ -252,6 +252,33 @@ def test_a_render_that_is_late_is_made_all_the_same():
     assert list(house.begun) == ["runs", "t:late"]
 
 
+def test_what_runs_by_a_deadline_keeps_its_promise_under_a_successor():
+    """Nobody stops it; without a deadline, or with one that was given up, it makes room as before."""
+
+    def begun(**said):
+        coordinator, clock = a_coordinator(fence=1)
+        house = FakeHouse("h", coordinator, offer("h/m"))
+        house.say(Asked(wish=wish("first")))
+        coordinator.know_renders([wish("t:film", 49, render=True, **said)])
+        clock.go_to(10.0)
+        house.say(ended(house.begun["first"]))
+        return house.begun["t:film"]
+
+    def under_a_successor(begin):
+        run = Run(wish=begin.render, engine_id=begin.engine_id, gpus=1, run=begin.run, left=0.5, is_render=True)
+        after, _ = a_coordinator(fence=2)
+        again = FakeHouse("h", after, offer("h/m"), runs=[run])
+        again.say(Asked(wish=wish("person", 17)))
+        return [decision for decision in again.told() if decision[0] == "MakeRoom"]
+
+    promised = begun(within_s=60.0)
+    assert promised.render.within_s == pytest.approx(50.0)  # from the moment in which it is begun
+    assert under_a_successor(promised) == []
+    for plain in (begun(), begun(within_s=20.0)):
+        assert plain.render.within_s is None
+        assert under_a_successor(plain) == [("MakeRoom", "t:film")]
+
+
 def test_nobody_promises_without_an_engine():
     coordinator, _ = a_coordinator()
     house = FakeHouse("h", coordinator)

@@ -4,10 +4,12 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from reelray.cluster.coordinator import keeper
 from reelray.cluster.coordinator.line_security import CERTIFICATE
@@ -23,7 +25,8 @@ from tests.support.render_jobs import fake_model_entry, plan, served, undisturbe
 from tests.support.waiting import wait_until
 
 QUICK = OfficeHours(lease_s=1.0, renew_s=0.2, try_s=0.05)
-RUNNING = renders_pb2.RENDER_STATE_RUNNING
+RUNNING, DONE = renders_pb2.RENDER_STATE_RUNNING, renders_pb2.RENDER_STATE_DONE
+AGAIN = [renders_pb2.RENDER_STATE_QUEUED, RUNNING]
 
 
 class CountingEngine(FakeEngine):
@@ -92,6 +95,32 @@ def test_a_killed_coordinator_disturbs_nothing_and_is_followed(shelf, monkeypatc
     assert len(engine.requests) == 3
     assert states == [renders_pb2.RENDER_STATE_QUEUED, RUNNING, renders_pb2.RENDER_STATE_DONE]
     assert made == [80]
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_a_render_in_work_keeps_its_deadline_through_a_change_of_coordinator(shelf, promised):
+    """A call that comes afterwards waits for it, and stops one that nothing was promised to."""
+    entry = fake_model_entry(steps=80)
+    with (
+        served(entry, FakeModel(step_s=0.05)) as (model, engines),
+        serve_house(shelf, model, hours=QUICK) as here,
+        connect(here.address) as channel,
+    ):
+        caller = Caller(channel)
+        due = Timestamp(seconds=int(time.time()) + 3600)
+        render = caller.submit(video_spec=video(model="fake", seed=5), **({"deadline": due} if promised else {}))
+        wait_until(lambda: engines[0].steps and len(engines[0].steps[0]) > 5)
+        before = leader_of(here)
+        os.kill(here.house.keeper.pid, signal.SIGKILL)
+        wait_until(lambda: (now := leader_of(here)) is not None and now.fence > before.fence)
+        wait_until(lambda: here.house.desk._line is not None and here.house.desk._fence > before.fence)
+        heard = list(asking(channel, "fake", 5))
+        assert heard[-1].HasField("done")
+        assert any(event.HasField("queued") for event in heard) or not promised
+        states = [event.state for event in caller.watch(render.id) if event.WhichOneof("event") == "state"]
+        made = [len(steps) for steps in engines[0].steps]
+    assert states == [renders_pb2.RENDER_STATE_QUEUED, RUNNING, *([] if promised else AGAIN), DONE]
+    assert len(made) == (2 if promised else 3)
 
 
 def test_a_coordinator_that_hangs_is_started_anew_where_there_is_no_other(shelf):

@@ -8,7 +8,9 @@ import pytest
 
 from reelray.cluster.gateway.conversation import Conversation, Terms
 from reelray.cluster.gateway.converse_log import ConverseLog
+from reelray.cluster.gateway.live_quotas import Admission
 from reelray.cluster.gateway.served_models import ServedModel
+from reelray.cluster.gateway.session_charges import SessionCharges
 from reelray.cluster.render import RenderOptions, plan_job
 from reelray.cluster.stream_flow import Taken
 from reelray.proto.errors import InputError
@@ -16,6 +18,7 @@ from reelray.proto.events import Frames
 from reelray.proto.v1 import converse_pb2 as wire
 from reelray.proto.v1 import video_spec_pb2
 from tests.support.fake_engine import FakeEngine, fake_entry
+from tests.support.free_quotas import free_quotas
 from tests.support.waiting import wait_until
 
 WIDTH, HEIGHT = 32, 16
@@ -61,7 +64,7 @@ def talk():
     terms = Terms(
         model=model, tenant="ann", media=video_spec_pb2.MEDIA_RGB24, keep_s=9, window_bytes=4 * WIDTH * HEIGHT * 3
     )
-    conversation = Conversation(stream, terms, SimpleNamespace())
+    conversation = Conversation(stream, terms, SimpleNamespace(), SessionCharges(free_quotas(), Admission(0)))
     conversation.start()
     yield conversation, stream
     conversation.close()

@@ -26,6 +26,7 @@ from reelray.proto.request import PromptChange
 from reelray.proto.session import Pause, Resume
 from tests.support.conversing import FRAME_BYTES, SILENCE, Request, Talk, connect, open_tiny, start_of
 from tests.support.fake_engine import RECIPE, FakeEngine, fake_entry
+from tests.support.free_quotas import free_quotas
 from tests.support.gateway import serve
 from tests.support.requests import make_request
 from tests.support.waiting import wait_until
@@ -61,7 +62,7 @@ def test_sessions_that_are_being_opened_count():
 
     async def case():
         models = ServedModels([ServedModel(fake_entry(), FakeEngine)])
-        sessions = Conversations(models, Slow(), ConverseLimits(most=3), coordinate_alone(models))
+        sessions = Conversations(models, Slow(), ConverseLimits(most=3), coordinate_alone(models), free_quotas())
         start = start_of().start
         opening = [asyncio.create_task(sessions.begin(start, Urgency(tenant=f"t{n}"), {}, print)) for n in range(5)]
         await asyncio.sleep(0)

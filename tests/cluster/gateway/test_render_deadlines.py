@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import reelray
-from reelray.cluster.client.kept_reading import read_deadline
+from reelray.cluster.client.deadlines import read_deadline
 from reelray.cluster.coordinator.desk import Desk
 from reelray.proto.errors import DeadlineError, InputError
 from reelray.proto.v1 import renders_pb2

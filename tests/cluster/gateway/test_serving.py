@@ -1,18 +1,23 @@
 """`reelray serve` as a process: what it says, where it listens, how it ends."""
 
+import itertools
 import re
 import signal
 import threading
 import time
 
 import grpc
+import httpx2
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from reelray.cluster.assets.room import MOST_UPLOADS
 from reelray.proto.v1 import cluster_pb2, cluster_pb2_grpc, video_spec_pb2, videos_pb2, videos_pb2_grpc
+from tests.support.asset_calls import holding_uploads, wav
 from tests.support.commands import start_process, wait_for_address
 from tests.support.gateway import connect
+from tests.support.waiting import wait_until
 
 SERVE = """
 from pathlib import Path
@@ -44,6 +49,22 @@ def test_it_listens_on_loopback_only(server):
     http = next(found[1] for line in process.stderr if (found := re.search(r"base_url=http://(\S+)/v1", line)))
     assert {f"{at.ip.removeprefix('::ffff:')}:{at.port}" for at in listening} == {address, http}
     assert len(listening) == 2
+
+
+def test_uploads_over_grpc_and_http_are_counted_together(server):
+    process, address = server
+    http = next(found[1] for line in process.stderr if (found := re.search(r"base_url=(http://\S+)/v1", line)))
+
+    counts = itertools.count(5000)
+
+    def upload():
+        return httpx2.post(f"{http}/v1/assets", files={"file": ("x.wav", wav(next(counts)))}).status_code
+
+    with connect(address) as channel:
+        assert upload() == 201
+        with holding_uploads(channel, MOST_UPLOADS):
+            wait_until(lambda: upload() == 503)
+        wait_until(lambda: upload() == 201)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -85,7 +85,7 @@ def test_another_worker_goes_on_with_the_same_bytes(play, address, artifacts, tm
 
         done, later, data = play(go_on)
     assert done.state is JobState.DONE, done.error
-    assert done.fence == 2
+    assert done.claims == 2
     assert data == expected
     assert begun + later.data == expected
     made, committed = engines[0].steps[-1], records[-1].steps

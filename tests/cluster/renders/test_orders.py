@@ -25,6 +25,23 @@ class Worker:
         await asyncio.Event().wait()
 
 
+@pytest.mark.parametrize(("passed_s", "left_s"), [(20.0, 40.0), (60.0, None)])
+def test_a_house_says_what_is_left_until_a_promised_deadline(passed_s, left_s):
+    async def case():
+        now = [100.0]
+        orders = RenderOrders(SimpleNamespace(say=lambda _: None), Worker(), clock=lambda: now[0])
+        rest = {"engine_id": EngineId("h/m"), "gpus": 1, "run": 1, "work_s": 25.0}
+        for name, within_s in (("t:film", 60.0), ("t:plain", None)):
+            render = wish(name, 81, render=True, within_s=within_s)
+            orders.begin(Begin(request_id=RequestId(name), render=render, **rest))
+        now[0] += passed_s
+        runs = orders.runs()
+        await orders.close()
+        return [run.wish.within_s for run in runs]
+
+    assert asyncio.run(case()) == [left_s, None]
+
+
 def test_what_is_left_of_a_render_that_went_on_is_counted_once():
     """It was half made when this house began it, and is three quarters made when another one coordinates."""
 

@@ -60,13 +60,14 @@ def test_beside_a_worker_only_orphans_go(play, artifacts):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await clear_job(store, artifacts, ref)
-            return before, after, records, names(artifacts, ref), await find_media(store, ref)
+            fences = lease.fence, job.fence
+            return fences, before, after, records, names(artifacts, ref), await find_media(store, ref)
 
-        before, after, records, end, media = play(case)
+        fences, before, after, records, end, media = play(case)
         assert {name.split("-")[0] for name in before - after} == {"u0"}
-        assert all("-f1-" in name for name in before - after)
+        assert all(f"-f{fences[0]}-" in name for name in before - after)
         assert len(before - after) == 1
-        assert any(name.startswith("u99-f2-") for name in after)
+        assert any(name.startswith(f"u99-f{fences[1]}-") for name in after)
         assert records[-1].snapshot.name in after
         assert end == {media.parts[0].name}
 
@@ -227,7 +228,7 @@ def test_a_picture_of_another_tenant_is_not_read(play, artifacts):
             return await finish_job(store, worker_of(store, artifacts, model), other.ref)
 
         ended = play(case)
-        assert (ended.state, ended.fence) == (JobState.FAILED, 1)
+        assert (ended.state, ended.claims) == (JobState.FAILED, 1)
         assert "picture is another's" in ended.error
 
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 
 import openai
@@ -14,9 +15,10 @@ import pytest
 from reelray.cluster.outbound.allow_list import AllowList, Reach
 from reelray.cluster.outbound.exchange import Limits
 from reelray.cluster.renders.webhook_event import read_key
+from reelray.cluster.renders.webhook_turns import WebhookTurns
 from reelray.cluster.renders.webhooks import WebhookHabits, WebhookTeller
 from reelray.cluster.store.job import NewJob
-from reelray.cluster.store.webhooks import Webhooks
+from reelray.cluster.store.webhooks import Share, Webhooks, receiver_of
 from reelray.proto.errors import ConflictError, InputError
 from tests.support.web import start_web
 
@@ -235,6 +237,101 @@ def test_a_receiver_that_says_nothing_holds_up_nobody_else(hands, receiver, reac
         go.set()
     assert webhook_of(hands, silent).end == ""
     assert webhook_of(hands, other).end == "delivered"
+
+
+@pytest.fixture
+def hanging():
+    """Receivers that take what they are told and say nothing until the test is over."""
+    go = threading.Event()
+    with ExitStack() as opened:
+        webs = [opened.enter_context(start_web()) for _ in range(10)]
+        for web in webs:
+            web.pages["/hooks/end"] = lambda _handler: go.wait(60)
+        opened.callback(go.set)
+        yield webs
+
+
+PATIENT = replace(QUICK, limits=Limits(total_s=60), slow_s=0.2)
+
+
+def test_many_receivers_that_hang_hold_up_nobody_else(hands, receiver, hanging):
+    """More of them than are told at once, each with several ends that were due before."""
+    urls = [f"{web.url}/hooks/" for web in (*hanging, receiver.web)]
+    reach = Reach(webhooks=AllowList.of(urls, "--allow-webhook"), webhook_secret=KEY)
+    silent = [submit(hands, f"{url}end", 10 * n + k, priority=1) for n, url in enumerate(urls[:-1]) for k in range(3)]
+    good = [submit(hands, receiver.url, 1000 + n) for n in range(5)]
+    for _ in (*silent, *good):
+        end(hands)
+    tell(hands, reach, lambda: all(settled(hands, ref)() for ref in good), PATIENT)
+    assert len(receiver.told) == 5
+    assert {webhook_of(hands, ref).end for ref in silent} == {""}
+
+
+def test_a_receiver_that_hangs_has_its_share_and_not_more(hands, receiver, hanging, monkeypatch):
+    """Also while it is not known to be slow, and with more ends than are looked at at once."""
+    monkeypatch.setattr("reelray.cluster.store.webhooks._LOOKED_AT", 7)
+    web, told = hanging[0], []
+    hang = web.pages["/hooks/end"]
+    web.pages["/hooks/end"] = lambda handler: (told.append(handler), hang(handler))
+    reach = Reach(webhooks=AllowList.of([f"{web.url}/hooks/", f"{receiver.web.url}/hooks/"], "x"), webhook_secret=KEY)
+    silent = [submit(hands, f"{web.url}/hooks/end", n, priority=1) for n in range(40)]
+    good = submit(hands, receiver.url, 1000)
+    for _ in (*silent, good):
+        end(hands)
+    tell(hands, reach, settled(hands, good), replace(QUICK, limits=Limits(total_s=60), slow_s=600.0))
+    assert 1 <= len(told) <= 4
+    tries = [webhook_of(hands, ref).tries for ref in silent]
+    assert (sum(tries), max(tries)) == (len(told), 1)  # who has to wait has lost no try
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_slow_receivers_have_a_pool_of_their_own_until_they_answer_in_time():
+    clock = Clock()
+    turns = WebhookTurns(1.0, clock)
+    for n in range(8):
+        turns.begin(n, f"hangs-{n}")
+    assert turns.free == 0
+    clock.now = 2.0
+    assert turns.free == 8
+    assert turns.taken()["hangs-3"] == 4  # one, and no other beside it
+    for n in range(8, 40):
+        turns.begin(n, f"hangs-{n}")
+    assert turns.free == 0
+    clock.now = 4.0
+    assert turns.free == 0  # there is an end to it
+    for n in range(8):
+        turns.end(n)
+    assert turns.free == 8
+    assert turns.taken()["hangs-3"] == 4  # many are slow: it waits until fewer are
+    turns.end(39)
+    assert turns.taken()["hangs-3"] == 3
+    turns.begin("again", "hangs-3")
+    turns.end("again")
+    assert turns.taken().get("hangs-3", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "receiver"),
+    [
+        ("https://Shop.example/a", "shop.example"),
+        ("http://10.0.0.7:9000?x", "10.0.0.7:9000"),
+        ("http://[::1]:8#", "[::1]:8"),
+    ],
+)
+def test_receivers_are_hosts_with_their_ports(hands, url, receiver):
+    assert receiver_of(url) == receiver
+    submit(hands, url)
+    end(hands)
+    share = Share(most=1, taken={receiver: 1}, later_s=0.0)
+    webhooks = Webhooks(hands.store.connection)
+    assert hands.do(webhooks.claim(8, hold_s=9.0, share=share)) == []
+    assert len(hands.do(webhooks.claim(8, hold_s=9.0, share=replace(share, taken={"another": 1})))) == 1
 
 
 async def cancel(hands, ref):

@@ -75,7 +75,7 @@ def test_a_cancelled_job_stops_the_engine_at_its_next_step(play, artifacts):
             await reached(gate)
             await store.jobs.cancel(ref, "not wanted")
             await task
-            await until(lambda: is_idle(model.engine, ref, 1))
+            await until(lambda: is_idle(model.engine, ref, lease.fence))
             return await store.jobs.get(ref)
 
         try:
@@ -130,7 +130,7 @@ def test_what_can_never_be_made_fails_at_once(play, artifacts):
             return [await finish_job(store, worker_of(store, artifacts, model), ref) for ref in refs]
 
         jobs = play(case)
-        assert [(job.state, job.fence) for job in jobs] == [(JobState.FAILED, 1)] * 3
+        assert [(job.state, job.claims) for job in jobs] == [(JobState.FAILED, 1)] * 3
         assert "planned for model 'fake' with digest 0ther" in jobs[0].error
         assert "version 9" in jobs[1].error
 
@@ -148,7 +148,7 @@ def test_an_unexpected_failure_is_tried_again_and_tells_nothing_of_the_inside(pl
             return await finish_job(store, worker_of(store, artifacts, model), ref)
 
         ended = play(case)
-        assert (ended.state, ended.error, ended.fence) == (JobState.FAILED, UNEXPECTED, ended.max_attempts)
+        assert (ended.state, ended.error, ended.claims) == (JobState.FAILED, UNEXPECTED, ended.max_attempts)
 
 
 def test_those_who_watch_hear_how_far_it_is(play, artifacts):
@@ -227,7 +227,7 @@ def test_who_makes_room_loses_no_frame_and_hardly_a_step(play, artifacts, chunk,
         ended, lefts, records, data = play(case)
         ask = None
         assert ended.state is JobState.DONE, ended.error
-        assert len(asked) == ended.fence >= 2
+        assert len(asked) == ended.claims >= 2
         assert asked == [False] * (len(asked) - 1) + [True]
         assert lefts == sorted(lefts, reverse=True)
         for before, after in pairwise(engines[0].steps):

@@ -54,6 +54,7 @@ def test_the_name_is_the_last_part_of_a_folder():
         ({"gateway": {"allow_webhooks": ["https://cdn.example/"]}}, "give files"),
         ({"gateway": {"asset_uploads": 0}}, "greater than or equal to 1"),
         ({"gateway": {"quotas": {"everybody": {"frames_per_day": 0}}}}, "greater than or equal to 1"),
+        ({"gateway": {"quotas": {"everybody": {"open_live": 1}}}}, "give files"),
         ({"grace_s": -1}, "greater than or equal to 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """A gateway looks after engines that do not answer, before a caller finds out."""
 
 import asyncio
+import itertools
 import threading
 from dataclasses import replace
 
@@ -9,13 +10,14 @@ import pytest
 import ray
 
 import reelray
+from reelray.cluster.assets import room
 from reelray.cluster.gateway.served_models import ServedModel, ServedModels
 from reelray.cluster.serve_app import gateway_replica
 from reelray.cluster.serve_app.arguments import GatewayArguments
 from reelray.proto.errors import InputError, UnsupportedError
 from reelray.proto.v1 import renders_pb2
 from tests.support.archive import start_store
-from tests.support.asset_calls import AssetCaller, wav
+from tests.support.asset_calls import AssetCaller, holding_uploads, wav
 from tests.support.fake_engine import DESCRIPTION, FakeEngine, fake_entry
 from tests.support.gateway import connect
 from tests.support.render_calls import Caller, refusal
@@ -167,6 +169,27 @@ def test_quotas_and_limits_of_uploads_hold(monkeypatch, tmp_path):
             assert refusal(lambda: AssetCaller(channel).upload(wav(2000)))[2] == "too_large"
             assert AssetCaller(channel).upload(wav(500)).size_bytes > 500
         assert httpx2.post(f"{url}/v1/videos", json={"prompt": "a disc"}).status_code == 429
+
+    with start_store() as store:
+        monkeypatch.setenv("REELRAY_REDIS_URL", store.url)
+        asyncio.run(with_replica(arguments, ask))
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_uploads_over_grpc_and_http_are_counted_together(monkeypatch, tmp_path):
+    monkeypatch.setattr(room, "MOST_UPLOADS", 1)
+    arguments = GatewayArguments(address="127.0.0.1:0", files=str(tmp_path / "files"), http_port=0)
+
+    def ask(address, url):
+        def upload(count):
+            return httpx2.post(f"{url}/v1/assets", files={"file": ("x.wav", wav(count))}).status_code
+
+        counts = itertools.count(5000)
+        with connect(address) as channel:
+            assert upload(next(counts)) == 201
+            with holding_uploads(channel, 1):
+                wait_until(lambda: upload(next(counts)) == 503)
+            wait_until(lambda: upload(next(counts)) == 201)
 
     with start_store() as store:
         monkeypatch.setenv("REELRAY_REDIS_URL", store.url)

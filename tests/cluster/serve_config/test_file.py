@@ -44,7 +44,7 @@ quotas:
   everybody: {open_renders: 4, frames_per_day: 1000}
   tenants:
     ann: {frames_per_day: 9000, open_renders: null}
-    bob: {renders_per_minute: 2}
+    bob: {renders_per_minute: 2, live_per_minute: 3, open_live: 5}
 """
 SAID = {
     **dict.fromkeys(
@@ -90,7 +90,7 @@ def test_a_file_says_it_all(file):
     )
     assert [options.quotas.of(tenant) for tenant in ("ann", "bob", "carol")] == [
         TenantQuota(frames_per_day=9000),
-        TenantQuota(renders_per_minute=2, open_renders=4, frames_per_day=1000),
+        TenantQuota(renders_per_minute=2, open_renders=4, frames_per_day=1000, live_per_minute=3, open_live=5),
         TenantQuota(open_renders=4, frames_per_day=1000),
     ]
     assert make_guard(replace(options, tokens=None)).quotas == options.quotas

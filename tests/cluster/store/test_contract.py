@@ -28,6 +28,7 @@ class ModelJob:
     age: int
     state: str = "queued"
     fence: int = 0
+    claims: int = 0
     attempts: int = 0
     commits: dict = field(default_factory=dict)
     events: list = field(default_factory=lambda: ["queued"])
@@ -73,9 +74,9 @@ class Model:
             return None
         name = min(waiting)[2]
         job = self.jobs[name]
-        job.fence, job.attempts = job.fence + 1, job.attempts + 1
+        job.claims, job.attempts = job.claims + 1, job.attempts + 1
         job.turn("running")
-        return name, job.fence, len(job.commits)
+        return name, job.claims, len(job.commits)
 
     def held(self, name, fence):
         return self.jobs[name].state == "running" and self.jobs[name].fence == fence
@@ -111,8 +112,11 @@ class Pair:
     async def claim(self):
         queues = self.rng.sample(QUEUES, self.rng.randrange(1, 3))
         lease = await self.store.leases.claim("w", lease_s=3600, queues=queues)
-        assert self.model.claim(queues) == (lease and (str(lease.ref), lease.fence, lease.commits))
+        assert self.model.claim(queues) == (lease and (str(lease.ref), lease.job.claims, lease.commits))
         if lease:
+            job = self.model.jobs[str(lease.ref)]
+            assert lease.fence > job.fence
+            job.fence = lease.fence
             self.leases.append(lease)
 
     async def fenced(self, call, change):
@@ -211,9 +215,10 @@ class Pair:
         assert {name: state for name, (state, *_) in states.items()} == {n: j.state for n, j in self.model.jobs.items()}
         for name, ref in self.refs.items():
             job, model = await self.store.jobs.get(ref), self.model.jobs[name]
-            assert (job.state, job.fence, job.attempts, job.spec) == (
+            assert (job.state, job.fence, job.claims, job.attempts, job.spec) == (
                 model.state,
                 model.fence,
+                model.claims,
                 model.attempts,
                 model.spec,
             )

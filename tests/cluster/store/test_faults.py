@@ -79,7 +79,7 @@ def test_killed_workers_leave_every_job_done_once(play, address):
     assert killed >= 2
     assert len(found) == jobs
     assert all([commit.unit for commit in rows] == list(range(10)) for rows in commits.values())
-    assert all(job.events == 2 + 10 + 2 * (job.fence - 1) + 1 for job in found)  # each unit was told once
+    assert all(job.events == 2 + 10 + 2 * (job.claims - 1) + 1 for job in found)  # each unit was told once
     assert all(max(commit.fence for commit in commits[job.ref.id]) <= job.fence for job in found)
 
 

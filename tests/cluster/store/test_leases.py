@@ -56,7 +56,7 @@ def test_a_hundred_jobs_are_claimed_once_each(play):
     refs, leases = play(case)
     assert len(leases) == 100
     assert {lease.ref for lease in leases} == refs
-    assert {lease.fence for lease in leases} == {1}
+    assert {lease.job.claims for lease in leases} == {1}
 
 
 def test_a_lease_that_runs_out_goes_to_another_and_the_zombie_changes_nothing(play):
@@ -76,12 +76,13 @@ def test_a_lease_that_runs_out_goes_to_another_and_the_zombie_changes_nothing(pl
         ):
             with pytest.raises(LeaseLostError) as lost:
                 await call
-            assert lost.value.ids == {"tenant": "ann", "job": ref.id, "fence": "1"}
+            assert lost.value.ids == {"tenant": "ann", "job": ref.id, "fence": str(zombie.fence)}
         assert await store.ledger.commits(ref) == ()
-        return heir, await store.jobs.get(ref)
+        return zombie, heir, await store.jobs.get(ref)
 
-    heir, job = play(case)
-    assert (heir.fence, job.fence, job.owner, job.state) == (2, 2, "heir", JobState.RUNNING)
+    zombie, heir, job = play(case)
+    assert heir.fence > zombie.fence
+    assert (job.fence, job.claims, job.owner, job.state) == (heir.fence, 2, "heir", JobState.RUNNING)
     assert (job.attempts, job.error) == (2, "the lease of zombie ran out")
 
 
@@ -126,12 +127,36 @@ def test_one_that_ran_out_is_renewed_if_nobody_came(play):
     assert play(case) is None
 
 
+def test_a_zombie_of_a_claim_that_the_store_has_lost_changes_nothing(play):
+    """A store with `everysec` forgets its last second: whoever claims next has another fence than the claim in it."""
+
+    async def case(store):
+        connection = store.connection
+        ref = (await store.jobs.submit(WISH)).ref
+        keys = [connection.key("job", ref), connection.key("ready", WISH.queue), connection.key("ev", ref)]
+        before = [await connection.command("DUMP", key) for key in keys]
+        zombie = await store.leases.claim("zombie", lease_s=9)
+        await connection.command("ZREM", connection.key("leases"), str(ref))
+        for key, data in zip(keys, before, strict=True):
+            await connection.command("RESTORE", key, 0, data, "REPLACE")
+        heir = await store.leases.claim("heir", lease_s=9)
+        for call in (store.ledger.commit(zombie, 0, {}), store.leases.renew(zombie), store.leases.finish(zombie, {})):
+            with pytest.raises(LeaseLostError):
+                await call
+        await store.leases.finish(heir, {})
+        return zombie.fence, heir.fence, (await store.jobs.get(ref)).claims
+
+    zombie, heir, claims = play(case)
+    assert heir > zombie
+    assert claims == 1
+
+
 def test_release_gives_back_without_an_attempt(play):
     async def case(store):
         first, second = [(await store.jobs.submit(replace(WISH, max_attempts=1))).ref for _ in range(2)]
         for n in range(3):
             lease = await store.leases.claim("w", lease_s=9)
-            assert (lease.ref, lease.fence, lease.job.attempts) == (first, n + 1, 1)
+            assert (lease.ref, lease.job.claims, lease.job.attempts) == (first, n + 1, 1)
             await store.leases.release(lease)
             await store.leases.release(lease)  # as after an answer that was lost
         return await store.jobs.get(first), await store.jobs.get(second)
@@ -171,7 +196,7 @@ def test_commits_let_attempts_count_anew(play):
         return await store.jobs.get(ref)
 
     job = play(case)
-    assert (job.state, job.fence) == (JobState.QUEUED, 6)
+    assert (job.state, job.claims) == (JobState.QUEUED, 6)
 
 
 def test_what_gets_on_may_be_interrupted_any_number_of_times_even_with_one_attempt(play):
@@ -192,7 +217,7 @@ def test_what_gets_on_may_be_interrupted_any_number_of_times_even_with_one_attem
 
     attempts, job = play(case)
     assert attempts == 1
-    assert (job.state, job.fence) == (JobState.FAILED, 6)  # the last one came to nothing
+    assert (job.state, job.claims) == (JobState.FAILED, 6)  # the last one came to nothing
 
 
 def test_a_failure_for_good_is_not_tried_again(play):
@@ -216,7 +241,7 @@ def test_a_pause_before_the_next_attempt(play):
         return ref, await store.leases.claim("w", lease_s=9)
 
     ref, lease = play(case)
-    assert (lease.ref, lease.fence) == (ref, 2)
+    assert (lease.ref, lease.job.claims) == (ref, 2)
 
 
 def test_a_paused_job_can_be_cancelled(play):

@@ -26,7 +26,7 @@ def test_commits_are_read_back_in_order(play):
     assert [commit.unit for commit in commits] == [0, 1, 2, 10]
     assert [commit.record["latents"] for commit in commits] == [f"sha256-{unit}" for unit in (0, 1, 2, 10)]
     assert commits[0].record["bar|bar"] == "a|b"
-    assert {commit.fence for commit in commits} == {1}
+    assert {commit.fence for commit in commits} == {lease.fence}
     assert all(commit.at_ms >= lease.job.created_ms for commit in commits)
 
 
@@ -52,13 +52,13 @@ def test_commits_of_a_zombie_and_its_heir_never_mix(play):
         heir = await store.leases.claim("heir", lease_s=9)
         works = [store.ledger.commit(lease, unit, {"by": lease.fence}) for unit in range(6) for lease in (zombie, heir)]
         said = await asyncio.gather(*works, return_exceptions=True)
-        return said, await store.ledger.commits(heir.ref)
+        return zombie.fence, heir.fence, said, await store.ledger.commits(heir.ref)
 
-    said, commits = play(case)
+    zombie, heir, said, commits = play(case)
     assert all(isinstance(one, LeaseLostError) for one in said[::2])
     assert [fresh for _, fresh in said[1::2]] == [False, True, True, True, True, True]
-    assert [commit.record["by"] for commit in commits] == ["zombie", 2, 2, 2, 2, 2]
-    assert [commit.fence for commit in commits] == [1, 2, 2, 2, 2, 2]
+    assert [commit.record["by"] for commit in commits] == ["zombie", *[heir] * 5]
+    assert [commit.fence for commit in commits] == [zombie, *[heir] * 5]
 
 
 @pytest.mark.parametrize(("unit", "record"), [(-1, {}), (1 << 53, {}), (0, {"x": "x" * 70_000}), (0, {"x": object()})])

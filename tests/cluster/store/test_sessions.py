@@ -106,3 +106,17 @@ def test_looking_up_again_at_once_writes_nothing(play):
 
     before, after = play(case)
     assert before == after
+
+
+def test_epochs_go_on_growing_when_the_store_has_lost_its_data(play):
+    async def case(store):
+        old = await store.sessions.open("ann", "s", "a")
+        old = await store.sessions.move(old, "b")
+        await store.connection.command("FLUSHDB")
+        new = await store.sessions.open("ann", "s", "c")
+        with pytest.raises(EpochError):
+            await store.sessions.move(old, "d")
+        return old.epoch, new.epoch
+
+    old, new = play(case)
+    assert new > old
