@@ -28,8 +28,15 @@ def connected(engine):
         yield client
 
 
-@pytest.mark.parametrize("due", [now() + timedelta(hours=1), (now() + timedelta(hours=1)).isoformat(), "2100-01-01"])
-def test_a_video_is_made_by_then(due):
+def in_an_hour():
+    return now() + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    "said", [in_an_hour, lambda: in_an_hour().isoformat(), lambda: "2100-01-01"], ids=["time", "text", "day"]
+)
+def test_a_video_is_made_by_then(said):
+    due = said()
     with connected(FakeEngine()) as client:
         assert client.render("a disc", frames=5, deadline=due).frames.shape[0] == 5
         assert len(list(client.render_stream("a disc", frames=5, deadline=due))) == 5
