@@ -45,7 +45,7 @@ def file_metadata(video: VideoFacts, digest: str, *, first_frame: int = 0) -> di
     patching = video.patching
     approximate = {} if patching is None else {"approximate": True, **asdict(patching)}
     if video.sparsity is not None:
-        approximate |= {"approximate": True, "sparsity": write_sparsity(video.sparsity)}
+        approximate |= {"sparsity": write_sparsity(video.sparsity)}  # what was allowed; nobody knows yet what is used
     if video.decoder.is_preview:
         approximate |= {"approximate": True, "decoder": video.decoder.value}
     later = [
@@ -107,7 +107,7 @@ def _sparsity_json(report: SparsityReport | None) -> dict[str, object]:
         return {}
     use = report.use
     return {
-        "approximate": not use.refusal,
+        **({} if use.density is None else {"approximate": True}),
         "attention": {
             "calls": use.calls,
             "dense": use.dense,

@@ -65,6 +65,7 @@ ORDERS: Mapping[SparseMethod, tuple[TokenOrderKind, ...]] = MappingProxyType(
         SparseMethod.SLIDING_TILE: (TokenOrderKind.TILES, TokenOrderKind.CUBES, TokenOrderKind.PATCHES),
         SparseMethod.FRAME_DIAGONAL: _BY_FRAME,
         SparseMethod.HEAD_CLASSES: _BY_FRAME,
+        SparseMethod.ANTIDIAGONAL: (TokenOrderKind.CURVE, TokenOrderKind.FRAMES, TokenOrderKind.TILES),
         SparseMethod.DRAFT: (TokenOrderKind.PATCHES,),
         SparseMethod.VSA: (TokenOrderKind.CUBES,),
         SparseMethod.SLA: (TokenOrderKind.FRAMES,),
@@ -87,7 +88,7 @@ class Option:
 
     default: float
     least: float
-    most: float = math.inf
+    most: float
     by_mass: float | None = None
     whole: bool = False
 
@@ -97,18 +98,22 @@ class Option:
         Raises:
             ValueError: Names the option and the allowed values.
         """
-        if not self.least <= value <= self.most or (self.whole and value != int(value)):
+        if not math.isfinite(value) or not self.least <= value <= self.most or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
             raise ValueError(f"options[{name!r}] is {value}; it must be {kind} in {self.least:g}..{self.most:g}")
 
 
-def _count(default: int, least: int = 1, most: float = math.inf) -> Option:
+MOST = 4096
+"""Largest count: more blocks than any block of a window is apart from another."""
+
+
+def _count(default: int, least: int = 1, most: int = MOST) -> Option:
     return Option(default=default, least=least, most=most, whole=True)
 
 
 OPTIONS: Mapping[SparseMethod, Mapping[str, Option]] = MappingProxyType(
     {
-        SparseMethod.RADIAL: {"decay": Option(default=0.2, least=0.0), "near_frames": _count(0, 0, 1)},
+        SparseMethod.RADIAL: {"decay": Option(default=0.2, least=0.0, most=1000.0), "near_frames": _count(0, 0, 1)},
         SparseMethod.SLIDING_TILE: {
             "window_frames": _count(3),
             "window_rows": _count(3),
@@ -117,13 +122,17 @@ OPTIONS: Mapping[SparseMethod, Mapping[str, Option]] = MappingProxyType(
         SparseMethod.FRAME_DIAGONAL: {"reach": _count(0, 0), "references": _count(2, 0)},
         SparseMethod.STRIPES: {"reach": _count(1, 0), "every": _count(8)},
         SparseMethod.BLOCK_DIAGONAL: {"blocks": _count(8)},
-        SparseMethod.SUB_BLOCK: {"parts": _count(4)},
+        SparseMethod.SUB_BLOCK: {"parts": _count(4, most=128)},
         SparseMethod.SPARGE: {"similarity": Option(default=-0.1, by_mass=0.6, least=-1.0, most=1.0)},
-        SparseMethod.ANTIDIAGONAL: {"stride": _count(16)},
-        SparseMethod.HEAD_CLASSES: {"samples": _count(32)},
+        SparseMethod.ANTIDIAGONAL: {"stride": _count(16, most=128)},
+        SparseMethod.HEAD_CLASSES: {"samples": _count(32, most=1024)},
     }
 )
 """What each method can be told besides; a method that is not here takes none."""
+
+
+ROUNDING = 1e-4
+"""By which timesteps in float32 may miss the way that they stand for; less than a step of a thousand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +218,7 @@ class SparsityPolicy:
             progress: See the function of this name.
             layer: Index of the layer, 0 first.
         """
-        return layer < self.dense_layers or progress < self.dense_share - 1e-9
+        return layer < self.dense_layers or progress < self.dense_share - ROUNDING
 
     def density_at(self, progress: float) -> float | None:
         """Share of the blocks that is attended; None where the mass decides.
@@ -220,7 +229,7 @@ class SparsityPolicy:
         if self.mass is not None:
             return None
         way = (progress - self.dense_share) / (1 - self.dense_share) if self.dense_share < 1 else 0.0
-        place = int(way * len(self.densities) + 1e-9)
+        place = int(way * len(self.densities) + ROUNDING)
         return self.densities[min(max(place, 0), len(self.densities) - 1)]
 
     def _check_amount(self) -> None:
@@ -242,13 +251,15 @@ class SparsityPolicy:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0..1")
         for name, least in (("dense_layers", 0), ("neighbours", -1), ("refresh", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+            if not least <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in {least}..{MOST}")
 
     def _check_fit(self) -> None:
         taken = ORDERS.get(self.method)
         if taken and self.order not in {TokenOrderKind.AUTO, *taken}:
             raise ValueError(f"order is {self.order}; {self.method} takes {', '.join(('auto', *taken))}")
+        if self.least_recall and self.refresh == 1:
+            raise ValueError(f"least_recall is {self.least_recall}; with refresh=1 no list is kept that could lose any")
         if self.method in TRAINED and self.compensate:
             raise ValueError(f"compensate is True; {self.method} was trained with what stands for the other blocks")
         cubes = TokenOrderKind.CUBES in {self.order, self.token_order}

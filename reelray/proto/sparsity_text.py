@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from reelray.proto.errors import InputError
-from reelray.proto.sparsity import OPTIONS, SparseMethod, SparsityPolicy, TokenOrderKind
+from reelray.proto.sparsity import FIXED, OPTIONS, SparseMethod, SparsityPolicy, TokenOrderKind
 
 EXAMPLE = "sub_block,density=0.35"
 _YES = {"yes": True, "no": False}
@@ -38,6 +38,8 @@ def parse_sparsity(text: str) -> SparsityPolicy:
                 options[name] = float(value)
         except ValueError:
             raise InputError(f"sparsity holds {pair!r}; {name} must be {_told(name)}") from None
+    if "density" in said and method in FIXED:
+        raise InputError(f"sparsity says density, and {method} is a fixed pattern that goes by its options")
     if "density" in said:
         said["densities"] = said.pop("density")
     try:
@@ -55,15 +57,17 @@ def write_sparsity(policy: SparsityPolicy) -> str:
             continue
         name = "density" if field.name == "densities" else field.name
         parts.append(f"{name}={_write(value)}")
-    return ",".join([*parts, *(f"{name}={value:g}" for name, value in policy.options.items())])
+    return ",".join([*parts, *(f"{name}={_write(float(value))}" for name, value in policy.options.items())])
 
 
 def _write(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return "/".join(f"{one:g}" for one in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return "/".join(map(_write, value))
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value)
 
 
 def _read_yes(value: str) -> bool:

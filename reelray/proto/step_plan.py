@@ -347,7 +347,7 @@ class StepReport:
             latest with that of a plan that does more than move a window.
         arrived: Requests whose late piece of an earlier plan is decoded now.
         costs: Time spent, per request and stage; those of different lanes passed at the same time.
-        uses: How much of self-attention was left out for a request, by the ranks that tell of its denoising.
+        uses: How much of self-attention was left out for a request, by every rank that denoises.
         failures: Requests that failed in this step; whatever else the plan said of them was skipped.
         waiting: Requests for whose memory there is no room at present, among those that came back or were moved: they
             go on resting, and whatever else the plan said of them was skipped.

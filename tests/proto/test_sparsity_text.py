@@ -40,6 +40,14 @@ def test_text_says_a_policy_and_a_policy_says_its_text(text, policy):
     assert write_sparsity(parse_sparsity(write_sparsity(policy))) == write_sparsity(policy)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["sub_block,density=0.33333333", "block_mean,mass=0.99999999", "stripes,every=1237", "radial,decay=0.1234567"],
+)
+def test_no_number_is_rounded(text):
+    assert write_sparsity(parse_sparsity(text)) == text
+
+
 def test_defaults_are_left_out():
     assert write_sparsity(SparsityPolicy()) == "sub_block"
     assert write_sparsity(SparsityPolicy(densities=(0.5, 0.35), forced=True)) == "sub_block,density=0.5/0.35,forced=yes"
@@ -62,6 +70,16 @@ def test_defaults_are_left_out():
         ("sub_block,parts=x", "parts must be a number"),
         ("sub_block,refresh=0", "refresh is 0"),
         ("draft,mass=0.9", "mass is 0.9; it goes with"),
+        ("sliding_tile,window_frames=inf", "whole number in 1..4096"),
+        ("radial,decay=inf", "a number in 0..1000"),
+        ("radial,decay=nan", "a number in 0..1000"),
+        ("antidiagonal,stride=1e9", "whole number in 1..128"),
+        ("head_classes,samples=1e6", "whole number in 1..1024"),
+        ("stripes,reach=1e300", "whole number in 0..4096"),
+        ("draft,neighbours=99999999999999999999", "must lie in -1..4096"),
+        ("antidiagonal,order=patches", "antidiagonal takes auto, curve, frames, tiles"),
+        ("radial,density=0.1", "radial is a fixed pattern that goes by its options"),
+        ("sub_block,least_recall=0.9", "with refresh=1 no list is kept"),
     ],
 )
 def test_wrong_texts_are_named(text, words):

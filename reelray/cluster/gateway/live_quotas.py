@@ -2,19 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from reelray.cluster.gateway.archive import in_plain_words
 from reelray.cluster.gateway.tenant_quotas import LIVE_HOLD_S, TenantQuotas
-from reelray.cluster.store.calls import Calls
+from reelray.cluster.store.calls import CallLimits, Calls
 from reelray.cluster.store.quotas import SlotLimit
-from reelray.proto.errors import CancelledError, ReelrayError
+from reelray.proto.errors import CancelledError, InputError, QuotaError, ReelrayError
 
 LOG = logging.getLogger("reelray.gateway")
 STAY_S = LIVE_HOLD_S / 3
 LAST_S, LOOK_S = 1.0, 0.01
+"""How long the end of a server waits for what is given back, and how often it looks."""
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+"""Between two tries to give back."""
 
 
 class Admission:
@@ -68,7 +72,7 @@ class LiveQuotas:
     def __init__(self, quotas: TenantQuotas, calls: Calls | None) -> None:
         self._quotas, self._calls = quotas, calls
         self._staying: dict[str, Admission] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._last: dict[str, asyncio.Task[None]] = {}  # that gives back, of each call: one after the other
         self._keeping: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_ending = False
@@ -99,12 +103,7 @@ class LiveQuotas:
         limits = self._quotas.of(tenant).live_limits(frames)
         self._loop = asyncio.get_running_loop()
         admission = Admission(frames, self, tenant=tenant, name=name, slots=limits.slots)
-        try:
-            with in_plain_words():
-                await self._calls.enter(tenant, name, limits)
-        except asyncio.CancelledError:  # it may have been let in
-            admission.leave(0)
-            raise
+        await self._let_in(admission, limits)
         self._staying[name] = admission
         if self._keeping is None or self._keeping.done():
             self._keeping = asyncio.create_task(self._keep(), name="slots of live videos")
@@ -116,9 +115,22 @@ class LiveQuotas:
             return Admission(frames)
         limits = self._quotas.of(tenant).frames_limit(frames)
         self._loop = asyncio.get_running_loop()
-        with in_plain_words():
-            await self._calls.enter(tenant, name, limits)
-        return Admission(frames, self, tenant=tenant, name=name)
+        admission = Admission(frames, self, tenant=tenant, name=name)
+        await self._let_in(admission, limits)
+        return admission
+
+    async def _let_in(self, admission: Admission, limits: CallLimits) -> None:
+        """Ask the store; where it is not known what came of that, give back what may have been taken."""
+        assert self._calls is not None, "else nobody has limits"
+        entering = asyncio.create_task(self._calls.enter(admission.tenant, admission.name, limits))
+        try:
+            with in_plain_words():
+                await asyncio.shield(entering)
+        except (QuotaError, InputError):
+            raise
+        except BaseException:
+            entering.add_done_callback(lambda done: _leave_behind(admission, done))
+            raise
 
     def wait_for(self, work: Coroutine[Any, Any, Admission]) -> Admission:
         """The same for other threads than the loop's."""
@@ -128,38 +140,38 @@ class LiveQuotas:
     def give_back(self, admission: Admission, frames: int) -> None:
         """See `Admission.charge_only`."""
         assert self._calls is not None, "else nobody was let in"
-        self._do(self._calls.keep_charged(admission.tenant, admission.name, frames))
+        self._do(admission.name, partial(self._calls.keep_charged, admission.tenant, admission.name, frames))
 
     def let_out(self, admission: Admission, frames: int | None) -> None:
         """See `Admission.leave`."""
         assert self._calls is not None, "else nobody was let in"
         slots = admission.slots or SlotLimit(name="none", limit=0, hold_s=LIVE_HOLD_S)
-        self._do(self._calls.leave(admission.tenant, admission.name, slots, frames), over=admission.name)
+        leave = partial(self._calls.leave, admission.tenant, admission.name, slots, frames)
+        self._do(admission.name, leave, is_over=True)
 
     async def close(self) -> None:
         """All calls are over, or about to be; wait until what they give back is given."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_S):
-                while self._staying or self._tasks:  # noqa: ASYNC110  their ends come in many ways
+                while self._staying or self._last:  # noqa: ASYNC110  their ends come in many ways
                     await asyncio.sleep(LOOK_S)
-        if self._keeping is not None:
-            self._keeping.cancel()
+        for task in (*self._last.values(), *([] if self._keeping is None else [self._keeping])):
+            task.cancel()
 
-    def _do(self, work: Coroutine[Any, Any, None], over: str | None = None) -> None:
+    def _do(self, name: str, work: Callable[[], Awaitable[None]], *, is_over: bool = False) -> None:
         assert self._loop is not None, "somebody was let in"
-        self._loop.call_soon_threadsafe(self._begin, work, over)
+        self._loop.call_soon_threadsafe(self._begin, name, work, is_over)
 
-    def _begin(self, work: Coroutine[Any, Any, None], over: str | None) -> None:
-        async def run() -> None:
-            try:
-                await work
-            except ReelrayError as error:  # slots free themselves
-                LOG.warning("a quota is not given back: %s", error.message)
+    def _begin(self, name: str, work: Callable[[], Awaitable[None]], is_over: bool) -> None:
+        if is_over:
+            self._staying.pop(name, None)
+        task = asyncio.create_task(_until_done(work, after=self._last.get(name)))
+        self._last[name] = task
+        task.add_done_callback(partial(self._forget, name))
 
-        self._staying.pop(over or "", None)
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _forget(self, name: str, task: "asyncio.Task[None]") -> None:
+        if self._last.get(name) is task:
+            del self._last[name]
 
     async def _keep(self) -> None:
         """Say again and again who is there."""
@@ -172,3 +184,24 @@ class LiveQuotas:
                 if failed is not None:
                     LOG.warning("slots of live videos: %s", failed)
                     break
+
+
+async def _until_done(work: Callable[[], Awaitable[None]], after: "asyncio.Task[None] | None") -> None:
+    """Do what may be done twice, again and again until the store has answered."""
+    if after is not None:
+        await asyncio.wait({after})
+    pause_s = PAUSE_S
+    while True:
+        try:
+            return await work()
+        except ReelrayError as error:
+            LOG.warning("a quota is not given back yet: %s", error.message)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _leave_behind(admission: Admission, entered: "asyncio.Task[None]") -> None:
+    """Give back what nobody is there to use."""
+    if not entered.cancelled():
+        entered.exception()
+    admission.leave(0)

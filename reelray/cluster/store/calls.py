@@ -79,6 +79,8 @@ return 0
 _STAY = Script(
     CLOCK
     + """
+if redis.call('EXISTS', P .. ':call:' .. ARGV[1] .. ':' .. ARGV[2]) == 0 then return 0 end
+even_when_full()
 local key = P .. ':slots:' .. ARGV[1] .. ':' .. ARGV[3]
 redis.call('ZADD', key, whole(now + tonumber(ARGV[4])), ARGV[2])
 redis.call('PEXPIRE', key, tonumber(ARGV[4]) + 1000)

@@ -12,35 +12,44 @@ from reelray.cluster.store.job import Job, job_from
 from reelray.cluster.store.lua import JOBS
 from reelray.cluster.store.names import JobRef
 
-_LOOKED_AT = 500
+_PAGE, _LOOKED_AT, _LOOKS = 500, 2_000, 20
 
-# most, how long they are held in ms, tries of a receiver, pause of those beyond in ms, how many are looked at;
-# then pairs of a receiver and how many tries it has
+# most, how long they are held in ms, tries of a receiver, pause of those beyond in ms, how many are read at a time and
+# looked at in all; then pairs of a receiver and how many tries it has
 _CLAIM = Script(
     JOBS
     + """
 even_when_full()
 local most, hold, share, later = tonumber(ARGV[1]), whole(now + tonumber(ARGV[2])), tonumber(ARGV[3]), tonumber(ARGV[4])
-local due, taken, passed = {}, {}, 0
-for i = 6, #ARGV, 2 do taken[ARGV[i]] = tonumber(ARGV[i + 1]) end
-for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. ':hooks', '-inf', whole(now), 'LIMIT', 0, ARGV[5])) do
-  if #due == most then break end
-  local url = field(ref, 'webhook')
-  local receiver = url and string.match(string.lower(url), '^[^/]*//([^/?#]*)') or ''
-  if is_gone(ref) then
-    redis.call('ZREM', P .. ':hooks', ref)
-  elseif (taken[receiver] or 0) >= share then
-    redis.call('ZADD', P .. ':hooks', whole(now + later), ref)
-    passed = passed + 1
-  else
-    taken[receiver] = (taken[receiver] or 0) + 1
-    redis.call('HINCRBY', job_key(ref), 'hook_tries', 1)
-    redis.call('HSET', job_key(ref), 'hook_next_ms', hold)
-    redis.call('ZADD', P .. ':hooks', hold, ref)
-    table.insert(due, {ref, redis.call('HGETALL', job_key(ref))})
+local page, looked_at = tonumber(ARGV[5]), tonumber(ARGV[6])
+local due, taken, passed = {}, {}, {}
+for i = 7, #ARGV, 2 do taken[ARGV[i]] = tonumber(ARGV[i + 1]) end
+while true do
+  -- What was taken or is gone is due no more; what was passed over stays where it is, before the next page.
+  local refs = redis.call('ZRANGEBYSCORE', P .. ':hooks', '-inf', whole(now), 'LIMIT', #passed, page)
+  for _, ref in ipairs(refs) do
+    if #due == most then return {due, 0} end
+    local url = field(ref, 'webhook')
+    local receiver = url and string.match(string.lower(url), '^[^/]*//([^/?#]*)') or ''
+    if is_gone(ref) then
+      redis.call('ZREM', P .. ':hooks', ref)
+    elseif (taken[receiver] or 0) >= share then
+      table.insert(passed, ref)
+    else
+      taken[receiver] = (taken[receiver] or 0) + 1
+      redis.call('HINCRBY', job_key(ref), 'hook_tries', 1)
+      redis.call('HSET', job_key(ref), 'hook_next_ms', hold)
+      redis.call('ZADD', P .. ':hooks', hold, ref)
+      table.insert(due, {ref, redis.call('HGETALL', job_key(ref))})
+    end
+  end
+  if #refs < page then return {due, 0} end
+  if #passed >= looked_at then
+    -- So many wait for receivers that are busy that others would never be looked at: these rest.
+    for _, ref in ipairs(passed) do redis.call('ZADD', P .. ':hooks', whole(now + later), ref) end
+    return {due, #passed}
   end
 end
-return {due, passed}
 """
 )
 
@@ -85,7 +94,7 @@ class Share:
     Args:
         most: Tries at a time.
         taken: How many of them receivers have, by host and port as `receiver_of` says them.
-        later_s: How long what is beyond that rests.
+        later_s: How long what is beyond that rests where there is very much of it.
     """
 
     most: int = 1 << 30
@@ -114,14 +123,14 @@ class Webhooks:
         Args:
             most: How many.
             hold_s: See above.
-            share: Of each receiver; what is beyond it rests, so that others come first.
+            share: Of each receiver; what is beyond it is passed over.
         """
         share = share or Share()
-        words = round(hold_s * 1000), share.most, round(share.later_s * 1000), _LOOKED_AT
+        words = round(hold_s * 1000), share.most, round(share.later_s * 1000), _PAGE, _LOOKED_AT
         taken = [word for pair in share.taken.items() for word in pair]
-        while True:
+        for _ in range(_LOOKS):
             rows, passed = await self._connection.run(_CLAIM, most, *words, *taken)
-            if rows or passed < _LOOKED_AT:
+            if rows or not passed:
                 break
         jobs = [job_from(JobRef.parse(ref), row) for ref, row in rows]
         return [DueWebhook(job=job, number=job.webhook.tries) for job in jobs if job.webhook is not None]

@@ -126,7 +126,7 @@ class Forwards:
         self.rooms.forget(self.request.request_id)
         if self._memory is not None:
             self._memory.close()
-        self._memory = None
+        self._memory, self.sparse = None, open_sparse(self.request, self.model)
 
     def turn_to(self, window: WindowStep) -> None:
         """Go by the text of this window from here on, if it is another."""
@@ -197,10 +197,9 @@ class Forwards:
         """Keep the input of a forward that was remembered, so that it can be repeated; `more` as in `Committed`."""
         assert self._memory is not None
         text: dict[str, Any] = {"prompt": self._prompt, "mix": self._mix, "cuts": self._cuts, "flushes": self._flushes}
-        kept_1CTHW = self._landing.bring(latents_1CTHW, self._memory.history)
+        text["latents_1CTHW"] = self._landing.bring(latents_1CTHW, self._memory.history)
         self._flushes, number = None, _count(self._memory.history)
-        text |= {"number": number, **more}
-        self._memory.note(Committed(first=first, timestep=timestep, latents_1CTHW=kept_1CTHW, **text))
+        self._memory.note(Committed(first=first, timestep=timestep, number=number, **text, **more))
 
     def remember_anew(self, window: WindowStep) -> int:
         """Evaluate clean frames before a chunk for what their forward leaves; returns the evaluations it took."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from reelray.proto.request import RenderRequest
 from reelray.proto.sparsity import SparsityPolicy, SparsityUse
-from reelray.workers.acceleration.sparsity.break_even import why_dense
+from reelray.workers.acceleration.sparsity.break_even import find_break_even, why_dense
 from reelray.workers.acceleration.sparsity.orders import make_order
 from reelray.workers.acceleration.sparsity.routers import make_router
 from reelray.workers.acceleration.sparsity.windows import SparseWindows
@@ -45,7 +45,7 @@ class SparseRequest:
         is_even = len(set(window.timesteps)) == 1
         view = self._windows.view(window.timesteps[0], branch) if self._windows is not None and is_even else None
         if view is None:
-            self._dense += self.model.facts.layers
+            self._dense += self.model.key_shape(1).layers
         return view
 
     def take_use(self) -> SparsityUse:
@@ -59,12 +59,15 @@ class SparseRequest:
         rows, columns = facts.latent_size(request.width, request.height)
         _, patch_rows, patch_columns = facts.patch
         grid = (frames, rows // patch_rows, columns // patch_columns)
-        self._refusal = why_dense(self.policy, grid, device=device, dtype=self.model.dtype)
+        width = self.model.key_shape(1).width
+        self._refusal = why_dense(self.policy, grid, device=device, dtype=self.model.dtype, width=width)
         if self._refusal:
             return
         order = make_order(self.policy.token_order, grid, self.policy.rows).to(device)
         shift = request.recipe.schedule.shift
-        self._windows = SparseWindows(policy=self.policy, router=make_router(self.policy), order=order, shift=shift)
+        pays = 1.0 if self.policy.forced else find_break_even(grid, device) or 0.0
+        router = make_router(self.policy)
+        self._windows = SparseWindows(policy=self.policy, router=router, order=order, shift=shift, pays_below=pays)
 
 
 def open_sparse(request: RenderRequest, model: "VideoModel") -> SparseRequest | None:

@@ -133,11 +133,11 @@ class Work:
         self._tell_use(record, window)
 
     def _tell_use(self, record: StepRecord, window: WindowStep) -> None:
-        """Tell how much of self-attention was left out."""
+        """Tell how much of self-attention was left out here: every rank has heads, layers or a branch of its own."""
         held = self._desk.held.get(window.request_id)
         if held is None or held.forwards.sparse is None:
             return
-        if self._desk.station.role.tells_denoise and held.here:
+        if self._desk.station.role.denoises and held.here:
             record.add_use(window.request_id, held.forwards.sparse.take_use())
 
     def _move_ahead(self, window: WindowStep, begin: Event, held: HeldRequest) -> int:

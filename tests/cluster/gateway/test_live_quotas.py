@@ -8,12 +8,15 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from reelray.cluster.gateway import live_quotas, tenant_quotas
 from reelray.cluster.gateway.callers import Callers
 from reelray.cluster.gateway.server import Guard
 from reelray.cluster.gateway.tenant_quotas import TenantQuota, TenantQuotas
+from reelray.cluster.store.calls import CallLimits, Calls
 from reelray.cluster.store.connection import Connection
+from reelray.cluster.store.quotas import SlotLimit
 from reelray.proto.chunking import Chunking
-from reelray.proto.errors import EngineError
+from reelray.proto.errors import EngineError, StoreError
 from reelray.proto.memory_rule import MemoryRule
 from reelray.proto.v1 import videos_pb2, videos_pb2_grpc
 from tests.support.conversing import Request, Talk, open_tiny, start_of
@@ -234,3 +237,50 @@ def test_a_session_whose_engine_is_lost_gets_back_what_it_did_not_receive(served
     talk.next()
     assert refusal(lambda: talk.call)[0] == grpc.StatusCode.UNAVAILABLE
     wait_until(lambda: used() == 8)
+
+
+def test_what_the_store_did_without_being_heard_is_given_back(served, used, monkeypatch):
+    """The store charges and cannot answer; then it cannot be reached when it is to be given back."""
+    enter, leave, tries = Calls.enter, Calls.leave, []
+
+    async def charge_unheard(self, *parts):
+        await enter(self, *parts)
+        raise StoreError("the store did not answer")
+
+    async def leave_at_third(self, *parts):
+        tries.append(parts)
+        if len(tries) < 3:
+            raise StoreError("the store does not answer")
+        await leave(self, *parts)
+
+    monkeypatch.setattr(live_quotas, "PAUSE_S", 0.01)
+    monkeypatch.setattr(Calls, "enter", charge_unheard)
+    monkeypatch.setattr(Calls, "leave", leave_at_third)
+    channel = served(FRAMES)
+    with pytest.raises(grpc.RpcError) as raised:
+        list(generate(channel))
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    wait_until(lambda: used() == 0)
+    assert len(tries) == 3
+
+
+def test_a_slot_lasts_as_long_as_its_video(served, monkeypatch):
+    monkeypatch.setattr(tenant_quotas, "LIVE_HOLD_S", 0.6)
+    monkeypatch.setattr(live_quotas, "STAY_S", 0.1)
+    channel = served(TenantQuota(open_live=1), FakeEngine(frame_delay_s=0.05))
+    first = generate(channel, frames=401)
+    next(event for event in first if event.HasField("media"))
+    for _ in range(4):  # twice as long as a slot is held
+        time.sleep(0.3)
+        with pytest.raises(grpc.RpcError) as raised:
+            list(generate(channel))
+        assert raised.value.code() is FULL
+    first.cancel()
+
+
+def test_a_slot_that_was_left_does_not_come_back(hands):
+    calls, slots = Calls(hands.store.connection), SlotLimit(name="live-open", limit=1, hold_s=30.0)
+    hands.do(calls.enter("ann", "a", CallLimits(slots=slots)))
+    hands.do(calls.leave("ann", "a", slots))
+    hands.do(calls.stay("ann", "a", slots))
+    hands.do(calls.enter("ann", "b", CallLimits(slots=slots)))

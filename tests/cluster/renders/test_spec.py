@@ -37,10 +37,10 @@ def test_a_spec_gives_the_planned_job_back_under_another_name():
 
 
 def test_sparsity_travels_with_the_spec_unless_a_loss_would_change_it():
-    job = plan(**WISH, sparsity="radial,decay=0.5,density=0.5/0.25")
+    job = plan(**WISH, sparsity="stripes,every=1234,rows=64")
     text = json.dumps(RenderSpec.of(job, DIGEST).to_json())
     found = RenderSpec.from_json(json.loads(text)).job(fake_entry(), job.request.request_id)
-    assert found.request.sparsity == parse_sparsity("radial,decay=0.5,density=0.5/0.25")
+    assert found.request.sparsity == parse_sparsity("stripes,every=1234,rows=64")
     with pytest.raises(UnsupportedError, match="take refresh=1"):
         RenderSpec.of(plan(**WISH, sparsity="sub_block,refresh=2"), DIGEST)
 

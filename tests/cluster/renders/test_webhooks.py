@@ -334,6 +334,25 @@ def test_receivers_are_hosts_with_their_ports(hands, url, receiver):
     assert len(hands.do(webhooks.claim(8, hold_s=9.0, share=replace(share, taken={"another": 1})))) == 1
 
 
+def test_what_is_beyond_a_share_stays_due(hands, monkeypatch):
+    """Ends of a busy receiver are passed over, not put off: as soon as it has answered it is told of the next."""
+    for seed in range(7):
+        submit(hands, "https://busy/", seed)
+    submit(hands, "https://free/", 8)
+    for _ in range(8):
+        end(hands)
+    webhooks, share = Webhooks(hands.store.connection), Share(most=2, later_s=60.0)
+    first = [due.job.webhook.url for due in hands.do(webhooks.claim(8, hold_s=9.0, share=share))]
+    assert sorted(first) == ["https://busy/", "https://busy/", "https://free/"]
+    assert hands.do(webhooks.claim(8, hold_s=9.0, share=replace(share, taken={"busy": 2}))) == []
+    assert len(hands.do(webhooks.claim(8, hold_s=9.0, share=share))) == 2
+    # Of what is too much to look through each time the first ones rest.
+    monkeypatch.setattr("reelray.cluster.store.webhooks._PAGE", 1)
+    monkeypatch.setattr("reelray.cluster.store.webhooks._LOOKED_AT", 2)
+    assert hands.do(webhooks.claim(8, hold_s=9.0, share=replace(share, taken={"busy": 2}))) == []
+    assert len(hands.do(webhooks.claim(8, hold_s=9.0, share=share))) == 1
+
+
 async def cancel(hands, ref):
     await hands.store.jobs.cancel(ref, "cancelled by its owner")
 

@@ -107,6 +107,17 @@ def test_measurements_decide_where_it_pays(model, dense, monkeypatch, density, r
     assert all(("is not below 0.4" in use.refusal) == refuses for use in uses)
 
 
+def test_a_step_that_would_not_pay_is_dense(model, monkeypatch):
+    monkeypatch.setattr(break_even, "MEASURED", (Measured(device="cpu", tokens=300, density=0.5),))
+    policy = "block_mean,density=0.6/0.4,dense_share=0,dense_layers=0,rows=64,first_frame=no,neighbours=-1"
+    _, uses = render(model, clip(policy))
+    assert [use.dense for use in uses] == [4, 4, 0, 0]
+    assert all(use.refusal == "" for use in uses)
+    for other in ("block_mean,mass=0.9", "frame_diagonal"):  # nobody knows before
+        _, uses = render(model, clip(f"{other},dense_share=0,dense_layers=0,rows=64"))
+        assert [use.dense for use in uses] == [0] * STEPS
+
+
 def test_a_step_without_guidance_evaluates_half(model):
     _, uses = render(model, clip("sub_block,density=0.4,dense_share=0,forced=yes,rows=64", guidance=1.0))
     assert [use.calls for use in uses] == [LAYERS] * STEPS
@@ -181,12 +192,19 @@ class Counting:
         return BLOCK_MEAN.route(*parts, **more)
 
 
-@pytest.mark.parametrize(("more", "routes"), [("", 4), (",refresh=2", 2), (",refresh=4", 1)])
-@pytest.mark.parametrize("recall", [0, 0.01])
-def test_lists_may_be_kept_from_step_to_step(model, monkeypatch, more, routes, recall):
+@pytest.mark.parametrize(
+    ("more", "routes"),
+    [
+        ("", 4),
+        (",refresh=2", 2),
+        (",refresh=2,least_recall=0.01", 2),
+        (",refresh=4", 1),
+    ],
+)
+def test_lists_may_be_kept_from_step_to_step(model, monkeypatch, more, routes):
     router = Counting()
     monkeypatch.setattr(sparse_request, "make_router", lambda _: router)
-    policy = f"block_mean,density=0.4,dense_share=0,dense_layers=0,forced=yes,rows=64,least_recall={recall}"
+    policy = "block_mean,density=0.4,dense_share=0,dense_layers=0,forced=yes,rows=64"
     _, uses = render(model, clip(policy + more))
     assert sum(use.calls - use.dense for use in uses) == 2 * STEPS * LAYERS
     assert router.calls == routes * 2 * LAYERS

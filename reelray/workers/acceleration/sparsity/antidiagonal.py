@@ -33,5 +33,6 @@ class Antidiagonal:
         queries, keys = scene.blocking.queries, scene.blocking.keys
         if keys.is_padded:
             raise ValueError("antidiagonal takes an order without padding, whose sums it would count")
-        stride = max(part for part in range(1, self.stride + 1) if queries.rows % part == 0 and keys.rows % part == 0)
+        most = min(self.stride, queries.rows, keys.rows)
+        stride = max(part for part in range(1, most + 1) if queries.rows % part == 0 and keys.rows % part == 0)
         return choose(score_antidiagonals(q_BSND, k_BKND, queries.rows, keys.rows, stride), scene)

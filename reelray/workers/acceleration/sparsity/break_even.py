@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from reelray.proto.sparsity import SparsityPolicy
+from reelray.kernels.block_attention.api import WIDTHS
+from reelray.proto.sparsity import FIXED, SparsityPolicy
 from reelray.workers.acceleration.sparsity.token_order import Grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """One measurement of `benchmarks.sparse_attention`.
+    """One measurement of `benchmarks.block_attention`.
 
     Args:
         device: Part of the device's name, or ``cpu``.
@@ -28,36 +29,44 @@ MEASURED: tuple[Measured, ...] = ()
 """By device and then by tokens, the larger windows first."""
 
 
-def break_even(tokens: int, device: str) -> float | None:
+def find_break_even(grid: Grid, device: torch.device) -> float | None:
     """Density below which sparse attention pays; None where that was not measured.
 
     Args:
-        tokens: Of the window.
-        device: Its name.
+        grid: Frames, rows and columns of tokens.
+        device: Where it is attended.
     """
-    found = [one for one in MEASURED if one.device in device and tokens >= one.tokens]
+    tokens, name = math.prod(grid), _name(device)
+    found = [one for one in MEASURED if one.device in name and tokens >= one.tokens]
     return max(found, key=lambda one: one.tokens).density if found else None
 
 
-def why_dense(policy: SparsityPolicy, grid: Grid, *, device: torch.device, dtype: torch.dtype) -> str:
+def why_dense(policy: SparsityPolicy, grid: Grid, *, device: torch.device, dtype: torch.dtype, width: int) -> str:
     """Why a window is attended densely although a policy allows other things; empty where it is not.
+
+    Lists that go by mass, and fixed patterns, are used wherever anything was measured: how dense they are is known when
+    they are made.
 
     Args:
         policy: What is allowed.
         grid: Frames, rows and columns of tokens.
         device: Where it is attended.
         dtype: Of queries and keys.
+        width: Of a head.
     """
-    tokens = math.prod(grid)
-    if policy.forced:
-        return ""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if device.type == "cuda" and dtype not in {torch.bfloat16, torch.float16}:
         return f"the kernel takes bfloat16 and float16, and the model computes in {str(dtype).removeprefix('torch.')}"
-    pays = break_even(tokens, name)
+    if device.type == "cuda" and width not in WIDTHS:
+        return f"the kernel has heads of {' and '.join(map(str, WIDTHS))}, and the model's are {width} wide"
+    if policy.forced:
+        return ""
+    pays, where = find_break_even(grid, device), f"for {math.prod(grid)} tokens on {_name(device)}"
     if pays is None:
-        return f"it was not measured to be faster for {tokens} tokens on {name}; forced=yes does it all the same"
-    densest = max(policy.densities) if policy.mass is None else policy.mass
-    if densest >= pays:
-        return f"density {densest:g} is not below {pays:g}, where it is faster for {tokens} tokens on {name}"
+        return f"it was not measured to be faster {where}; forced=yes does it all the same"
+    if policy.mass is None and policy.method not in FIXED and min(policy.densities) >= pays:
+        return f"density {min(policy.densities):g} is not below {pays:g}, where it is faster {where}"
     return ""
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -147,10 +147,9 @@ class Chunks:
         k_means = pool_blocks(k_BKND, blocking.keys.rows, length_G=blocking.keys.list_lengths)[:, :, :, 0]
         length_G = blocking.keys.length_G
         count = pieces[0] * pieces[1] * pieces[2]
-        sums = k_means.new_zeros((*k_means.shape[:2], count, k_means.shape[3]))
-        sums = sums.index_add(2, of_k, k_means * length_G[:, None])
-        tokens = length_G.new_zeros(count).index_add(0, of_k, length_G)
-        means = (sums / tokens.clamp(min=1)[:, None])[:, :, :, None]
+        # A product, since sums by index come in another order each time on a GPU.
+        is_of = (torch.arange(count, device=of_k.device)[:, None] == of_k) * length_G.to(k_means.dtype)
+        means = (is_of @ k_means / is_of.sum(1).clamp(min=1)[:, None])[:, :, :, None]
         scores = score_blocks(q_means, means, q_BSND.shape[-1] ** -0.5)
         is_own_QG = (of_q[:, None] == of_k) & ~blocking.keys.is_empty
         return choose(scores[..., of_k], scene, keep=is_own_QG)

@@ -15,7 +15,7 @@ from reelray.kernels.attention.lse import merge_partials
 from reelray.kernels.block_attention.api import attend_blocks
 from reelray.kernels.block_attention.lists import BlockLists
 from reelray.kernels.block_routing.api import compensate, pool_blocks, sum_blocks
-from reelray.proto.sparsity import SparsityPolicy, SparsityUse, progress
+from reelray.proto.sparsity import FIXED, SparsityPolicy, SparsityUse, progress
 from reelray.workers.acceleration.sparsity.kept_lists import KeptLists
 from reelray.workers.acceleration.sparsity.router import Router, Scene
 from reelray.workers.acceleration.sparsity.token_order import TokenOrder
@@ -34,12 +34,14 @@ class SparseWindows:
         router: Chooses blocks by it; what is kept from step to step is kept here.
         order: Order of the tokens of a window, on the device.
         shift: Timestep shift of the schedule.
+        pays_below: Density from which on a step is dense all the same.
     """
 
     policy: SparsityPolicy
     router: Router
     order: TokenOrder
     shift: float
+    pays_below: float = 1.0
     _kept: dict[Hashable, KeptLists] = field(default_factory=dict, init=False)  # of each branch
     _use: SparsityUse = field(default_factory=SparsityUse, init=False)
     _counts: list[Tensor] = field(default_factory=list, init=False)  # blocks that were attended, on the device
@@ -60,6 +62,9 @@ class SparseWindows:
         if self.policy.dense_at(way, layer=self.policy.dense_layers):
             return None
         scene = self.scene.at(self.policy, way)
+        is_chosen_by_number = self.policy.mass is None and self.policy.method not in FIXED
+        if is_chosen_by_number and not self.policy.forced and (scene.density or 1.0) >= self.pays_below:
+            return None
         return View(core=SparseCore(windows=self, kept=self._kept_of(branch), scene=scene, way=way))
 
     def _kept_of(self, branch: Hashable) -> KeptLists | None:
