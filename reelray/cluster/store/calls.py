@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reelray.cluster.store.connection import Connection, Script
-from reelray.cluster.store.limits import RateLimit, UnitQuota, refused
+from reelray.cluster.store.limits import Charge, refused
 from reelray.cluster.store.lua import CLOCK, LIMITS
 from reelray.cluster.store.names import check_name, digest_of
 from reelray.cluster.store.quotas import SlotLimit
@@ -90,32 +90,20 @@ return 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CallLimits:
-    """What a call must fit into; None leaves out.
+class CallLimits(Charge):
+    """What a call must fit into.
 
     Args:
-        rate: Takes one token.
-        units: Takes `charge` units.
-        charge: Units of this call.
-        slots: Takes one, for as long as it lasts.
+        slots: Takes one, for as long as it lasts; None is no limit.
     """
 
-    rate: RateLimit | None = None
-    units: UnitQuota | None = None
-    charge: int = 0
     slots: SlotLimit | None = None
-
-    def __post_init__(self) -> None:
-        if self.units is not None:
-            self.units.check(self.charge)
 
     @property
     def words(self) -> tuple[str | int, ...]:
         """Arguments of the script that lets in."""
-        rate = ("", 1, 1) if self.rate is None else (self.rate.name, repr(self.rate.per_s), self.rate.burst)
-        units = ("", 1, 1) if self.units is None else (self.units.name, self.units.limit, self.units.window_ms)
         slots = ("", 0, 1) if self.slots is None else (self.slots.name, self.slots.limit, self.slots.hold_ms)
-        return (*rate, *units, self.charge, *slots)
+        return (*self.paid, *slots)
 
 
 class Calls:

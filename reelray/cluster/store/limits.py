@@ -61,31 +61,45 @@ class UnitQuota:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SubmitLimits:
-    """What a submit must fit into; None leaves out.
+class Charge:
+    """What a tenant pays for something; None leaves out.
 
     Args:
         rate: Takes one token.
         units: Takes `charge` units.
-        charge: Units of this job.
-        open_jobs: Most jobs of the tenant that are queued or running.
+        charge: Units of this one.
     """
 
     rate: RateLimit | None = None
     units: UnitQuota | None = None
     charge: int = 0
-    open_jobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.units is not None:
             self.units.check(self.charge)
 
     @property
-    def words(self) -> tuple[str | int, ...]:
-        """Arguments of the script that submits."""
+    def paid(self) -> tuple[str | int, ...]:
+        """Arguments of the scripts that charge."""
         rate = ("", 1, 1) if self.rate is None else (self.rate.name, repr(self.rate.per_s), self.rate.burst)
         units = ("", 1, 1) if self.units is None else (self.units.name, self.units.limit, self.units.window_ms)
-        return (*rate, *units, self.charge, -1 if self.open_jobs is None else self.open_jobs)
+        return (*rate, *units, self.charge)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubmitLimits(Charge):
+    """What a submit must fit into.
+
+    Args:
+        open_jobs: Most jobs of the tenant that are queued or running; None is no limit.
+    """
+
+    open_jobs: int | None = None
+
+    @property
+    def words(self) -> tuple[str | int, ...]:
+        """Arguments of the script that submits."""
+        return (*self.paid, -1 if self.open_jobs is None else self.open_jobs)
 
 
 NO_LIMITS = SubmitLimits()
